@@ -1,0 +1,191 @@
+"""A model hub on localhost: a real HTTP server that speaks the part of the hub's protocol that downloads use.
+
+with Hub({"org/name": {"main": {"config.json": b"..."}}}) as hub:
+    ...  # HF_ENDPOINT=hub.url in the environment of a fresh process
+    hub.requests  # what was asked
+"""
+
+import hashlib
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import unquote, urlsplit
+
+Files = dict[str, bytes]
+LARGE = 10_000  # bytes: from here on a file is stored apart, as with git-lfs, and named by its sha256
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request as it arrived. `start` is the first byte of its range, None without one."""
+
+    method: str
+    path: str
+    start: int | None
+    token: str | None
+
+
+@dataclass
+class Hub:
+    """`repos`: hub id -> branch, tag or refs/pr/N -> files. `push` moves a branch while the server runs."""
+
+    repos: Mapping[str, Mapping[str, Files]] = field(default_factory=dict)
+    cdn: str | None = None  # another Hub's url: large files are redirected to it
+    gated: frozenset[str] = frozenset()  # repos that ask for consent
+    broken: dict[str, int] = field(default_factory=dict)  # file -> status that it is answered with
+    etags: dict[str, str] = field(default_factory=dict)  # file -> a false ETag
+    cuts: dict[str, list[int]] = field(default_factory=dict)  # file -> bytes after which the next connections break
+    requests: list[Request] = field(default_factory=list)
+    commits: dict[tuple[str, str], Files] = field(default_factory=dict)  # (repo, commit) -> files
+    refs: dict[tuple[str, str], str] = field(default_factory=dict)  # (repo, branch) -> commit
+
+    def __post_init__(self) -> None:
+        for repo, branches in self.repos.items():
+            for branch, files in branches.items():
+                self.push(repo, branch, files)
+
+    def push(self, repo: str, branch: str, files: Files) -> str:
+        """Makes `files` the content of a branch and returns the commit: 40 hex digits."""
+        listing = sorted((name, hashlib.sha256(data).hexdigest()) for name, data in files.items())
+        commit = hashlib.sha1(json.dumps([repo, listing]).encode()).hexdigest()
+        self.commits[repo, commit] = dict(files)
+        self.refs[repo, branch] = commit
+        return commit
+
+    def __enter__(self) -> Self:
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                answer(hub, self)
+
+            do_HEAD = do_GET
+
+            def log_message(self, *_: Any) -> None:
+                """The log is `Hub.requests`."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+    def count(self, method: str, ending: str) -> int:
+        """How many requests of a method had a path that ends so."""
+        return sum(request.method == method and request.path.endswith(ending) for request in self.requests)
+
+
+def read_files(path: Path) -> Files:
+    """The files of a checkpoint directory, ready to be served."""
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def answer(hub: Hub, http: BaseHTTPRequestHandler) -> None:
+    """Answers one request and notes it."""
+    path = unquote(urlsplit(http.path).path)
+    wanted = http.headers.get("Range", "")
+    start = int(wanted.removeprefix("bytes=").split("-")[0]) if wanted else None
+    hub.requests.append(Request(http.command, path, start, http.headers.get("Authorization")))
+    try:
+        if path.startswith("/api/models/"):
+            answer_api(hub, http, path.removeprefix("/api/models/"))
+        elif path.startswith("/cdn/"):
+            every = (data for files in hub.commits.values() for data in files.values())
+            digest = path.removeprefix("/cdn/")
+            send(hub, http, next(data for data in every if hashlib.sha256(data).hexdigest() == digest), {}, digest)
+        elif "/resolve/" in path:
+            repo, _, rest = path.removeprefix("/").partition("/resolve/")
+            answer_file(hub, http, repo, rest)
+        else:
+            send(hub, http, b"<!DOCTYPE html><html>Sign in</html>", {"Content-Type": "text/html"}, path)
+    except ConnectionError:
+        http.close_connection = True  # the client went away
+
+
+def answer_api(hub: Hub, http: BaseHTTPRequestHandler, path: str) -> None:
+    """/api/models/{repo}[/revision/{revision}]: the commit and its file names; /tree/{revision}: their sizes."""
+    repo, _, revision = path.replace("/tree/", "/revision/", 1).partition("/revision/")
+    if (commit := find(hub, http, repo, revision or "main")) is None:
+        return
+    files = hub.commits[repo, commit]
+    body: Any = {"id": repo, "modelId": repo, "sha": commit, "siblings": [{"rfilename": name} for name in files]}
+    if "/tree/" in path:
+        body = [{"type": "file", "path": name, "size": len(data), "oid": blob_id(data)} for name, data in files.items()]
+    send(hub, http, json.dumps(body).encode(), {"Content-Type": "application/json"}, path)
+
+
+def answer_file(hub: Hub, http: BaseHTTPRequestHandler, repo: str, rest: str) -> None:
+    """/{repo}/resolve/{revision}/{file}: the bytes, or a redirect to the other host where large files lie."""
+    revision, _, name = rest.rpartition("/")
+    if (commit := find(hub, http, repo, revision)) is None:
+        return
+    if name in hub.broken:
+        return refuse(http, hub.broken[name], "")
+    if (data := hub.commits[repo, commit].get(name)) is None:
+        return refuse(http, 404, "EntryNotFound")
+    sha256 = hashlib.sha256(data).hexdigest()
+    etag = hub.etags.get(name, sha256 if len(data) >= LARGE else blob_id(data))
+    headers = {"X-Repo-Commit": commit, "ETag": f'"{etag}"'}
+    if len(data) >= LARGE:
+        headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(data))}
+        if hub.cdn:
+            return send(hub, http, b"", {**headers, "Location": f"{hub.cdn}/cdn/{sha256}"}, name, 302)
+    send(hub, http, data, headers, name)
+
+
+def blob_id(data: bytes) -> str:
+    """Git's name for a file: 40 hex digits."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def find(hub: Hub, http: BaseHTTPRequestHandler, repo: str, revision: str) -> str | None:
+    """The commit of a revision; None after an error was sent."""
+    if not any(repo == known for known, _ in hub.commits):
+        refuse(http, 401, "RepoNotFound")  # the hub's answer to strangers: it does not tell private from absent
+    elif repo in hub.gated and not http.headers.get("Authorization"):
+        refuse(http, 401, "GatedRepo")
+    elif (commit := hub.refs.get((repo, revision), revision)) and (repo, commit) in hub.commits:
+        return commit
+    else:
+        refuse(http, 404, "RevisionNotFound")
+    return None
+
+
+def refuse(http: BaseHTTPRequestHandler, status: int, code: str) -> None:
+    """An error in the hub's form."""
+    http.send_response(status)
+    if code:
+        http.send_header("X-Error-Code", code)
+    http.send_header("Content-Length", "0")
+    http.end_headers()
+
+
+def send(
+    hub: Hub, http: BaseHTTPRequestHandler, data: bytes, headers: dict[str, str], name: str, status: int = 200
+) -> None:
+    """The bytes from the range's start, broken off where `hub.cuts` says so."""
+    wanted = http.headers.get("Range")
+    start = int(wanted.removeprefix("bytes=").split("-")[0]) if wanted and status == 200 else 0
+    http.send_response(206 if wanted and status == 200 else status)
+    for key, value in headers.items():
+        http.send_header(key, value)
+    if wanted and status == 200:
+        http.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+    http.send_header("Accept-Ranges", "bytes")
+    http.send_header("Content-Length", str(len(data) - start))
+    http.end_headers()
+    if http.command == "GET":
+        stop = start + hub.cuts[name].pop(0) if hub.cuts.get(name) else len(data)
+        http.wfile.write(data[start:stop])
