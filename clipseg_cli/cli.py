@@ -1,0 +1,227 @@
+"""The command line: each command parses, calls one function and presents. The only file that prints or exits."""
+
+import contextlib
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from json import dumps
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from clipseg_cli import __version__, options
+from clipseg_cli.errors import ClipsegError
+
+if TYPE_CHECKING:
+    from clipseg_cli.manifest import Record
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Masks for folders of pictures, from text prompts, with CLIPSeg.",
+)
+models = typer.Typer(no_args_is_help=True, help="The models that are known and the weights that are here.")
+app.add_typer(models, name="models")
+
+LISTED = 100_000  # images counted before the first one is done, for the sake of the bar's total
+
+
+def main() -> NoReturn:
+    """Runs the program and exits with the contract's code. Every error of the tree is shown here and nowhere else."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        app()
+    except ClipsegError as error:
+        if "--debug" in sys.argv:
+            raise
+        print(f"clipseg: {error}", file=sys.stderr)
+        code = error.exit_code
+    except BrokenPipeError:  # `| head -1`: the reader has what it wanted
+        code = 0
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        print(f"clipseg: internal error: {type(error).__name__}: {error} (run with --debug)", file=sys.stderr)
+        code = 1
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else 1
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+        sys.exit(code)
+    # what is still in Python's buffer must not be written again at exit
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"clipseg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def segment(
+    inputs: options.Inputs = None,
+    prompt: options.PromptText = None,
+    prompts_file: options.PromptsFile = None,
+    files_from: options.FilesFrom = None,
+    null: options.Null = False,
+    ext: options.Ext = None,
+    exclude: options.Exclude = None,
+    max_depth: options.MaxDepth = None,
+    follow: options.Follow = False,
+    hidden: options.Hidden = False,
+    limit: options.Limit = None,
+    max_pixels: options.MaxPixels = options.settings.MAX_PIXELS,
+    model: options.Model = "rd64-refined",
+    offline: options.Offline = False,
+    device: options.Device = "auto",
+    dtype: options.DtypeOption = "auto",
+    backend: options.BackendOption = "fast",
+    batch_size: options.BatchSize = None,
+    threshold: options.Threshold = None,
+    empty: options.EmptyOption = "write",
+    out: options.Out = None,
+    formats: options.FormatOption = None,
+    json: options.Json = False,
+    print_: options.PrintOption = None,
+    dry_run: options.DryRun = False,
+    quiet: options.Quiet = False,
+    progress: options.ProgressOption = "auto",
+    no_color: options.NoColor = False,
+    debug: options.Debug = False,
+    config: options.Config = None,
+) -> None:
+    """Segments pictures by phrases: one mask a phrase, and an overlay.
+
+    clipseg segment photos/ -p "a cat"
+
+    clipseg segment photos/ -p cat="a fluffy cat" -p sky -f mask -f soft -o out
+
+    find . -name '*.jpg' -print0 | clipseg segment --files-from - -0 -p sky --json | jq .image
+
+    clipseg segment - -p "a cat" -o - < in.jpg > mask.png
+    """
+    from clipseg_cli import prompts, runs, settings
+    from clipseg_cli.sources import discover, escape
+    from clipseg_cli.terminal import Terminal
+
+    chosen = options.input_options(inputs, files_from, null, ext, exclude, max_depth, follow, hidden, limit, max_pixels)
+    phrases = prompts.distinct(
+        [*map(prompts.parse, prompt or ()), *(prompts.read_file(prompts_file) if prompts_file else ())]
+    )
+    sources = discover(chosen, None if sys.stdin.isatty() else sys.stdin.buffer, out or "clipseg-out")
+    first = next(sources, None)
+    if first is not None:
+        sources = itertools.chain([first], sources)
+        if first.data is not None and out is None and not sys.stdout.isatty():
+            out = "-"
+    request = runs.Request(
+        settings.ModelOptions(model, offline, device, dtype, backend, batch_size),
+        phrases,
+        tuple(threshold or ()),
+        empty,
+        options.output_options(out, formats),
+        max_pixels,
+        tuple(sys.argv[1:]),
+    )
+    if dry_run:
+        for source in sources:
+            print(escape(runs.planned(source, request)))
+        return
+    with Terminal(progress, quiet, not no_color) as terminal:
+        if terminal.mode == "bar" and chosen.files_from is None and "-" not in chosen.inputs:
+            head = list(itertools.islice(sources, LISTED))
+            terminal.total = len(head) if len(head) < LISTED else None
+            sources = itertools.chain(head, sources)
+        emit = _emitter(json, print_, request.output.out)
+        for record in runs.segment(request, sources, terminal.note, sys.stdout.buffer):
+            terminal.record(record)
+            emit(record)
+    raise typer.Exit(3 if terminal.failed else 0)
+
+
+def _emitter(json: bool, print_: options.Print | None, out: str) -> Callable[["Record"], None]:
+    """Puts each record on stdout as it comes: JSON, or mask paths where stdout is no terminal, or nothing."""
+
+    def emit(text: str) -> None:
+        sys.stdout.buffer.write(os.fsencode(text + "\n"))
+        sys.stdout.buffer.flush()
+
+    def paths(record: "Record") -> None:
+        for mask in record.masks:
+            if path := mask.path or mask.soft or record.overlay:
+                emit(os.path.join(out, path))
+
+    if out == "-":
+        return lambda record: None
+    if json:
+        return lambda record: emit(record.line())
+    return paths if print_ == "paths" or (print_ is None and not sys.stdout.isatty()) else lambda record: None
+
+
+@models.command("list")
+def models_list(json: options.Json = False) -> None:
+    """Lists the aliases, what each is, its licence, and whether its weights are here."""
+    from clipseg_cli import registry
+
+    rows = registry.installed()
+    if json:
+        print(dumps([asdict(row) for row in rows], default=str, indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("model", "what it is", "weights", "licence of the weights", box=None, pad_edge=False)
+    for row in rows:
+        here = f"here, {row.size / 1e6:.0f} MB" if row.path else f"clipseg models pull {row.name}"
+        licence = registry.ALIASES[row.name].licence if row.name in registry.ALIASES else "see its page on the hub"
+        table.add_row(row.name, row.about, here, licence)
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+
+
+@models.command("pull")
+def models_pull(model: Annotated[str, typer.Argument(help="Alias or hub id org/name[@revision].")]) -> None:
+    """Fetches a model's weights, or checks that they are current."""
+    from clipseg_cli import registry
+
+    checkpoint = registry.locate(model, refresh=True, progress=True)
+    print(checkpoint.path)
+
+
+@models.command("path")
+def models_path(model: Annotated[str, typer.Argument(help="Alias, hub id or directory.")] = "rd64-refined") -> None:
+    """Prints the folder that a model is read from; exits 1 when it is not here."""
+    from clipseg_cli import registry
+
+    print(registry.locate(model, offline=True).path)
+
+
+@app.command()
+def doctor(device: options.Device = "auto", dtype: options.DtypeOption = "auto") -> None:
+    """Shows versions, device, precision and weights, and runs a numeric self-test; exits 1 when a check fails."""
+    from clipseg_cli.doctor import examine
+
+    failed = False
+    for finding in examine(device, dtype):
+        mark = {True: "ok  ", False: "FAIL", None: "    "}[finding.ok]
+        print(f"{mark} {finding.what}: {finding.value}", flush=True)
+        failed |= finding.ok is False
+    raise typer.Exit(1 if failed else 0)

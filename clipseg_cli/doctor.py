@@ -1,0 +1,68 @@
+"""What is installed, what the machine offers, which weights are here, and whether the numbers come out right."""
+
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+import cv2
+import numpy as np
+
+from clipseg_cli import __version__, masks, registry
+from clipseg_cli.errors import ClipsegError
+from clipseg_cli.settings import Dtype
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "opencv-python", "pillow")
+SELF_TEST_IOU = 0.95  # of a drawn disc found by the bundled model, and of this device's mask with fp32's on the CPU
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report. `ok` is None where there is nothing to judge."""
+
+    what: str
+    value: str
+    ok: bool | None = None
+
+
+def examine(device: str = "auto", dtype: Dtype = "auto") -> Iterator[Finding]:
+    """Each finding as it is made. A failed check is a finding, never an exception."""
+    yield Finding("clipseg", __version__)
+    yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    for library in LIBRARIES:
+        try:
+            yield Finding(library, version(library), True)
+        except PackageNotFoundError:
+            yield Finding(library, "not installed", False)
+    for model in registry.installed():
+        where = f"{model.path} ({model.size / 1e6:.0f} MB)" if model.path else f"clipseg models pull {model.name}"
+        yield Finding(f"model {model.name}", where if model.path else f"not here; fetch it with: {where}")
+    yield from _self_test(device, dtype)
+
+
+def _self_test(device: str, dtype: Dtype) -> Iterator[Finding]:
+    from clipseg_cli.model import Segmenter
+
+    picture = np.full((240, 320, 3), (200, 205, 210), np.uint8)
+    truth = cv2.circle(np.zeros((240, 320), np.uint8), (130, 120), 60, 255, -1)
+    picture[truth > 0] = (214, 40, 40)
+    try:
+        exact = Segmenter.load("shapes", device="cpu", dtype="fp32")
+        ours = Segmenter.load("shapes", device=device, dtype=dtype)
+        yield Finding("device", f"{ours.device} in {ours.dtype}", True)
+        found = [
+            masks.cut(masks.upsample(one.logits(one.encode([picture]), one.embed(["a red circle"]))[0, 0], 240, 320), 0.5)
+            for one in (exact, ours)
+        ]
+    except ClipsegError as error:
+        yield Finding("self-test", str(error), False)
+        return
+    for what, score in (
+        ("a drawn red circle is found", _iou(found[0], truth)),
+        (f"{ours.dtype} on {ours.device} agrees with fp32 on cpu", _iou(found[0], found[1])),
+    ):
+        yield Finding("self-test", f"{what}: IoU {score:.3f}", score >= SELF_TEST_IOU)
+
+
+def _iou(a: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", b: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> float:
+    return float(np.count_nonzero(a & b) / max(np.count_nonzero(a | b), 1))

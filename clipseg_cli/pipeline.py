@@ -1,0 +1,166 @@
+"""The spine of a run: sources in, records out. Images are loaded ahead and masks written behind the network."""
+
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipseg_cli import images, masks
+from clipseg_cli.errors import ClipsegError, ImageError
+from clipseg_cli.manifest import Mask, Record
+from clipseg_cli.prompts import slugs
+from clipseg_cli.settings import Format, MaskOptions
+from clipseg_cli.sources import Source
+from clipseg_cli.writers import WRITERS, Result
+
+if TYPE_CHECKING:
+    from clipseg_cli.model import Segmenter
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Write = Callable[[str, bytes], None]  # puts bytes at a path under the output; raises OutputError or ImageError
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to do with each image."""
+
+    mask: MaskOptions
+    formats: tuple[Format, ...]
+    max_pixels: int
+    batch_size: int  # images encoded at once
+
+
+def run(sources: Iterable[Source], job: Job, segmenter: "Segmenter", write: Write) -> Iterator[Record]:
+    """One record a source, in the order of the sources. A failed image is a record; OutputError ends the run.
+
+    At most a few batches are in memory, whatever the number of sources.
+    """
+    embeddings = segmenter.embed([prompt.text for prompt in job.mask.prompts])
+    workers = max(2, min(8, os.cpu_count() or 1))
+
+    def load(source: Source) -> "Loaded":
+        return _load(source, job, segmenter)
+
+    def finish(item: "tuple[Loaded, NDArray[np.float32] | None]") -> Record:
+        return _finish(*item, job, write)
+
+    def masked(loaded: Iterable[Loaded]) -> "Iterator[tuple[Loaded, NDArray[np.float32] | None]]":
+        for batch in _batches(loaded, job.batch_size):
+            good = [item for item in batch if item.picture is not None]
+            logits = iter(())
+            if good:
+                features = segmenter.encode(np.stack([item.picture for item in good]))
+                logits = iter(segmenter.logits(features, embeddings))
+            for item in batch:
+                yield item, None if item.picture is None else next(logits)
+
+    with ThreadPoolExecutor(workers) as loaders, ThreadPoolExecutor(workers) as finishers:
+        loaded = _ahead(loaders, load, sources, 2 * job.batch_size)
+        yield from _ahead(finishers, finish, masked(loaded), job.batch_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A source with its pixels and the network's view of them, or with its error."""
+
+    source: Source
+    image: images.Image | None = None
+    picture: NDArray[np.uint8] | None = None  # (S, S, 3)
+    error: ImageError | None = None
+
+
+def _load(source: Source, job: Job, segmenter: "Segmenter") -> Loaded:
+    if source.error is not None:
+        return Loaded(source, error=source.error)
+    try:
+        image = images.load(source, max_pixels=job.max_pixels)
+        return Loaded(source, image, segmenter.resize(image.pixels))
+    except ImageError as error:
+        return Loaded(source, error=error)
+    except MemoryError:
+        return Loaded(source, error=ImageError("out_of_memory", "load", "not enough memory to decode it"))
+
+
+def _finish(loaded: Loaded, logits: NDArray[np.float32] | None, job: Job, write: Write) -> Record:
+    """Masks and files of one image; `logits` float32 (P, S, S)."""
+    source, image = loaded.source, loaded.image
+    if image is None or logits is None:
+        return Record(source.name, error=loaded.error)
+    try:
+        result = _result(image.pixels, logits, job)
+        paths: dict[tuple[Format, int | None], str] = {}
+        for form in job.formats:
+            for path, index, data in WRITERS[form](source.output, result):
+                write(path, data)
+                paths[form, index] = path
+    except ImageError as error:
+        return Record(source.name, error=error)
+    except MemoryError:
+        return Record(source.name, error=ImageError("out_of_memory", "mask", "not enough memory for its masks"))
+    except ClipsegError:
+        raise
+    except Exception as error:  # a defect here must cost one image, not the night's run
+        return Record(source.name, error=ImageError("internal", "mask", f"{type(error).__name__}: {error}"))
+    records = []
+    for index, prompt in enumerate(job.mask.prompts):
+        mask, probability = result.masks[index], masks.sigmoid(logits[index])
+        area = int(np.count_nonzero(mask))
+        records.append(
+            Mask(
+                prompt.label,
+                prompt.text,
+                job.mask.thresholds[index],
+                score=float(probability.max()),
+                mean=float(probability.mean()),
+                area=area,
+                area_frac=area / mask.size,
+                bbox=masks.bbox(mask),
+                path=paths.get(("mask", index)),
+                soft=paths.get(("soft", index)),
+            )
+        )
+    height, width = image.pixels.shape[:2]
+    overlay = paths.get(("overlay", None))
+    return Record(source.name, width, height, image.format, image.frames, tuple(records), overlay, image.notes)
+
+
+def _result(pixels: NDArray[np.uint8], logits: NDArray[np.float32], job: Job) -> Result:
+    height, width = pixels.shape[:2]
+    labels = tuple(prompt.label for prompt in job.mask.prompts)
+    cuts, softs = [], []
+    for one, threshold in zip(logits, job.mask.thresholds, strict=True):
+        large = masks.upsample(one, height, width)
+        cuts.append(masks.cut(large, threshold))
+        if "soft" in job.formats:
+            softs.append(masks.soft(large))
+    skip = tuple(job.mask.empty == "skip" and not cut.any() for cut in cuts)
+    return Result(pixels, labels, slugs(labels), tuple(cuts), tuple(softs), skip)
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
+
+
+def _ahead(pool: Executor, function: Callable[[T], R], items: Iterable[T], depth: int) -> Iterator[R]:
+    """`map` in order on a pool with at most `depth` results waiting; cancels what waits when it is closed."""
+    waiting: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > depth:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()

@@ -1,0 +1,60 @@
+"""The options of a run as frozen values, grouped by owner. Standard library only."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from clipseg_cli.prompts import Prompt
+
+Device = str  # "auto", "cpu", "cuda", "cuda:1", "mps"
+Dtype = Literal["auto", "fp32", "bf16", "fp16"]
+Backend = Literal["fast", "transformers"]
+Empty = Literal["write", "skip"]
+Format = Literal["mask", "soft", "overlay"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+MAX_PIXELS = 100_000_000  # pixels: refuses decompression bombs, admits every camera on sale but the largest backs
+
+
+@dataclass(frozen=True, slots=True)
+class InputOptions:
+    """Which images to read."""
+
+    inputs: tuple[str, ...] = ()  # files, directories, globs, "-"
+    files_from: str | None = None  # a list of paths: a file, or "-" for stdin
+    null: bool = False  # the list is NUL-separated
+    extensions: tuple[str, ...] = ()  # lower case with dot; empty: every extension that is read
+    exclude: tuple[str, ...] = ()  # globs on the relative path or any part of it
+    max_depth: int | None = None  # 1 = only the files directly in a directory
+    follow: bool = False  # symbolic links
+    hidden: bool = False  # names that begin with a dot
+    limit: int | None = None  # images
+    max_pixels: int = MAX_PIXELS
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """Which network, where and how exactly."""
+
+    model: str = "rd64-refined"
+    offline: bool = False
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+    backend: Backend = "fast"
+    batch_size: int | None = None  # images; None: chosen for the device
+
+
+@dataclass(frozen=True, slots=True)
+class MaskOptions:
+    """From probability to mask, one entry a prompt."""
+
+    prompts: tuple[Prompt, ...]
+    thresholds: tuple[float, ...]  # probabilities in [0, 1]
+    empty: Empty = "write"  # an absent object: an all-zero mask, or no file
+
+
+@dataclass(frozen=True, slots=True)
+class OutputOptions:
+    """What is written, and where."""
+
+    out: str = "clipseg-out"
+    formats: tuple[Format, ...] = ("mask", "overlay")

@@ -1,0 +1,101 @@
+"""From logits to masks, held to torch and to plain formulas."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import ndimage
+from scipy.special import expit
+
+from clipseg_cli import masks
+
+
+@pytest.mark.parametrize(("height", "width"), [(352, 352), (480, 640), (1000, 353), (2000, 3000)])
+def test_enlarging_is_the_bilinear_interpolation_of_torch(height: int, width: int) -> None:
+    """Half-pixel centres, edges repeated, as `interpolate(mode="bilinear", align_corners=False)`."""
+    logits = np.random.default_rng(0).normal(0, 4, (352, 352)).astype(np.float32)
+    ours = masks.upsample(logits, height, width)
+    theirs = torch.nn.functional.interpolate(torch.from_numpy(logits)[None, None], (height, width), mode="bilinear")
+    assert ours.shape == (height, width)
+    np.testing.assert_allclose(ours, theirs[0, 0].numpy(), atol=2e-3)
+
+
+def test_shrinking_averages_instead_of_skipping() -> None:
+    """A picture smaller than the map gets the mean of the pixels under each of its own."""
+    logits = np.random.default_rng(0).normal(0, 4, (352, 352)).astype(np.float32)
+    ours = masks.upsample(logits, 44, 88)
+    np.testing.assert_allclose(ours, logits.reshape(44, 8, 88, 4).mean((1, 3)), atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (3, 7), (63498, 10)])
+def test_every_size_of_picture_gets_its_map(size: tuple[int, int]) -> None:
+    """One pixel, one line, one long strip: the map has the picture's size and no invented values."""
+    logits = np.random.default_rng(0).normal(0, 4, (64, 64)).astype(np.float32)
+    large = masks.upsample(logits, *size)
+    assert large.shape == size
+    assert logits.min() - 1e-4 <= large.min() and large.max() <= logits.max() + 1e-4
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0, 1))
+def test_a_mask_from_logits_is_the_mask_from_their_soft_map(seed: int, threshold: float) -> None:
+    """Cutting logits and cutting the soft map they give are the same to the bit, at every threshold."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 5, (40, 40)).astype(np.float32)
+    edges = masks.EDGES[1:256]
+    logits.flat[: edges.size] = edges  # exactly on every edge
+    logits.flat[edges.size : 2 * edges.size] = np.nextafter(edges, -np.inf)  # and just below
+    assert np.array_equal(masks.cut(logits, threshold), masks.cut_soft(masks.soft(logits), threshold))
+
+
+def test_a_soft_map_is_the_rounded_probability() -> None:
+    """Level = probability x 255, rounded; checked against float64."""
+    logits = np.linspace(-20, 20, 100_001, dtype=np.float32)
+    wanted = 255 * expit(logits.astype(np.float64))
+    assert np.abs(masks.soft(logits) - wanted).max() <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize(("threshold", "lowest"), [(0, 1), (0.2, 52), (0.3, 77), (0.5, 128), (0.999, 255), (1, 256)])
+def test_a_mask_is_what_lies_above_the_threshold(threshold: float, lowest: int) -> None:
+    """The lowest level of a mask is the first above 255 t; at 1 nothing is left."""
+    assert masks.level(threshold) == lowest
+    levels = np.arange(256, dtype=np.uint8)[None]
+    assert np.array_equal(masks.cut_soft(levels, threshold) > 0, levels > 255 * threshold + 1e-9)
+
+
+def test_extreme_logits_are_no_accident() -> None:
+    """Infinities and huge values give 0 and 1, without a warning."""
+    logits = np.array([[-np.inf, -1e30, -100, 0, 100, 1e30, np.inf]], np.float32)
+    assert masks.soft(logits).tolist() == [[0, 0, 0, 128, 255, 255, 255]]
+    assert masks.sigmoid(logits)[0, [0, 3, 6]].tolist() == pytest.approx([0, 0.5, 1])
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_a_box_holds_the_mask_and_nothing_more(seed: int) -> None:
+    """x, y, width, height, against scipy's find_objects; None for an empty mask."""
+    rng = np.random.default_rng(seed)
+    mask = np.where(rng.random((17, 23)) < rng.choice([0, 0.005, 0.1]), 255, 0).astype(np.uint8)
+    found = ndimage.find_objects((mask > 0).astype(int))
+    if not found:
+        assert masks.bbox(mask) is None
+        return
+    rows, columns = found[0]
+    assert masks.bbox(mask) == (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+
+
+def test_drawing_an_overlay_leaves_the_photo_alone() -> None:
+    """Inside a mask the tint shows, outside nothing changes but outline and name, and the input is not written to."""
+    from clipseg_cli import render
+
+    photo = np.full((200, 300, 3), 128, np.uint8)
+    mask = cv2.circle(np.zeros((200, 300), np.uint8), (150, 140), 30, 255, -1)
+    before = photo.copy()
+    drawn = render.overlay(photo, [mask, np.zeros_like(mask)], ["a disc", "nothing"])
+    assert np.array_equal(photo, before)
+    tint = np.array(render.colour(0))
+    np.testing.assert_allclose(drawn[140, 150], 128 * (1 - render.TINT) + tint * render.TINT, atol=2)
+    far = cv2.dilate(mask, np.ones((9, 9), np.uint8)) == 0
+    far[:140] = False  # the name stands above
+    assert np.array_equal(drawn[far], photo[far])
+    assert not np.array_equal(drawn[70:110], photo[70:110]), "the name is drawn above the mask"
