@@ -8,13 +8,13 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from clipseg_cli.errors import ModelError, UsageError
 
@@ -25,7 +25,6 @@ CONFIG, SAFETENSORS, PICKLE = "config.json", "model.safetensors", "pytorch_model
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")  # transformers 4 and before; 5
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either group is enough
 OTHERS = (*PREPROCESSORS, *sum(TOKENIZERS, ()), "tokenizer_config.json", "special_tokens_map.json")
-WANTED = (CONFIG, SAFETENSORS, PICKLE, *OTHERS)
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git blob id of a small file; sha256 of a large one
@@ -35,7 +34,6 @@ REVISION = re.compile(r"(?=.{1,200}$)(?!.*(\.\.|//|/\.))\w([\w./+-]*\w)?", re.AS
 CHUNK = 1 << 16  # bytes: what a broken connection can lose of what it brought
 ATTEMPTS = 5  # a download gives up after so many broken connections in a row that brought nothing
 TIMEOUT = 10  # seconds without a byte
-HEADER_LIMIT = 100_000_000  # bytes: the safetensors format's own limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,75 +105,57 @@ def locate(
     Raises UsageError for a name that cannot be one, ModelError for weights that are missing, damaged or refused.
     """
     name, at, revision = model.partition("@")
-    if name in ALIASES and not (at and not ALIASES[name].repo):
-        if not (repo := ALIASES[name].repo):
-            return _checkpoint(model, BUNDLED, None, None)
-    elif os.path.isdir(model):
+    if model in ALIASES and not ALIASES[model].repo:
+        return _checkpoint(model, BUNDLED, None, None)
+    if name not in ALIASES and os.path.isdir(model):  # Path.is_dir would raise on an overlong name
         return _checkpoint(model, Path(model), None, None)
-    elif REPO.fullmatch(name):
-        repo = name
-    else:
-        raise UsageError(
-            f"no model {model!r}: neither a directory, nor a hub id like org/name[@revision], "
-            f"nor one of {', '.join(ALIASES)}"
-        )
+    repo = ALIASES[name].repo if name in ALIASES else name
+    if not REPO.fullmatch(repo):
+        hint = f"neither a directory, nor a hub id like org/name[@revision], nor one of {', '.join(ALIASES)}"
+        raise UsageError(f"no model {model!r}: {hint}")
     if at and not REVISION.fullmatch(revision):
         raise UsageError(f"{revision!r} in {model!r} is not a revision: give a branch, tag, commit or refs/pr/N")
-    return _locate_hub(model, repo, revision or "main", offline, download, progress, refresh)
+    path = _snapshot(repo, revision or "main")
+    lacking = path is None or _missing(path) is not None
+    if download and not offline and not _constants().HF_HUB_OFFLINE and (refresh or lacking):
+        path = _pull(repo, revision or "main", progress, refresh)
+    elif path is None or lacking:
+        remedy = f"run `clipseg models pull {model}` with a network, or use `--model shapes`"
+        raise ModelError(f"the weights of {model} are not in {_cache()}: {remedy}")
+    return _checkpoint(model, path, repo, path.name)
 
 
 def installed() -> tuple[Installed, ...]:
     """Every alias, then other CLIPSeg models in the Hugging Face cache. Reads only small files; makes no request."""
-    rows = [_installed(name, alias.repo, alias.about) for name, alias in ALIASES.items()]
-    known = {alias.repo for alias in ALIASES.values()}
-    for folder in sorted(_cache().glob("models--*--*")):
-        repo = folder.name.removeprefix("models--").replace("--", "/")
-        if repo not in known and (row := _installed(repo, repo, "in the Hugging Face cache")).path is not None:
-            rows.append(row)
+    cached = sorted(folder.name[8:].replace("--", "/", 1) for folder in _cache().glob("models--*--*"))
+    asked = [(name, alias.repo, alias.about) for name, alias in ALIASES.items()]
+    asked += [(repo, repo, "in the Hugging Face cache") for repo in cached if all(repo != row[1] for row in asked)]
+    rows = []
+    for name, repo, about in asked:
+        path = _snapshot(repo, "main") if repo else BUNDLED
+        if path is not None and not _missing(path) and _read_config(path).get("model_type") == "clipseg":
+            size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+            rows.append(Installed(name, repo or None, path, size, path.name if repo else None, about))
+        elif name in ALIASES:
+            rows.append(Installed(name, repo or None, None, 0, None, about))
     return tuple(rows)
-
-
-def _installed(name: str, repo: str, about: str) -> Installed:
-    path = _snapshot(repo, "main") if repo else BUNDLED
-    if path is None or _missing(path) or _read_config(path).get("model_type") != "clipseg":
-        return Installed(name, repo or None, None, 0, None, about)
-    size = sum((path / file).stat().st_size for file in WANTED if (path / file).is_file())
-    return Installed(name, repo or None, path, size, path.name if repo else None, about)
-
-
-def _locate_hub(
-    model: str, repo: str, revision: str, offline: bool, download: bool, progress: bool, refresh: bool
-) -> Checkpoint:
-    path = _snapshot(repo, revision)
-    lacking = path is None or _missing(path) is not None
-    if download and not offline and not _constants().HF_HUB_OFFLINE and (refresh or lacking):
-        path = _pull(repo, revision, progress, refresh)
-    elif path is None or lacking:
-        raise ModelError(
-            f"the weights of {model} are not in {_cache()}: run `clipseg models pull {model}` with a network, "
-            "or use `--model shapes`"
-        )
-    return _checkpoint(model, path, repo, path.name)
-
-
-# ---- the checks ----
 
 
 def _checkpoint(model: str, path: Path, repo: str | None, revision: str | None) -> Checkpoint:
     """Checks a directory, converting a pickle once. Raises ModelError naming what is wrong and where."""
-    config = _check_config(path)
-    if missing := _missing(path):
-        raise ModelError(f"{path} has no {missing}: copy it from the model that this one was made from")
-    weights = path / SAFETENSORS
-    if not weights.is_file():
-        weights = _converted(path / PICKLE, repo, revision)
-    _check_safetensors(weights, f"run `clipseg models pull {model}`" if repo else "copy it again")
+    try:
+        if missing := _missing(path):
+            raise ModelError(f"{path} has no {missing}: copy it from the model that this one was made from")
+        config = _check_config(path)
+        whole = (path / SAFETENSORS).is_file()
+        weights = path / SAFETENSORS if whole else _converted(path / PICKLE, repo, revision)
+        _check_safetensors(weights, f"run `clipseg models pull {model}`" if repo else "copy it again")
+    except OSError as error:
+        raise ModelError(f"cannot read {error.filename or path}: {error.strerror}; check its permissions") from error
     return Checkpoint(model, path, weights, repo, revision, _threshold(config))
 
 
 def _check_config(path: Path) -> dict[str, Any]:
-    if not (path / CONFIG).is_file():
-        raise ModelError(f"{path} has no {CONFIG}: it is not a CLIPSeg model directory")
     config = _read_config(path)
     if (kind := config.get("model_type")) != "clipseg":
         raise ModelError(f"{path / CONFIG} describes a {kind!r} model, not 'clipseg': choose a CLIPSeg checkpoint")
@@ -184,15 +164,12 @@ def _check_config(path: Path) -> dict[str, Any]:
 
 def _missing(path: Path) -> str | None:
     """The first thing that a run needs and a directory lacks; None where it is complete."""
-
-    def has(*names: str) -> bool:
-        return all((path / name).is_file() for name in names)
-
+    have = {file.name for file in path.glob("*") if file.is_file()}
     needs = {
-        CONFIG: has(CONFIG),
-        PREPROCESSORS[0]: any(map(has, PREPROCESSORS)),
-        "tokenizer.json, nor vocab.json with merges.txt": any(has(*group) for group in TOKENIZERS),
-        f"{SAFETENSORS} or {PICKLE}": has(SAFETENSORS) or has(PICKLE),
+        CONFIG: CONFIG in have,
+        PREPROCESSORS[0]: not have.isdisjoint(PREPROCESSORS),
+        "tokenizer.json, nor vocab.json with merges.txt": any(have.issuperset(group) for group in TOKENIZERS),
+        f"{SAFETENSORS} or {PICKLE}": not have.isdisjoint((SAFETENSORS, PICKLE)),
     }
     return next((need for need, met in needs.items() if not met), None)
 
@@ -202,7 +179,7 @@ def _check_safetensors(path: Path, again: str) -> None:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header = file.read(length) if 2 <= length <= HEADER_LIMIT else b""
+        header = file.read(length) if 2 <= length <= 100_000_000 else b""
     try:
         entries = json.loads(header) if len(header) == length else {}
         end = 8 + length + max((e["data_offsets"][1] for k, e in entries.items() if k != "__metadata__"), default=0)
@@ -210,81 +187,64 @@ def _check_safetensors(path: Path, again: str) -> None:
         header = b""
     if header[:1] != b"{":
         raise ModelError(f"{path} is not a safetensors file: remove it and {again}")
-    if size < end:
-        raise ModelError(f"{path} is truncated: has {size} bytes of {end}; remove it and {again}")
-    if size > end or not entries:
-        raise ModelError(f"{path} is damaged: has {size} bytes, its header promises {end}; remove it and {again}")
-
-
-# ---- pickles ----
+    if size != end or not entries:
+        state = "truncated" if size < end else "damaged"
+        raise ModelError(f"{path} is {state}: has {size} bytes of {end}; remove it and {again}")
 
 
 def _converted(pickle: Path, repo: str | None, revision: str | None) -> Path:
     """The safetensors twin of a pickle, written on first use, beside the cache and never beside the pickle."""
-    if repo and revision:
-        key = f"{repo.replace('/', '--')}/{revision}"
-    else:
-        stat = pickle.stat()
-        mark = f"{pickle.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}"
-        key = f"directory/{hashlib.sha256(os.fsencode(mark)).hexdigest()[:40]}"
+    stat = pickle.stat()
+    mark = os.fsencode(f"{pickle.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}")
+    key = f"{repo.replace('/', '--')}/{revision}" if repo else f"directory/{hashlib.sha256(mark).hexdigest()[:40]}"
     user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipseg"
     targets = [root / "clipseg-converted" / key / SAFETENSORS for root in (_cache(), user_cache)]
     if made := next((target for target in targets if target.is_file()), None):
         return made
+    from safetensors import SafetensorError
+
     tensors = _read_pickle(pickle)
     for target in targets:
         try:
             _write_safetensors(tensors, target)
             return target
-        except OSError as error:
-            reason = _line(error)
+        except (OSError, SafetensorError) as error:
+            reason = str(error)
     raise ModelError(f"cannot keep {pickle} as safetensors ({reason}): free space, or set HF_HOME to a writable place")
 
 
 def _read_pickle(path: Path) -> dict[str, Any]:
     """The tensors of a state dict. Anything else in the file is refused and never executed: raises ModelError."""
-    import zipfile
-
     import torch
 
-    refusal = ModelError(
-        f"{path} is refused: it holds more than tensors, or is damaged; nothing in it was run. Use safetensors instead"
-    )
+    refusal = ModelError(f"{path} is refused, unexecuted: it holds more than tensors, or is damaged; use safetensors")
     try:
         # weights_only admits tensor constructors alone; mmap keeps the file out of memory, and needs the zip format
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a hostile or broken pickle raises anything; its text is not worth a line
         raise refusal from error
-    if not isinstance(state, dict) or not state:
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise refusal
-    for name, tensor in state.items():
-        plain = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and not tensor.is_quantized
-        if not isinstance(name, str) or not plain or tensor.device.type != "cpu":
+    for x in state.values():
+        if not isinstance(x, torch.Tensor) or x.layout != torch.strided or x.is_quantized or not x.is_cpu:
             raise refusal
     # a view with stride 0 claims terabytes in a few bytes; an honest state dict has about the size of its file
-    if sum(tensor.nbytes for tensor in state.values()) > 2 * path.stat().st_size:
+    if not 0 < sum(x.nbytes for x in state.values()) <= 2 * path.stat().st_size:
         raise refusal
-    return {name: tensor for name, tensor in state.items() if not name.endswith(".position_ids")}
+    return {name: x for name, x in state.items() if not name.endswith(".position_ids")}
 
 
 def _write_safetensors(tensors: dict[str, Any], target: Path) -> None:
-    """Atomic. Raises OSError where the place is not writable or full."""
-    from safetensors import SafetensorError
+    """Atomic. Raises OSError or SafetensorError where the place is not writable or full."""
     from safetensors.torch import save_file
 
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:  # clones share nothing, which the format asks for
-        owned = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
-        save_file(owned, temporary, {"format": "pt"})
+        save_file({name: x.detach().clone().contiguous() for name, x in tensors.items()}, temporary, {"format": "pt"})
         temporary.replace(target)
-    except SafetensorError as error:
-        raise OSError(_line(error)) from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-# ---- the hub ----
 
 
 def _constants() -> Any:
@@ -302,23 +262,19 @@ def _hub() -> Any:
     return huggingface_hub
 
 
-def _cache() -> Path:
-    return Path(_constants().HF_HUB_CACHE)
-
-
-def _folder(repo: str) -> Path:
-    return _cache() / f"models--{repo.replace('/', '--')}"
+def _cache(repo: str = "") -> Path:
+    """The library's cache, or the folder of one repository in it."""
+    return Path(_constants().HF_HUB_CACHE, f"models--{repo.replace('/', '--')}" if repo else "")
 
 
 def _snapshot(repo: str, revision: str) -> Path | None:
     """The cached directory of a revision, complete or not."""
-    commit = revision
-    if not COMMIT.fullmatch(revision):
-        try:
-            commit = (_folder(repo) / "refs" / revision).read_text(encoding="ascii").strip()
-        except (OSError, ValueError):
-            return None
-    path = _folder(repo) / "snapshots" / commit
+    folder = _cache(repo)
+    try:
+        commit = revision if COMMIT.fullmatch(revision) else (folder / "refs" / revision).read_text("ascii").strip()
+    except (OSError, ValueError):
+        return None
+    path = folder / "snapshots" / commit
     return path if COMMIT.fullmatch(commit) and path.is_dir() else None
 
 
@@ -329,10 +285,8 @@ def _pull(repo: str, revision: str, progress: bool, refresh: bool) -> Path:
     with _plain_errors(repo, revision):
         info = hub.HfApi().model_info(repo, revision=revision, timeout=TIMEOUT)
         commit, offered = str(info.sha), {file.rfilename for file in info.siblings or ()}
-        if not COMMIT.fullmatch(commit):
-            raise ModelError(f"{hub.constants.ENDPOINT} gave {commit!r} as a commit of {repo}: check HF_ENDPOINT")
-        path = _folder(repo) / "snapshots" / commit
-        if CONFIG not in offered or not {SAFETENSORS, PICKLE} & offered:
+        path = _cache(repo) / "snapshots" / commit
+        if not COMMIT.fullmatch(commit) or CONFIG not in offered or not {SAFETENSORS, PICKLE} & offered:
             raise ModelError(f"{repo}@{revision} has no {CONFIG} with {SAFETENSORS}: choose a CLIPSeg checkpoint")
         _fetch(repo, commit, CONFIG, progress, refresh)
         _check_config(path)  # before 600 MB of something else are fetched
@@ -340,7 +294,7 @@ def _pull(repo: str, revision: str, progress: bool, refresh: bool) -> Path:
             if name in offered:
                 _fetch(repo, commit, name, progress, refresh)
         if revision != commit:
-            ref = _folder(repo) / "refs" / revision
+            ref = _cache(repo) / "refs" / revision
             ref.parent.mkdir(parents=True, exist_ok=True)
             temporary = ref.with_name(f"{ref.name}.{os.getpid()}.tmp")
             temporary.write_text(commit, encoding="ascii")
@@ -349,11 +303,8 @@ def _pull(repo: str, revision: str, progress: bool, refresh: bool) -> Path:
 
 
 def _fetch(repo: str, commit: str, name: str, progress: bool, refresh: bool) -> None:
-    """One file into the cache's blobs and snapshot. Partial data stays, and the next call goes on from it.
-
-    The library's own download forgets a partial file when it fails, which 600 MB are too dear for.
-    """
-    hub, folder = _hub(), _folder(repo)
+    """One file into the cache, going on from what an earlier call left; the library's own download begins again."""
+    hub, folder = _hub(), _cache(repo)
     pointer = folder / "snapshots" / commit / name
     if pointer.is_file() and not refresh:
         return
@@ -388,89 +339,62 @@ def _intact(path: Path, etag: str, size: int) -> bool:
         return False
     digest = hashlib.sha256() if len(etag) == 64 else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest() == etag
+        return hashlib.file_digest(file, lambda: digest).hexdigest() == etag
 
 
 def _download(url: str, partial: Path, size: int, name: str, progress: bool) -> None:
-    """Appends to `partial` until it has `size` bytes, reconnecting where the connection breaks, within bounds."""
-    hub = _hub()
-    if partial.is_file() and partial.stat().st_size > size:
-        partial.unlink()
-    with partial.open("ab") as file:
-        needed, free = size - file.tell(), shutil.disk_usage(partial.parent).free
-        if free < needed:
-            raise ModelError(
-                f"{name} needs {needed >> 20} MB and {partial.parent} has {free >> 20} MB: "
-                "free some, or set HF_HOME to another disk"
-            )
-        bar = hub.utils.tqdm(
-            desc=name, total=size, initial=file.tell(), unit="B", unit_scale=True, disable=not progress
-        )
-        failures = 0
-        with bar:
-            while (before := file.tell()) < size and failures < ATTEMPTS:
-                time.sleep(0.5 * failures)
-                try:
-                    _append(url, file, size, bar)
-                except hub.errors.HfHubHTTPError:
+    """Appends to `partial` until it has `size` bytes, reconnecting where the connection breaks, within bounds.
+
+    The library's client shows the user's token to no other host that it is redirected to.
+    """
+    hub, failures = _hub(), 0
+    with (
+        partial.open("ab") as file,
+        hub.utils.tqdm(None, name, size, initial=file.tell(), unit="B", unit_scale=True, disable=not progress) as bar,
+    ):
+        while (before := file.tell()) < size and failures < ATTEMPTS:
+            time.sleep(0.5 * failures)
+            headers = {**hub.utils.build_hf_headers(), "Accept-Encoding": "identity", "Range": f"bytes={before}-"}
+            try:
+                with hub.get_session().stream("GET", url, headers=headers, timeout=TIMEOUT) as response:
+                    hub.utils.hf_raise_for_status(response)
+                    if response.status_code != 206 and before:  # a server without ranges sends everything
+                        file.seek(0)
+                        file.truncate()
+                        bar.reset()
+                    for chunk in response.iter_raw(CHUNK):
+                        bar.update(file.write(chunk))
+                        if file.tell() > size:
+                            break  # it would never end
+            except hub.errors.HTTPError as error:
+                if isinstance(error, hub.errors.HfHubHTTPError) or failures == ATTEMPTS - 1:
                     raise
-                except hub.errors.HTTPError:
-                    if failures == ATTEMPTS - 1:
-                        raise
-                failures = 0 if file.tell() > before else failures + 1
-
-
-def _append(url: str, file: IO[bytes], size: int, bar: Any) -> None:
-    """What one connection brings of the bytes after those in `file`. On a redirect to another host the library's
-    client leaves the token behind."""
-    hub = _hub()
-    headers = {**hub.utils.build_hf_headers(), "Accept-Encoding": "identity", "Range": f"bytes={file.tell()}-"}
-    with hub.get_session().stream("GET", url, headers=headers, timeout=TIMEOUT) as response:
-        hub.utils.hf_raise_for_status(response)
-        if response.status_code != 206 and file.tell():  # a server without ranges sends everything
-            bar.update(-file.tell())
-            file.seek(0)
-            file.truncate()
-        for chunk in response.iter_raw(CHUNK):
-            file.write(chunk)
-            bar.update(len(chunk))
-            if file.tell() > size:
-                return  # it would never end
+            failures = 0 if file.tell() > before else failures + 1
 
 
 @contextmanager
 def _plain_errors(repo: str, revision: str) -> Iterator[None]:
     """Turns what the library and the disk raise into one line that says what to try."""
-    hub = _hub()
-    errors, endpoint = hub.errors, hub.constants.ENDPOINT
+    errors, endpoint = _hub().errors, _constants().ENDPOINT
     try:
         yield
-    except errors.GatedRepoError as error:
-        line = f"{repo} is gated: accept its terms at {endpoint}/{repo}, then run `hf auth login`"
+    except (errors.HTTPError, OSError, ValueError, TypeError, KeyError) as error:
+        text = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, errors.GatedRepoError):
+            line = f"{repo} is gated: accept its terms at {endpoint}/{repo}, then run `hf auth login`"
+        elif isinstance(error, errors.RepositoryNotFoundError):
+            line = f"{endpoint} has no model {repo}: check the spelling; a private one needs `hf auth login`"
+        elif isinstance(error, errors.RevisionNotFoundError):
+            line = f"{repo} has no revision {revision!r}: see {endpoint}/{repo}/commits/main"
+        elif isinstance(error, errors.HfHubHTTPError):
+            status = error.response.status_code
+            advice = "run `hf auth login`" if status in (401, 403) else "try again later, or check HF_ENDPOINT"
+            line = f"{endpoint} answered {status} for {repo}: {advice}"
+        elif isinstance(error, errors.HTTPError):
+            remedy = f"run `clipseg models pull {repo}` with a network (what has arrived is kept)"
+            line = f"cannot get {repo} from {endpoint} ({text}): {remedy}, or use `--model shapes`"
+        elif isinstance(error, OSError):
+            line = f"cannot write the model cache {_cache()} ({error.strerror or text}): free space, or set HF_HOME"
+        else:  # a web page instead of the hub's JSON
+            line = f"{endpoint} does not answer like a model hub: check HF_ENDPOINT"
         raise ModelError(line) from error
-    except errors.RepositoryNotFoundError as error:
-        line = f"{endpoint} has no model {repo}: check the spelling; a private one needs `hf auth login`"
-        raise ModelError(line) from error
-    except errors.RevisionNotFoundError as error:
-        raise ModelError(f"{repo} has no revision {revision!r}: see {endpoint}/{repo}/commits/main") from error
-    except errors.HfHubHTTPError as error:
-        status = error.response.status_code
-        advice = "run `hf auth login`" if status in (401, 403) else "try again later, or check HF_ENDPOINT"
-        raise ModelError(f"{endpoint} answered {status} for {repo}: {advice}") from error
-    except errors.HTTPError as error:
-        raise ModelError(
-            f"cannot get {repo} from {endpoint} ({_line(error)}): run `clipseg models pull {repo}` with a network "
-            "(what has arrived is kept), or use `--model shapes`"
-        ) from error
-    except OSError as error:
-        place = f"{_cache()} ({error.strerror or _line(error)})"
-        line = f"cannot write the model cache {place}: free space there, or set HF_HOME to a writable directory"
-        raise ModelError(line) from error
-    except (ValueError, TypeError, KeyError) as error:  # a web page instead of the hub's JSON
-        raise ModelError(f"{endpoint} does not answer like a model hub: check HF_ENDPOINT") from error
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -28,7 +28,7 @@ def write_checkpoint(
 ) -> Path:
     """Writes one checkpoint directory and returns it. The same arguments give the same tensors.
 
-    `tiny`: 187,482 parameters, patch 16, side 352 like the released ones. `full`: the shape of rd64-refined, 150,747,746 parameters.
+    `tiny`: 187,482 parameters, patch 16, side 352. `full`: rd64-refined's shape, 150,747,746.
     `released`: the files of the CIDAS repositories, without tokenizer.json and with the legacy preprocessor key.
     `saved`: what transformers 5 writes with `save_pretrained`: tokenizer.json and processor_config.json.
     `bin`: pytorch_model.bin with the position_ids buffers of old checkpoints, and no safetensors.

@@ -39,11 +39,13 @@ class Hub:
     broken: dict[str, int] = field(default_factory=dict)  # file -> status that it is answered with
     etags: dict[str, str] = field(default_factory=dict)  # file -> a false ETag
     cuts: dict[str, list[int]] = field(default_factory=dict)  # file -> bytes after which the next connections break
+    ranges: bool = True  # False: every answer is the whole file
     requests: list[Request] = field(default_factory=list)
     commits: dict[tuple[str, str], Files] = field(default_factory=dict)  # (repo, commit) -> files
     refs: dict[tuple[str, str], str] = field(default_factory=dict)  # (repo, branch) -> commit
 
     def __post_init__(self) -> None:
+        """Takes the repositories in."""
         for repo, branches in self.repos.items():
             for branch, files in branches.items():
                 self.push(repo, branch, files)
@@ -57,6 +59,7 @@ class Hub:
         return commit
 
     def __enter__(self) -> Self:
+        """Listens on a free port."""
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -74,12 +77,14 @@ class Hub:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Stops and frees the port."""
         self.server.shutdown()
         self.thread.join()
         self.server.server_close()
 
     @property
     def url(self) -> str:
+        """What HF_ENDPOINT has to be."""
         return f"http://127.0.0.1:{self.server.server_port}"
 
     def count(self, method: str, ending: str) -> int:
@@ -141,7 +146,7 @@ def answer_file(hub: Hub, http: BaseHTTPRequestHandler, repo: str, rest: str) ->
     if len(data) >= LARGE:
         headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(data))}
         if hub.cdn:
-            return send(hub, http, b"", {**headers, "Location": f"{hub.cdn}/cdn/{sha256}"}, name, 302)
+            return send(hub, http, b"", {**headers, "Location": f"{hub.cdn}/cdn/{sha256}"}, name, status=302)
     send(hub, http, data, headers, name)
 
 
@@ -173,10 +178,10 @@ def refuse(http: BaseHTTPRequestHandler, status: int, code: str) -> None:
 
 
 def send(
-    hub: Hub, http: BaseHTTPRequestHandler, data: bytes, headers: dict[str, str], name: str, status: int = 200
+    hub: Hub, http: BaseHTTPRequestHandler, data: bytes, headers: dict[str, str], name: str, *, status: int = 200
 ) -> None:
     """The bytes from the range's start, broken off where `hub.cuts` says so."""
-    wanted = http.headers.get("Range")
+    wanted = http.headers.get("Range") if hub.ranges else None
     start = int(wanted.removeprefix("bytes=").split("-")[0]) if wanted and status == 200 else 0
     http.send_response(206 if wanted and status == 200 else status)
     for key, value in headers.items():
