@@ -1,9 +1,9 @@
 """Masks for folders of pictures, from text prompts or exemplar images, with CLIPSeg.
 
-    from clipseg_cli import Segmenter
-    segmenter = Segmenter.load("shapes")
-    features = segmenter.encode([image])                        # once an image
-    probabilities = segmenter.decode(features, ["a red circle"])  # float32 (N, P, S, S) in [0, 1]
+from clipseg_cli import Segmenter
+segmenter = Segmenter.load("shapes")
+features = segmenter.encode([image])                        # once an image
+probabilities = segmenter.decode(features, ["a red circle"])  # float32 (N, P, S, S) in [0, 1]
 """
 
 from importlib.metadata import version

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from clipseg_cli import __version__, options
+from clipseg_cli import __version__, options, settings
 from clipseg_cli.errors import ClipsegError
 
 if TYPE_CHECKING:
@@ -40,8 +40,6 @@ def main() -> NoReturn:
             raise
         print(f"clipseg: {error}", file=sys.stderr)
         code = error.exit_code
-    except BrokenPipeError:  # `| head -1`: the reader has what it wanted
-        code = 0
     except Exception as error:
         if "--debug" in sys.argv:
             raise
@@ -57,13 +55,22 @@ def main() -> NoReturn:
     sys.exit(code)
 
 
+def say(text: str) -> None:
+    """One line on stdout, at once; any bytes that a path may hold. Ends the program with 0 when nobody reads on."""
+    try:
+        sys.stdout.buffer.write(os.fsencode(text + "\n"))
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:  # `| head -1`: the reader has what it wanted
+        raise typer.Exit(0) from None
+
+
 def _terminated(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"clipseg {__version__}")
+        say(f"clipseg {__version__}")
         raise typer.Exit
 
 
@@ -89,7 +96,7 @@ def segment(
     follow: options.Follow = False,
     hidden: options.Hidden = False,
     limit: options.Limit = None,
-    max_pixels: options.MaxPixels = options.settings.MAX_PIXELS,
+    max_pixels: options.MaxPixels = settings.MAX_PIXELS,
     model: options.Model = "rd64-refined",
     offline: options.Offline = False,
     device: options.Device = "auto",
@@ -119,7 +126,7 @@ def segment(
 
     clipseg segment - -p "a cat" -o - < in.jpg > mask.png
     """
-    from clipseg_cli import prompts, runs, settings
+    from clipseg_cli import prompts, runs
     from clipseg_cli.sources import discover, escape
     from clipseg_cli.terminal import Terminal
 
@@ -127,6 +134,7 @@ def segment(
     phrases = prompts.distinct(
         [*map(prompts.parse, prompt or ()), *(prompts.read_file(prompts_file) if prompts_file else ())]
     )
+    prompts.thresholds(threshold or (), phrases, 0)  # a wrong one is told before anything is read
     sources = discover(chosen, None if sys.stdin.isatty() else sys.stdin.buffer, out or "clipseg-out")
     first = next(sources, None)
     if first is not None:
@@ -144,7 +152,7 @@ def segment(
     )
     if dry_run:
         for source in sources:
-            print(escape(runs.planned(source, request)))
+            say(escape(runs.planned(source, request)))
         return
     with Terminal(progress, quiet, not no_color) as terminal:
         if terminal.mode == "bar" and chosen.files_from is None and "-" not in chosen.inputs:
@@ -161,19 +169,15 @@ def segment(
 def _emitter(json: bool, print_: options.Print | None, out: str) -> Callable[["Record"], None]:
     """Puts each record on stdout as it comes: JSON, or mask paths where stdout is no terminal, or nothing."""
 
-    def emit(text: str) -> None:
-        sys.stdout.buffer.write(os.fsencode(text + "\n"))
-        sys.stdout.buffer.flush()
-
     def paths(record: "Record") -> None:
         for mask in record.masks:
             if path := mask.path or mask.soft or record.overlay:
-                emit(os.path.join(out, path))
+                say(os.path.join(out, path))
 
     if out == "-":
         return lambda record: None
     if json:
-        return lambda record: emit(record.line())
+        return lambda record: say(record.line())
     return paths if print_ == "paths" or (print_ is None and not sys.stdout.isatty()) else lambda record: None
 
 
@@ -184,7 +188,7 @@ def models_list(json: options.Json = False) -> None:
 
     rows = registry.installed()
     if json:
-        print(dumps([asdict(row) for row in rows], default=str, indent=1))
+        say(dumps([asdict(row) for row in rows], default=str, indent=1))
         return
     from rich.console import Console
     from rich.table import Table
@@ -194,7 +198,10 @@ def models_list(json: options.Json = False) -> None:
         here = f"here, {row.size / 1e6:.0f} MB" if row.path else f"clipseg models pull {row.name}"
         licence = registry.ALIASES[row.name].licence if row.name in registry.ALIASES else "see its page on the hub"
         table.add_row(row.name, row.about, here, licence)
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    with console.capture() as text:
+        console.print(table)
+    say(text.get().rstrip())
 
 
 @models.command("pull")
@@ -203,7 +210,7 @@ def models_pull(model: Annotated[str, typer.Argument(help="Alias or hub id org/n
     from clipseg_cli import registry
 
     checkpoint = registry.locate(model, refresh=True, progress=True)
-    print(checkpoint.path)
+    say(str(checkpoint.path))
 
 
 @models.command("path")
@@ -211,7 +218,7 @@ def models_path(model: Annotated[str, typer.Argument(help="Alias, hub id or dire
     """Prints the folder that a model is read from; exits 1 when it is not here."""
     from clipseg_cli import registry
 
-    print(registry.locate(model, offline=True).path)
+    say(str(registry.locate(model, offline=True).path))
 
 
 @app.command()
@@ -222,6 +229,6 @@ def doctor(device: options.Device = "auto", dtype: options.DtypeOption = "auto")
     failed = False
     for finding in examine(device, dtype):
         mark = {True: "ok  ", False: "FAIL", None: "    "}[finding.ok]
-        print(f"{mark} {finding.what}: {finding.value}", flush=True)
+        say(f"{mark} {finding.what}: {finding.value}")
         failed |= finding.ok is False
     raise typer.Exit(1 if failed else 0)

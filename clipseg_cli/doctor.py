@@ -7,12 +7,22 @@ from importlib.metadata import PackageNotFoundError, version
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from clipseg_cli import __version__, masks, registry
 from clipseg_cli.errors import ClipsegError
 from clipseg_cli.settings import Dtype
 
-LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "opencv-python", "pillow")
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "huggingface_hub",
+    "numpy",
+    "opencv-python",
+    "pillow",
+)
 SELF_TEST_IOU = 0.95  # of a drawn disc found by the bundled model, and of this device's mask with fp32's on the CPU
 
 
@@ -51,7 +61,9 @@ def _self_test(device: str, dtype: Dtype) -> Iterator[Finding]:
         ours = Segmenter.load("shapes", device=device, dtype=dtype)
         yield Finding("device", f"{ours.device} in {ours.dtype}", True)
         found = [
-            masks.cut(masks.upsample(one.logits(one.encode([picture]), one.embed(["a red circle"]))[0, 0], 240, 320), 0.5)
+            masks.cut(
+                masks.upsample(one.logits(one.encode([picture]), one.embed(["a red circle"]))[0, 0], 240, 320), 0.5
+            )
             for one in (exact, ours)
         ]
     except ClipsegError as error:
@@ -64,5 +76,5 @@ def _self_test(device: str, dtype: Dtype) -> Iterator[Finding]:
         yield Finding("self-test", f"{what}: IoU {score:.3f}", score >= SELF_TEST_IOU)
 
 
-def _iou(a: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", b: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> float:
-    return float(np.count_nonzero(a & b) / max(np.count_nonzero(a | b), 1))
+def _iou(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    return int(np.count_nonzero(a & b)) / max(int(np.count_nonzero(a | b)), 1)

@@ -3,13 +3,10 @@
 import base64
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from clipseg_cli import store
-from clipseg_cli.errors import ImageError, OutputError
+from clipseg_cli.errors import ImageError
 
 VERSION = 1
 MANIFEST = "manifest.jsonl"

@@ -23,7 +23,8 @@ EDGES: NDArray[np.float32] = np.array(
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Probability of each logit; float32 of the same shape, in [0, 1]."""
     # exp of a float32 overflows past 88; a logit below -80 is 0 in any case
-    return 1 / (1 + np.exp(-np.maximum(logits, -80.0)))  # type: ignore[no-any-return]
+    probabilities: NDArray[np.float32] = np.reciprocal(1 + np.exp(-np.maximum(logits, np.float32(-80))))
+    return probabilities
 
 
 def upsample(logits: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:

@@ -6,7 +6,7 @@ Precedence: flag > CLIPSEG_* variable > clipseg.toml or [tool.clipseg] of the wo
 import os
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -41,7 +41,9 @@ MaxDepth = Annotated[
     int | None, typer.Option("--max-depth", "-d", min=1, help="1: no subfolders.", rich_help_panel=_IN)
 ]
 Follow = Annotated[bool, typer.Option("--follow", "-L", help="Follow symbolic links.", rich_help_panel=_IN)]
-Hidden = Annotated[bool, typer.Option("--hidden", "-H", help="Include names that begin with a dot.", rich_help_panel=_IN)]
+Hidden = Annotated[
+    bool, typer.Option("--hidden", "-H", help="Include names that begin with a dot.", rich_help_panel=_IN)
+]
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after N images.", rich_help_panel=_IN)]
 MaxPixels = Annotated[
     int, typer.Option(min=1, metavar="N", help="Refuse larger pictures, before decoding.", rich_help_panel=_IN)
@@ -56,9 +58,7 @@ PromptsFile = Annotated[
 ]
 Model = Annotated[
     str,
-    typer.Option(
-        "--model", "-m", help="Alias, hub id org/name\\[@revision], or a directory.", rich_help_panel=_MODEL
-    ),
+    typer.Option("--model", "-m", help="Alias, hub id org/name\\[@revision], or a directory.", rich_help_panel=_MODEL),
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.", rich_help_panel=_MODEL)]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda[:i]|mps", help="Where to run.", rich_help_panel=_MODEL)]
@@ -73,12 +73,11 @@ BatchSize = Annotated[
 ]
 Threshold = Annotated[
     list[str] | None,
-    typer.Option(
-        "--threshold", "-t", metavar="[LABEL=]P", help="0 to 1; default: the model's.", rich_help_panel=_MASK
-    ),
+    typer.Option("--threshold", "-t", metavar="[LABEL=]P", help="0 to 1; default: the model's.", rich_help_panel=_MASK),
 ]
 EmptyOption = Annotated[
-    settings.Empty, typer.Option("--empty", help="An absent object: an all-zero mask, or no file.", rich_help_panel=_MASK)
+    settings.Empty,
+    typer.Option("--empty", help="An absent object: an all-zero mask, or no file.", rich_help_panel=_MASK),
 ]
 Out = Annotated[
     str | None,
@@ -88,7 +87,13 @@ Out = Annotated[
 ]
 FormatOption = Annotated[
     list[str] | None,
-    typer.Option("--format", "-f", metavar="mask|overlay|soft", help="Repeatable. \\[default: mask overlay]", rich_help_panel=_OUT),
+    typer.Option(
+        "--format",
+        "-f",
+        metavar="mask|overlay|soft",
+        help="Repeatable. \\[default: mask overlay]",
+        rich_help_panel=_OUT,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON record an image.", rich_help_panel=_OUT)]
 PrintOption = Annotated[

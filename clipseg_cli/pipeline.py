@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_cli import images, masks
+from clipseg_cli import images, masks, store
 from clipseg_cli.errors import ClipsegError, ImageError
 from clipseg_cli.manifest import Mask, Record
 from clipseg_cli.prompts import slugs
@@ -54,11 +54,8 @@ def run(sources: Iterable[Source], job: Job, segmenter: "Segmenter", write: Writ
 
     def masked(loaded: Iterable[Loaded]) -> "Iterator[tuple[Loaded, NDArray[np.float32] | None]]":
         for batch in _batches(loaded, job.batch_size):
-            good = [item for item in batch if item.picture is not None]
-            logits = iter(())
-            if good:
-                features = segmenter.encode(np.stack([item.picture for item in good]))
-                logits = iter(segmenter.logits(features, embeddings))
+            pictures = [item.picture for item in batch if item.picture is not None]
+            logits = iter(segmenter.logits(segmenter.encode(pictures), embeddings) if pictures else ())
             for item in batch:
                 yield item, None if item.picture is None else next(logits)
 
@@ -97,8 +94,9 @@ def _finish(loaded: Loaded, logits: NDArray[np.float32] | None, job: Job, write:
     try:
         result = _result(image.pixels, logits, job)
         paths: dict[tuple[Format, int | None], str] = {}
+        stem = store.portable(source.output)
         for form in job.formats:
-            for path, index, data in WRITERS[form](source.output, result):
+            for path, index, data in WRITERS[form](stem, result):
                 write(path, data)
                 paths[form, index] = path
     except ImageError as error:

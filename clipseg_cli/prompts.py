@@ -1,7 +1,7 @@
 """What the user asks for: phrases, their labels, slugs and thresholds. Standard library only.
 
-    parse("a cat")            Prompt(label="a cat", text="a cat")
-    parse("cat=a fluffy cat") Prompt(label="cat", text="a fluffy cat")
+parse("a cat")            Prompt(label="a cat", text="a cat")
+parse("cat=a fluffy cat") Prompt(label="cat", text="a fluffy cat")
 """
 
 import csv
@@ -51,7 +51,9 @@ def read_file(path: str) -> tuple[Prompt, ...]:
     if path.lower().endswith(".csv"):
         rows = csv.DictReader(io.StringIO(content))
         if "text" not in (rows.fieldnames or ()):
-            raise UsageError(f"{path}: the first line must name the columns, with one called text: label,text,threshold")
+            raise UsageError(
+                f"{path}: the first line must name the columns, with one called text: label,text,threshold"
+            )
         prompts = [_entry(row, f"{path} line {rows.line_num}") for row in rows]
     elif path.lower().endswith(".toml"):
         try:
@@ -108,9 +110,7 @@ def thresholds(arguments: Iterable[str], prompts: Iterable[Prompt], default: flo
         known = ", ".join(prompt.label for prompt in prompts)
         raise UsageError(f"--threshold names the label {unknown[0]!r}, which no prompt has (labels: {known})")
     rest = default if general is None else general
-    return tuple(
-        own.get(prompt.label, rest if prompt.threshold is None else prompt.threshold) for prompt in prompts
-    )
+    return tuple(own.get(prompt.label, rest if prompt.threshold is None else prompt.threshold) for prompt in prompts)
 
 
 def distinct(prompts: Iterable[Prompt]) -> tuple[Prompt, ...]:

@@ -20,9 +20,7 @@ def colour(index: int) -> tuple[int, int, int]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def overlay(
-    pixels: NDArray[np.uint8], masks: Sequence[NDArray[np.uint8]], labels: Sequence[str]
-) -> NDArray[np.uint8]:
+def overlay(pixels: NDArray[np.uint8], masks: Sequence[NDArray[np.uint8]], labels: Sequence[str]) -> NDArray[np.uint8]:
     """uint8 (H, W, 3) RGB picture with each uint8 (H, W) mask (0, 255) drawn over it; `pixels` is left as it was."""
     out = pixels.copy()
     height, width = out.shape[:2]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from clipseg_cli import __version__, pipeline, prompts, registry, store
-from clipseg_cli.errors import NoInputError, OutputError, UsageError
+from clipseg_cli.errors import NoInputError, UsageError
 from clipseg_cli.manifest import MANIFEST, RUN, Record
 from clipseg_cli.prompts import Prompt
 from clipseg_cli.settings import Empty, Format, MaskOptions, ModelOptions, OutputOptions
@@ -74,7 +74,9 @@ def segment(
     note(f"{counts['ok']} of {images} images done{failed}, {images / max(seconds, 1e-9):.1f} images/s -> {out}")
 
 
-def _one(request: Request, sources: Iterator[Source], note: Callable[[str], None], stdout: BinaryIO) -> Iterator[Record]:
+def _one(
+    request: Request, sources: Iterator[Source], note: Callable[[str], None], stdout: BinaryIO
+) -> Iterator[Record]:
     """One image to one file or to stdout: no manifest, no folders."""
     source, second = next(sources), next(sources, None)
     out = request.output.out
@@ -111,7 +113,9 @@ def _prepare(
     note(f"model {checkpoint.name}{at} on {segmenter.device} in {segmenter.dtype}, {segmenter.backend} backend")
     batch = options.batch_size or (4 if segmenter.device == "cpu" else 16)
     forms = formats or request.output.formats or ("mask", "overlay")
-    return pipeline.Job(MaskOptions(request.prompts, thresholds, request.empty), forms, request.max_pixels, batch), segmenter
+    return pipeline.Job(
+        MaskOptions(request.prompts, thresholds, request.empty), forms, request.max_pixels, batch
+    ), segmenter
 
 
 def _document(request: Request, job: pipeline.Job, segmenter: Any) -> dict[str, Any]:

@@ -389,4 +389,6 @@ def _visible(letter: str) -> str:
     hidden = unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp")
     if not hidden or letter in "\u200c\u200d":  # the joiners that Persian and emoji are spelt with
         return letter
+    if "\x80" <= letter <= "\xff":  # not \\x80, which is how a byte that is not UTF-8 is shown
+        return f"\\u{ord(letter):04x}"
     return letter.encode("unicode_escape", "surrogatepass").decode()

@@ -3,17 +3,10 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
-
-ROOT = Path(__file__).parent.parent
-SAMPLES = ROOT / "samples"
-
-Shell = Callable[..., subprocess.CompletedProcess[str]]
+from pictures import Shell
 
 
 @pytest.fixture
@@ -46,18 +39,3 @@ def shell(tmp_path: Path, environment: dict[str, str]) -> Shell:
         return done
 
     return run
-
-
-def picture(width: int = 160, height: int = 120, seed: int = 0) -> np.ndarray:
-    """A uint8 (H, W, 3) picture with a red disc on a mottled ground; the disc's centre is the picture's."""
-    rng = np.random.default_rng(seed)
-    ground = rng.integers(150, 220, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
-    image = cv2.resize(ground, (width, height), interpolation=cv2.INTER_CUBIC)
-    return cv2.circle(image, (width // 2, height // 2), min(width, height) // 4, (214, 40, 40), -1, cv2.LINE_AA)
-
-
-def save(path: Path, image: np.ndarray) -> Path:
-    """Writes an RGB picture, making its folders."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    return path

@@ -13,8 +13,8 @@ FLOORS = {
     5: {"cli", "options", "terminal", "__main__"},
     4: {"pipeline", "runs", "doctor"},
     3: {
-        "images", "sources", "files", "model", "fast", "reference", "architecture", "preprocess", "tokenizer", "registry",
-        "writers", "raster", "manifest", "store",
+        "images", "sources", "files", "registry", "writers", "raster", "manifest", "store",
+        "model", "fast", "reference", "architecture", "preprocess", "tokenizer",
     },
     2: {"masks", "render", "exemplar"},
     1: {"prompts", "settings", "errors"},
@@ -89,7 +89,14 @@ def test_files_stay_small() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["segment", "--help"], ["models", "list"], ["segment", "x"], ["segment", "-p", "a", "-t", "9"]],
+    [
+        ["--help"],
+        ["--version"],
+        ["segment", "--help"],
+        ["models", "list"],
+        ["segment", "x"],
+        ["segment", "-p", "a", "-t", "9"],
+    ],
     ids=" ".join,
 )
 def test_answers_that_need_no_model_come_without_torch(arguments: list[str]) -> None:

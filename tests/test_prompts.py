@@ -91,7 +91,13 @@ def test_a_label_given_twice_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("label", "slug"),
-    [("a cat", "a-cat"), ("Größe/Weiß", "grösse-weiss"), ("../../etc", "etc"), ("猫 だ", "猫-だ"), ("a\n\x1b[31m", "a-31m")],
+    [
+        ("a cat", "a-cat"),
+        ("Größe/Weiß", "grösse-weiss"),
+        ("../../etc", "etc"),
+        ("猫 だ", "猫-だ"),
+        ("a\n\x1b[31m", "a-31m"),
+    ],
 )
 def test_a_slug_reads_like_its_label(label: str, slug: str) -> None:
     """Letters and digits of any script, in lower case, joined by hyphens."""

@@ -1,0 +1,41 @@
+"""Pictures to segment, and ways to read what came out."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+SAMPLES = ROOT / "samples"
+
+Shell = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def picture(width: int = 160, height: int = 120, seed: int = 0) -> np.ndarray:
+    """A uint8 (H, W, 3) picture with a red disc on a mottled ground; the disc's centre is the picture's."""
+    rng = np.random.default_rng(seed)
+    ground = rng.integers(150, 220, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
+    image = cv2.resize(ground, (width, height), interpolation=cv2.INTER_CUBIC)
+    return cv2.circle(image, (width // 2, height // 2), min(width, height) // 4, (214, 40, 40), -1, cv2.LINE_AA)
+
+
+def save(path: Path, image: np.ndarray) -> Path:
+    """Writes an RGB picture, making its folders."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    return path
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    """The records of a manifest."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two masks; 1 where both are empty."""
+    either = np.count_nonzero((a > 0) | (b > 0))
+    return np.count_nonzero((a > 0) & (b > 0)) / either if either else 1.0
