@@ -1,0 +1,133 @@
+"""Text to CLIP token ids, from a checkpoint's own files, with `tokenizers` alone.
+
+The same pipeline as transformers' CLIPTokenizer: NFC, runs of white space to one space, lower case, words split by
+CLIP's pattern, byte-level BPE whose words end in `</w>`, start and end tokens around the whole.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers.models import BPE
+
+from clipseg_cli.errors import ModelError, UsageError
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+ROLES = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
+
+
+@dataclass(frozen=True, slots=True)
+class ClipTokenizer:
+    """Prompts to token ids. Makes no cut and adds no padding."""
+
+    backend: Tokenizer
+
+    def __call__(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each prompt, start and end tokens included."""
+        return [encoding.ids for encoding in self.backend.encode_batch(list(prompts))]
+
+
+def read_tokenizer(path: Path) -> ClipTokenizer:
+    """The tokenizer of the checkpoint directory `path`: tokenizer.json, or the released vocab.json and merges.txt.
+
+    Raises ModelError where the files are missing, damaged or do not hold a byte-level BPE.
+    """
+    try:
+        whole = read_json(path / "tokenizer.json")
+        vocabulary, merges = read_vocabulary(path, whole)
+        special = read_special_tokens(path, whole)
+        backend = build(vocabulary, merges, special)
+    except Exception as error:  # the Rust side raises bare Exception
+        raise ModelError(f"{path}: the tokenizer cannot be read ({error}); fetch the model again") from error
+    return ClipTokenizer(backend)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in `file`; empty where there is no such file."""
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return content
+
+
+def read_vocabulary(path: Path, whole: dict[str, Any]) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Token to id, and the merges in order of priority. `whole`: the content of tokenizer.json, or empty."""
+    if not whole:
+        vocabulary, pairs = BPE.read_file(str(path / "vocab.json"), str(path / "merges.txt"))
+        return vocabulary, pairs
+    model = whole["model"]
+    if model["type"] != "BPE":
+        raise ValueError(f"tokenizer.json holds {model['type']}, not BPE")
+    merges = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
+    return model["vocab"], [(left, right) for left, right in merges]
+
+
+def read_special_tokens(path: Path, whole: dict[str, Any]) -> dict[str, AddedToken]:
+    """The special tokens by role. Flags come from tokenizer.json where it lists the token, else from the role."""
+    named: dict[str, Any] = dict(ROLES)
+    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+        settings = read_json(path / file)
+        named.update({role: settings[role] for role in ROLES if settings.get(role) is not None})
+    listed = {token["content"]: token for token in whole.get("added_tokens", ())}
+    plain = {role: token if isinstance(token, str) else token["content"] for role, token in named.items()}
+    return {role: special_token(listed.get(plain[role], named[role])) for role in ROLES}
+
+
+def special_token(token: str | dict[str, Any]) -> AddedToken:
+    """A special token from its name, or from a dict of `content`, `normalized`, `lstrip`, `rstrip`, `single_word`."""
+    if isinstance(token, str):
+        return AddedToken(token, special=True, normalized=False)
+    flags = {flag: bool(token.get(flag, False)) for flag in ("normalized", "lstrip", "rstrip", "single_word")}
+    return AddedToken(token["content"], special=True, **flags)
+
+
+def build(vocabulary: dict[str, int], merges: list[tuple[str, str]], special: dict[str, AddedToken]) -> Tokenizer:
+    """The pipeline of CLIPTokenizer (transformers, models/clip/tokenization_clip.py) over one vocabulary."""
+    start, end = special["bos_token"].content, special["eos_token"].content
+    for token in (start, end):
+        if token not in vocabulary:
+            raise ValueError(f"the vocabulary lacks {token}")
+    unknown = special["unk_token"].content
+    backend = Tokenizer(
+        BPE(vocabulary, merges, continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=unknown)
+    )
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    distinct = {token.content: token for token in special.values()}  # one token in several roles: the last one's flags
+    backend.add_special_tokens(list(distinct.values()))
+    backend.post_processor = processors.RobertaProcessing(
+        (end, vocabulary[end]), (start, vocabulary[start]), trim_offsets=False, add_prefix_space=False
+    )
+    return backend
+
+
+def refuse_blank(prompts: Sequence[str]) -> None:
+    """Raises UsageError for no prompt at all, for one without a visible character, and for one that is not Unicode."""
+    if not prompts:
+        raise UsageError("there is no prompt: describe what to segment")
+    for prompt in prompts:
+        if not prompt.strip():
+            raise UsageError(f"the prompt {prompt!r} is empty: describe what to segment")
+        if any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise UsageError(f"the prompt {prompt!r} is not valid Unicode text")
+
+
+def refuse_long(prompts: Sequence[str], ids: Sequence[Sequence[int]], longest: int) -> None:
+    """Raises UsageError for a prompt of more than `longest` tokens, or of none besides the start and end tokens."""
+    for prompt, tokens in zip(prompts, ids, strict=True):
+        if len(tokens) <= 2:
+            raise UsageError(f"the prompt {prompt!r} has no words: describe what to segment")
+        if len(tokens) > longest:
+            raise UsageError(
+                f"the prompt {prompt!r} has {len(tokens)} tokens with its start and end; "
+                f"the model reads at most {longest}: shorten it"
+            )
