@@ -1,0 +1,199 @@
+"""The network of the bundled model: its configuration, its words, its first weights, and a decoder for many prompts.
+
+The network is transformers' own `CLIPSegForImageSegmentation`, unchanged; only its numbers are small.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
+
+from shapes.vocabulary import all_words
+
+SIDE = 224  # pixels: 14 patches of 16
+PATCH = 16
+FILM_BIAS = 1.0  # the multiplier starts at one: with transformers' default of about zero, the prompt hardly passes
+FIRST_LOGIT = -3.0  # the share of pixels that a prompt means is about 5 %
+
+
+def byte_symbols() -> list[str]:
+    """CLIP's printable stand-ins for the 256 bytes, in byte order."""
+    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    spare = iter(range(256, 512))
+    table = {byte: chr(byte) if byte in plain else chr(next(spare)) for byte in range(256)}
+    order = plain + [byte for byte in range(256) if byte not in plain]
+    return [table[byte] for byte in order]
+
+
+def learn_merges(words: list[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges, most frequent pair first (ties: alphabetical), until every word is one symbol."""
+    spelled = [[*word[:-1], word[-1] + "</w>"] for word in words]
+    merges: list[tuple[str, str]] = []
+    while True:
+        counts: dict[tuple[str, str], int] = {}
+        for symbols in spelled:
+            for pair in zip(symbols, symbols[1:], strict=False):
+                counts[pair] = counts.get(pair, 0) + 1
+        if not counts:
+            return merges
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        merges.append(best)
+        for index, symbols in enumerate(spelled):
+            joined: list[str] = []
+            for symbol in symbols:
+                if joined and (joined[-1], symbol) == best:
+                    joined[-1] += symbol
+                else:
+                    joined.append(symbol)
+            spelled[index] = joined
+
+
+def write_tokenizer(folder: Path) -> int:
+    """Writes the tokenizer and image processor files of the model; returns the number of tokens."""
+    symbols = byte_symbols()
+    merges = learn_merges(all_words())
+    tokens = symbols + [symbol + "</w>" for symbol in symbols]
+    tokens += [a + b for a, b in merges if a + b not in tokens] + ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
+    special |= {"unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    files: dict[str, object] = {
+        "vocab.json": vocabulary,
+        "special_tokens_map.json": special,
+        "tokenizer_config.json": {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, **special},
+        "preprocessor_config.json": {
+            "image_processor_type": "ViTImageProcessor",
+            "do_resize": True,
+            "size": {"height": SIDE, "width": SIDE},
+            "resample": 2,
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": [0.485, 0.456, 0.406],
+            "image_std": [0.229, 0.224, 0.225],
+        },
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, indent=None, ensure_ascii=False) + "\n", "utf-8")
+    lines = ["#version: 0.2", *(f"{a} {b}" for a, b in merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", "utf-8")
+    return len(tokens)
+
+
+def configuration(tokens: int) -> CLIPSegConfig:
+    """The model's configuration for a vocabulary of `tokens`, whose last two are the start and the end."""
+    return CLIPSegConfig(
+        text_config={
+            "vocab_size": tokens,
+            "hidden_size": 128,
+            "intermediate_size": 512,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 77,
+            "bos_token_id": tokens - 2,
+            "eos_token_id": tokens - 1,
+            "pad_token_id": tokens - 1,
+        },
+        vision_config={
+            "hidden_size": 192,
+            "intermediate_size": 768,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 6,
+            "image_size": SIDE,
+            "patch_size": PATCH,
+        },
+        projection_dim=128,
+        extract_layers=[1, 3, 5],
+        reduce_dim=64,
+        decoder_num_attention_heads=4,
+        decoder_intermediate_size=256,
+        conditional_layer=0,
+        use_complex_transposed_convolution=True,
+    )
+
+
+def waves(side: int, width: int) -> Tensor:
+    """Sines and cosines of the row and the column of a square of patches: float32 (side * side, width) in [-1, 1]."""
+    quarter = width // 4
+    frequency = torch.exp(torch.linspace(0, 1, quarter) * torch.log(torch.tensor(side / 2.0))) * torch.pi / side
+    angle = torch.arange(side).float()[:, None] * frequency
+    one = torch.cat((angle.sin(), angle.cos()), 1)
+    rows = one[:, None].expand(side, side, -1)
+    columns = one[None].expand(side, side, -1)
+    return torch.cat((rows, columns), 2).reshape(side * side, -1)
+
+
+def first_weights(model: CLIPSegForImageSegmentation) -> None:
+    """Starting values from which training moves at once, in place; see FILM_BIAS."""
+    decoder = model.decoder
+    for name, parameter in decoder.named_parameters():
+        if parameter.ndim == 2:
+            nn.init.xavier_uniform_(parameter)
+        elif parameter.ndim == 4:
+            nn.init.kaiming_uniform_(parameter, nonlinearity="relu", mode="fan_in" if "convolution.0" in name else "fan_out")
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    nn.init.constant_(decoder.film_mul.bias, FILM_BIAS)
+    nn.init.constant_(decoder.transposed_convolution[4].bias, FIRST_LOGIT)
+    embeddings = model.clip.vision_model.embeddings
+    with torch.no_grad():
+        embeddings.position_embedding.weight[1:] = 0.3 * waves(SIDE // PATCH, embeddings.embed_dim)
+        nn.init.xavier_uniform_(embeddings.patch_embedding.weight.view(embeddings.embed_dim, -1))
+        for tower in (model.clip.vision_model, model.clip.text_model):
+            for layer in tower.encoder.layers:
+                for linear in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
+                    nn.init.xavier_uniform_(linear.weight)
+
+
+def build(folder: Path, seed: int) -> CLIPSegForImageSegmentation:
+    """A new model whose tokenizer files are written to `folder`."""
+    torch.manual_seed(seed)
+    model = CLIPSegForImageSegmentation(configuration(write_tokenizer(folder)))
+    first_weights(model)
+    return model
+
+
+def encode(model: CLIPSegForImageSegmentation, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Reduced activations per extracted layer, each (N, tokens, reduce_dim), and visual embeddings (N, projection).
+
+    The reduction is the decoder's own first step, taken once per picture instead of once per prompt.
+    """
+    vision = model.clip.vision_model(pixels, output_hidden_states=True)
+    kept = [vision.hidden_states[index + 1] for index in model.extract_layers][::-1]
+    reduced = [reduce(state) for reduce, state in zip(model.decoder.reduces, kept, strict=True)]
+    return [*reduced, kept[0], kept[1]], model.clip.visual_projection(vision.pooler_output)
+
+
+def decode(model: CLIPSegForImageSegmentation, reduced: list[Tensor], owner: Tensor, condition: Tensor) -> Tensor:
+    """Logits of prompts `condition` (P, projection) on the pictures owner[p]: (P, patches, 4, 4, 4, 4), see `unfold`.
+
+    Equal to `model.decoder` up to rounding and the order of the pixels; transposed convolutions whose stride is their
+    kernel are written as matrix products, which the processor does several times faster.
+    """
+    decoder = model.decoder
+    output = (
+        decoder.film_mul(condition)[:, None] * reduced[0][owner] + decoder.film_add(condition)[:, None]
+    )
+    output = decoder.layers[0](output, attention_mask=None)
+    for layer, extra in zip(decoder.layers[1:], reduced[1:], strict=False):
+        output = layer(output + extra[owner], attention_mask=None)
+    count, tokens, width = output.shape
+    side = round((tokens - 1) ** 0.5)
+    grid = output[:, 1:].transpose(1, 2).reshape(count, width, side, side)
+    convolve, _, widen, _, finish = decoder.transposed_convolution
+    grid = functional.relu(convolve(grid)).flatten(2).transpose(1, 2)
+    first = grid @ widen.weight.flatten(1) + widen.bias.repeat_interleave(16)
+    first = functional.relu(first).view(count, side * side, -1, 16).transpose(2, 3)
+    last = first @ finish.weight.flatten(1) + finish.bias
+    return last.view(count, side * side, 4, 4, 4, 4)
+
+
+def unfold(owners: Tensor) -> Tensor:
+    """Pixels (N, S, S) in the order in which `decode` gives logits: (N, patches, 4, 4, 4, 4)."""
+    count, side = owners.shape[0], owners.shape[1] // PATCH
+    split = owners.view(count, side, 4, 4, side, 4, 4)
+    return split.permute(0, 1, 4, 2, 5, 3, 6).reshape(count, side * side, 4, 4, 4, 4)

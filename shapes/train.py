@@ -1,0 +1,231 @@
+"""Trains the bundled model: `python -m shapes.train --out runs/shapes`.
+
+Two stages: small pictures at the full pixel scale (112 px, four times cheaper), then full ones (224 px).
+Each stage warms up, holds its learning rate, and the last one lets it fall to zero. Seeded; a checkpoint every few
+minutes; `--resume` goes on from the last one, also with other numbers of steps.
+"""
+
+import argparse
+import copy
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
+
+from shapes import architecture, losses
+from shapes.exam import Exam, draw_exam, marks
+from shapes.lessons import Lesson, Plan, lessons
+
+WEIGHTS = {"entropy": 5.0, "dice": 0.7, "presence": 0.15, "contrast": 0.1, "patch": 0.3}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Numbers of a run. Steps count batches of `pictures`; `fall` is the share of all steps over which the rate falls."""
+
+    small_steps: int = 6000
+    steps: int = 10000
+    pictures: int = 16
+    rate: float = 2e-3
+    muon_rate: float = 4e-3
+    fall: float = 0.3
+    warm: int = 150
+    average: float = 0.998
+    seed: int = 0
+
+
+class Stream(IterableDataset[Lesson]):
+    """Lessons for a loader's worker process."""
+
+    def __init__(self, plan: Plan, first: int) -> None:
+        self.plan, self.first = plan, first
+
+    def __iter__(self) -> Iterator[Lesson]:
+        cv2.setNumThreads(1)
+        torch.set_num_threads(1)
+        return lessons(self.plan, self.first)
+
+
+def same(lesson: list[Lesson]) -> Lesson:
+    """The loader's collate function: lessons are whole batches already."""
+    return lesson[0]
+
+
+def stream(plan: Plan, first: int) -> Iterator[Lesson]:
+    """Lessons drawn ahead in a process of their own."""
+    return iter(DataLoader(Stream(plan, first), batch_size=1, num_workers=1, collate_fn=same, prefetch_factor=6, multiprocessing_context="spawn"))
+
+
+def pixels(images: Tensor) -> Tensor:
+    """uint8 (N, S, S, 3) to normalised float32 (N, 3, S, S)."""
+    return (images.permute(0, 3, 1, 2).float() / 255 - losses.MEAN.to(images.device)) / losses.STD.to(images.device)
+
+
+class Pupil(nn.Module):
+    """The model and its training-only heads; `forward` is one lesson's loss terms."""
+
+    def __init__(self, model: CLIPSegForImageSegmentation, tokenizer: CLIPTokenizer) -> None:
+        super().__init__()
+        self.model, self.tokenizer = model, tokenizer
+        width = model.config.vision_config.hidden_size
+        self.heads = nn.ModuleList(losses.PatchHeads(width) for _ in range(2))
+
+    def say(self, texts: list[str], device: torch.device) -> Tensor:
+        """Text embeddings (T, projection); each distinct text is embedded once."""
+        distinct = {text: index for index, text in enumerate(dict.fromkeys(texts))}
+        ids = self.tokenizer(list(distinct), padding=True, return_tensors="pt").input_ids.to(device)
+        embedded = self.model.clip.get_text_features(ids).pooler_output
+        return torch.as_tensor(embedded)[[distinct[text] for text in texts]]
+
+    def forward(self, lesson: Lesson) -> dict[str, Tensor]:
+        """The loss terms of a lesson by name, unweighted."""
+        device = self.model.device
+        images, owners = torch.from_numpy(lesson.images).to(device), torch.from_numpy(lesson.owners).to(device)
+        count, shown = len(images), torch.from_numpy(lesson.shown).to(device)
+        examples = torch.from_numpy(lesson.exemplars).to(device).permute(0, 3, 1, 2)
+        with torch.autocast(device.type, torch.bfloat16):
+            states, visual = architecture.encode(self.model, torch.cat((pixels(images), examples)))
+            text = self.say(lesson.texts + lesson.kind_texts, device)
+            prompts, names = text[: len(lesson.texts)], text[len(lesson.texts) :]
+            weight = torch.from_numpy(lesson.weight).to(device)[:, None]
+            blend = weight * prompts + (1 - weight) * visual[count:][shown.clamp(min=0)]
+            condition = torch.where((shown >= 0)[:, None], blend, prompts)
+            picture = torch.from_numpy(lesson.picture).to(device)
+            depth = len(self.model.extract_layers)
+            logits = architecture.decode(self.model, states[:depth], picture, condition)
+            folded = architecture.unfold(owners)
+            belongs = losses.patch_owner(folded)
+            labels, measures = torch.from_numpy(lesson.labels).to(device), torch.from_numpy(lesson.measures).to(device)
+            patch = sum(
+                losses.patch_loss(head, state[:count], belongs, labels, measures)
+                for head, state in zip(self.heads, states[depth:], strict=True)
+            )
+        meant = torch.from_numpy(lesson.meant).to(device)
+        target = torch.gather(meant, 1, folded[picture].flatten(1).long())
+        entropy, dice, presence = losses.mask_loss(logits.float().flatten(1), target)
+        kinds = torch.from_numpy(lesson.kinds).to(device)
+        contrast = losses.contrast(visual[count:], names, kinds, self.model.clip.logit_scale)
+        return {"entropy": entropy, "dice": dice, "presence": presence, "contrast": contrast, "patch": torch.as_tensor(patch)}
+
+
+def optimisers(pupil: Pupil, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the transformers, AdamW for all else."""
+    matrices, rest = [], []
+    for name, parameter in pupil.named_parameters():
+        inside = ".layers." in name or "reduces" in name or "_projection" in name
+        (matrices if inside and parameter.ndim == 2 else rest).append(parameter)
+    muon = torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw", ns_steps=4)
+    return [muon, torch.optim.AdamW(rest, lr=recipe.rate, weight_decay=0.01, betas=(0.9, 0.98), eps=1e-7)]
+
+
+def rate_at(step: int, recipe: Recipe) -> float:
+    """The learning rate's factor at a step: up, level, down."""
+    down = recipe.fall * recipe.steps
+    return max(0.0, min(1.0, (step + 1) / recipe.warm, (recipe.steps - step) / down))
+
+
+def save(out: Path, pupil: Pupil, mean: nn.Module, tools: list[torch.optim.Optimizer], step: int) -> None:
+    """Writes the checkpoint of a step, whole or not at all."""
+    state = {"pupil": pupil.state_dict(), "mean": mean.state_dict(), "step": step}
+    state["tools"] = [tool.state_dict() for tool in tools]
+    torch.save(state, out / "checkpoint.tmp")
+    os.replace(out / "checkpoint.tmp", out / "checkpoint.pt")
+
+
+def export(mean: CLIPSegForImageSegmentation, folder: Path) -> None:
+    """Writes config.json and the half-precision weights beside the tokenizer files in `folder`."""
+    copy.deepcopy(mean).half().save_pretrained(folder)
+
+
+def run(out: Path, recipe: Recipe, resume: bool, device: str, minutes: float, exam: Exam | None) -> None:
+    """Trains until recipe.steps, or for `minutes`; leaves out/model, out/checkpoint.pt and out/log.jsonl."""
+    folder = out / "model"
+    model = architecture.build(folder, recipe.seed)
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    pupil = Pupil(model, tokenizer).to(device).train()
+    mean = copy.deepcopy(model).eval()
+    tools = optimisers(pupil, recipe)
+    step = 0
+    if resume:
+        state: dict[str, Any] = torch.load(out / "checkpoint.pt", map_location=device, weights_only=True)
+        pupil.load_state_dict(state["pupil"])
+        mean.load_state_dict(state["mean"])
+        for tool, kept in zip(tools, state["tools"], strict=True):
+            tool.load_state_dict(kept)
+        step = state["step"]
+    bases = [recipe.muon_rate, recipe.rate]
+    source: Iterator[Lesson] | None = None
+    side = 0
+    totals: dict[str, float] = {}
+    began = saved = tested = told = time.monotonic()
+    while step < recipe.steps and time.monotonic() - began < minutes * 60:
+        wanted = 112 if step < recipe.small_steps else 224
+        if wanted != side:
+            side = wanted
+            source = stream(Plan(side=side, pictures=recipe.pictures, exemplars=recipe.pictures * 3 // 8, seed=recipe.seed), step)
+        assert source is not None
+        terms = pupil(next(source))
+        loss = sum(WEIGHTS[name] * term for name, term in terms.items())
+        torch.as_tensor(loss).backward()
+        nn.utils.clip_grad_norm_(pupil.parameters(), 1.0)
+        factor = rate_at(step, recipe)
+        for tool, base in zip(tools, bases, strict=True):
+            for group in tool.param_groups:
+                group["lr"] = base * factor
+            tool.step()
+            tool.zero_grad(set_to_none=True)
+        keep = min(recipe.average, (step + 1) / (step + 20))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(mean.parameters()), list(model.parameters()), 1 - keep)
+        step += 1
+        for name, term in terms.items():
+            totals[name] = totals.get(name, 0.0) + float(term.detach())
+        now = time.monotonic()
+        if step % 50 == 0:
+            report: dict[str, Any] = {"step": step, "side": side, "seconds_a_step": round((now - told) / 50, 3), "rate": factor}
+            report |= {name: round(total / 50, 4) for name, total in totals.items()}
+            totals, told = {}, now
+            if exam is not None and (now - tested > 480 or step == recipe.steps):
+                report["marks"] = marks(mean, tokenizer, exam)
+                tested = told = time.monotonic()
+            with (out / "log.jsonl").open("a") as log:
+                log.write(json.dumps(report) + "\n")
+        if now - saved > 240:
+            save(out, pupil, mean, tools, step)
+            export(mean, folder)
+            saved = now
+    save(out, pupil, mean, tools, step)
+    export(mean, folder)
+    with (out / "log.jsonl").open("a") as log:
+        log.write(json.dumps({"step": step, "marks": marks(mean, tokenizer, exam) if exam else None}) + "\n")
+
+
+def main() -> None:
+    """The command line."""
+    default = Recipe()
+    parser = argparse.ArgumentParser(prog="python -m shapes.train", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--minutes", type=float, default=1e9, help="stop after this time, resumable")
+    parser.add_argument("--exam", type=int, default=120, help="scenes of the check during the run; 0: none")
+    for name, value in vars(default).items():
+        parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
+    given = vars(parser.parse_args())
+    recipe = Recipe(**{name: given[name] for name in vars(default)})
+    given["out"].mkdir(parents=True, exist_ok=True)
+    exam = draw_exam(given["exam"], seed=1_000_003) if given["exam"] else None
+    run(given["out"], recipe, given["resume"], given["device"], given["minutes"], exam)
+
+
+if __name__ == "__main__":
+    main()
