@@ -21,11 +21,13 @@ What happens to pixels that are not 8-bit RGB:
 """
 
 import io
+import logging
 import os
 import re
 import stat
 import struct
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,6 +71,8 @@ READ_WHOLE = (
 )  # bytes; larger files are read in place. In memory, a file cut short meanwhile cannot crash libtiff
 MOST_PAGES = 1000  # TIFF pages counted: each costs a jump in the file
 ORIENTATION = 0x0112  # TIFF tag, also of EXIF
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # or its complaints about a file would go to stderr
 
 ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "YCbCr", "HSV")
@@ -180,7 +184,7 @@ def _decode(file: BinaryIO, max_pixels: int) -> Image:
         raise _failure("unsupported", f"{what}; convert it to one of {', '.join(PLUGINS)}")
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    if size <= READ_WHOLE or form == "JPEG":
+    if size <= READ_WHOLE or form in TORN:
         file = io.BytesIO(file.read())
     notes: list[str] = []
     with _reasons():
@@ -188,7 +192,7 @@ def _decode(file: BinaryIO, max_pixels: int) -> Image:
     width, height = image.size
     if width * height > max_pixels:
         raise _too_large(f"{width} x {height} pixels")
-    if isinstance(file, io.BytesIO) and form == "JPEG" and (torn := _torn(file.getvalue(), width * height)):
+    if form in TORN and isinstance(file, io.BytesIO) and (torn := TORN[form](file.getvalue(), width * height)):
         raise _failure("corrupt", f"{torn}; copy or export it again")
     with _reasons():
         stored = _tiff_orientation(image, notes)  # Pillow turns TIFF itself while loading, and forgets the tag
@@ -214,7 +218,9 @@ def _reasons() -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk's own failure, not the image's
         text = str(error) or type(error).__name__
-        if isinstance(error.__cause__, KeyError) or re.search("unknown pixel mode|cannot handle|not supported", text):
+        if isinstance(error.__cause__, KeyError) or re.search(
+            "unknown pixel mode|samples per pixel|cannot handle|not supported", text
+        ):
             raise _failure(
                 "unsupported", f"a kind of pixels that is not read ({text}); save it as 8-bit RGB"
             ) from error
@@ -225,7 +231,7 @@ def _too_large(what: str) -> ImageError:
     return _failure("too_large", f"{what} is more than --max-pixels allows; raise it if memory does")
 
 
-def _torn(data: bytes, pixels: int) -> str:
+def _torn_jpeg(data: bytes, pixels: int) -> str:
     """Why a JPEG cannot hold all its pixels, or "" where it may. libjpeg fills such gaps with grey and says nothing."""
     position, scanned, huffman = 2, False, True
     while found := _MARKER.search(data, position):
@@ -244,6 +250,27 @@ def _torn(data: bytes, pixels: int) -> str:
     return "too few bytes for its size" if huffman and pixels > len(data) * 8 * 64 else ""
 
 
+def _torn_png(data: bytes, _: int) -> str:
+    """Why a PNG's pixels are not those that were written, or "". Pillow does not look at their checksums."""
+    view, position = memoryview(data), 8
+    while position + 12 <= len(data):
+        end = position + 8 + int.from_bytes(view[position : position + 4], "big")
+        whole = end + 4 <= len(data)  # Pillow notices where it is not
+        pixels = whole and bytes(view[position + 4 : position + 8]) == b"IDAT"
+        if pixels and zlib.crc32(view[position + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+            return "damaged: a checksum does not match"
+        position = end + 4
+    return ""
+
+
+def _torn_jpeg2000(data: bytes, _: int) -> str:
+    """Why a JPEG 2000 codestream is not whole, or "". OpenJPEG leaves what is missing black."""
+    start = data.find(b"\xff\x4f\xff\x51")  # SOC, SIZ
+    return "" if data.find(b"\xff\xd9", start) > start >= 0 else "cut short: it has no end marker"
+
+
+# What a decoder lets pass in silence: (file, pixels it claims) -> what is wrong, or "".
+TORN: dict[str, Callable[[bytes, int], str]] = {"JPEG": _torn_jpeg, "PNG": _torn_png, "JPEG2000": _torn_jpeg2000}
 # In a scan ff00 is a data byte, ffd0-ffd7 restart it and ffff pads; all else is a marker.
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 # DHT, DAC, SOS, DQT, DNL, DRI, APPn, COM
