@@ -27,14 +27,49 @@ COLOURS = {
 # name: (width, height, ground), then things as (shape, colour, x, y, size, degrees), x and y in shares of the picture
 # and the size in shares of its short side.
 SCENES: dict[str, tuple[tuple[int, int, str], list[tuple[str, str, float, float, float, float]]]] = {
-    "balcony": ((640, 480, "sky"), [("circle", "red", 0.25, 0.32, 0.34, 0), ("star", "blue", 0.7, 0.36, 0.4, 8), ("square", "green", 0.48, 0.78, 0.28, 6)]),
-    "counter": ((800, 450, "wood"), [("circle", "red", 0.72, 0.4, 0.42, 0), ("triangle", "blue", 0.24, 0.5, 0.5, 0), ("heart", "pink", 0.48, 0.72, 0.3, 0)]),
-    "poster": ((600, 800, "cream"), [("circle", "red", 0.5, 0.22, 0.36, 0), ("star", "yellow", 0.28, 0.55, 0.34, -12), ("circle", "blue", 0.72, 0.62, 0.3, 0), ("arrow", "green", 0.5, 0.88, 0.4, 0)]),
-    "night": ((640, 480, "night"), [("star", "yellow", 0.3, 0.3, 0.4, 0), ("ring", "white", 0.72, 0.4, 0.36, 0), ("circle", "red", 0.42, 0.76, 0.3, 0)]),
-    "meadow": ((720, 540, "grass"), [("heart", "red", 0.28, 0.4, 0.36, 0), ("circle", "yellow", 0.7, 0.34, 0.36, 0), ("star", "blue", 0.58, 0.76, 0.34, 16)]),
-    "desk": ((640, 640, "paper"), [("square", "red", 0.28, 0.3, 0.3, -8), ("circle", "blue", 0.7, 0.32, 0.34, 0), ("triangle", "green", 0.36, 0.74, 0.36, 0), ("hexagon", "purple", 0.72, 0.74, 0.3, 0)]),
-    "twins": ((800, 600, "cream"), [("circle", "red", 0.22, 0.3, 0.3, 0), ("circle", "red", 0.74, 0.68, 0.38, 0), ("star", "blue", 0.7, 0.24, 0.3, 0), ("cross", "black", 0.28, 0.74, 0.32, 0)]),
-    "shade": ((640, 480, "sky"), [("square", "green", 0.28, 0.36, 0.34, 10), ("diamond", "orange", 0.68, 0.34, 0.4, 0), ("heart", "purple", 0.5, 0.76, 0.32, 0)]),
+    "balcony": ((640, 480, "sky"), [
+        ("circle", "red", 0.25, 0.32, 0.34, 0),
+        ("star", "blue", 0.7, 0.36, 0.4, 8),
+        ("square", "green", 0.48, 0.78, 0.28, 6),
+    ]),
+    "counter": ((800, 450, "wood"), [
+        ("circle", "red", 0.72, 0.4, 0.42, 0),
+        ("triangle", "blue", 0.24, 0.5, 0.5, 0),
+        ("heart", "pink", 0.48, 0.72, 0.3, 0),
+    ]),
+    "poster": ((600, 800, "cream"), [
+        ("circle", "red", 0.5, 0.22, 0.36, 0),
+        ("star", "yellow", 0.28, 0.55, 0.34, -12),
+        ("circle", "blue", 0.72, 0.62, 0.3, 0),
+        ("arrow", "green", 0.5, 0.88, 0.4, 0),
+    ]),
+    "night": ((640, 480, "night"), [
+        ("star", "yellow", 0.3, 0.3, 0.4, 0),
+        ("ring", "white", 0.72, 0.4, 0.36, 0),
+        ("circle", "red", 0.42, 0.76, 0.3, 0),
+    ]),
+    "meadow": ((720, 540, "grass"), [
+        ("heart", "red", 0.28, 0.4, 0.36, 0),
+        ("circle", "yellow", 0.7, 0.34, 0.36, 0),
+        ("star", "blue", 0.58, 0.76, 0.34, 16),
+    ]),
+    "desk": ((640, 640, "paper"), [
+        ("square", "red", 0.28, 0.3, 0.3, -8),
+        ("circle", "blue", 0.7, 0.32, 0.34, 0),
+        ("triangle", "green", 0.36, 0.74, 0.36, 0),
+        ("hexagon", "purple", 0.72, 0.74, 0.3, 0),
+    ]),
+    "twins": ((800, 600, "cream"), [
+        ("circle", "red", 0.22, 0.3, 0.3, 0),
+        ("circle", "red", 0.74, 0.68, 0.38, 0),
+        ("star", "blue", 0.7, 0.24, 0.3, 0),
+        ("cross", "black", 0.28, 0.74, 0.32, 0),
+    ]),
+    "shade": ((640, 480, "sky"), [
+        ("square", "green", 0.28, 0.36, 0.34, 10),
+        ("diamond", "orange", 0.68, 0.34, 0.4, 0),
+        ("heart", "purple", 0.5, 0.76, 0.32, 0),
+    ]),
 }  # fmt: skip
 LABELS = {
     "a-red-circle": ("circle", "red"),

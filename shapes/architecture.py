@@ -4,6 +4,7 @@ The network is transformers' own `CLIPSegForImageSegmentation`, unchanged; only 
 """
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -35,7 +36,7 @@ def learn_merges(words: list[str]) -> list[tuple[str, str]]:
     while True:
         counts: dict[tuple[str, str], int] = {}
         for symbols in spelled:
-            for pair in zip(symbols, symbols[1:], strict=False):
+            for pair in pairwise(symbols):
                 counts[pair] = counts.get(pair, 0) + 1
         if not counts:
             return merges
@@ -134,7 +135,9 @@ def first_weights(model: CLIPSegForImageSegmentation) -> None:
         if parameter.ndim == 2:
             nn.init.xavier_uniform_(parameter)
         elif parameter.ndim == 4:
-            nn.init.kaiming_uniform_(parameter, nonlinearity="relu", mode="fan_in" if "convolution.0" in name else "fan_out")
+            nn.init.kaiming_uniform_(
+                parameter, nonlinearity="relu", mode="fan_in" if "convolution.0" in name else "fan_out"
+            )
         elif name.endswith("bias"):
             nn.init.zeros_(parameter)
     nn.init.constant_(decoder.film_mul.bias, FILM_BIAS)
@@ -175,9 +178,7 @@ def decode(model: CLIPSegForImageSegmentation, reduced: list[Tensor], owner: Ten
     kernel are written as matrix products, which the processor does several times faster.
     """
     decoder = model.decoder
-    output = (
-        decoder.film_mul(condition)[:, None] * reduced[0][owner] + decoder.film_add(condition)[:, None]
-    )
+    output = decoder.film_mul(condition)[:, None] * reduced[0][owner] + decoder.film_add(condition)[:, None]
     output = decoder.layers[0](output, attention_mask=None)
     for layer, extra in zip(decoder.layers[1:], reduced[1:], strict=False):
         output = layer(output + extra[owner], attention_mask=None)

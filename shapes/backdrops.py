@@ -47,7 +47,7 @@ def clouds(height: int, width: int, rng: np.random.Generator, channels: int = 1,
         layer = cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR).reshape(height, width, channels)
         field += np.float32(weight) * layer
         cells, weight = cells * 2, weight * rng.uniform(0.5, 0.75)
-    return field / np.float32(field.std() + 1e-6)
+    return np.asarray(field / np.float32(field.std() + 1e-6), np.float32)
 
 
 def grain(height: int, width: int, rng: np.random.Generator, sigma: float) -> Canvas:
@@ -63,7 +63,7 @@ def flat(height: int, width: int, rng: np.random.Generator) -> Canvas:
 def gradient(height: int, width: int, rng: np.random.Generator) -> Canvas:
     """From one colour to another."""
     t = ramp(height, width, rng)[..., None]
-    return tone(rng) * (1 - t) + tone(rng) * t
+    return np.asarray(tone(rng) * (1 - t) + tone(rng) * t, np.float32)
 
 
 def marbled(height: int, width: int, rng: np.random.Generator) -> Canvas:
@@ -76,7 +76,7 @@ def photo(height: int, width: int, rng: np.random.Generator) -> Canvas:
     """Coloured 1/f clutter as an out-of-focus photograph has."""
     common = clouds(height, width, rng, finest=96) * np.float32(rng.uniform(15, 45))
     tint = clouds(height, width, rng, channels=3) * np.float32(rng.uniform(4, 22))
-    return np.clip(tone(rng) + common + tint, 0, 255)
+    return np.asarray(np.clip(tone(rng) + common + tint, 0, 255), np.float32)
 
 
 def paper(height: int, width: int, rng: np.random.Generator) -> Canvas:

@@ -78,12 +78,11 @@ def questions_about(index: int, scene: Scene, pair_only: bool, rng: np.random.Ge
     return list(asked.values())
 
 
-def draw_exam(
-    scenes: int, seed: int, draw: Callable[[np.random.Generator, Manner], Scene] = draw_scene
-) -> Exam:
+def draw_exam(scenes: int, seed: int, draw: Callable[[np.random.Generator, Manner], Scene] = draw_scene) -> Exam:
     """An exam of `scenes` scenes, a quarter of them about pairs that training never shows."""
     rng = np.random.default_rng(seed)
-    images, questions = [], []
+    images: list[NDArray[np.uint8]] = []
+    questions: list[Question] = []
     while len(images) < scenes:
         pair_only = len(images) % 4 == 3
         scene = draw(rng, Manner(held_out=pair_only, only_held_out=pair_only))

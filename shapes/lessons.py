@@ -66,9 +66,7 @@ def flipped(scene: Scene, across: bool, down: bool) -> Scene:
     """The scene mirrored, its things' places with it."""
     image, owners = scene.image[:: -1 if down else 1, :: -1 if across else 1], scene.owners
     owners = owners[:: -1 if down else 1, :: -1 if across else 1]
-    things = tuple(
-        replace(t, x=1 - t.x if across else t.x, y=1 - t.y if down else t.y) for t in scene.things
-    )
+    things = tuple(replace(t, x=1 - t.x if across else t.x, y=1 - t.y if down else t.y) for t in scene.things)
     return Scene(np.ascontiguousarray(image), np.ascontiguousarray(owners), things)
 
 
@@ -140,7 +138,11 @@ def pair_up(scenes: list[Scene], count: int, rng: np.random.Generator) -> tuple[
     for scene in scenes:
         own = kinds_of(scene)
         here = [i for i, kind in enumerate(kinds) if kind in own]
-        near = [i for i, kind in enumerate(kinds) if kind not in own and any(kind[0] == o[0] or kind[1] == o[1] for o in own)]
+        near = [
+            i
+            for i, kind in enumerate(kinds)
+            if kind not in own and any(kind[0] == o[0] or kind[1] == o[1] for o in own)
+        ]
         pool = here if here and rng.random() < 0.75 else near or list(range(len(kinds)))
         chosen.append(pool[int(rng.integers(len(pool)))])
     return kinds, chosen

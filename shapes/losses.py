@@ -36,9 +36,7 @@ def patch_owner(owners: Tensor) -> Tensor:
     return torch.where(shares[..., 0] > 1 - CLEAR, torch.zeros_like(label), label)
 
 
-def patch_loss(
-    heads: PatchHeads, tokens: Tensor, belongs: Tensor, labels: Tensor, measures: Tensor
-) -> Tensor:
+def patch_loss(heads: PatchHeads, tokens: Tensor, belongs: Tensor, labels: Tensor, measures: Tensor) -> Tensor:
     """How well the tokens tell what lies under them: mean cross entropies plus the error of the measures."""
     sure = belongs != UNSURE
     owner = belongs.clamp(min=0)

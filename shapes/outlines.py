@@ -82,7 +82,7 @@ def heart(rng: np.random.Generator) -> list[Contour]:
         contour = np.stack((x, y), 1) / 33
     else:
         radius = rng.uniform(0.25, 0.28)
-        lobe = _arc(radius, -np.pi, 0.25 * np.pi, 28) + (0.5 - radius, -0.2)
+        lobe = (*_arc(radius, -np.pi, 0.25 * np.pi, 28), 0.5 - radius, -0.2)
         right = lobe[np.argmax(lobe[:, 0] > -0.001) :]
         tip = np.array([[0.0, rng.uniform(0.42, 0.55)]])
         left = right[::-1] * (-1, 1)
@@ -104,7 +104,7 @@ def crescent(rng: np.random.Generator) -> list[Contour]:
     outer = np.arctan2(y, x)
     inner = np.arctan2(y, x - offset)
     return [
-        np.concatenate((_arc(0.5, outer, 2 * np.pi - outer), _arc(bite, -inner, inner - 2 * np.pi) + (offset, 0.0)))
+        np.concatenate((_arc(0.5, outer, 2 * np.pi - outer), (*_arc(bite, -inner, inner - 2 * np.pi), offset, 0.0)))
     ]
 
 
@@ -120,7 +120,9 @@ def arrow(rng: np.random.Generator) -> list[Contour]:
     shaft = width * rng.uniform(0.3, 0.5)
     neck = 0.5 - head
     return [
-        np.array([[-0.5, -shaft], [neck, -shaft], [neck, -width], [0.5, 0.0], [neck, width], [neck, shaft], [-0.5, shaft]])
+        np.array(
+            [[-0.5, -shaft], [neck, -shaft], [neck, -width], [0.5, 0.0], [neck, width], [neck, shaft], [-0.5, shaft]]
+        )
     ]
 
 

@@ -139,7 +139,8 @@ def about(thing: Thing, rng: np.random.Generator) -> Query:
     elif draw < 0.42:
         parts = {}
     size = "large" if thing.extent >= LARGE else "small" if thing.extent <= SMALL else None
-    places = [p for p, near in (("left", thing.x), ("right", 1 - thing.x), ("top", thing.y), ("bottom", 1 - thing.y)) if near <= LOW]  # fmt: skip
+    nearness = {"left": thing.x, "right": 1 - thing.x, "top": thing.y, "bottom": 1 - thing.y}
+    places = [place for place, away in nearness.items() if away <= LOW]
     extra = rng.random(3)
     return Query(
         **parts,
@@ -167,11 +168,19 @@ def against(query: Query, scene: Scene, rng: np.random.Generator, words: tuple[s
     """A near miss of `query`: one attribute changed, often to that of another thing, or a noun the world lacks."""
     draw = rng.random()
     if draw < 0.15:
-        return Query(colour=query.colour if rng.random() < 0.35 else None, size=query.size, stranger=stranger(rng, words))
+        return Query(
+            colour=query.colour if rng.random() < 0.35 else None, size=query.size, stranger=stranger(rng, words)
+        )
     change = [part for part in ("shape", "colour", "pattern", "size", "place") if getattr(query, part)] or ["shape"]
     heavy = np.array([3.0 if part in ("shape", "colour") else 1.5 for part in change])
     part = change[int(rng.choice(len(change), p=heavy / heavy.sum()))]
-    table = {"shape": voc.SHAPES, "colour": voc.COLOURS, "pattern": voc.PATTERNS, "size": voc.SIZES, "place": voc.PLACES}
+    table = {
+        "shape": voc.SHAPES,
+        "colour": voc.COLOURS,
+        "pattern": voc.PATTERNS,
+        "size": voc.SIZES,
+        "place": voc.PLACES,
+    }
     new = other(table[part], getattr(query, part), rng)
     if part in ("shape", "colour") and scene.things and rng.random() < 0.5:
         new = getattr(scene.things[int(rng.integers(len(scene.things)))], part)

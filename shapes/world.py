@@ -101,7 +101,7 @@ def shade(alpha: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.floa
         return 1.0
     if draw < 0.85:
         strength = rng.uniform(0.1, 0.3)
-        field = backdrops.ramp(*alpha.shape, rng)
+        field = backdrops.ramp(alpha.shape[0], alpha.shape[1], rng)
         return np.asarray(1 + np.float32(strength) * (1 - 2 * field), np.float32)
     depth = cv2.distanceTransform((alpha > 127).astype(np.uint8), cv2.DIST_L2, 3)
     edge = np.clip(depth / np.float32(max(2.0, depth.max() * rng.uniform(0.3, 1.0))), 0, 1)
@@ -174,7 +174,7 @@ def paint(
     if not isinstance(light, float):
         body = body * light[..., None]
     if rng.random() < 0.15:
-        body = body * (1 + backdrops.grain(*own.shape, rng, rng.uniform(0.02, 0.08)))
+        body = body * (1 + backdrops.grain(own.shape[0], own.shape[1], rng, rng.uniform(0.02, 0.08)))
     if stroke > 0:
         ink = main * 0.4 if rng.random() < 0.5 else np.float32(rng.choice((15.0, 240.0)))
         edge = line[..., None].astype(np.float32) / 255
@@ -210,7 +210,9 @@ def camera(canvas: backdrops.Canvas, rng: np.random.Generator) -> NDArray[np.uin
     """Uneven light, blur, sensor noise, compression, each in some cases; uint8 (H, W, 3) RGB."""
     height, width = canvas.shape[:2]
     if rng.random() < 0.3:
-        canvas = canvas * (1 + np.float32(rng.uniform(0.05, 0.25)) * (1 - 2 * backdrops.ramp(height, width, rng)))[..., None]
+        canvas = (
+            canvas * (1 + np.float32(rng.uniform(0.05, 0.25)) * (1 - 2 * backdrops.ramp(height, width, rng)))[..., None]
+        )
     if rng.random() < 0.3:
         canvas = canvas * rng.uniform(0.94, 1.06, 3).astype(np.float32) + np.float32(rng.uniform(-10, 10))
     if rng.random() < 0.35:
