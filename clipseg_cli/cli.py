@@ -32,7 +32,9 @@ LISTED = 100_000  # images counted before the first one is done, for the sake of
 
 def main() -> NoReturn:
     """Runs the program and exits with the contract's code. Every error of the tree is shown here and nowhere else."""
-    signal.signal(signal.SIGTERM, _terminated)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _stop)
     try:
         app()
     except ClipsegError as error:
@@ -47,6 +49,8 @@ def main() -> NoReturn:
         code = 1
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else 1
+        if code > 128:
+            print("clipseg: interrupted; the same command again does what is missing", file=sys.stderr)
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.flush()
         sys.exit(code)
@@ -64,7 +68,11 @@ def say(text: str) -> None:
         raise typer.Exit(0) from None
 
 
-def _terminated(number: int, frame: object) -> None:
+def _stop(number: int, frame: object) -> None:
+    """The first signal ends the run in order, with what is finished kept; a second one ends it at once."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda again, _: os._exit(128 + again))
     raise SystemExit(128 + number)
 
 
@@ -109,6 +117,9 @@ def segment(
     formats: options.FormatOption = None,
     json: options.Json = False,
     print_: options.PrintOption = None,
+    resume: options.Resume = True,
+    checksum: options.Checksum = False,
+    fsync: options.Fsync = False,
     dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
     progress: options.ProgressOption = "auto",
@@ -146,7 +157,7 @@ def segment(
         phrases,
         tuple(threshold or ()),
         empty,
-        options.output_options(out, formats),
+        options.output_options(out, formats, resume, checksum, fsync),
         max_pixels,
         tuple(sys.argv[1:]),
     )
@@ -170,8 +181,9 @@ def _emitter(json: bool, print_: options.Print | None, out: str) -> Callable[["R
     """Puts each record on stdout as it comes: JSON, or mask paths where stdout is no terminal, or nothing."""
 
     def paths(record: "Record") -> None:
-        for mask in record.masks:
-            if path := mask.path or mask.soft or record.overlay:
+        document = record.document()
+        for mask in document.get("masks", ()):
+            if path := mask["path"] or mask.get("soft") or document.get("overlay"):
                 say(os.path.join(out, path))
 
     if out == "-":

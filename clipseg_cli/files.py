@@ -1,6 +1,7 @@
 """What one file is: by its name, by its first bytes, and by the system's refusal of it. Standard library only."""
 
 import errno
+import hashlib
 import itertools
 import os
 import re
@@ -98,3 +99,15 @@ def fault(error: OSError | ValueError, stage: Stage) -> ImageError:
 def not_a_file(stage: Stage) -> ImageError:
     """The record of a folder, FIFO, socket or device where a file was named."""
     return ImageError("not_a_file", stage, "not a regular file (a folder, FIFO, socket or device); it was not opened")
+
+
+def identity(path: str, checksum: bool = False) -> list[int | str]:
+    """What tells one state of a file from another: size and mtime in nanoseconds, or size and sha256 of the content.
+
+    Raises OSError or ValueError where the file cannot be read.
+    """
+    info = os.stat(path)
+    if not checksum:
+        return [info.st_size, info.st_mtime_ns]
+    with open(path, "rb") as file:
+        return [info.st_size, hashlib.file_digest(file, "sha256").hexdigest()]

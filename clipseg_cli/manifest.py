@@ -3,14 +3,20 @@
 import base64
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
-from clipseg_cli.errors import ImageError
+from clipseg_cli import store
+from clipseg_cli.errors import ImageError, OutputError
 
 VERSION = 1
 MANIFEST = "manifest.jsonl"
+JOURNAL = ".clipseg-journal.jsonl"  # beside each record what is needed to know later that it still holds
 RUN = "run.json"
+
+Identity = list[int | str]  # of an input file: size in bytes and mtime in nanoseconds, or size and sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,9 @@ class Record:
     overlay: str | None = None
     notes: tuple[str, ...] = ()
     error: ImageError | None = None
+    identity: Identity | None = None  # of the file that was read
+    outputs: tuple[tuple[str, int], ...] = ()  # path under the output directory, bytes
+    kept: dict[str, Any] | None = None  # the record's document, where an earlier run did the image
 
     @property
     def ok(self) -> bool:
@@ -50,6 +59,8 @@ class Record:
 
     def document(self) -> dict[str, Any]:
         """The record as JSON types. `image_b64` holds the name's bytes where they are not UTF-8."""
+        if self.kept is not None:
+            return self.kept
         name = os.fsencode(self.image)
         shown = name.decode("utf-8", "backslashreplace")
         document: dict[str, Any] = {"v": VERSION, "image": shown}
@@ -72,7 +83,7 @@ class Record:
 
     def line(self) -> str:
         """The record as one line of JSON, without its line end."""
-        return json.dumps(self.document(), ensure_ascii=False, separators=(",", ":"))
+        return _dumps(self.document())
 
 
 def _mask(mask: Mask) -> dict[str, Any]:
@@ -90,3 +101,107 @@ def _mask(mask: Mask) -> dict[str, Any]:
     if mask.soft is not None:
         document["soft"] = mask.soft
     return document
+
+
+class Ledger:
+    """The manifest and the journal of an output directory: what is done there, and room for more. Use it with `with`.
+
+    The journal's line comes first, the manifest's last: an image is done where both say so, its outputs have the
+    sizes that were recorded, and it is still the file that was read.
+    """
+
+    def __init__(self, out: Path, fsync: bool = False) -> None:
+        self.out = out
+        self.manifest, self.journal = store.Lines(out / MANIFEST, fsync), store.Lines(out / JOURNAL, fsync)
+        self.known: dict[str, bytes] = {}  # image -> its line in the manifest when the run began
+        self.proofs: dict[str, tuple[Identity, dict[str, int]]] = {}
+        self.again = False  # an image of the manifest was done again
+
+    def __enter__(self) -> Self:
+        self.manifest.__enter__()
+        self.journal.__enter__()
+        for line in _lines(self.out / MANIFEST):
+            document = _document(line)
+            if document.get("v", VERSION) != VERSION:
+                raise OutputError(
+                    f"{self.out / MANIFEST} was written by another version of clipseg (schema {document['v']}): "
+                    "choose another --out, or --overwrite"
+                )
+            if "image" in document:
+                self.known[_image(document)] = line
+        for line in _lines(self.out / JOURNAL):
+            document = _document(line)
+            if {"image", "input", "outputs"} <= document.keys():
+                self.proofs[_image(document)] = document["input"], document["outputs"]
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.manifest.__exit__()
+        self.journal.__exit__()
+
+    def done(self, image: str, identity: Identity | None) -> dict[str, Any] | None:
+        """The record of an image that need not be done again, or None."""
+        line, (read, outputs) = self.known.get(image), self.proofs.get(image, (None, {}))
+        if line is None or identity is None or read != identity:
+            return None
+        document = _document(line)
+        try:
+            whole = all((self.out / path).stat().st_size == size for path, size in outputs.items())
+        except OSError:
+            return None
+        return document if whole and document.get("status") == "ok" else None
+
+    def add(self, record: Record) -> None:
+        """Keeps a record whose files are written; one that an earlier run kept stays as it is."""
+        if record.kept is not None:
+            return
+        document = record.document()
+        if record.ok and record.identity is not None:
+            proof = {key: document[key] for key in ("image", "image_b64") if key in document}
+            self.journal.append(_dumps(proof | {"input": record.identity, "outputs": dict(record.outputs)}))
+        self.again |= record.image in self.known
+        self.manifest.append(_dumps(document))
+
+    def close(self) -> None:
+        """Ends a run: of two records of one image the later takes the place of the earlier."""
+        if self.again:
+            for lines in (self.manifest, self.journal):
+                lines.rewrite(_latest)
+
+
+def _latest(lines: list[bytes]) -> list[bytes]:
+    """Each image's last line, at the place of its first; lines that are no record are dropped."""
+    latest: dict[str, bytes] = {}
+    for line in lines:
+        document = _document(line)
+        if "image" in document:
+            latest[_image(document)] = line
+    return list(latest.values())
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            yield from file
+    except FileNotFoundError:
+        return
+
+
+def _document(line: bytes) -> dict[str, Any]:
+    """The object on a line; empty for anything else, such as a line that was edited by hand."""
+    try:
+        document = json.loads(line)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _image(document: dict[str, Any]) -> str:
+    """The name of a record's image as the operating system gives it."""
+    if "image_b64" in document:
+        return os.fsdecode(base64.b64decode(document["image_b64"]))
+    return str(document["image"])
+
+
+def _dumps(document: dict[str, Any]) -> str:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":"))

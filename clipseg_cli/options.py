@@ -107,6 +107,16 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on stder
 ProgressOption = Annotated[Progress, typer.Option("--progress", help="On stderr.", rich_help_panel=_RUN)]
 
 
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume/--overwrite", help="Do only what is missing, or forget what is there.", rich_help_panel=_RUN
+    ),
+]
+Checksum = Annotated[
+    bool, typer.Option("--checksum", help="Know an input by its content, not its time.", rich_help_panel=_RUN)
+]
+Fsync = Annotated[bool, typer.Option("--fsync", help="Survive a loss of power too; slower.", rich_help_panel=_RUN)]
 NoColor = Annotated[bool, typer.Option("--no-color", help="No colours on stderr.", rich_help_panel=_RUN)]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.", rich_help_panel=_RUN)]
 
@@ -151,13 +161,15 @@ def input_options(
     )  # fmt: skip
 
 
-def output_options(out: str | None, formats: Iterable[str] | None) -> settings.OutputOptions:
+def output_options(
+    out: str | None, formats: Iterable[str] | None, resume: bool, checksum: bool, fsync: bool
+) -> settings.OutputOptions:
     """The output options as one value; `formats` may be repeated or joined by commas. Raises UsageError."""
     names = tuple(dict.fromkeys(name for text in formats or () for name in text.split(",")))
     for name in names:
         if name not in settings.FORMATS:
             raise UsageError(f"--format {name}: no such format; choose from {', '.join(settings.FORMATS)}")
-    return settings.OutputOptions(out or "clipseg-out", names)  # type: ignore[arg-type]
+    return settings.OutputOptions(out or "clipseg-out", names, resume, checksum, fsync)  # type: ignore[arg-type]
 
 
 def configured(context: typer.Context, path: str | None) -> dict[str, Any]:

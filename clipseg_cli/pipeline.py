@@ -2,29 +2,31 @@
 
 import itertools
 import os
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_cli import images, masks, store
+from clipseg_cli import files, images, masks, store
 from clipseg_cli.errors import ClipsegError, ImageError
-from clipseg_cli.manifest import Mask, Record
+from clipseg_cli.manifest import Identity, Mask, Record
 from clipseg_cli.prompts import slugs
 from clipseg_cli.settings import Format, MaskOptions
 from clipseg_cli.sources import Source
 from clipseg_cli.writers import WRITERS, Result
 
 if TYPE_CHECKING:
-    from clipseg_cli.model import Segmenter
+    from clipseg_cli.model import Embeddings, Segmenter
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+Done = Callable[[str, Identity | None], dict[str, Any] | None]  # the document of an image that is done already
 Write = Callable[[str, bytes], None]  # puts bytes at a path under the output; raises OutputError or ImageError
 
 
@@ -36,26 +38,34 @@ class Job:
     formats: tuple[Format, ...]
     max_pixels: int
     batch_size: int  # images encoded at once
+    checksum: bool = False  # an input is known by its content, not by its time
 
 
-def run(sources: Iterable[Source], job: Job, segmenter: "Segmenter", write: Write) -> Iterator[Record]:
+def run(
+    sources: Iterable[Source],
+    job: Job,
+    load_segmenter: Callable[[], "Segmenter"],
+    write: Write,
+    done: Done = lambda name, identity: None,
+) -> Iterator[Record]:
     """One record a source, in the order of the sources. A failed image is a record; OutputError ends the run.
 
-    At most a few batches are in memory, whatever the number of sources.
+    What `done` has a document for is not read again. The network is loaded when the first picture needs it. At most a
+    few batches are in memory, whatever the number of sources.
     """
-    embeddings = segmenter.embed([prompt.text for prompt in job.mask.prompts])
     workers = max(2, min(8, os.cpu_count() or 1))
+    network = _Lazy(load_segmenter, [prompt.text for prompt in job.mask.prompts])
 
-    def load(source: Source) -> "Loaded":
-        return _load(source, job, segmenter)
+    def load(source: Source) -> Loaded:
+        return _load(source, job, network, done)
 
-    def finish(item: "tuple[Loaded, NDArray[np.float32] | None]") -> Record:
+    def finish(item: tuple[Loaded, NDArray[np.float32] | None]) -> Record:
         return _finish(*item, job, write)
 
-    def masked(loaded: Iterable[Loaded]) -> "Iterator[tuple[Loaded, NDArray[np.float32] | None]]":
+    def masked(loaded: Iterable[Loaded]) -> Iterator[tuple[Loaded, NDArray[np.float32] | None]]:
         for batch in _batches(loaded, job.batch_size):
             pictures = [item.picture for item in batch if item.picture is not None]
-            logits = iter(segmenter.logits(segmenter.encode(pictures), embeddings) if pictures else ())
+            logits = iter(network.logits(pictures) if pictures else ())
             for item in batch:
                 yield item, None if item.picture is None else next(logits)
 
@@ -64,41 +74,74 @@ def run(sources: Iterable[Source], job: Job, segmenter: "Segmenter", write: Writ
         yield from _ahead(finishers, finish, masked(loaded), job.batch_size)
 
 
+class _Lazy:
+    """The network and the prompts' embeddings, made by the first thread that needs them."""
+
+    def __init__(self, load: Callable[[], "Segmenter"], texts: Sequence[str]) -> None:
+        self.load, self.texts = load, texts
+        self.lock = threading.Lock()
+        self.made: tuple[Segmenter, Embeddings] | None = None
+
+    def get(self) -> "tuple[Segmenter, Embeddings]":
+        with self.lock:
+            if self.made is None:
+                segmenter = self.load()
+                self.made = segmenter, segmenter.embed(self.texts)
+            return self.made
+
+    def logits(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """float32 (N, P, S, S) of pictures that the segmenter has resized."""
+        segmenter, embeddings = self.get()
+        return segmenter.logits(segmenter.encode(pictures), embeddings)
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A source with its pixels and the network's view of them, or with its error."""
+    """A source with its pixels and the network's view of them, or with the record that it has without them."""
 
     source: Source
     image: images.Image | None = None
     picture: NDArray[np.uint8] | None = None  # (S, S, 3)
-    error: ImageError | None = None
+    identity: Identity | None = None
+    record: Record | None = None
 
 
-def _load(source: Source, job: Job, segmenter: "Segmenter") -> Loaded:
+def _load(source: Source, job: Job, network: _Lazy, done: Done) -> Loaded:
+    def failed(error: ImageError) -> Loaded:
+        return Loaded(source, record=Record(source.name, error=error))
+
     if source.error is not None:
-        return Loaded(source, error=source.error)
+        return failed(source.error)
     try:
+        identity = None if source.data is not None else files.identity(source.path, job.checksum)
+        if (document := done(source.name, identity)) is not None:
+            return Loaded(source, record=Record(source.name, kept=document))
         image = images.load(source, max_pixels=job.max_pixels)
-        return Loaded(source, image, segmenter.resize(image.pixels))
+        return Loaded(source, image, network.get()[0].resize(image.pixels), identity)
     except ImageError as error:
-        return Loaded(source, error=error)
+        return failed(error)
     except MemoryError:
-        return Loaded(source, error=ImageError("out_of_memory", "load", "not enough memory to decode it"))
+        return failed(ImageError("out_of_memory", "load", "not enough memory to decode it"))
+    except (OSError, ValueError) as error:  # from `identity`
+        return failed(files.fault(error, "load"))
 
 
 def _finish(loaded: Loaded, logits: NDArray[np.float32] | None, job: Job, write: Write) -> Record:
     """Masks and files of one image; `logits` float32 (P, S, S)."""
     source, image = loaded.source, loaded.image
-    if image is None or logits is None:
-        return Record(source.name, error=loaded.error)
+    if loaded.record is not None:
+        return loaded.record
+    assert image is not None and logits is not None
+    paths: dict[tuple[Format, int | None], str] = {}
+    outputs: list[tuple[str, int]] = []
     try:
         result = _result(image.pixels, logits, job)
-        paths: dict[tuple[Format, int | None], str] = {}
         stem = store.portable(source.output)
         for form in job.formats:
             for path, index, data in WRITERS[form](stem, result):
                 write(path, data)
                 paths[form, index] = path
+                outputs.append((path, len(data)))
     except ImageError as error:
         return Record(source.name, error=error)
     except MemoryError:
@@ -126,8 +169,18 @@ def _finish(loaded: Loaded, logits: NDArray[np.float32] | None, job: Job, write:
             )
         )
     height, width = image.pixels.shape[:2]
-    overlay = paths.get(("overlay", None))
-    return Record(source.name, width, height, image.format, image.frames, tuple(records), overlay, image.notes)
+    return Record(
+        source.name,
+        width,
+        height,
+        image.format,
+        image.frames,
+        tuple(records),
+        overlay=paths.get(("overlay", None)),
+        notes=image.notes,
+        identity=loaded.identity,
+        outputs=tuple(outputs),
+    )
 
 
 def _result(pixels: NDArray[np.uint8], logits: NDArray[np.float32], job: Job) -> Result:

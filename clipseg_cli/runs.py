@@ -5,22 +5,30 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from clipseg_cli import __version__, pipeline, prompts, registry, store
-from clipseg_cli.errors import NoInputError, UsageError
-from clipseg_cli.manifest import MANIFEST, RUN, Record
+from clipseg_cli import __version__, files, pipeline, prompts, registry, store
+from clipseg_cli.errors import NoInputError, OutputError, UsageError
+from clipseg_cli.manifest import JOURNAL, MANIFEST, RUN, Ledger, Record
 from clipseg_cli.prompts import Prompt
 from clipseg_cli.settings import Empty, Format, MaskOptions, ModelOptions, OutputOptions
 from clipseg_cli.sources import Source
 
+if TYPE_CHECKING:
+    from clipseg_cli.model import Segmenter
+
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "opencv-python", "pillow")
-SINGLE = {"": "mask", ".png": "mask", ".jpg": "overlay", ".jpeg": "overlay"}  # suffix of -o FILE -> its default format
+SINGLE: dict[str, Format] = {"": "mask", ".png": "mask", ".jpg": "overlay", ".jpeg": "overlay"}  # of -o FILE's suffix
+BATCH = {"cpu": 4}  # images encoded at once, by device; 16 elsewhere
+
+Note = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,42 +49,52 @@ def single(out: str) -> bool:
     return out == "-" or (Path(out).suffix.lower() in SINGLE and bool(Path(out).suffix) and not os.path.isdir(out))
 
 
-def segment(
-    request: Request, sources: Iterator[Source], note: Callable[[str], None], stdout: BinaryIO
-) -> Iterator[Record]:
+def segment(request: Request, sources: Iterator[Source], note: Note, stdout: BinaryIO) -> Iterator[Record]:
     """Runs it; yields each record once its files and its manifest line are written.
 
-    Raises NoInputError when there is no source, OutputError before the model is loaded where the output cannot be
-    written, ModelError, UsageError.
+    The same request again does what is missing and nothing else; without anything missing the model is not loaded.
+    Raises NoInputError when there is no source; OutputError before the model is loaded where the output cannot be
+    written or holds a run with other settings; ModelError, UsageError.
     """
     first = next(sources, None)
     if first is None:
         raise NoInputError("no image found: give files, a folder or a list, and look at --ext, --exclude, --max-depth")
-    sources = _chain(first, sources)
+    sources = chain((first,), sources)
     if single(request.output.out):
         yield from _one(request, sources, note, stdout)
         return
-    out = Path(request.output.out)
+    out, fsync = Path(request.output.out), request.output.fsync
     store.check(out)
-    job, segmenter = _prepare(request, note)
-    document = _document(request, job, segmenter)
-    store.write(out / RUN, _json(document))
-    started, counts = time.monotonic(), {"ok": 0, "failed": 0}
-    with store.Lines(out / MANIFEST) as manifest:
-        for record in pipeline.run(sources, job, segmenter, lambda path, data: store.write(out / path, data)):
-            manifest.append(record.line())
-            counts["ok" if record.ok else "failed"] += 1
+    checkpoint = registry.locate(request.model.model, offline=request.model.offline, progress=True)
+    job = _job(request, checkpoint, request.output.formats or ("mask", "overlay"))
+    document = _document(request, job, checkpoint)
+    _admit(out, document, request.output.resume)
+
+    def load() -> "Segmenter":
+        segmenter = _segmenter(request, checkpoint, note)
+        document.update(device=segmenter.device, dtype=segmenter.dtype, backend=segmenter.backend)
+        return segmenter
+
+    def write(path: str, data: bytes) -> None:
+        store.write(out / path, data, fsync)
+
+    write(RUN, _json(document))
+    started, done, kept, failed = time.monotonic(), 0, 0, 0
+    with Ledger(out, fsync) as ledger:
+        for record in pipeline.run(sources, job, load, write, ledger.done):
+            ledger.add(record)
+            done, kept, failed = done + record.ok, kept + (record.kept is not None), failed + (not record.ok)
             yield record
+        ledger.close()
     seconds = time.monotonic() - started
-    images = sum(counts.values())
-    store.write(out / RUN, _json(document | {"images": counts, "seconds": round(seconds, 3)}))
-    failed = f", {counts['failed']} failed (see {out / MANIFEST})" if counts["failed"] else ""
-    note(f"{counts['ok']} of {images} images done{failed}, {images / max(seconds, 1e-9):.1f} images/s -> {out}")
+    counts = {"done": done, "of_these_before": kept, "failed": failed}
+    write(RUN, _json(document | {"images": counts, "seconds": round(seconds, 3)}))
+    before = f" ({kept} before)" if kept else ""
+    wrong = f", {failed} failed (see {out / MANIFEST})" if failed else ""
+    note(f"{done} of {done + failed} images done{before}{wrong}, {seconds:.1f} s -> {out}")
 
 
-def _one(
-    request: Request, sources: Iterator[Source], note: Callable[[str], None], stdout: BinaryIO
-) -> Iterator[Record]:
+def _one(request: Request, sources: Iterator[Source], note: Note, stdout: BinaryIO) -> Iterator[Record]:
     """One image to one file or to stdout: no manifest, no folders."""
     source, second = next(sources), next(sources, None)
     out = request.output.out
@@ -93,56 +111,59 @@ def _one(
             stdout.write(data)
             stdout.flush()
         else:
-            store.write(Path(out), data)
+            store.write(Path(out), data, request.output.fsync)
 
-    job, segmenter = _prepare(request, note, forms)  # type: ignore[arg-type]
-    yield from pipeline.run([source], job, segmenter, write)
+    checkpoint = registry.locate(request.model.model, offline=request.model.offline, progress=True)
+    job = _job(request, checkpoint, forms)
+    yield from pipeline.run([source], job, partial(_segmenter, request, checkpoint, note), write)
 
 
-def _prepare(
-    request: Request, note: Callable[[str], None], formats: tuple[Format, ...] | None = None
-) -> tuple[pipeline.Job, Any]:
-    """The job and the loaded network; says once which model runs where and how."""
-    options = request.model
-    checkpoint = registry.locate(options.model, offline=options.offline, progress=True)
+def _job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[Format, ...]) -> pipeline.Job:
     thresholds = prompts.thresholds(request.thresholds, request.prompts, checkpoint.threshold)
+    mask = MaskOptions(request.prompts, thresholds, request.empty)
+    # an image of a batch has the same bits as alone, so its size is no setting of the result
+    batch = request.model.batch_size or BATCH.get(request.model.device.replace("auto", "cpu"), 16)
+    return pipeline.Job(mask, formats, request.max_pixels, batch, request.output.checksum)
+
+
+def _segmenter(request: Request, checkpoint: registry.Checkpoint, note: Note) -> "Segmenter":
+    """The loaded network; says once which model runs where and how."""
     from clipseg_cli.model import Segmenter
 
+    options = request.model
     segmenter = Segmenter.load(checkpoint, device=options.device, dtype=options.dtype, backend=options.backend)
     at = f" ({checkpoint.repo} at {checkpoint.revision})" if checkpoint.repo else ""
     note(f"model {checkpoint.name}{at} on {segmenter.device} in {segmenter.dtype}, {segmenter.backend} backend")
-    batch = options.batch_size or (4 if segmenter.device == "cpu" else 16)
-    forms = formats or request.output.formats or ("mask", "overlay")
-    return pipeline.Job(
-        MaskOptions(request.prompts, thresholds, request.empty), forms, request.max_pixels, batch
-    ), segmenter
+    return segmenter
 
 
-def _document(request: Request, job: pipeline.Job, segmenter: Any) -> dict[str, Any]:
-    """The content of run.json. All that differs between two runs of the same command stands here."""
-    checkpoint = segmenter.checkpoint
+def _document(request: Request, job: pipeline.Job, checkpoint: registry.Checkpoint) -> dict[str, Any]:
+    """The content of run.json. All that differs between two runs of the same command stands here.
+
+    `settings` is all that decides the content of the outputs: two runs that share a directory must agree in it.
+    """
+    weights = checkpoint.revision or files.identity(str(checkpoint.weights))
+    bundled = checkpoint.path == registry.BUNDLED
+    model = {"name": checkpoint.name, "repo": checkpoint.repo, "revision": checkpoint.revision}
+    settings: dict[str, Any] = {
+        "model": checkpoint.repo or ("shapes" if bundled else str(checkpoint.path.absolute())),
+        "weights": weights[0] if bundled else weights,
+        "dtype": request.model.dtype,
+        "backend": request.model.backend,
+        "prompts": [
+            {"label": prompt.label, "text": prompt.text, "threshold": threshold}
+            for prompt, threshold in zip(job.mask.prompts, job.mask.thresholds, strict=True)
+        ],
+        "empty": job.mask.empty,
+        "formats": list(job.formats),
+        "max_pixels": job.max_pixels,
+        "checksum": job.checksum,
+    }
     return {
         "clipseg": __version__,
         "command": ["clipseg", *request.command],
-        "model": {
-            "name": checkpoint.name,
-            "repo": checkpoint.repo,
-            "revision": checkpoint.revision,
-            "path": None if checkpoint.repo else str(checkpoint.path),
-        },
-        "device": segmenter.device,
-        "dtype": segmenter.dtype,
-        "backend": segmenter.backend,
-        "settings": {
-            "prompts": [
-                {"label": prompt.label, "text": prompt.text, "threshold": threshold}
-                for prompt, threshold in zip(job.mask.prompts, job.mask.thresholds, strict=True)
-            ],
-            "empty": job.mask.empty,
-            "formats": list(job.formats),
-            "max_pixels": job.max_pixels,
-            "batch_size": job.batch_size,
-        },
+        "model": model | {"path": None if checkpoint.repo else str(checkpoint.path)},
+        "settings": settings,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
@@ -150,13 +171,38 @@ def _document(request: Request, job: pipeline.Job, segmenter: Any) -> dict[str, 
     }
 
 
+def _admit(out: Path, document: dict[str, Any], resume: bool) -> None:
+    """Refuses a directory that holds a run with other settings, showing the difference; without `resume` forgets it."""
+    if not resume:
+        for name in (MANIFEST, JOURNAL, RUN):
+            (out / name).unlink(missing_ok=True)
+        return
+    try:
+        earlier = json.loads((out / RUN).read_bytes())
+        before = earlier["settings"]
+        if "seconds" not in earlier:  # it did not come to its end
+            store.sweep(out)
+    except FileNotFoundError:
+        if not (out / MANIFEST).exists():
+            return
+        before = {}
+    except (OSError, ValueError, KeyError, TypeError):
+        before = {}
+    now = json.loads(_json(document))["settings"]
+    if before != now:
+        lines = [
+            f"  {key}: {json.dumps(before.get(key), ensure_ascii=False)} there, "
+            f"{json.dumps(now.get(key), ensure_ascii=False)} now"
+            for key in sorted({*before, *now})
+            if before.get(key) != now.get(key)
+        ]
+        raise OutputError(
+            f"{out} holds a run with other settings; choose another --out, or --overwrite it:\n" + "\n".join(lines)
+        )
+
+
 def _json(document: dict[str, Any]) -> bytes:
     return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
-
-
-def _chain(first: Source, rest: Iterable[Source]) -> Iterator[Source]:
-    yield first
-    yield from rest
 
 
 def planned(source: Source, request: Request) -> str:

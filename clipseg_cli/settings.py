@@ -57,4 +57,7 @@ class OutputOptions:
     """What is written, and where."""
 
     out: str = "clipseg-out"
-    formats: tuple[Format, ...] = ("mask", "overlay")
+    formats: tuple[Format, ...] = ()  # empty: mask and overlay
+    resume: bool = True  # do what is missing; False: forget what is there
+    checksum: bool = False  # an input is known by its content, not by its time
+    fsync: bool = False  # each file reaches the disk before the next step

@@ -3,14 +3,19 @@
 import contextlib
 import errno
 import hashlib
+import io
 import os
+import socket
+import sys
 import unicodedata
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
 from clipseg_cli.errors import ImageError, OutputError
 
 NAME_BYTES = 200  # of the 255 that file systems allow: leaves room for extensions and the temporary file's own marks
+LOCK = ".clipseg-lock"
 TEMPORARY = ".clipseg-tmp-"  # begins the name of every file that is not finished
 
 # The path itself is in the way: that image fails and the run goes on. Every other error of the output is fatal,
@@ -33,7 +38,7 @@ def _part(name: str) -> str:
     kept = safe.encode("utf-8")
     if safe == name and len(kept) <= NAME_BYTES:
         return name
-    return kept[: NAME_BYTES - 9].decode("utf-8", "ignore") + "~" + hashlib.sha256(raw).hexdigest()[:8]
+    return kept[: NAME_BYTES - 9].decode("utf-8", "ignore") + "~" + _digest(raw, 8)
 
 
 def _plain(character: str) -> bool:
@@ -41,12 +46,13 @@ def _plain(character: str) -> bool:
     return unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
-def write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes, fsync: bool = False) -> None:
     """Puts `data` at `path`, making its folders: after a crash at any point the file is the old one or the new one.
+    With `fsync` that holds for a loss of power too.
 
     Raises ImageError `output_conflict` where a folder or file is in the way, OutputError for every other failure.
     """
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}")
+    temporary = path.with_name(f"{_own()}{_digest(os.fsencode(path.name), 16)}")
     try:
         try:
             file = open(temporary, "wb", buffering=0)  # noqa: SIM115 (closed below, also when opening it again)
@@ -57,6 +63,8 @@ def write(path: Path, data: bytes) -> None:
             view = memoryview(data)
             while view:
                 view = view[file.write(view) :]
+            if fsync:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -75,9 +83,40 @@ def failure(error: OSError, path: Path) -> ImageError | OutputError:
     )
 
 
+def _digest(data: bytes, digits: int) -> str:
+    return hashlib.sha256(data).hexdigest()[:digits]
+
+
+def _own(pid: int | None = None) -> str:
+    """How the names of a process's temporary files begin; tells hosts apart, since folders may be shared."""
+    return f"{TEMPORARY}{_digest(socket.gethostname().encode(), 8)}-{os.getpid() if pid is None else pid}-"
+
+
+def sweep(folder: Path) -> None:
+    """Removes the temporary files that processes of this host left below `folder` when they were killed."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            pid = name.removeprefix(TEMPORARY).partition("-")[2].partition("-")[0] if name[:1] == "." else ""
+            if pid.isdigit() and name.startswith(_own(int(pid))) and not _alive(int(pid)):
+                with contextlib.suppress(OSError):
+                    os.unlink(os.path.join(place, name))
+
+
+def _alive(pid: int) -> bool:
+    if sys.platform == "win32":  # there, the call below would end the process
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return pid != os.getpid()  # an earlier process had this one's number
+
+
 def check(folder: Path) -> None:
     """Makes the folder and proves that a file can be written there; raises OutputError where it cannot."""
-    probe = folder / f"{TEMPORARY}{os.getpid()}-probe"
+    probe = folder / f"{_own()}probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"clipseg")
@@ -89,29 +128,82 @@ def check(folder: Path) -> None:
 
 
 class Lines:
-    """A file of lines that grows by whole lines only. Use it with `with`."""
+    """A file of lines that several processes may extend at once, by whole lines only. Use it with `with`.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self.file = open(path, "wb", buffering=0)  # noqa: SIM115 (closed by __exit__)
-        except OSError as error:
-            raise failure(error, path) from error
+    Every change is made under a lock beside the file. A line that a killed process left unfinished is dropped.
+    """
+
+    def __init__(self, path: Path, fsync: bool = False) -> None:
+        self.path, self.fsync = path, fsync
+        self.lock = path.with_name(LOCK)
 
     def __enter__(self) -> Self:
+        with self._alone() as file:  # before anything is added to a torn end
+            whole = _whole_lines(file)
+            if whole < file.seek(0, os.SEEK_END):
+                file.truncate(whole)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.file.close()
+        pass  # the lock file stays: whoever removed it could remove one that another process just took
 
     def append(self, line: str) -> None:
-        """Adds one line; on a full disk the file is cut back to whole lines and OutputError is raised."""
+        """Adds one line; where that fails the file is cut back to whole lines and OutputError is raised."""
         data = (line + "\n").encode("utf-8")
-        before = self.file.tell()
+        with self._alone() as file:
+            before = file.seek(0, os.SEEK_END)
+            try:
+                if file.write(data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                if self.fsync:
+                    os.fsync(file.fileno())
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(before)
+                raise
+
+    def rewrite(self, change: Callable[[list[bytes]], list[bytes]]) -> None:
+        """Replaces all lines by `change` of them, at once for every reader."""
+        with self._alone() as file:
+            lines = file.read().splitlines(keepends=True)
+            changed = change(lines)
+            if changed != lines:
+                write(self.path, b"".join(changed), self.fsync)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[io.FileIO]:
+        """The open file, while no other process changes it. The lock is a file of its own, since a rewrite puts a
+        new file at the path. OSError becomes OutputError."""
         try:
-            if self.file.write(data) != len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            with open(self.lock, "ab", buffering=0) as lock:
+                _lock(lock.fileno())
+                with open(self.path, "a+b", buffering=0) as file:
+                    file.seek(0)
+                    yield file
         except OSError as error:
-            with contextlib.suppress(OSError):
-                self.file.truncate(before)
             raise failure(error, self.path) from error
+
+
+def _whole_lines(file: io.FileIO) -> int:
+    """The length in bytes of the file up to its last line end."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - 65_536)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def _lock(descriptor: int) -> None:
+    """Waits until no other process holds the file's lock, which ends with the file or the process."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_LOCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
