@@ -144,7 +144,7 @@ def first_weights(model: CLIPSegForImageSegmentation) -> None:
     nn.init.constant_(decoder.transposed_convolution[4].bias, FIRST_LOGIT)
     embeddings = model.clip.vision_model.embeddings
     with torch.no_grad():
-        embeddings.position_embedding.weight[1:] = 0.3 * waves(SIDE // PATCH, embeddings.embed_dim)
+        embeddings.position_embedding.weight[1:] = 0.9 * waves(SIDE // PATCH, embeddings.embed_dim)
         nn.init.xavier_uniform_(embeddings.patch_embedding.weight.view(embeddings.embed_dim, -1))
         for tower in (model.clip.vision_model, model.clip.text_model):
             for layer in tower.encoder.layers:
@@ -190,7 +190,7 @@ def decode(model: CLIPSegForImageSegmentation, reduced: list[Tensor], owner: Ten
     first = grid @ widen.weight.flatten(1) + widen.bias.repeat_interleave(16)
     first = functional.relu(first).view(count, side * side, -1, 16).transpose(2, 3)
     last = first @ finish.weight.flatten(1) + finish.bias
-    return last.view(count, side * side, 4, 4, 4, 4)
+    return torch.as_tensor(last).view(count, side * side, 4, 4, 4, 4)
 
 
 def unfold(owners: Tensor) -> Tensor:

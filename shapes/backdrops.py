@@ -90,7 +90,7 @@ def paper(height: int, width: int, rng: np.random.Generator) -> Canvas:
         sheet[int(rng.integers(step)) :: step] = ink
         if rng.random() < 0.5:
             sheet[:, int(rng.integers(step)) :: step] = ink
-    return np.clip(sheet, 0, 255)
+    return np.asarray(np.clip(sheet, 0, 255), np.float32)
 
 
 def wood(height: int, width: int, rng: np.random.Generator) -> Canvas:
@@ -102,7 +102,8 @@ def wood(height: int, width: int, rng: np.random.Generator) -> Canvas:
     warp = clouds(height, width, rng)[..., 0] * np.float32(rng.uniform(0.01, 0.06))
     t = np.sin((x + 0.1 * y + warp) * np.float32(rng.uniform(30, 140))) * 0.5 + 0.5
     base = np.array((150, 105, 65), np.float32) * np.float32(rng.uniform(0.6, 1.5)) if rng.random() < 0.6 else tone(rng)
-    return np.clip(base * (1 - np.float32(rng.uniform(0.08, 0.35)) * t[..., None]), 0, 255)
+    depth = np.float32(rng.uniform(0.08, 0.35))
+    return np.asarray(np.clip(base * (1 - depth * t[..., None]), 0, 255), np.float32)
 
 
 def lattice(height: int, width: int, rng: np.random.Generator) -> Canvas:

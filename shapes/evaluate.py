@@ -1,6 +1,7 @@
 """Examines the bundled model on held-out scenes: `python -m shapes.evaluate` prints every figure as JSON.
 
-`--card` also writes them into the model card. The threshold is chosen on scenes that serve for nothing else.
+`--card` also writes them into the model card, and the threshold into config.json, where the program reads it.
+The threshold is chosen on scenes that serve for nothing else.
 """
 
 import argparse
@@ -59,9 +60,9 @@ def as_markdown(figures: dict[str, Any]) -> str:
     """The table of the model card."""
     own, other = figures["own"], figures["clipart"]
     lines = [
-        f"Threshold {figures['threshold']}. {own['scenes']} scenes and {own['questions']} questions drawn by the"
-        f" training world with seeds of their own; {other['scenes']} scenes and {other['questions']} questions drawn by a second"
-        " program in a flat manner. Neither took part in training.",
+        f"Threshold {figures['threshold']}. Own manner: {own['scenes']} scenes and {own['questions']} questions drawn"
+        f" by the training world with other seeds; other manner: {other['scenes']} scenes and {other['questions']}"
+        " questions drawn by a second program, flat as clip art. Neither took part in training.",
         "",
         "| question | measure | own manner | other manner |",
         "|---|---|---|---|",
@@ -72,8 +73,12 @@ def as_markdown(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_card(card: Path, figures: dict[str, Any]) -> None:
-    """Puts the figures between the two marks of the model card."""
+def record(folder: Path, figures: dict[str, Any]) -> None:
+    """Puts the figures between the two marks of the model card, and the threshold into config.json."""
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config["clipseg_threshold"] = figures["threshold"]
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+    card = folder / "README.md"
     text = card.read_text("utf-8")
     before, rest = text.split(FENCE[0])
     after = rest.split(FENCE[1])[1]
@@ -86,11 +91,11 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--scenes", type=int, default=300, help="held-out scenes of the training manner")
     parser.add_argument("--others", type=int, default=120, help="scenes of the other manner")
-    parser.add_argument("--card", action="store_true", help="write the figures into the model's README.md")
+    parser.add_argument("--card", action="store_true", help="write the figures beside the weights")
     given = parser.parse_args()
     figures = examine(given.model, given.scenes, given.others)
     if given.card:
-        write_card(given.model / "README.md", figures)
+        record(given.model, figures)
     sys.stdout.write(json.dumps(figures, indent=2) + "\n")
 
 

@@ -45,7 +45,8 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Plan:
-    """How lessons are made. `absent`: the share of text prompts that are meant to denote nothing."""
+    """How lessons are made. `absent`: the share of text prompts that are meant to denote nothing. `easy`: of
+    the scenes, those with one or two large plain things."""
 
     side: int = 224
     pictures: int = 16
@@ -53,6 +54,7 @@ class Plan:
     prompts: int = 4
     absent: float = 0.45
     fresh: float = 0.5
+    easy: float = 0.0
     seed: int = 0
 
     @property
@@ -161,9 +163,9 @@ def tables(scenes: list[Scene]) -> tuple[NDArray[np.int64], NDArray[np.float32]]
 
 def lesson(scenes: list[Scene], plan: Plan, rng: np.random.Generator) -> Lesson:
     """A lesson about the given scenes (square, of side plan.side)."""
-    kinds, chosen = pair_up(scenes, plan.exemplars, rng)
+    kinds, chosen = pair_up(scenes, plan.exemplars, rng) if plan.exemplars else ([], [])
     rows: list[tuple[int, str, int, float, list[int]]] = []
-    for index, scene in enumerate(scenes):
+    for index, scene in enumerate(scenes if plan.exemplars else ()):
         for _ in range(plan.prompts):
             query, indices = ask(scene, plan.absent, rng)
             rows.append((index, phrases.wording(query, rng), -1, 1.0, indices))
@@ -183,12 +185,14 @@ def lesson(scenes: list[Scene], plan: Plan, rng: np.random.Generator) -> Lesson:
         owners=np.stack([scene.owners for scene in scenes]),
         labels=labels,
         measures=measures,
-        exemplars=np.stack([exemplar_picture(kind, plan.side, rng) for kind in kinds]),
-        kinds=np.array([SHAPES.index(s) * 12 + COLOURS.index(c) for s, c in kinds]),
+        exemplars=np.stack(
+            [exemplar_picture(kind, plan.side, rng) for kind in kinds] or [np.zeros((0, 0, 3), np.float32)]
+        ),
+        kinds=np.array([SHAPES.index(s) * 12 + COLOURS.index(c) for s, c in kinds], np.int64),
         kind_texts=[phrases.wording(phrases.Query(shape=s, colour=c), rng) for s, c in kinds],
-        picture=np.array([row[0] for row in rows]),
+        picture=np.array([row[0] for row in rows], np.int64),
         texts=[row[1] for row in rows],
-        shown=np.array([row[2] for row in rows]),
+        shown=np.array([row[2] for row in rows], np.int64),
         weight=np.array([row[3] for row in rows], np.float32),
         meant=meant,
     )
@@ -207,7 +211,8 @@ def lessons(plan: Plan, first: int = 0) -> Iterator[Lesson]:
             if store and len(store) > 4 * plan.pictures and rng.random() > plan.fresh:
                 scenes.append(store[int(rng.integers(len(store)))])
                 continue
-            scene = squared(draw_scene(rng, plan.manner), plan.side)
+            manner = replace(plan.manner, easy=True, most=2) if rng.random() < plan.easy else plan.manner
+            scene = squared(draw_scene(rng, manner), plan.side)
             if scene.things:
                 scenes.append(scene)
                 store.append(scene)

@@ -82,7 +82,7 @@ def heart(rng: np.random.Generator) -> list[Contour]:
         contour = np.stack((x, y), 1) / 33
     else:
         radius = rng.uniform(0.25, 0.28)
-        lobe = (*_arc(radius, -np.pi, 0.25 * np.pi, 28), 0.5 - radius, -0.2)
+        lobe = _arc(radius, -np.pi, 0.25 * np.pi, 28) + np.array((0.5 - radius, -0.2))
         right = lobe[np.argmax(lobe[:, 0] > -0.001) :]
         tip = np.array([[0.0, rng.uniform(0.42, 0.55)]])
         left = right[::-1] * (-1, 1)
@@ -103,9 +103,9 @@ def crescent(rng: np.random.Generator) -> list[Contour]:
     y = np.sqrt(0.25 - x**2)
     outer = np.arctan2(y, x)
     inner = np.arctan2(y, x - offset)
-    return [
-        np.concatenate((_arc(0.5, outer, 2 * np.pi - outer), (*_arc(bite, -inner, inner - 2 * np.pi), offset, 0.0)))
-    ]
+    bitten = _arc(bite, -inner, inner - 2 * np.pi)
+    bitten[:, 0] += offset
+    return [np.concatenate((_arc(0.5, outer, 2 * np.pi - outer), bitten))]
 
 
 def diamond(rng: np.random.Generator) -> list[Contour]:

@@ -18,15 +18,15 @@ from typing import Any
 import cv2
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
 
 from shapes import architecture, losses
 from shapes.exam import draw_exam, marks
 from shapes.lessons import Lesson, Plan, lessons
 
-WEIGHTS = {"entropy": 5.0, "dice": 0.7, "presence": 0.15, "contrast": 0.1, "patch": 0.3}
+WEIGHTS = {"entropy": 5.0, "dice": 0.7, "presence": 0.15, "contrast": 0.1, "patch": 0.5}
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,20 @@ class Recipe:
     """Numbers of a run.
 
     minutes: its length, at which the rate is zero; 0 counts `steps` instead. pictures: of a step, per process.
-    small: the share of the run on small pictures. fall: the share of it, at the end, over which the rate falls.
+    names: the share of the run, at the start, that teaches the vision tower alone what lies under each patch.
+    small: the share of the run on small pictures, `names` included.
+    easy: the share of large plain things among those. fall: the share of it, at the end, over which the rate falls.
     """
 
     minutes: float = 0.0
     steps: int = 4000
     processes: int = 2
     pictures: int = 12
-    rate: float = 1.5e-3
+    rate: float = 1e-3
     muon_rate: float = 2.5e-3
-    small: float = 0.5
+    names: float = 0.3
+    small: float = 0.65
+    easy: float = 0.6
     fall: float = 0.5
     warm: int = 100
     average: float = 0.995
@@ -71,6 +75,17 @@ class Pupil(nn.Module):
         embedded = self.model.clip.get_text_features(ids).pooler_output
         return torch.as_tensor(embedded)[[distinct[text] for text in texts]]
 
+    def name(self, lesson: Lesson) -> dict[str, Tensor]:
+        """The `patch` term alone, without exemplars, words and decoder: five times more pictures a second."""
+        images, owners = torch.from_numpy(lesson.images), torch.from_numpy(lesson.owners)
+        with torch.autocast(self.model.device.type, torch.bfloat16):
+            states, _ = architecture.encode(self.model, pixels(images.to(self.model.device)))
+            told = [head(state) for head, state in zip(self.heads, states[-2:], strict=True)]
+        belongs = losses.patch_owner(architecture.unfold(owners)).to(self.model.device)
+        labels, measures = torch.from_numpy(lesson.labels), torch.from_numpy(lesson.measures)
+        labels, measures = labels.to(self.model.device), measures.to(self.model.device)
+        return {"patch": torch.stack([losses.patch_loss(guess, belongs, labels, measures) for guess in told]).sum()}
+
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
         """The loss terms of a lesson by name, unweighted."""
         device = self.model.device
@@ -90,10 +105,8 @@ class Pupil(nn.Module):
             folded = architecture.unfold(owners)
             belongs = losses.patch_owner(folded)
             labels, measures = torch.from_numpy(lesson.labels).to(device), torch.from_numpy(lesson.measures).to(device)
-            patch = sum(
-                losses.patch_loss(head, state[:count], belongs, labels, measures)
-                for head, state in zip(self.heads, states[depth:], strict=True)
-            )
+            told = [head(state[:count]) for head, state in zip(self.heads, states[depth:], strict=True)]
+            patch = torch.stack([losses.patch_loss(guess, belongs, labels, measures) for guess in told]).sum()
         meant = torch.from_numpy(lesson.meant).to(device)
         target = torch.gather(meant, 1, folded[picture].flatten(1).long())
         entropy, dice, presence = losses.mask_loss(logits.float().flatten(1), target)
@@ -104,7 +117,7 @@ class Pupil(nn.Module):
             "dice": dice,
             "presence": presence,
             "contrast": contrast,
-            "patch": torch.as_tensor(patch),
+            "patch": patch,
         }
 
 
@@ -130,7 +143,8 @@ def agree(parameters: list[nn.Parameter], progress: float) -> float:
     """Averages the gradients over all processes, in place; returns the first process's `progress`."""
     if dist.get_world_size() == 1:
         return progress
-    flat = torch.cat([p.grad.flatten() if p.grad is not None else torch.zeros(p.numel()) for p in parameters])
+    parameters = [parameter for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
     dist.all_reduce(flat)
     at = 0
     for parameter in parameters:
@@ -180,21 +194,27 @@ def run(rank: int, out: Path, recipe: Recipe, resume: bool, device: str, exam_sc
     parameters = list(pupil.parameters())
     bases = [recipe.muon_rate, recipe.rate]
     source: Iterator[Lesson] | None = None
-    side = 0
+    side, stage = 0, -1
     totals: dict[str, float] = {}
     saved = tested = told = time.monotonic()
     began = saved - progress * recipe.minutes * 60
     while progress < 1:
-        wanted = 112 if progress < recipe.small else 224
-        if wanted != side or source is None:
-            side = wanted
+        wanted = 0 if progress < recipe.names else 112 if progress < recipe.small else 224
+        if wanted != stage or source is None:
+            stage, side = wanted, wanted or 112
+            pictures = recipe.pictures * (1 if stage else 2)
             plan = Plan(
-                side=side, pictures=recipe.pictures, exemplars=recipe.pictures * 3 // 8, seed=recipe.seed + 1000 * rank
+                side=side,
+                pictures=pictures,
+                exemplars=pictures * 3 // 8 if stage else 0,
+                prompts=4 if stage else 0,
+                seed=recipe.seed + 1000 * rank,
+                easy=recipe.easy if side == 112 else 0.1,
             )
             source = lessons(plan, step)
-        terms = pupil(next(source))
+        terms = pupil(next(source)) if stage else pupil.name(next(source))
         loss = sum(WEIGHTS[name] * term for name, term in terms.items())
-        torch.as_tensor(loss).backward()
+        torch.autograd.backward(torch.as_tensor(loss))
         passed = (time.monotonic() - began) / (recipe.minutes * 60) if recipe.minutes else (step + 1) / recipe.steps
         progress = agree(parameters, passed)
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -250,9 +270,7 @@ def main() -> None:
     out: Path = given["out"]
     out.mkdir(parents=True, exist_ok=True)
     (out / "meeting").unlink(missing_ok=True)
-    torch.multiprocessing.spawn(
-        run, (out, recipe, given["resume"], given["device"], given["exam"]), nprocs=recipe.processes
-    )
+    spawn(run, (out, recipe, given["resume"], given["device"], given["exam"]), nprocs=recipe.processes)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ class Manner:
 
     `only_held_out` puts at least one pair in that training never shows; `held_out` allows such pairs at all.
     `first` is the shape and colour of things[0], of moderate to large size.
+    `easy`: large plain things on a flat ground or a gradient, from which shapes are learned first.
     """
 
     short: int = 232
@@ -58,6 +59,7 @@ class Manner:
     held_out: bool = False
     only_held_out: bool = False
     first: tuple[str, str] | None = None
+    easy: bool = False
 
 
 def choose_kind(rng: np.random.Generator, placed: list[Thing], manner: Manner) -> tuple[str, str]:
@@ -127,10 +129,11 @@ def paint(
     placed: list[Thing],
     crowd: bool,
     rng: np.random.Generator,
+    plain: bool = False,
 ) -> Thing | None:
     """Draws one thing into `canvas` and `owners`, or nothing if it would hide others or not be seen itself.
 
-    contours: in pixels of the canvas. `crowd` allows overlap. `placed` gives the number of the new thing.
+    contours: in pixels of the canvas. `crowd` allows overlap, `plain` no pattern. `placed`: the things drawn before.
     """
     height, width = owners.shape
     points = np.concatenate(contours)
@@ -163,7 +166,7 @@ def paint(
     else:
         return None
     pattern, second_name = "plain", ""
-    if extent > 26 and rng.random() < 0.4:
+    if extent > 26 and not plain and rng.random() < 0.4:
         pattern = PATTERNS[1 + int(rng.integers(3))]
     body: NDArray[np.float32] = np.broadcast_to(main, (*own.shape, 3))
     if pattern != "plain":
@@ -178,7 +181,7 @@ def paint(
     if stroke > 0:
         ink = main * 0.4 if rng.random() < 0.5 else np.float32(rng.choice((15.0, 240.0)))
         edge = line[..., None].astype(np.float32) / 255
-        body = body * (1 - edge) + ink * edge
+        body = np.asarray(body * (1 - edge) + ink * edge, np.float32)
     if rng.random() < 0.25:
         cast_shadow(canvas, alpha, (x0, y0), extent, rng)
     weight = alpha[..., None].astype(np.float32) / 255
@@ -223,7 +226,7 @@ def camera(canvas: backdrops.Canvas, rng: np.random.Generator) -> NDArray[np.uin
     if rng.random() < 0.4:
         quality = int(rng.integers(40, 100))
         _, packed = cv2.imencode(".jpg", image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, quality))
-        image = np.ascontiguousarray(cv2.imdecode(packed, cv2.IMREAD_COLOR)[..., ::-1])
+        image = np.ascontiguousarray(np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR))[..., ::-1])
     return image
 
 
@@ -232,12 +235,14 @@ def draw_scene(rng: np.random.Generator, manner: Manner = Manner(), aspect: floa
     ratio = ASPECTS[int(rng.integers(len(ASPECTS)))] if aspect is None else aspect
     height = manner.short if ratio >= 1 else round(manner.short / ratio)
     width = round(manner.short * ratio) if ratio >= 1 else manner.short
-    canvas = backdrops.backdrop(height, width, rng)
+    easy_ground = backdrops.flat if rng.random() < 0.6 else backdrops.gradient
+    canvas = easy_ground(height, width, rng) if manner.easy else backdrops.backdrop(height, width, rng)
     owners = np.zeros((height, width), np.uint8)
     placed: list[Thing] = []
     wanted, crowd = int(rng.integers(1, manner.most + 1)), rng.random() < 0.25
     low, high = EXTENT[0] / manner.scale, min(EXTENT[1] / manner.scale, 0.85)
     high = min(high, 1.5 / np.sqrt(wanted))
+    low = max(low, 0.36) if manner.easy else low
     for _ in range(wanted * 3 + (4 if manner.first else 0)):
         kind = choose_kind(rng, placed, manner)
         extent = np.exp(rng.uniform(np.log(low), np.log(high))) * manner.short
@@ -248,7 +253,7 @@ def draw_scene(rng: np.random.Generator, manner: Manner = Manner(), aspect: floa
         half = (points.max(0) - points.min(0)) * (0.5 if rng.random() < 0.9 else 0.3)
         room = np.array((width, height))
         centre = rng.uniform(np.minimum(half, room / 2), np.maximum(room - half, room / 2))
-        thing = paint(canvas, [c + centre for c in contours], kind, owners, placed, crowd, rng)
+        thing = paint(canvas, [c + centre for c in contours], kind, owners, placed, crowd, rng, manner.easy)
         if thing is not None:
             placed.append(replace(thing, extent=thing.extent * manner.scale))
         if len(placed) == wanted:

@@ -1,0 +1,213 @@
+"""The drawn world tells the truth about its scenes, and the bundled model knows that world."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor, CLIPTokenizer
+
+from shapes import architecture, colours, phrases
+from shapes.clipart import draw_clipart
+from shapes.exam import draw_exam, scored, soft_maps
+from shapes.lessons import Plan, flipped, lessons
+from shapes.train import pixels
+from shapes.vocabulary import COLOURS, HELD_OUT_PAIRS, SHAPES, UNHEARD_STRANGERS, all_words
+from shapes.world import Manner, Scene, Thing, draw_scene, squared
+
+WEIGHTS = Path(__file__).parent.parent / "clipseg_cli" / "weights" / "shapes"
+
+
+def scenes(count: int, seed: int = 0, manner: Manner = Manner()) -> list[Scene]:  # noqa: B008
+    """Some scenes of the world."""
+    rng = np.random.default_rng(seed)
+    return [draw_scene(rng, manner) for _ in range(count)]
+
+
+def thing(**changes: object) -> Thing:
+    """A large plain red circle in the upper left, with changes."""
+    facts: dict[str, object] = {"shape": "circle", "colour": "red", "pattern": "plain", "second": ""}
+    facts |= {"extent": 0.4, "x": 0.2, "y": 0.3} | changes
+    return Thing(**facts)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def new_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[CLIPSegForImageSegmentation, Path]:
+    """An untrained model and its folder."""
+    folder = tmp_path_factory.mktemp("new")
+    return architecture.build(folder, seed=0).eval(), folder
+
+
+def test_the_same_seed_draws_the_same_scenes() -> None:
+    """Pictures, owners and things are a function of the seed."""
+    for a, b in zip(scenes(4, 7), scenes(4, 7), strict=True):
+        assert np.array_equal(a.image, b.image)
+        assert np.array_equal(a.owners, b.owners)
+        assert a.things == b.things
+
+
+def test_every_thing_is_seen_and_owns_pixels_of_its_own() -> None:
+    """The owners' map numbers exactly the things of the scene."""
+    for scene in scenes(30):
+        assert scene.image.shape[:2] == scene.owners.shape
+        assert set(np.unique(scene.owners)) - {0} == set(range(1, len(scene.things) + 1))
+
+
+@pytest.mark.parametrize("draw", [draw_scene, draw_clipart])
+def test_the_truth_of_a_colour_has_that_colour(draw: object) -> None:
+    """Pixels of plain things called red are redder than green or blue, in the mean, by both hands."""
+    rng, seen = np.random.default_rng(3), 0
+    for _ in range(150):
+        scene = draw(rng)  # type: ignore[operator]
+        for index, one in enumerate(scene.things):
+            if one.colour == "red" and one.pattern == "plain":
+                red, green, blue = scene.image[scene.owners == index + 1].reshape(-1, 3).mean(0)
+                seen += 1
+                assert red > max(green, blue)
+    assert seen > 5
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_outlines_have_the_extent_that_is_asked_for(shape: str) -> None:
+    """The longer side of every posed outline is one, about the origin."""
+    from shapes.outlines import posed
+
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        points = np.concatenate(posed(shape, rng))
+        low, high = points.min(0), points.max(0)
+        assert (high - low).max() == pytest.approx(1)
+        assert np.allclose(low + high, 0)
+
+
+def test_a_ring_has_a_hole() -> None:
+    """The pixels inside a ring are not the ring's."""
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        scene = draw_scene(rng, Manner(first=("ring", "red"), most=1))
+        rows, columns = np.nonzero(scene.owners == 1)
+        assert scene.owners[int(rows.mean()), int(columns.mean())] == 0
+
+
+@pytest.mark.parametrize(
+    ("query", "changes", "answer"),
+    [
+        ({"shape": "circle", "colour": "red"}, {}, True),
+        ({"shape": "circle"}, {"shape": "oval"}, False),
+        ({"colour": "white"}, {"second": "white"}, None),
+        ({"size": "large"}, {}, True),
+        ({"size": "large"}, {"extent": 0.25}, None),
+        ({"size": "small"}, {}, False),
+        ({"place": "left"}, {}, True),
+        ({"place": "right"}, {}, False),
+        ({"place": "left"}, {"x": 0.5}, None),
+        ({"pattern": "striped"}, {}, False),
+        ({"stranger": "cat"}, {}, False),
+        ({}, {}, True),
+    ],
+)
+def test_what_a_phrase_means(query: dict[str, str], changes: dict[str, object], answer: bool | None) -> None:
+    """True, false, or in doubt where a person would hesitate."""
+    assert phrases.matches(phrases.Query(**query), thing(**changes)) is answer
+
+
+def test_a_phrase_in_doubt_is_not_asked() -> None:
+    """One middling thing is enough to leave a phrase about sizes without a truth."""
+    scene = Scene(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8), (thing(), thing(extent=0.25)))
+    assert phrases.denoted(phrases.Query(size="large"), scene) is None
+    assert phrases.denoted(phrases.Query(colour="red"), scene) == [0, 1]
+
+
+def test_mirroring_moves_the_places() -> None:
+    """What was on the left is on the right of the mirrored picture, and so are its pixels."""
+    scene = next(scene for scene in scenes(20) if scene.things)
+    other = flipped(scene, across=True, down=False)
+    assert other.things[0].x == pytest.approx(1 - scene.things[0].x)
+    assert np.array_equal(other.owners[:, ::-1], scene.owners)
+
+
+def test_held_out_pairs_are_neither_drawn_nor_named() -> None:
+    """Nothing of them in the scenes, the prompts or the exemplars of training."""
+    for scene in scenes(150, 5):
+        assert not {(one.shape, one.colour) for one in scene.things} & HELD_OUT_PAIRS
+    stream = lessons(Plan(side=112, pictures=8, exemplars=3))
+    forbidden = [(shape, colour) for shape, colour in HELD_OUT_PAIRS]
+    for _ in range(12):
+        lesson = next(stream)
+        pairs = {(SHAPES[kind // 12], COLOURS[kind % 12]) for kind in lesson.kinds}
+        assert not pairs & HELD_OUT_PAIRS
+        for text in lesson.texts:
+            assert not any(shape in text.split() and colour in text.split() for shape, colour in forbidden)
+            assert not any(word in text.split() for word in UNHEARD_STRANGERS)
+
+
+def test_lessons_repeat_and_their_answers_are_things() -> None:
+    """The same plan gives the same lesson; no prompt means the ground."""
+    first, again = (next(lessons(Plan(side=112, pictures=6, exemplars=2, seed=4))) for _ in range(2))
+    assert first.texts == again.texts
+    assert np.array_equal(first.images, again.images)
+    assert not first.meant[:, 0].any()
+    assert first.meant.any(1).mean() > 0.2
+
+
+@pytest.mark.parametrize("name", COLOURS)
+def test_colours_are_in_range(name: str) -> None:
+    """RGB in 0..255."""
+    rng = np.random.default_rng(0)
+    drawn = np.stack([colours.sample(name, rng) for _ in range(50)])
+    assert drawn.min() >= 0
+    assert drawn.max() <= 255
+
+
+def test_each_word_is_one_token_and_the_end_is_the_last(new_model: tuple[CLIPSegForImageSegmentation, Path]) -> None:
+    """The tokenizer spells strangers in bytes and nothing else."""
+    model, folder = new_model
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    for word in all_words():
+        assert len(tokenizer(word).input_ids) == 3, word
+    assert tokenizer.eos_token_id == model.config.text_config.eos_token_id == len(tokenizer) - 1
+    assert len(tokenizer("zyzzyva").input_ids) == 9
+
+
+def test_many_prompts_at_once_are_transformers_decoder(new_model: tuple[CLIPSegForImageSegmentation, Path]) -> None:
+    """The training decoder reduces once per picture and gives the same logits, in folded order."""
+    model = new_model[0]
+    image, condition = torch.randn(2, 3, 224, 224), torch.randn(3, 128)
+    owner = torch.tensor([0, 1, 1])
+    with torch.inference_mode():
+        states, _ = architecture.encode(model, image)
+        got = architecture.decode(model, states[:3], owner, condition)
+        vision = model.clip.vision_model(image, output_hidden_states=True)
+        kept = [vision.hidden_states[layer + 1][owner] for layer in model.extract_layers]
+        expected = model.decoder(kept, condition).logits
+    assert torch.allclose(got, architecture.unfold(expected), atol=1e-5)
+
+
+def test_training_sees_pixels_as_the_processor_does(new_model: tuple[CLIPSegForImageSegmentation, Path]) -> None:
+    """A picture that is square already differs by rounding only."""
+    processor = CLIPSegProcessor.from_pretrained(new_model[1], backend="pil")
+    image = squared(scenes(1)[0], 224).image
+    expected = processor(images=image, return_tensors="pt").pixel_values
+    assert torch.allclose(pixels(torch.from_numpy(image)[None]), expected, atol=1e-5)
+
+
+def test_the_bundled_model_is_small_and_complete() -> None:
+    """Half precision, under ten megabytes, with a tokenizer, a processor and a card."""
+    assert sum(file.stat().st_size for file in WEIGHTS.iterdir()) < 10e6
+    config = json.loads((WEIGHTS / "config.json").read_text())
+    assert config["architectures"] == ["CLIPSegForImageSegmentation"]
+    assert (WEIGHTS / "README.md").read_text().startswith("---\nlicense")
+    CLIPSegProcessor.from_pretrained(WEIGHTS, backend="pil")
+
+
+def test_the_bundled_model_knows_its_world() -> None:
+    """Floors well under the figures of the model card, on a few held-out scenes."""
+    model = CLIPSegForImageSegmentation.from_pretrained(WEIGHTS).float().eval()
+    exam = draw_exam(24, seed=77)
+    marks = scored(soft_maps(model, CLIPTokenizer.from_pretrained(WEIGHTS), exam), exam, 0.5)
+    for kind, floor in FLOORS.items():
+        assert marks[kind] >= floor, (kind, marks)
+
+
+FLOORS = {"colour": 0.3, "colour+shape": 0.3, "one-shot": 0.2, "absent stranger": 0.7}
