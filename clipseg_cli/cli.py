@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from clipseg_cli import __version__, options, settings
-from clipseg_cli.errors import ClipsegError
+from clipseg_cli.errors import ClipsegError, UsageError
 
 if TYPE_CHECKING:
     from clipseg_cli.manifest import Record
@@ -91,11 +91,18 @@ def _program(
     pass
 
 
-@app.command()
-def segment(
+def run(
+    context: typer.Context,
     inputs: options.Inputs = None,
     prompt: options.PromptText = None,
     prompts_file: options.PromptsFile = None,
+    support: options.Support = None,
+    support_mask: options.SupportMask = None,
+    support_box: options.SupportBox = None,
+    support_prompt: options.SupportPrompt = None,
+    highlight: options.Highlight = "crop-blur-dim",
+    mix: options.Mix = 0.5,
+    show_exemplar: options.ShowExemplar = None,
     files_from: options.FilesFrom = None,
     null: options.Null = False,
     ext: options.Ext = None,
@@ -127,25 +134,25 @@ def segment(
     debug: options.Debug = False,
     config: options.Config = None,
 ) -> None:
-    """Segments pictures by phrases: one mask a phrase, and an overlay.
+    """The commands `segment` and `oneshot`, which differ in their help and in what they cannot do without."""
+    from pathlib import Path
 
-    clipseg segment photos/ -p "a cat"
-
-    clipseg segment photos/ -p cat="a fluffy cat" -p sky -f mask -f soft -o out
-
-    find . -name '*.jpg' -print0 | clipseg segment --files-from - -0 -p sky --json | jq .image
-
-    clipseg segment - -p "a cat" -o - < in.jpg > mask.png
-    """
-    from clipseg_cli import prompts, runs
+    from clipseg_cli import exemplar, exemplars, prompts, runs
     from clipseg_cli.sources import discover, escape
     from clipseg_cli.terminal import Terminal
 
-    chosen = options.input_options(inputs, files_from, null, ext, exclude, max_depth, follow, hidden, limit, max_pixels)
-    phrases = prompts.distinct(
-        [*map(prompts.parse, prompt or ()), *(prompts.read_file(prompts_file) if prompts_file else ())]
-    )
+    if highlight not in exemplar.RECIPES:
+        raise UsageError(f"--highlight {highlight}: no such recipe; choose from {', '.join(exemplar.RECIPES)}")
+    if context.info_name == "oneshot" and not support:
+        raise UsageError("oneshot needs an exemplar: --support ref.jpg (or use `clipseg segment -p TEXT`)")
+    spoken = [*map(prompts.parse, prompt or ()), *(prompts.read_file(prompts_file) if prompts_file else ())]
+    # an exemplar without a label of its own belongs to the only phrase there is
+    default = spoken[0].label if len(spoken) == 1 else exemplars.DEFAULT_LABEL
+    shown = exemplars.parse(support or (), support_mask or (), support_box or (), default)
+    phrases, texts = exemplars.labels(spoken, shown)
     prompts.thresholds(threshold or (), phrases, 0)  # a wrong one is told before anything is read
+    show = exemplars.Show(shown, highlight, support_prompt, mix)
+    chosen = options.input_options(inputs, files_from, null, ext, exclude, max_depth, follow, hidden, limit, max_pixels)
     sources = discover(chosen, None if sys.stdin.isatty() else sys.stdin.buffer, out or "clipseg-out")
     first = next(sources, None)
     if first is not None:
@@ -160,21 +167,55 @@ def segment(
         options.output_options(out, formats, resume, checksum, fsync),
         max_pixels,
         tuple(sys.argv[1:]),
+        texts,
+        show,
     )
+    if show_exemplar is not None:
+        runs.show_exemplars(request, Path(show_exemplar), lambda line: None)
     if dry_run:
         for source in sources:
             say(escape(runs.planned(source, request)))
         return
     with Terminal(progress, quiet, not no_color) as terminal:
+        total = None
         if terminal.mode == "bar" and chosen.files_from is None and "-" not in chosen.inputs:
             head = list(itertools.islice(sources, LISTED))
-            terminal.total = len(head) if len(head) < LISTED else None
+            total = len(head) if len(head) < LISTED else None
             sources = itertools.chain(head, sources)
+        terminal.begin(total)
         emit = _emitter(json, print_, request.output.out)
         for record in runs.segment(request, sources, terminal.note, sys.stdout.buffer):
             terminal.record(record)
             emit(record)
     raise typer.Exit(3 if terminal.failed else 0)
+
+
+app.command(
+    "segment",
+    help="""Segments pictures by phrases: one mask a phrase, and an overlay.
+
+    clipseg segment photos/ -p "a cat"
+
+    clipseg segment photos/ -p cat="a fluffy cat" -p sky -f mask -f soft -o out
+
+    find . -name '*.jpg' -print0 | clipseg segment --files-from - -0 -p sky --json | jq .image
+
+    clipseg segment - -p "a cat" -o - < in.jpg > mask.png
+    """,
+)(run)
+app.command(
+    "oneshot",
+    help="""Segments pictures by exemplars: finds what a reference picture shows.
+
+    clipseg oneshot photos/ --support ref.jpg --support-box 40,30,200,180
+
+    clipseg oneshot photos/ --support logo=logo.png --support face=faces/
+
+    clipseg oneshot photos/ --support ref.jpg --support-prompt "a mug" -p "a blue mug" --mix 0.3
+
+    clipseg oneshot --support ref.jpg < list.txt
+    """,
+)(run)
 
 
 def _emitter(json: bool, print_: options.Print | None, out: str) -> Callable[["Record"], None]:

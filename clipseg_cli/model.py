@@ -27,7 +27,7 @@ Picture = NDArray[np.uint8] | Image.Image
 Pictures = Sequence[Picture] | NDArray[np.uint8] | NDArray[np.float32] | Tensor
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-PAIRS_AT_ONCE = 8  # pairs of picture and prompt in one pass of the decoder: bounds its memory
+PROMPTS_AT_ONCE = 8  # prompts in one pass of the decoder: bounds its memory
 
 
 class Network(Protocol):
@@ -179,10 +179,11 @@ class Segmenter:
         n, prompts = len(features), len(embeddings)
         result = torch.empty((n, prompts, self.side, self.side))
         conditional = torch.from_numpy(np.require(embeddings.values, np.float32, ["C", "W"])).to(self.device)
-        images_at_once = max(PAIRS_AT_ONCE // max(prompts, 1), 1)
-        for i in range(0, n, images_at_once):
-            for p in range(0, prompts, PAIRS_AT_ONCE):
-                some = slice(i, i + images_at_once), slice(p, p + PAIRS_AT_ONCE)
+        # one picture at a time: a product's last bits may depend on its number of rows, and a picture's logits must
+        # not depend on the pictures that happen to be beside it
+        for i in range(n):
+            for p in range(0, prompts, PROMPTS_AT_ONCE):
+                some = slice(i, i + 1), slice(p, p + PROMPTS_AT_ONCE)
                 result[some] = self.network.decode(features.tensor[some[0]], conditional[some[1]])
         return as_numpy(result)
 

@@ -56,6 +56,35 @@ PromptsFile = Annotated[
     str | None,
     typer.Option("--prompts-file", "-P", metavar="FILE", help="One a line, or .csv or .toml.", rich_help_panel=_WHAT),
 ]
+Support = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[LABEL=]IMG", help="An exemplar, or a folder of them: find such things.", rich_help_panel=_WHAT
+    ),
+]
+SupportMask = Annotated[
+    list[str] | None,
+    typer.Option(metavar="IMG", help="Its object, bright; default: IMG_mask.png beside it.", rich_help_panel=_WHAT),
+]
+SupportBox = Annotated[
+    list[str] | None, typer.Option(metavar="X,Y,W,H", help="Its object, as a box in pixels.", rich_help_panel=_WHAT)
+]
+SupportPrompt = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="A phrase that finds its object.", rich_help_panel=_WHAT)
+]
+Highlight = Annotated[
+    str, typer.Option(metavar="RECIPE", help="How the model is shown exemplars; see the README.", rich_help_panel=_WHAT)
+]
+Mix = Annotated[
+    float,
+    typer.Option(
+        min=0.0, max=1.0, help="The phrase's share where a label has both it and exemplars.", rich_help_panel=_WHAT
+    ),
+]
+ShowExemplar = Annotated[
+    str | None,
+    typer.Option(metavar="FILE.png", help="Write what the model is shown of the exemplars.", rich_help_panel=_WHAT),
+]
 Model = Annotated[
     str,
     typer.Option("--model", "-m", help="Alias, hub id org/name\\[@revision], or a directory.", rich_help_panel=_MODEL),

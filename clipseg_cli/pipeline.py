@@ -44,17 +44,17 @@ class Job:
 def run(
     sources: Iterable[Source],
     job: Job,
-    load_segmenter: Callable[[], "Segmenter"],
+    load_model: Callable[[], "tuple[Segmenter, Embeddings]"],
     write: Write,
     done: Done = lambda name, identity: None,
 ) -> Iterator[Record]:
     """One record a source, in the order of the sources. A failed image is a record; OutputError ends the run.
 
-    What `done` has a document for is not read again. The network is loaded when the first picture needs it. At most a
-    few batches are in memory, whatever the number of sources.
+    What `done` has a document for is not read again. The network and the embeddings of the prompts are made when the
+    first picture needs them. At most a few batches are in memory, whatever the number of sources.
     """
     workers = max(2, min(8, os.cpu_count() or 1))
-    network = _Lazy(load_segmenter, [prompt.text for prompt in job.mask.prompts])
+    network = _Lazy(load_model)
 
     def load(source: Source) -> Loaded:
         return _load(source, job, network, done)
@@ -77,16 +77,15 @@ def run(
 class _Lazy:
     """The network and the prompts' embeddings, made by the first thread that needs them."""
 
-    def __init__(self, load: Callable[[], "Segmenter"], texts: Sequence[str]) -> None:
-        self.load, self.texts = load, texts
+    def __init__(self, load: Callable[[], "tuple[Segmenter, Embeddings]"]) -> None:
+        self.load = load
         self.lock = threading.Lock()
         self.made: tuple[Segmenter, Embeddings] | None = None
 
     def get(self) -> "tuple[Segmenter, Embeddings]":
         with self.lock:
             if self.made is None:
-                segmenter = self.load()
-                self.made = segmenter, segmenter.embed(self.texts)
+                self.made = self.load()
             return self.made
 
     def logits(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:

@@ -14,15 +14,19 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from clipseg_cli import __version__, files, pipeline, prompts, registry, store
+import numpy as np
+
+from clipseg_cli import __version__, exemplar, exemplars, files, pipeline, prompts, registry, store
 from clipseg_cli.errors import NoInputError, OutputError, UsageError
+from clipseg_cli.exemplars import Show
 from clipseg_cli.manifest import JOURNAL, MANIFEST, RUN, Ledger, Record
 from clipseg_cli.prompts import Prompt
 from clipseg_cli.settings import Empty, Format, MaskOptions, ModelOptions, OutputOptions
 from clipseg_cli.sources import Source
+from clipseg_cli.writers import raster
 
 if TYPE_CHECKING:
-    from clipseg_cli.model import Segmenter
+    from clipseg_cli.model import Embeddings, Segmenter
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "opencv-python", "pillow")
 SINGLE: dict[str, Format] = {"": "mask", ".png": "mask", ".jpg": "overlay", ".jpeg": "overlay"}  # of -o FILE's suffix
@@ -42,6 +46,8 @@ class Request:
     output: OutputOptions
     max_pixels: int
     command: tuple[str, ...]
+    texts: tuple[str | None, ...]  # of each prompt; None where exemplars alone say what to look for
+    show: Show
 
 
 def single(out: str) -> bool:
@@ -70,10 +76,10 @@ def segment(request: Request, sources: Iterator[Source], note: Note, stdout: Bin
     document = _document(request, job, checkpoint)
     _admit(out, document, request.output.resume)
 
-    def load() -> "Segmenter":
-        segmenter = _segmenter(request, checkpoint, note)
+    def load() -> "tuple[Segmenter, Embeddings]":
+        segmenter, embeddings = _model(request, checkpoint, note)
         document.update(device=segmenter.device, dtype=segmenter.dtype, backend=segmenter.backend)
-        return segmenter
+        return segmenter, embeddings
 
     def write(path: str, data: bytes) -> None:
         store.write(out / path, data, fsync)
@@ -115,7 +121,7 @@ def _one(request: Request, sources: Iterator[Source], note: Note, stdout: Binary
 
     checkpoint = registry.locate(request.model.model, offline=request.model.offline, progress=True)
     job = _job(request, checkpoint, forms)
-    yield from pipeline.run([source], job, partial(_segmenter, request, checkpoint, note), write)
+    yield from pipeline.run([source], job, partial(_model, request, checkpoint, note), write)
 
 
 def _job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[Format, ...]) -> pipeline.Job:
@@ -126,15 +132,23 @@ def _job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[Forma
     return pipeline.Job(mask, formats, request.max_pixels, batch, request.output.checksum)
 
 
-def _segmenter(request: Request, checkpoint: registry.Checkpoint, note: Note) -> "Segmenter":
-    """The loaded network; says once which model runs where and how."""
+def _model(request: Request, checkpoint: registry.Checkpoint, note: Note) -> "tuple[Segmenter, Embeddings]":
+    """The loaded network and what to look for; says once which model runs where and how."""
     from clipseg_cli.model import Segmenter
 
     options = request.model
     segmenter = Segmenter.load(checkpoint, device=options.device, dtype=options.dtype, backend=options.backend)
     at = f" ({checkpoint.repo} at {checkpoint.revision})" if checkpoint.repo else ""
     note(f"model {checkpoint.name}{at} on {segmenter.device} in {segmenter.dtype}, {segmenter.backend} backend")
-    return segmenter
+    return segmenter, exemplars.embed(segmenter, request.prompts, request.texts, request.show)
+
+
+def show_exemplars(request: Request, path: Path, note: Note) -> None:
+    """Writes what the model is shown of every exemplar, side by side, as one PNG."""
+    checkpoint = registry.locate(request.model.model, offline=request.model.offline, progress=True)
+    segmenter, _ = _model(request, checkpoint, note)
+    tiles = [exemplars.shown(segmenter, each, request.show) for each in request.show.exemplars]
+    store.write(path, raster.rgb_png(np.hstack([exemplar.denormalised(tile.transpose(1, 2, 0)) for tile in tiles])))
 
 
 def _document(request: Request, job: pipeline.Job, checkpoint: registry.Checkpoint) -> dict[str, Any]:
@@ -159,6 +173,9 @@ def _document(request: Request, job: pipeline.Job, checkpoint: registry.Checkpoi
         "max_pixels": job.max_pixels,
         "checksum": job.checksum,
     }
+    if request.show.exemplars:
+        settings["texts"] = list(request.texts)
+        settings |= request.show.settings()
     return {
         "clipseg": __version__,
         "command": ["clipseg", *request.command],

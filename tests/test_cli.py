@@ -12,8 +12,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from pictures import Shell, iou, picture, records, save
 from PIL import Image
+
+from pictures import Shell, iou, picture, records, save
 
 
 @pytest.fixture

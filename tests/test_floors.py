@@ -13,11 +13,11 @@ FLOORS = {
     5: {"cli", "options", "terminal", "__main__"},
     4: {"pipeline", "runs", "doctor"},
     3: {
-        "images", "sources", "files", "registry", "writers", "raster", "manifest", "store",
+        "images", "sources", "exemplars", "registry", "writers", "raster", "manifest", "store",
         "model", "fast", "reference", "architecture", "preprocess", "tokenizer",
     },
     2: {"masks", "render", "exemplar"},
-    1: {"prompts", "settings", "errors"},
+    1: {"prompts", "settings", "errors", "files", "expressions"},
 }  # fmt: skip
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 NETWORK = {"model", "fast", "reference", "architecture", "preprocess"}  # may import torch

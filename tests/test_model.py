@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoints import network, picture, write_checkpoint, write_json
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from skimage import data
 from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
 
+from checkpoints import network, picture, write_checkpoint, write_json
 from clipseg_cli.errors import ModelError, UsageError
 from clipseg_cli.model import Embeddings, Features, Segmenter, pick_dtype
 from clipseg_cli.registry import BUNDLED, Checkpoint

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import write_checkpoint, write_json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from skimage import data
 from transformers import CLIPSegProcessor, CLIPTokenizer
 
+from checkpoints import write_checkpoint, write_json
 from clipseg_cli.errors import ModelError
 from clipseg_cli.preprocess import preprocess, read_preprocessing
 from clipseg_cli.registry import BUNDLED

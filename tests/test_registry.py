@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from checkpoints import write_checkpoint
 from hub import Files, Hub, read_files
 

@@ -69,7 +69,7 @@ def test_a_touched_input_is_the_same_with_checksum(shell: Shell, imgs: Path, tmp
 
 
 def test_other_settings_are_refused_with_the_difference(shell: Shell, imgs: Path, tmp_path: Path) -> None:
-    """Another threshold or prompt into the same folder: exit 1, both values shown, nothing touched; --overwrite goes on."""
+    """Another threshold into the same folder: exit 1, both values shown, nothing touched; --overwrite goes on."""
     shell(COMMAND, expect=3)
     before = tree(tmp_path / "out")
     refused = shell(COMMAND + " -t 0.77", expect=1)

@@ -80,6 +80,7 @@ def test_the_readme_does_what_it_says(shell: Shell, tmp_path: Path) -> None:
     for folder in ("photos", "imgs"):
         shutil.copytree(SAMPLES / "images", tmp_path / folder)
     shutil.copy(SAMPLES / "images/balcony.jpg", tmp_path / "in.jpg")
+    shutil.copy(SAMPLES / "exemplars/red_circle.png", tmp_path / "ref.png")
     (tmp_path / "prompts.csv").write_text("label,text,threshold\nsky,the sky,\ncircle,a red circle,0.4\n")
     readme = (SAMPLES.parent / "README.md").read_text(encoding="utf-8")
     block = readme.split("## Use")[1].split("```bash\n")[1].split("```")[0]

@@ -21,6 +21,11 @@ def png(grey: NDArray[np.uint8]) -> bytes:
     return _encode(".png", grey, [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE])
 
 
+def rgb_png(rgb: NDArray[np.uint8]) -> bytes:
+    """PNG of a uint8 (H, W, 3) RGB picture."""
+    return _encode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [])
+
+
 def jpeg(rgb: NDArray[np.uint8]) -> bytes:
     """JPEG of a uint8 (H, W, 3) RGB picture; one too long for JPEG is shrunk to fit."""
     height, width = rgb.shape[:2]

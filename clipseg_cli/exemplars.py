@@ -1,0 +1,184 @@
+"""Exemplars: pictures in place of phrases. Which files, which region of each, and the embedding they give.
+
+A label may have several exemplars, averaged in the raw embedding space, and a phrase beside them, blended as
+`w * text + (1 - w) * exemplars` (facts of the paper's training: nothing is normalised on the way).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+from PIL import ImageOps
+
+from clipseg_cli import exemplar, files, images, masks
+from clipseg_cli.errors import ImageError, UsageError
+from clipseg_cli.prompts import Prompt, distinct
+from clipseg_cli.sources import Source
+
+if TYPE_CHECKING:
+    from clipseg_cli.model import Embeddings, Segmenter
+
+DEFAULT_LABEL = "exemplar"
+SIBLING = "_mask.png"  # ref.jpg has its region in ref_mask.png
+MAX_PIXELS = 100_000_000  # an exemplar is chosen by hand: a larger one is a mistake
+
+
+@dataclass(frozen=True, slots=True)
+class Exemplar:
+    """One picture that shows what to look for. Without a region of its own the whole picture is meant."""
+
+    label: str
+    path: str
+    mask: str | None = None  # a picture of the same size, bright where the object is
+    box: tuple[int, int, int, int] | None = None  # x, y, width, height in pixels of the upright picture
+
+
+@dataclass(frozen=True, slots=True)
+class Show:
+    """How exemplars are shown to the model and mixed with words."""
+
+    exemplars: tuple[Exemplar, ...] = ()
+    recipe: str = "crop-blur-dim"
+    region_prompt: str | None = None  # finds the region in exemplars that have no mask or box
+    mix: float = 0.5  # the text's share where a label has both
+
+    def settings(self) -> dict[str, object]:
+        """What decides the embedding, as JSON types: paths with size and time, and the rest."""
+        return {
+            "exemplars": [
+                [each.label, each.path, files.identity(each.path), each.mask and files.identity(each.mask), each.box]
+                for each in self.exemplars
+            ],
+            "highlight": self.recipe,
+            "support_prompt": self.region_prompt,
+            "mix": self.mix,
+        }
+
+
+def parse(
+    supports: Sequence[str], support_masks: Sequence[str], boxes: Sequence[str], default_label: str
+) -> tuple[Exemplar, ...]:
+    """Reads `--support [LABEL=]PATH`, where PATH may be a folder of pictures, with masks or boxes in the same order.
+
+    Raises UsageError for files that are not there and for masks or boxes that do not match.
+    """
+    named = []
+    for support in supports:
+        label, equals, path = support.partition("=")
+        if not equals or Path(support).exists():
+            label, path = default_label, support
+        if not Path(path).exists():
+            raise UsageError(f"--support {support}: no such file or folder: {path}")
+        inside = sorted(each for each in Path(path).iterdir() if _is_exemplar(each)) if Path(path).is_dir() else [path]
+        if not inside:
+            raise UsageError(f"--support {support}: the folder holds no picture")
+        named += [(label, str(each)) for each in inside]
+    for flag, given in (("--support-mask", support_masks), ("--support-box", boxes)):
+        if given and len(given) != len(named):
+            raise UsageError(
+                f"{flag} is given {len(given)} times for {len(named)} exemplars: give one for each, in order"
+            )
+    regions = [*support_masks, *[None] * (len(named) - len(support_masks))]
+    for region in support_masks:
+        if not Path(region).is_file():
+            raise UsageError(f"--support-mask {region}: no such file")
+    corners = [*map(_box, boxes), *[None] * (len(named) - len(boxes))]
+    return tuple(
+        Exemplar(label, path, region or _sibling(path) if corner is None else region, corner)
+        for (label, path), region, corner in zip(named, regions, corners, strict=True)
+    )
+
+
+def labels(
+    phrases: Sequence[Prompt], exemplars: Sequence[Exemplar]
+) -> tuple[tuple[Prompt, ...], tuple[str | None, ...]]:
+    """Every label once, phrases first, and the text of each: None where exemplars alone say what to look for."""
+    spoken = {each.label: each.text for each in phrases}
+    silent = [label for label in dict.fromkeys(each.label for each in exemplars) if label not in spoken]
+    described = [
+        Prompt(label, "exemplar " + ", ".join(each.path for each in exemplars if each.label == label))
+        for label in silent
+    ]
+    every = distinct([*phrases, *described])
+    return every, tuple(spoken.get(each.label) for each in every)
+
+
+def _is_exemplar(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in files.EXTENSIONS and not path.name.endswith(SIBLING)
+
+
+def _sibling(path: str) -> str | None:
+    mask = Path(path).with_name(Path(path).stem + SIBLING)
+    return str(mask) if mask.is_file() else None
+
+
+def _box(text: str) -> tuple[int, int, int, int]:
+    try:
+        x, y, width, height = (int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--support-box {text}: write X,Y,WIDTH,HEIGHT in pixels, like 40,30,200,180") from None
+    return x, y, width, height
+
+
+def embed(segmenter: "Segmenter", prompts: Sequence[Prompt], texts: Sequence[str | None], show: Show) -> "Embeddings":
+    """The embedding of each label, float32 (P, dim): its text, its exemplars' mean, or the blend of both.
+
+    `texts[i]` is None where the label has exemplars only. Raises UsageError for an exemplar that cannot be used.
+    """
+    from clipseg_cli.model import Embeddings
+
+    rows = []
+    for prompt, text in zip(prompts, texts, strict=True):
+        own = [each for each in show.exemplars if each.label == prompt.label]
+        said = None if text is None else segmenter.embed([text]).values[0]
+        if not own:
+            assert said is not None
+            rows.append(said)
+            continue
+        seen = np.mean([segmenter.embed_images(shown(segmenter, each, show)[None]).values[0] for each in own], axis=0)
+        rows.append(seen if said is None else show.mix * said + (1 - show.mix) * seen)
+    return Embeddings(np.stack(rows).astype(np.float32))
+
+
+def shown(segmenter: "Segmenter", one: Exemplar, show: Show) -> NDArray[np.float32]:
+    """What the model is shown of an exemplar: float32 (3, S, S) in normalised colour.
+
+    Raises UsageError for a file that cannot be read and for an empty region, which would mean everything.
+    """
+    try:
+        pixels = images.load(Source(one.path, one.path, ""), max_pixels=MAX_PIXELS).pixels
+        region = _region(segmenter, one, show, pixels)
+    except ImageError as error:
+        raise UsageError(f"the exemplar {one.path} cannot be used: {error}") from error
+    if not region.any():
+        raise UsageError(f"the exemplar {one.path} has an empty region: give another mask, box or --support-prompt")
+    return np.ascontiguousarray(exemplar.highlight(pixels, region, show.recipe, segmenter.side).transpose(2, 0, 1))
+
+
+def _region(segmenter: "Segmenter", one: Exemplar, show: Show, pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """bool (H, W): from the box, the mask, the region prompt or the alpha channel, in this order; else everything."""
+    height, width = pixels.shape[:2]
+    if one.box is not None:
+        x, y, w, h = one.box
+        region = np.zeros((height, width), bool)
+        region[max(y, 0) : max(y + h, 0), max(x, 0) : max(x + w, 0)] = True
+        return region
+    if one.mask is not None:
+        mask = images.load(Source(one.mask, one.mask, ""), max_pixels=MAX_PIXELS).pixels
+        if mask.shape != pixels.shape:
+            raise ImageError("unsupported", "load", f"its mask {one.mask} has another size")
+        return np.asarray(cv2.cvtColor(mask, cv2.COLOR_RGB2GRAY) > 127)
+    if show.region_prompt is not None:
+        logits = segmenter.logits(segmenter.encode([pixels]), segmenter.embed([show.region_prompt]))[0, 0]
+        return masks.cut(masks.upsample(logits, height, width), segmenter.threshold) > 0
+    with Pillow.open(one.path) as file:  # `load` has shown that it is a picture; alpha is what it composites away
+        if file.format in ("PNG", "WEBP", "TIFF") and "A" in file.getbands():
+            alpha = np.asarray(ImageOps.exif_transpose(file).getchannel("A")) > 127
+            if not alpha.all():
+                return alpha
+    return np.ones((height, width), bool)
