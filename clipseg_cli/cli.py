@@ -96,6 +96,7 @@ def run(
     inputs: options.Inputs = None,
     prompt: options.PromptText = None,
     prompts_file: options.PromptsFile = None,
+    expr: options.Expr = None,
     support: options.Support = None,
     support_mask: options.SupportMask = None,
     support_box: options.SupportBox = None,
@@ -149,8 +150,8 @@ def run(
     # an exemplar without a label of its own belongs to the only phrase there is
     default = spoken[0].label if len(spoken) == 1 else exemplars.DEFAULT_LABEL
     shown = exemplars.parse(support or (), support_mask or (), support_box or (), default)
-    phrases, texts = exemplars.labels(spoken, shown)
-    prompts.thresholds(threshold or (), phrases, 0)  # a wrong one is told before anything is read
+    wanted = exemplars.want(spoken, [*map(prompts.parse_expression, expr or ())], shown)
+    prompts.thresholds(threshold or (), wanted.prompts, 0)  # a wrong one is told before anything is read
     show = exemplars.Show(shown, highlight, support_prompt, mix)
     chosen = options.input_options(inputs, files_from, null, ext, exclude, max_depth, follow, hidden, limit, max_pixels)
     sources = discover(chosen, None if sys.stdin.isatty() else sys.stdin.buffer, out or "clipseg-out")
@@ -161,13 +162,12 @@ def run(
             out = "-"
     request = runs.Request(
         settings.ModelOptions(model, offline, device, dtype, backend, batch_size),
-        phrases,
+        wanted,
         tuple(threshold or ()),
         empty,
         options.output_options(out, formats, resume, checksum, fsync),
         max_pixels,
         tuple(sys.argv[1:]),
-        texts,
         show,
     )
     if show_exemplar is not None:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageOps
 
-from clipseg_cli import exemplar, files, images, masks
+from clipseg_cli import exemplar, expressions, files, images, masks
 from clipseg_cli.errors import ImageError, UsageError
+from clipseg_cli.expressions import Expression
 from clipseg_cli.prompts import Prompt, distinct
 from clipseg_cli.sources import Source
 
@@ -94,18 +95,36 @@ def parse(
     )
 
 
-def labels(
-    phrases: Sequence[Prompt], exemplars: Sequence[Exemplar]
-) -> tuple[tuple[Prompt, ...], tuple[str | None, ...]]:
-    """Every label once, phrases first, and the text of each: None where exemplars alone say what to look for."""
-    spoken = {each.label: each.text for each in phrases}
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a run looks for. A term is embedded and decoded once; a label is a term, or an expression over terms."""
+
+    prompts: tuple[Prompt, ...]  # the labels
+    rules: tuple[int | Expression, ...]  # of each label
+    texts: tuple[str | None, ...]  # of each term; None where exemplars alone say it
+    shown: tuple[tuple[Exemplar, ...], ...]  # of each term
+
+
+def want(phrases: Sequence[Prompt], boolean: Sequence[Prompt], exemplars: Sequence[Exemplar]) -> Wanted:
+    """Every label once: phrases, then exemplars without a phrase, then boolean expressions. Raises UsageError."""
+    spoken = {each.label for each in phrases}
     silent = [label for label in dict.fromkeys(each.label for each in exemplars) if label not in spoken]
     described = [
         Prompt(label, "exemplar " + ", ".join(each.path for each in exemplars if each.label == label))
         for label in silent
     ]
-    every = distinct([*phrases, *described])
-    return every, tuple(spoken.get(each.label) for each in every)
+    terms: dict[tuple[str | None, tuple[Exemplar, ...]], int] = {}
+    rules: list[int | Expression] = []
+    for prompt in (*phrases, *described):
+        own = tuple(each for each in exemplars if each.label == prompt.label)
+        rules.append(terms.setdefault((prompt.text if prompt.label in spoken else None, own), len(terms)))
+    for prompt in boolean:
+        expression = expressions.parse(prompt.text)
+        for text in expressions.terms(expression):
+            terms.setdefault((text, ()), len(terms))
+        rules.append(expression)
+    every = distinct([*phrases, *described, *boolean])
+    return Wanted(every, tuple(rules), tuple(text for text, _ in terms), tuple(own for _, own in terms))
 
 
 def _is_exemplar(path: Path) -> bool:
@@ -125,23 +144,19 @@ def _box(text: str) -> tuple[int, int, int, int]:
     return x, y, width, height
 
 
-def embed(segmenter: "Segmenter", prompts: Sequence[Prompt], texts: Sequence[str | None], show: Show) -> "Embeddings":
-    """The embedding of each label, float32 (P, dim): its text, its exemplars' mean, or the blend of both.
+def embed(segmenter: "Segmenter", wanted: Wanted, show: Show) -> "Embeddings":
+    """The embedding of each term, float32 (T, dim): its text, its exemplars' mean, or the blend of both.
 
-    `texts[i]` is None where the label has exemplars only. Raises UsageError for an exemplar that cannot be used.
+    Raises UsageError for an exemplar that cannot be used and for a text that is too long.
     """
     from clipseg_cli.model import Embeddings
 
     rows = []
-    for prompt, text in zip(prompts, texts, strict=True):
-        own = [each for each in show.exemplars if each.label == prompt.label]
-        said = None if text is None else segmenter.embed([text]).values[0]
-        if not own:
-            assert said is not None
-            rows.append(said)
-            continue
-        seen = np.mean([segmenter.embed_images(shown(segmenter, each, show)[None]).values[0] for each in own], axis=0)
-        rows.append(seen if said is None else show.mix * said + (1 - show.mix) * seen)
+    for text, own in zip(wanted.texts, wanted.shown, strict=True):
+        said = [] if text is None else [segmenter.embed([text]).values[0]]
+        seen = [segmenter.embed_images(shown(segmenter, each, show)[None]).values[0] for each in own]
+        share = show.mix if said and seen else float(bool(said))
+        rows.append(sum(share * each for each in said) + sum((1 - share) / len(seen) * each for each in seen))
     return Embeddings(np.stack(rows).astype(np.float32))
 
 

@@ -6,10 +6,13 @@ to the bit. EDGES makes that exact: level q >= k means logit >= EDGES[k], with n
 """
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from clipseg_cli.expressions import Expression, evaluate
 
 LEVELS = 255  # levels above zero: 8-bit soft maps
 
@@ -25,6 +28,33 @@ def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     # exp of a float32 overflows past 88; a logit below -80 is 0 in any case
     probabilities: NDArray[np.float32] = np.reciprocal(1 + np.exp(-np.maximum(logits, np.float32(-80))))
     return probabilities
+
+
+def logit(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The inverse of `sigmoid`, finite: probabilities closer than 1e-7 to 0 or 1 count as that close."""
+    p = np.clip(probabilities, np.float32(1e-7), np.float32(1 - 1e-7))
+    logits: NDArray[np.float32] = np.log(p) - np.log1p(-p)
+    return logits
+
+
+def combine(
+    logits: NDArray[np.float32], rules: Sequence[int | Expression], texts: Sequence[str | None]
+) -> NDArray[np.float32]:
+    """Maps of labels from maps of terms: logits (T, S, S) to logits (P, S, S).
+
+    A rule is the index of a term, or an expression over the `texts` of terms: AND is the minimum of probabilities, OR
+    the maximum, NOT p is 1 - p.
+    """
+
+    def probability(text: str) -> NDArray[np.float32]:
+        return sigmoid(logits[texts.index(text)])
+
+    return np.stack(
+        [
+            logits[rule] if isinstance(rule, int) else logit(evaluate(rule, probability, np.minimum, np.maximum))
+            for rule in rules
+        ]
+    )
 
 
 def upsample(logits: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:

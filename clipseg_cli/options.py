@@ -56,6 +56,10 @@ PromptsFile = Annotated[
     str | None,
     typer.Option("--prompts-file", "-P", metavar="FILE", help="One a line, or .csv or .toml.", rich_help_panel=_WHAT),
 ]
+Expr = Annotated[
+    list[str] | None,
+    typer.Option(metavar="[LABEL=]EXPR", help="Phrases joined by AND, OR, NOT and ( ).", rich_help_panel=_WHAT),
+]
 Support = Annotated[
     list[str] | None,
     typer.Option(

@@ -89,7 +89,7 @@ class _Lazy:
             return self.made
 
     def logits(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """float32 (N, P, S, S) of pictures that the segmenter has resized."""
+        """float32 (N, T, S, S) of pictures that the segmenter has resized."""
         segmenter, embeddings = self.get()
         return segmenter.logits(segmenter.encode(pictures), embeddings)
 
@@ -126,7 +126,7 @@ def _load(source: Source, job: Job, network: _Lazy, done: Done) -> Loaded:
 
 
 def _finish(loaded: Loaded, logits: NDArray[np.float32] | None, job: Job, write: Write) -> Record:
-    """Masks and files of one image; `logits` float32 (P, S, S)."""
+    """Masks and files of one image; `logits` float32 (T, S, S), one a term."""
     source, image = loaded.source, loaded.image
     if loaded.record is not None:
         return loaded.record
@@ -134,6 +134,7 @@ def _finish(loaded: Loaded, logits: NDArray[np.float32] | None, job: Job, write:
     paths: dict[tuple[Format, int | None], str] = {}
     outputs: list[tuple[str, int]] = []
     try:
+        logits = masks.combine(logits, job.mask.rules, job.mask.texts)
         result = _result(image.pixels, logits, job)
         stem = store.portable(source.output)
         for form in job.formats:

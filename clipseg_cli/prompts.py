@@ -38,6 +38,16 @@ def parse(argument: str) -> Prompt:
     return Prompt(label, text)
 
 
+def parse_expression(argument: str) -> Prompt:
+    """Reads `expression` or `label=expression`; a `=` after a quote or a parenthesis is part of the expression."""
+    label, equals, text = argument.partition("=")
+    if not equals or set(label) & set("\"'("):
+        label, text = argument, argument
+    if not label.strip() or not text.strip():
+        raise UsageError(f"empty expression {argument!r}: write --expr 'cat AND NOT dog' or --expr label='cat OR dog'")
+    return Prompt(label.strip(), text.strip())
+
+
 def read_file(path: str) -> tuple[Prompt, ...]:
     """Reads prompts from `.csv` (header: label, text, threshold; only text is needed), `.toml` (`[[prompt]]` tables
     with the same keys) or any other text file (one prompt a line, `#` begins a comment line).

@@ -18,9 +18,8 @@ import numpy as np
 
 from clipseg_cli import __version__, exemplar, exemplars, files, pipeline, prompts, registry, store
 from clipseg_cli.errors import NoInputError, OutputError, UsageError
-from clipseg_cli.exemplars import Show
+from clipseg_cli.exemplars import Show, Wanted
 from clipseg_cli.manifest import JOURNAL, MANIFEST, RUN, Ledger, Record
-from clipseg_cli.prompts import Prompt
 from clipseg_cli.settings import Empty, Format, MaskOptions, ModelOptions, OutputOptions
 from clipseg_cli.sources import Source
 from clipseg_cli.writers import raster
@@ -40,13 +39,12 @@ class Request:
     """What the user asked for, checked as far as it can be without a model."""
 
     model: ModelOptions
-    prompts: tuple[Prompt, ...]
+    wanted: Wanted
     thresholds: tuple[str, ...]  # as typed: the default is the model's
     empty: Empty
     output: OutputOptions
     max_pixels: int
     command: tuple[str, ...]
-    texts: tuple[str | None, ...]  # of each prompt; None where exemplars alone say what to look for
     show: Show
 
 
@@ -107,7 +105,7 @@ def _one(request: Request, sources: Iterator[Source], note: Note, stdout: Binary
     if second is not None:
         raise UsageError(f"-o {out} takes one image, and more were given: name a folder with -o DIR")
     forms = request.output.formats or (SINGLE["" if out == "-" else Path(out).suffix.lower()],)
-    if len(forms) != 1 or (forms[0] != "overlay" and len(request.prompts) != 1):
+    if len(forms) != 1 or (forms[0] != "overlay" and len(request.wanted.prompts) != 1):
         raise UsageError(f"-o {out} takes one file: one format and one prompt (or -f overlay for several prompts)")
     if out != "-":
         store.check(Path(out).parent)
@@ -125,8 +123,9 @@ def _one(request: Request, sources: Iterator[Source], note: Note, stdout: Binary
 
 
 def _job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[Format, ...]) -> pipeline.Job:
-    thresholds = prompts.thresholds(request.thresholds, request.prompts, checkpoint.threshold)
-    mask = MaskOptions(request.prompts, thresholds, request.empty)
+    wanted = request.wanted
+    thresholds = prompts.thresholds(request.thresholds, wanted.prompts, checkpoint.threshold)
+    mask = MaskOptions(wanted.prompts, thresholds, wanted.rules, wanted.texts, request.empty)
     # an image of a batch has the same bits as alone, so its size is no setting of the result
     batch = request.model.batch_size or BATCH.get(request.model.device.replace("auto", "cpu"), 16)
     return pipeline.Job(mask, formats, request.max_pixels, batch, request.output.checksum)
@@ -140,7 +139,7 @@ def _model(request: Request, checkpoint: registry.Checkpoint, note: Note) -> "tu
     segmenter = Segmenter.load(checkpoint, device=options.device, dtype=options.dtype, backend=options.backend)
     at = f" ({checkpoint.repo} at {checkpoint.revision})" if checkpoint.repo else ""
     note(f"model {checkpoint.name}{at} on {segmenter.device} in {segmenter.dtype}, {segmenter.backend} backend")
-    return segmenter, exemplars.embed(segmenter, request.prompts, request.texts, request.show)
+    return segmenter, exemplars.embed(segmenter, request.wanted, request.show)
 
 
 def show_exemplars(request: Request, path: Path, note: Note) -> None:
@@ -166,7 +165,8 @@ def _document(request: Request, job: pipeline.Job, checkpoint: registry.Checkpoi
         "backend": request.model.backend,
         "prompts": [
             {"label": prompt.label, "text": prompt.text, "threshold": threshold}
-            for prompt, threshold in zip(job.mask.prompts, job.mask.thresholds, strict=True)
+            | ({} if isinstance(rule, int) else {"boolean": True})
+            for prompt, threshold, rule in zip(job.mask.prompts, job.mask.thresholds, job.mask.rules, strict=True)
         ],
         "empty": job.mask.empty,
         "formats": list(job.formats),
@@ -174,7 +174,6 @@ def _document(request: Request, job: pipeline.Job, checkpoint: registry.Checkpoi
         "checksum": job.checksum,
     }
     if request.show.exemplars:
-        settings["texts"] = list(request.texts)
         settings |= request.show.settings()
     return {
         "clipseg": __version__,
@@ -224,6 +223,6 @@ def _json(document: dict[str, Any]) -> bytes:
 
 def planned(source: Source, request: Request) -> str:
     """One line of --dry-run: what would be read, and the masks that it would give."""
-    slugs = prompts.slugs(prompt.label for prompt in request.prompts)
+    slugs = prompts.slugs(prompt.label for prompt in request.wanted.prompts)
     stem = store.portable(source.output)
     return source.name + " -> " + " ".join(f"masks/{slug}/{stem}.png" for slug in slugs)

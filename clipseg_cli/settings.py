@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from clipseg_cli.expressions import Expression
 from clipseg_cli.prompts import Prompt
 
 Device = str  # "auto", "cpu", "cuda", "cuda:1", "mps"
@@ -45,10 +46,12 @@ class ModelOptions:
 
 @dataclass(frozen=True, slots=True)
 class MaskOptions:
-    """From probability to mask, one entry a prompt."""
+    """From the maps of terms to the masks of labels, one entry a label; `texts` has one entry a term."""
 
     prompts: tuple[Prompt, ...]
     thresholds: tuple[float, ...]  # probabilities in [0, 1]
+    rules: tuple[int | Expression, ...]  # the term of each label, or the expression over terms
+    texts: tuple[str | None, ...]  # None: exemplars alone
     empty: Empty = "write"  # an absent object: an all-zero mask, or no file
 
 

@@ -97,10 +97,10 @@ def test_exemplars_are_averaged_and_blended_as_they_come(segmenter: Segmenter, r
     each = [segmenter.embed_images(exemplars.shown(segmenter, one, Show())[None]).values[0] for one in both]
     text = segmenter.embed(["a red circle"]).values[0]
     prompts = [Prompt("it", "a red circle"), Prompt("words", "a star")]
-    mixed = exemplars.embed(segmenter, prompts, ["a red circle", "a star"], Show(both, mix=0.3)).values
+    mixed = exemplars.embed(segmenter, exemplars.want(prompts, [], both), Show(both, mix=0.3)).values
     np.testing.assert_allclose(mixed[0], 0.3 * text + 0.7 * (each[0] + each[1]) / 2, atol=1e-5)
     np.testing.assert_allclose(mixed[1], segmenter.embed(["a star"]).values[0], atol=1e-6)
-    alone = exemplars.embed(segmenter, prompts[:1], [None], Show(both)).values
+    alone = exemplars.embed(segmenter, exemplars.want([], [], both), Show(both)).values
     np.testing.assert_allclose(alone[0], (each[0] + each[1]) / 2, atol=1e-5)
 
 
@@ -153,3 +153,34 @@ def test_the_model_shows_what_it_is_shown(shell: Shell, reference: Path, tmp_pat
 def test_oneshot_says_what_it_lacks(shell: Shell, reference: Path, flags: str, says: str) -> None:
     """Usage errors, exit 2."""
     assert says in shell(f"clipseg oneshot ref.png {flags}", expect=2).stderr
+
+
+def test_a_term_is_embedded_once_whoever_asks_for_it() -> None:
+    """Two labels with one text, and expressions over it, share one term."""
+    wanted = exemplars.want(
+        [Prompt("a", "a cat"), Prompt("b", "a cat")], [Prompt("c", "a cat AND NOT (dog OR a cat)")], []
+    )
+    assert wanted.texts == ("a cat", "dog") and wanted.rules[:2] == (0, 0)
+    assert [prompt.label for prompt in wanted.prompts] == ["a", "b", "c"]
+
+
+def test_boolean_phrases_join_soft_maps(shell: Shell, tmp_path: Path) -> None:
+    """AND is the minimum, OR the maximum, NOT the complement, to a level of the soft maps."""
+    save(tmp_path / "a.png", picture(224, 224, 3))
+    shell(
+        "clipseg segment a.png -p r=red -p s='a star' --expr both='red AND a star' --expr any='red OR a star' "
+        "--expr none='NOT (red OR \"a star\")' --expr 'red*0.5' -f soft -o out"
+    )
+    found = {row["label"]: row for row in records(tmp_path / "out/manifest.jsonl")[0]["masks"]}
+    soft = {
+        k: cv2.imread(str(tmp_path / "out" / v["soft"]), cv2.IMREAD_UNCHANGED).astype(int) for k, v in found.items()
+    }
+    for label, wanted in (
+        ("both", np.minimum(soft["r"], soft["s"])),
+        ("any", np.maximum(soft["r"], soft["s"])),
+        ("none", 255 - np.maximum(soft["r"], soft["s"])),
+        ("red*0.5", soft["r"] / 2),
+    ):
+        assert np.abs(soft[label] - wanted).max() <= 1, label
+    told = shell("clipseg segment a.png --expr 'cat AND (dog'", expect=2).stderr
+    assert "cat AND (dog" in told and "^" in told
