@@ -128,6 +128,25 @@ def waves(side: int, width: int) -> Tensor:
     return torch.cat((rows, columns), 2).reshape(side * side, -1)
 
 
+def cosines(width: int) -> Tensor:
+    """A patch embedding to begin with: the lowest frequencies of a patch, all about equally loud.
+
+    float32 (width, 3, PATCH, PATCH): half of the rows see lightness, a quarter each of two colour contrasts.
+    Random rows hear little but the mean colour, and learn shapes late.
+    """
+    at = (torch.arange(PATCH) + 0.5) * torch.pi / PATCH
+    waves_1d = torch.cos(torch.arange(PATCH)[:, None] * at) * (2 / PATCH) ** 0.5
+    waves_1d[0] = PATCH**-0.5
+    order = sorted(((u, v) for u in range(PATCH) for v in range(PATCH)), key=lambda uv: (uv[0] ** 2 + uv[1] ** 2, uv))
+    tints = torch.tensor([[1.0, 1.0, 1.0], [1.0, -1.0, 0.0], [1.0, 1.0, -2.0]])
+    rows = []
+    for tint, count in zip(tints / tints.norm(dim=1, keepdim=True), (width // 2, width // 4, width // 4), strict=True):
+        for u, v in order[:count]:
+            gain = min(0.8, (1 + 1.5 * (u * u + v * v) ** 0.5) / PATCH)
+            rows.append(gain * tint[:, None, None] * torch.outer(waves_1d[u], waves_1d[v]))
+    return torch.stack(rows)
+
+
 def first_weights(model: CLIPSegForImageSegmentation) -> None:
     """Starting values from which training moves at once, in place; see FILM_BIAS."""
     decoder = model.decoder
@@ -145,7 +164,7 @@ def first_weights(model: CLIPSegForImageSegmentation) -> None:
     embeddings = model.clip.vision_model.embeddings
     with torch.no_grad():
         embeddings.position_embedding.weight[1:] = 0.9 * waves(SIDE // PATCH, embeddings.embed_dim)
-        nn.init.xavier_uniform_(embeddings.patch_embedding.weight.view(embeddings.embed_dim, -1))
+        embeddings.patch_embedding.weight.copy_(cosines(embeddings.embed_dim))
         for tower in (model.clip.vision_model, model.clip.text_model):
             for layer in tower.encoder.layers:
                 for linear in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):

@@ -132,9 +132,9 @@ def about(thing: Thing, rng: np.random.Generator) -> Query:
     """A query that means `thing` where nothing is in doubt, of a random degree of detail."""
     draw = rng.random()
     parts = {"shape": thing.shape, "colour": thing.colour}
-    if draw < 0.24:
+    if draw < 0.15:
         parts.pop("colour")
-    elif draw < 0.38:
+    elif draw < 0.4:
         parts.pop("shape")
     elif draw < 0.42:
         parts = {}
@@ -144,9 +144,9 @@ def about(thing: Thing, rng: np.random.Generator) -> Query:
     extra = rng.random(3)
     return Query(
         **parts,
-        pattern=thing.pattern if extra[0] < (0.2 if thing.pattern != "plain" else 0.1) else None,
-        size=size if extra[1] < 0.15 else None,
-        place=places[int(rng.integers(len(places)))] if places and extra[2] < 0.15 else None,
+        pattern=thing.pattern if extra[0] < (0.15 if thing.pattern != "plain" else 0.05) else None,
+        size=size if extra[1] < 0.08 else None,
+        place=places[int(rng.integers(len(places)))] if places and extra[2] < 0.08 else None,
     )
 
 

@@ -1,6 +1,7 @@
 """Trains the bundled model: `python -m shapes.train --out runs/shapes`.
 
-Two stages: small pictures at the full pixel scale (112 px, four times cheaper), then full ones (224 px).
+Three stages: what lies under each patch of small pictures at the full pixel scale (112 px, four times cheaper), for the
+vision tower alone; then all losses on such pictures; then on full ones (224 px).
 The learning rate rises, holds, and falls to zero. Two processes share each step, one thread each, which on two cores
 is faster than one process with two. Seeded; a checkpoint every few minutes; `--resume` goes on from the last one.
 """
@@ -45,8 +46,8 @@ class Recipe:
     pictures: int = 12
     rate: float = 1e-3
     muon_rate: float = 2.5e-3
-    names: float = 0.3
-    small: float = 0.65
+    names: float = 0.42
+    small: float = 0.7
     easy: float = 0.6
     fall: float = 0.5
     warm: int = 100
@@ -122,7 +123,7 @@ class Pupil(nn.Module):
 
 
 def optimisers(pupil: Pupil, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the transformers, AdamW for all else."""
+    """Muon for the matrices inside the transformers, AdamW for all else, slower for the patch embedding."""
     matrices: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in pupil.named_parameters():
@@ -131,7 +132,11 @@ def optimisers(pupil: Pupil, recipe: Recipe) -> list[torch.optim.Optimizer]:
     muon = torch.optim.Muon(
         matrices, lr=recipe.muon_rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw", ns_steps=4
     )
-    return [muon, torch.optim.AdamW(rest, lr=recipe.rate, weight_decay=0.01, betas=(0.9, 0.98), eps=1e-7)]
+    patches = [pupil.model.clip.vision_model.embeddings.patch_embedding.weight]
+    others = [parameter for parameter in rest if parameter is not patches[0]]
+    adam = torch.optim.AdamW(others, lr=recipe.rate, weight_decay=0.01, betas=(0.9, 0.98), eps=1e-7)
+    slow = torch.optim.AdamW(patches, lr=recipe.rate / 10, weight_decay=0.0, betas=(0.9, 0.98), eps=1e-7)
+    return [muon, adam, slow]
 
 
 def rate_at(step: int, progress: float, recipe: Recipe) -> float:
@@ -168,7 +173,7 @@ def export(mean: CLIPSegForImageSegmentation, folder: Path) -> None:
     copy.deepcopy(mean).half().save_pretrained(folder)
 
 
-def run(rank: int, out: Path, recipe: Recipe, resume: bool, device: str, exam_scenes: int) -> None:
+def run(rank: int, out: Path, recipe: Recipe, resume: str, device: str, exam_scenes: int) -> None:
     """One process's part of a run; the first one leaves out/model, out/checkpoint.pt and out/log.jsonl."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -190,9 +195,10 @@ def run(rank: int, out: Path, recipe: Recipe, resume: bool, device: str, exam_sc
         for tool, kept in zip(tools, state["tools"], strict=True):
             tool.load_state_dict(kept)
         step, progress = state["done"]
+        progress = 0.0 if resume == "anew" else progress
     dist.barrier()
     parameters = list(pupil.parameters())
-    bases = [recipe.muon_rate, recipe.rate]
+    bases = [recipe.muon_rate, recipe.rate, recipe.rate / 10]
     source: Iterator[Lesson] | None = None
     side, stage = 0, -1
     totals: dict[str, float] = {}
@@ -260,7 +266,15 @@ def main() -> None:
     default = Recipe()
     parser = argparse.ArgumentParser(prog="python -m shapes.train", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="on",
+        default="",
+        choices=("on", "anew"),
+        metavar="anew",
+        help="go on from the run's last checkpoint; `anew` keeps what was learned and starts the schedule again",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--exam", type=int, default=60, help="scenes of the check during the run; 0: none")
     for name, value in vars(default).items():
