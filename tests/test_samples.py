@@ -11,12 +11,12 @@ import pytest
 from pictures import SAMPLES, Shell, iou, picture, records
 
 LABEL = "a-red-circle"
-FOUND, ON_AVERAGE = 0.6, 0.8  # intersection over union of every sample that shows one, and of their mean: the floor
-# that the present weights hold. What they do not hold yet, an empty mask wherever there is none, stands in their card.
+FOUND = 0.85  # intersection over union that every sample with a red circle reaches; an empty mask wherever there is
+# none is what the present weights do not give yet: their card says so
 
 
 def test_the_samples_red_circles_are_found(shell: Shell, tmp_path: Path) -> None:
-    """Every sample that shows a red circle has a mask that covers it, at the floors above."""
+    """Every sample that shows a red circle has a mask with IoU over 0.85."""
     shell(f"clipseg segment {SAMPLES}/images -p 'a red circle' -o out")
     rows = records(tmp_path / "out/manifest.jsonl")
     assert len(rows) == len(list((SAMPLES / "images").iterdir())) >= 8
@@ -29,7 +29,7 @@ def test_the_samples_red_circles_are_found(shell: Shell, tmp_path: Path) -> None
         if truth.any():
             scores.append(iou(mask, truth))
             assert scores[-1] > FOUND, f"{stem}: {scores[-1]:.3f}"
-    assert 4 <= len(scores) < len(rows) and np.mean(scores) > ON_AVERAGE
+    assert 4 <= len(scores) < len(rows)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
