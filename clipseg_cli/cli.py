@@ -183,7 +183,7 @@ def run(
             total = len(head) if len(head) < LISTED else None
             sources = itertools.chain(head, sources)
         terminal.begin(total)
-        emit = _emitter(json, print_, request.output.out)
+        emit = _emitter(json, print_, request.output.out, runs.single(request.output.out))
         for record in runs.segment(request, sources, terminal.note, sys.stdout.buffer):
             terminal.record(record)
             emit(record)
@@ -218,7 +218,7 @@ app.command(
 )(run)
 
 
-def _emitter(json: bool, print_: options.Print | None, out: str) -> Callable[["Record"], None]:
+def _emitter(json: bool, print_: options.Print | None, out: str, single: bool) -> Callable[["Record"], None]:
     """Puts each record on stdout as it comes: JSON, or mask paths where stdout is no terminal, or nothing."""
 
     def paths(record: "Record") -> None:
@@ -231,6 +231,8 @@ def _emitter(json: bool, print_: options.Print | None, out: str) -> Callable[["R
         return lambda record: None
     if json:
         return lambda record: say(record.line())
+    if single:
+        return lambda record: say(out) if record.ok and print_ != "none" and not sys.stdout.isatty() else None
     return paths if print_ == "paths" or (print_ is None and not sys.stdout.isatty()) else lambda record: None
 
 

@@ -58,7 +58,7 @@ def test_two_runs_give_the_same_bytes(shell: Shell, imgs: Path, tmp_path: Path) 
         {p.relative_to(d): p.read_bytes() for p in d.rglob("*") if p.is_file()}
         for d in (tmp_path / "one", tmp_path / "two")
     )
-    assert one.keys() == two.keys() and len(one) == 4 * 3 + 2
+    assert one.keys() == two.keys() and len(one) == 4 * 3 + 4
     assert {path for path in one if one[path] != two[path]} == {Path("run.json")}
 
 
