@@ -11,18 +11,9 @@ from numpy.typing import NDArray
 
 from clipseg_cli import __version__, masks, registry
 from clipseg_cli.errors import ClipsegError
+from clipseg_cli.runs import LIBRARIES
 from clipseg_cli.settings import Dtype
 
-LIBRARIES = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "safetensors",
-    "huggingface_hub",
-    "numpy",
-    "opencv-python",
-    "pillow",
-)
 SELF_TEST_IOU = 0.95  # of a drawn disc found by the bundled model, and of this device's mask with fp32's on the CPU
 
 
@@ -39,7 +30,7 @@ def examine(device: str = "auto", dtype: Dtype = "auto") -> Iterator[Finding]:
     """Each finding as it is made. A failed check is a finding, never an exception."""
     yield Finding("clipseg", __version__)
     yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    for library in LIBRARIES:
+    for library in (*LIBRARIES, "huggingface_hub"):
         try:
             yield Finding(library, version(library), True)
         except PackageNotFoundError:

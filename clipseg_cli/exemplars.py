@@ -19,6 +19,7 @@ from clipseg_cli import exemplar, expressions, files, images, masks
 from clipseg_cli.errors import ImageError, UsageError
 from clipseg_cli.expressions import Expression
 from clipseg_cli.prompts import Prompt, distinct
+from clipseg_cli.settings import MAX_PIXELS
 from clipseg_cli.sources import Source
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 DEFAULT_LABEL = "exemplar"
 SIBLING = "_mask.png"  # ref.jpg has its region in ref_mask.png
-MAX_PIXELS = 100_000_000  # an exemplar is chosen by hand: a larger one is a mistake
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,6 @@ _IN, _WHAT, _MODEL, _MASK, _OUT, _RUN = "Images", "Prompts", "Model", "Masks", "
 
 
 Print = Literal["paths", "none"]
-Progress = Literal["auto", "bar", "plain", "none"]
 
 Inputs = Annotated[
     list[str] | None,
@@ -137,7 +136,7 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", "-n", help="List what would be done; load nothing.", rich_help_panel=_RUN)
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on stderr.", rich_help_panel=_RUN)]
-ProgressOption = Annotated[Progress, typer.Option("--progress", help="On stderr.", rich_help_panel=_RUN)]
+ProgressOption = Annotated[settings.Progress, typer.Option("--progress", help="On stderr.", rich_help_panel=_RUN)]
 
 
 Resume = Annotated[

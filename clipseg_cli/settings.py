@@ -10,6 +10,7 @@ Device = str  # "auto", "cpu", "cuda", "cuda:1", "mps"
 Dtype = Literal["auto", "fp32", "bf16", "fp16"]
 Backend = Literal["fast", "transformers"]
 Empty = Literal["write", "skip"]
+Progress = Literal["auto", "bar", "plain", "none"]
 Format = Literal["mask", "soft", "overlay"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 

@@ -4,15 +4,14 @@ import os
 import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 from clipseg_cli.manifest import Record
+from clipseg_cli.settings import Progress
 from clipseg_cli.sources import escape
 
 if TYPE_CHECKING:
     from tqdm import tqdm
-
-Progress = Literal["auto", "bar", "plain", "none"]
 
 PLAIN_SECONDS = 10.0  # between two lines of plain progress: a log of a night stays readable
 
