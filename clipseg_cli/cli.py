@@ -1,22 +1,18 @@
-"""The command line: each command parses, calls one function and presents. The only file that prints or exits."""
+"""The program: its commands, its signals, and the one place that shows errors and exits."""
 
 import contextlib
-import itertools
 import os
 import signal
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from json import dumps
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
-from clipseg_cli import __version__, options, settings
-from clipseg_cli.errors import ClipsegError, UsageError
-
-if TYPE_CHECKING:
-    from clipseg_cli.manifest import Record
+from clipseg_cli import __version__, assess, commands, options, settings
+from clipseg_cli.errors import ClipsegError
+from clipseg_cli.terminal import say
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,8 +22,6 @@ app = typer.Typer(
 )
 models = typer.Typer(no_args_is_help=True, help="The models that are known and the weights that are here.")
 app.add_typer(models, name="models")
-
-LISTED = 100_000  # images counted before the first one is done, for the sake of the bar's total
 
 
 def main() -> NoReturn:
@@ -59,15 +53,6 @@ def main() -> NoReturn:
     sys.exit(code)
 
 
-def say(text: str) -> None:
-    """One line on stdout, at once; any bytes that a path may hold. Ends the program with 0 when nobody reads on."""
-    try:
-        sys.stdout.buffer.write(os.fsencode(text + "\n"))
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:  # `| head -1`: the reader has what it wanted
-        raise typer.Exit(0) from None
-
-
 def _stop(number: int, frame: object) -> None:
     """The first signal ends the run in order, with what is finished kept; a second one ends it at once."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
@@ -91,105 +76,6 @@ def _program(
     pass
 
 
-def run(
-    context: typer.Context,
-    inputs: options.Inputs = None,
-    prompt: options.PromptText = None,
-    prompts_file: options.PromptsFile = None,
-    expr: options.Expr = None,
-    support: options.Support = None,
-    support_mask: options.SupportMask = None,
-    support_box: options.SupportBox = None,
-    support_prompt: options.SupportPrompt = None,
-    highlight: options.Highlight = "crop-blur-dim",
-    mix: options.Mix = 0.5,
-    show_exemplar: options.ShowExemplar = None,
-    files_from: options.FilesFrom = None,
-    null: options.Null = False,
-    ext: options.Ext = None,
-    exclude: options.Exclude = None,
-    max_depth: options.MaxDepth = None,
-    follow: options.Follow = False,
-    hidden: options.Hidden = False,
-    limit: options.Limit = None,
-    max_pixels: options.MaxPixels = settings.MAX_PIXELS,
-    model: options.Model = "rd64-refined",
-    offline: options.Offline = False,
-    device: options.Device = "auto",
-    dtype: options.DtypeOption = "auto",
-    backend: options.BackendOption = "fast",
-    batch_size: options.BatchSize = None,
-    threshold: options.Threshold = None,
-    empty: options.EmptyOption = "write",
-    out: options.Out = None,
-    formats: options.FormatOption = None,
-    json: options.Json = False,
-    print_: options.PrintOption = None,
-    resume: options.Resume = True,
-    checksum: options.Checksum = False,
-    fsync: options.Fsync = False,
-    dry_run: options.DryRun = False,
-    quiet: options.Quiet = False,
-    progress: options.ProgressOption = "auto",
-    no_color: options.NoColor = False,
-    debug: options.Debug = False,
-    config: options.Config = None,
-) -> None:
-    """The commands `segment` and `oneshot`, which differ in their help and in what they cannot do without."""
-    from pathlib import Path
-
-    from clipseg_cli import exemplar, exemplars, prompts, runs
-    from clipseg_cli.sources import discover, escape
-    from clipseg_cli.terminal import Terminal
-
-    if highlight not in exemplar.RECIPES:
-        raise UsageError(f"--highlight {highlight}: no such recipe; choose from {', '.join(exemplar.RECIPES)}")
-    if context.info_name == "oneshot" and not support:
-        raise UsageError("oneshot needs an exemplar: --support ref.jpg (or use `clipseg segment -p TEXT`)")
-    spoken = [*map(prompts.parse, prompt or ()), *(prompts.read_file(prompts_file) if prompts_file else ())]
-    # an exemplar without a label of its own belongs to the only phrase there is
-    default = spoken[0].label if len(spoken) == 1 else exemplars.DEFAULT_LABEL
-    shown = exemplars.parse(support or (), support_mask or (), support_box or (), default)
-    wanted = exemplars.want(spoken, [*map(prompts.parse_expression, expr or ())], shown)
-    prompts.thresholds(threshold or (), wanted.prompts, 0)  # a wrong one is told before anything is read
-    show = exemplars.Show(shown, highlight, support_prompt, mix)
-    chosen = options.input_options(inputs, files_from, null, ext, exclude, max_depth, follow, hidden, limit, max_pixels)
-    sources = discover(chosen, None if sys.stdin.isatty() else sys.stdin.buffer, out or "clipseg-out")
-    first = next(sources, None)
-    if first is not None:
-        sources = itertools.chain([first], sources)
-        if first.data is not None and out is None and not sys.stdout.isatty():
-            out = "-"
-    request = runs.Request(
-        settings.ModelOptions(model, offline, device, dtype, backend, batch_size),
-        wanted,
-        tuple(threshold or ()),
-        empty,
-        options.output_options(out, formats, resume, checksum, fsync),
-        max_pixels,
-        tuple(sys.argv[1:]),
-        show,
-    )
-    if show_exemplar is not None:
-        runs.show_exemplars(request, Path(show_exemplar), lambda line: None)
-    if dry_run:
-        for source in sources:
-            say(escape(runs.planned(source, request)))
-        return
-    with Terminal(progress, quiet, not no_color) as terminal:
-        total = None
-        if terminal.mode == "bar" and chosen.files_from is None and "-" not in chosen.inputs:
-            head = list(itertools.islice(sources, LISTED))
-            total = len(head) if len(head) < LISTED else None
-            sources = itertools.chain(head, sources)
-        terminal.begin(total)
-        emit = _emitter(json, print_, request.output.out, runs.single(request.output.out))
-        for record in runs.segment(request, sources, terminal.note, sys.stdout.buffer):
-            terminal.record(record)
-            emit(record)
-    raise typer.Exit(3 if terminal.failed else 0)
-
-
 app.command(
     "segment",
     help="""Segments pictures by phrases: one mask a phrase, and an overlay.
@@ -202,7 +88,7 @@ app.command(
 
     clipseg segment - -p "a cat" -o - < in.jpg > mask.png
     """,
-)(run)
+)(commands.run)
 app.command(
     "oneshot",
     help="""Segments pictures by exemplars: finds what a reference picture shows.
@@ -215,25 +101,43 @@ app.command(
 
     clipseg oneshot --support ref.jpg < list.txt
     """,
-)(run)
+)(commands.run)
+app.command()(commands.find)
+app.command()(assess.post)
+app.command()(commands.embed)
+app.command()(assess.report)
+app.command()(assess.status)
+app.command()(assess.merge)
+app.command("eval")(assess.evaluate)
+app.command("calibrate")(assess.calibrate)
+app.command("train")(assess.train)
 
 
-def _emitter(json: bool, print_: options.Print | None, out: str, single: bool) -> Callable[["Record"], None]:
-    """Puts each record on stdout as it comes: JSON, or mask paths where stdout is no terminal, or nothing."""
+@app.command()
+def ui(
+    folder: Annotated[str, typer.Argument(help="A folder of pictures.")] = ".",
+    model: options.Model = "rd64-refined",
+    offline: options.Offline = False,
+    device: options.Device = "auto",
+    dtype: options.DtypeOption = "auto",
+    backend: options.BackendOption = "fast",
+    out: Annotated[str, typer.Option("--out", "-o", metavar="DIR", help="Where its runs go.")] = "clipseg-out",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 0,
+    browse: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
+    debug: options.Debug = False,
+    config: options.Config = None,
+) -> None:
+    """A page on this machine: type a phrase, see the masks of a folder's pictures change.
 
-    def paths(record: "Record") -> None:
-        document = record.document()
-        for mask in document.get("masks", ()):
-            if path := mask["path"] or mask.get("soft") or document.get("overlay"):
-                say(os.path.join(out, path))
+    clipseg ui photos/
 
-    if out == "-":
-        return lambda record: None
-    if json:
-        return lambda record: say(record.line())
-    if single:
-        return lambda record: say(out) if record.ok and print_ != "none" and not sys.stdout.isatty() else None
-    return paths if print_ == "paths" or (print_ is None and not sys.stdout.isatty()) else lambda record: None
+    Draw a box on a picture to look for such things; run what is on screen on the whole folder, or copy its command.
+    """
+    from clipseg_cli.session import Session, folder_of
+    from clipseg_cli.ui import serve
+
+    chosen = settings.ModelOptions(model, offline, device, dtype, backend)
+    serve(Session(folder_of(folder), chosen, out), port, say, browse and sys.stdout.isatty())
 
 
 @models.command("list")

@@ -1,8 +1,4 @@
-"""Exemplars: pictures in place of phrases. Which files, which region of each, and the embedding they give.
-
-A label may have several exemplars, averaged in the raw embedding space, and a phrase beside them, blended as
-`w * text + (1 - w) * exemplars` (facts of the paper's training: nothing is normalised on the way).
-"""
+"""Exemplars: pictures in place of phrases. Which files, which region of each, and what the model is shown of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,15 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageOps
 
-from clipseg_cli import exemplar, expressions, files, images, masks
+from clipseg_cli import exemplar, files, images, masks
 from clipseg_cli.errors import ImageError, UsageError
-from clipseg_cli.expressions import Expression
-from clipseg_cli.prompts import Prompt, distinct
 from clipseg_cli.settings import MAX_PIXELS
 from clipseg_cli.sources import Source
 
 if TYPE_CHECKING:
-    from clipseg_cli.model import Embeddings, Segmenter
+    from clipseg_cli.model import Segmenter
 
 DEFAULT_LABEL = "exemplar"
 SIBLING = "_mask.png"  # ref.jpg has its region in ref_mask.png
@@ -95,38 +89,6 @@ def parse(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a run looks for. A term is embedded and decoded once; a label is a term, or an expression over terms."""
-
-    prompts: tuple[Prompt, ...]  # the labels
-    rules: tuple[int | Expression, ...]  # of each label
-    texts: tuple[str | None, ...]  # of each term; None where exemplars alone say it
-    shown: tuple[tuple[Exemplar, ...], ...]  # of each term
-
-
-def want(phrases: Sequence[Prompt], boolean: Sequence[Prompt], exemplars: Sequence[Exemplar]) -> Wanted:
-    """Every label once: phrases, then exemplars without a phrase, then boolean expressions. Raises UsageError."""
-    spoken = {each.label for each in phrases}
-    silent = [label for label in dict.fromkeys(each.label for each in exemplars) if label not in spoken]
-    described = [
-        Prompt(label, "exemplar " + ", ".join(each.path for each in exemplars if each.label == label))
-        for label in silent
-    ]
-    terms: dict[tuple[str | None, tuple[Exemplar, ...]], int] = {}
-    rules: list[int | Expression] = []
-    for prompt in (*phrases, *described):
-        own = tuple(each for each in exemplars if each.label == prompt.label)
-        rules.append(terms.setdefault((prompt.text if prompt.label in spoken else None, own), len(terms)))
-    for prompt in boolean:
-        expression = expressions.parse(prompt.text)
-        for text in expressions.terms(expression):
-            terms.setdefault((text, ()), len(terms))
-        rules.append(expression)
-    every = distinct([*phrases, *described, *boolean])
-    return Wanted(every, tuple(rules), tuple(text for text, _ in terms), tuple(own for _, own in terms))
-
-
 def _is_exemplar(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() in files.EXTENSIONS and not path.name.endswith(SIBLING)
 
@@ -142,22 +104,6 @@ def _box(text: str) -> tuple[int, int, int, int]:
     except ValueError:
         raise UsageError(f"--support-box {text}: write X,Y,WIDTH,HEIGHT in pixels, like 40,30,200,180") from None
     return x, y, width, height
-
-
-def embed(segmenter: "Segmenter", wanted: Wanted, show: Show) -> "Embeddings":
-    """The embedding of each term, float32 (T, dim): its text, its exemplars' mean, or the blend of both.
-
-    Raises UsageError for an exemplar that cannot be used and for a text that is too long.
-    """
-    from clipseg_cli.model import Embeddings
-
-    rows = []
-    for text, own in zip(wanted.texts, wanted.shown, strict=True):
-        said = [] if text is None else [segmenter.embed([text]).values[0]]
-        seen = [segmenter.embed_images(shown(segmenter, each, show)[None]).values[0] for each in own]
-        share = show.mix if said and seen else float(bool(said))
-        rows.append(sum(share * each for each in said) + sum((1 - share) / len(seen) * each for each in seen))
-    return Embeddings(np.stack(rows).astype(np.float32))
 
 
 def shown(segmenter: "Segmenter", one: Exemplar, show: Show) -> NDArray[np.float32]:

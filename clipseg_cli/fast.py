@@ -11,7 +11,7 @@ The embedding of a prompt depends on neither the dtype nor the other prompts.
 What this file does not know it refuses with ModelError that names `--backend transformers`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,32 +23,7 @@ from torch import Tensor
 
 from clipseg_cli.architecture import Architecture, Tower
 from clipseg_cli.errors import ModelError
-
-Activation = Callable[[Tensor], Tensor]
-
-
-def quick_gelu(x: Tensor) -> Tensor:
-    """CLIP's sigmoid approximation of GELU."""
-    return x * torch.sigmoid(1.702 * x)
-
-
-ACTIVATIONS: dict[str, Activation] = {"quick_gelu": quick_gelu, "gelu": F.gelu, "relu": F.relu}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Linear:
-    """x @ weight.T + bias in the dtype of `weight` (outputs, inputs)."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """(..., inputs) to (..., outputs)."""
-        return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
-
-    def each(self, rows: Tensor) -> Tensor:
-        """(N, inputs) to (N, outputs), row by row: one row of a small product may be rounded by how many there are."""
-        return torch.stack([self(row) for row in rows.unbind()])
+from clipseg_cli.linear import ACTIVATIONS, Activation, Linear, can_fuse, keep_freed_memory, mlp
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,8 +60,8 @@ class Layer:
         return self.out(mixed.transpose(1, 2).reshape(n, tokens, width))
 
     def mlp(self, x: Tensor) -> Tensor:
-        """Two products around the activation, token by token."""
-        return self.down(self.activation(self.up(x)))
+        """Two products around the activation, token by token. The gain of the activation is in their weights."""
+        return self.down(self.up(x, self.activation))
 
     def pre_norm(self, x: Tensor, *, causal: bool = False) -> Tensor:
         """CLIP's order: normalise, transform, add."""
@@ -235,16 +210,21 @@ class Network:
         return self.decoder(features.to(self.device), embeddings.to(self.device))
 
 
-def load_network(weights: Path, shape: Architecture, *, side: int, device: str, dtype: torch.dtype) -> Network:
-    """The network in the safetensors file `weights`, for pictures of `side` x `side` pixels.
+def load_network(
+    weights: Path, shape: Architecture, *, side: int, device: str, dtype: torch.dtype, fused: bool = True
+) -> Network:
+    """The network in the safetensors file `weights`, for pictures of `side` x `side` pixels. `fused`: by oneDNN's own
+    layout where it can be had, which is faster.
 
     Raises ModelError where the file is damaged, or does not hold exactly the tensors that `shape` calls for.
     """
     for tower in (shape.text, shape.vision):
         if tower.activation not in ACTIVATIONS:
             raise ModelError(f"{weights.parent}: activation {tower.activation!r} is not known; {OTHER_BACKEND}")
+    keep_freed_memory()
+    place = torch.device(device)
     with torch.inference_mode():
-        tensors = Tensors(weights, torch.device(device), dtype)
+        tensors = Tensors(weights, place, dtype, fused and can_fuse(place, dtype))
         network = Network(
             text=text_tower(tensors, shape),
             vision=vision_tower(tensors, shape, side // shape.patch),
@@ -263,54 +243,58 @@ UNUSED = ("clip.logit_scale", ".position_ids")  # a factor of CLIP's own loss; c
 class Tensors:
     """The tensors of one safetensors file, each handed out once, moved and checked against the expected shape."""
 
-    def __init__(self, file: Path, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, file: Path, device: torch.device, dtype: torch.dtype, fused: bool) -> None:
         """Opens `file`. Raises ModelError where it is missing or damaged."""
-        self.file, self.device, self.dtype = file, device, dtype
+        self.file, self.device, self.dtype, self.fused = file, device, dtype, fused
         try:
             self.left = load_file(file)
         except (OSError, SafetensorError) as error:
             raise ModelError(f"{file}: the weights cannot be read ({error}); fetch the model again") from error
 
-    def take(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    def take(self, name: str, *shape: int) -> Tensor:
         """The tensor `name` of `shape`. Raises ModelError where it is missing or has another shape."""
         tensor = self.left.pop(name, None)
         if tensor is None or tensor.shape != shape:
             found = "is missing" if tensor is None else f"is {tuple(tensor.shape)}"
             raise ModelError(f"{self.file}: tensor {name} {found}, config.json calls for {shape}; {OTHER_BACKEND}")
-        return tensor.to(self.device, dtype)
+        return tensor.to(self.device, torch.float32)
 
-    def linear(
-        self, name: str, inputs: int, outputs: int, *, bias: bool = True, dtype: torch.dtype = torch.float32
-    ) -> Linear:
-        """A product from `inputs` to `outputs` channels."""
-        weight = self.take(f"{name}.weight", outputs, inputs, dtype=dtype)
-        return Linear(weight, self.take(f"{name}.bias", outputs, dtype=dtype) if bias else None)
+    def linear(self, name: str, inputs: int, outputs: int, *, bias: bool = True) -> Linear:
+        """A product from `inputs` to `outputs` channels, float32."""
+        weight = self.take(f"{name}.weight", outputs, inputs)
+        return Linear(weight, self.take(f"{name}.bias", outputs) if bias else None)
 
     def norm(self, name: str, tower: Tower) -> Norm:
         """A layer norm of the tower's width."""
         return Norm(self.take(f"{name}.weight", tower.width), self.take(f"{name}.bias", tower.width), tower.eps)
 
-    def layers(
-        self, name: str, tower: Tower, *, attention: torch.dtype = torch.float32, mlp: torch.dtype = torch.float32
-    ) -> tuple[Layer, ...]:
-        """All layers of one tower, with the dtypes of their products."""
+    def layers(self, name: str, tower: Tower, *, attention: bool = False, mlp: bool = False) -> tuple[Layer, ...]:
+        """All layers of one tower; whether their products are in the chosen dtype or in float32."""
         return tuple(self.layer(f"{name}.{index}", tower, attention, mlp) for index in range(tower.depth))
 
-    def layer(self, name: str, tower: Tower, attention: torch.dtype, mlp: torch.dtype) -> Layer:
+    def layer(self, name: str, tower: Tower, attention_half: bool, mlp_half: bool) -> Layer:
         """One transformer layer, its queries, keys and values joined."""
-        width = tower.width
-        parts = [self.linear(f"{name}.self_attn.{part}_proj", width, width, dtype=attention) for part in "qkv"]
+        width, activation = tower.width, ACTIVATIONS[tower.activation]
+        parts = [self.linear(f"{name}.self_attn.{part}_proj", width, width) for part in "qkv"]
         biases = [part.bias for part in parts if part.bias is not None]
+        joined = Linear(torch.cat([part.weight for part in parts]), torch.cat(biases))
+        up = self.linear(f"{name}.mlp.fc1", width, tower.hidden)
+        down = self.linear(f"{name}.mlp.fc2", tower.hidden, width)
+        up, down = mlp(up, down, activation, *self.kind(mlp_half))
         return Layer(
-            qkv=Linear(torch.cat([part.weight for part in parts]), torch.cat(biases)),
-            out=self.linear(f"{name}.self_attn.out_proj", width, width, dtype=attention),
-            up=self.linear(f"{name}.mlp.fc1", width, tower.hidden, dtype=mlp),
-            down=self.linear(f"{name}.mlp.fc2", tower.hidden, width, dtype=mlp),
+            qkv=joined.to(*self.kind(attention_half)),
+            out=self.linear(f"{name}.self_attn.out_proj", width, width).to(*self.kind(attention_half)),
+            up=up,
+            down=down,
             norm1=self.norm(f"{name}.layer_norm1", tower),
             norm2=self.norm(f"{name}.layer_norm2", tower),
             heads=tower.heads,
-            activation=ACTIVATIONS[tower.activation],
+            activation=activation,
         )
+
+    def kind(self, half: bool) -> tuple[torch.dtype, bool]:
+        """Dtype and layout of a product."""
+        return (self.dtype, self.fused) if half else (torch.float32, False)
 
     def transposed(self, name: str, inputs: int, outputs: int, stride: int) -> Linear:
         """A transposed convolution whose kernel is its stride, as a product to stride * stride * outputs channels."""
@@ -342,17 +326,15 @@ def text_tower(tensors: Tensors, shape: Architecture) -> TextTower:
 def vision_tower(tensors: Tensors, shape: Architecture, grid: int) -> VisionTower:
     """The vision tower for pictures of `grid` x `grid` patches, its products in the chosen dtype."""
     name, tower, patch = "clip.vision_model", shape.vision, shape.patch
-    kernel = tensors.take(
-        f"{name}.embeddings.patch_embedding.weight", tower.width, 3, patch, patch, dtype=tensors.dtype
-    )
+    kernel = tensors.take(f"{name}.embeddings.patch_embedding.weight", tower.width, 3, patch, patch)
     trained = tensors.take(f"{name}.embeddings.position_embedding.weight", 1 + shape.grid**2, tower.width)
     return VisionTower(
-        patches=Linear(kernel.flatten(1), None),
+        patches=Linear(kernel.flatten(1), None).to(*tensors.kind(True)),
         patch=patch,
         start=tensors.take(f"{name}.embeddings.class_embedding", tower.width),
         positions=stretch(trained, shape.grid, grid),
         norm=tensors.norm(f"{name}.pre_layrnorm", tower),  # the name is spelt like this in every checkpoint
-        layers=tensors.layers(f"{name}.encoder.layers", tower, attention=tensors.dtype, mlp=tensors.dtype),
+        layers=tensors.layers(f"{name}.encoder.layers", tower, attention=True, mlp=True),
         last_norm=tensors.norm(f"{name}.post_layernorm", tower),
         projection=tensors.linear("clip.visual_projection", tower.width, shape.dim, bias=False),
     )
@@ -375,7 +357,7 @@ def decoder(tensors: Tensors, shape: Architecture) -> Decoder:
         reduces=tuple(tensors.linear(name, shape.vision.width, width) for name in names),
         film_mul=tensors.linear("decoder.film_mul", shape.dim, width),
         film_add=tensors.linear("decoder.film_add", shape.dim, width),
-        layers=tensors.layers("decoder.layers", tower, mlp=tensors.dtype),
+        layers=tensors.layers("decoder.layers", tower, mlp=True),
         conditional_layer=shape.conditional_layer,
         upsampler=upsampler(tensors, width, shape.patch, shape.refined),
     )

@@ -80,6 +80,11 @@ def keeps_extension(names: Iterable[str]) -> frozenset[str]:
     return frozenset(whole)
 
 
+def apart(output: str, name: str) -> str:
+    """Another output path for the image of this name, where an earlier image of the run has the path."""
+    return f"{output}~{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
+
+
 def fault(error: OSError | ValueError, stage: Stage) -> ImageError:
     """Says what the operating system's refusal of a path means for its record."""
     code = getattr(error, "errno", None)
@@ -111,3 +116,8 @@ def identity(path: str, checksum: bool = False) -> list[int | str]:
         return [info.st_size, info.st_mtime_ns]
     with open(path, "rb") as file:
         return [info.st_size, hashlib.file_digest(file, "sha256").hexdigest()]
+
+
+def part(output: str) -> int:
+    """A number that depends on an output path alone: the same on every machine, in every run, in every order."""
+    return int.from_bytes(hashlib.sha256(os.fsencode(output)).digest()[:8], "big")

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from clipseg_cli import store
+from clipseg_cli import files, store
 from clipseg_cli.errors import ImageError, OutputError
+from clipseg_cli.sources import Source
 
 VERSION = 1
 MANIFEST = "manifest.jsonl"
 JOURNAL = ".clipseg-journal.jsonl"  # beside each record what is needed to know later that it still holds
 RUN = "run.json"
+
+# JSON leaves these as they are, but many a reader takes them for the end of a line
+_LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 
 Identity = list[int | str]  # of an input file: size in bytes and mtime in nanoseconds, or size and sha256
 
@@ -31,8 +35,11 @@ class Mask:
     area: int
     area_frac: float
     bbox: tuple[int, int, int, int] | None
-    path: str | None  # of the mask, under the output directory
+    presence: float  # how surely the image shows it: see `masks.presence`
+    path: str | None = None  # of the mask, under the output directory
     soft: str | None = None  # of the soft map
+    similarity: float | None = None  # cosine of the image's embedding and the prompt's, where it was asked for
+    files: tuple[tuple[str, str], ...] = ()  # (format, path) of the label's other files
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,7 @@ class Record:
     frames: int = 1
     masks: tuple[Mask, ...] = ()
     overlay: str | None = None
+    files: tuple[tuple[str, str], ...] = ()  # (format, path) of the image's other files
     notes: tuple[str, ...] = ()
     error: ImageError | None = None
     identity: Identity | None = None  # of the file that was read
@@ -57,15 +65,19 @@ class Record:
         """True when the image was segmented; its masks may be empty."""
         return self.error is None
 
+    @property
+    def presence(self) -> float:
+        """That of the label which the image shows most surely; 0 without masks."""
+        return max((mask.presence for mask in self.masks), default=0.0)
+
     def document(self) -> dict[str, Any]:
         """The record as JSON types. `image_b64` holds the name's bytes where they are not UTF-8."""
         if self.kept is not None:
             return self.kept
-        name = os.fsencode(self.image)
-        shown = name.decode("utf-8", "backslashreplace")
-        document: dict[str, Any] = {"v": VERSION, "image": shown}
-        if shown != self.image:
-            document["image_b64"] = base64.b64encode(name).decode("ascii")
+        name = shown(self.image)
+        document: dict[str, Any] = {"v": VERSION, "image": name}
+        if name != self.image:
+            document["image_b64"] = base64.b64encode(os.fsencode(self.image)).decode("ascii")
         document["status"] = "ok" if self.ok else "failed"
         if self.error is not None:
             message = str(self.error).encode("utf-8", "backslashreplace").decode("utf-8")
@@ -77,6 +89,7 @@ class Record:
         document["masks"] = [_mask(mask) for mask in self.masks]
         if self.overlay is not None:
             document["overlay"] = self.overlay
+        document |= dict(self.files)
         if self.notes:
             document["notes"] = list(self.notes)
         return document
@@ -93,6 +106,7 @@ def _mask(mask: Mask) -> dict[str, Any]:
         "threshold": mask.threshold,
         "score": round(mask.score, 4),
         "mean": round(mask.mean, 4),
+        "presence": mask.presence,
         "area": mask.area,
         "area_frac": round(mask.area_frac, 6),
         "bbox": None if mask.bbox is None else list(mask.bbox),
@@ -100,7 +114,9 @@ def _mask(mask: Mask) -> dict[str, Any]:
     }
     if mask.soft is not None:
         document["soft"] = mask.soft
-    return document
+    if mask.similarity is not None:
+        document["similarity"] = round(mask.similarity, 4)
+    return document | dict(mask.files)
 
 
 class Ledger:
@@ -128,28 +144,29 @@ class Ledger:
                     "choose another --out, or --overwrite"
                 )
             if "image" in document:
-                self.known[_image(document)] = line
+                self.known[image_name(document)] = line
         for line in _lines(self.out / JOURNAL):
             document = _document(line)
             if {"image", "input", "outputs"} <= document.keys():
-                self.proofs[_image(document)] = document["input"], document["outputs"]
+                self.proofs[image_name(document)] = document["input"], document["outputs"]
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.manifest.__exit__()
         self.journal.__exit__()
 
-    def done(self, image: str, identity: Identity | None) -> dict[str, Any] | None:
-        """The record of an image that need not be done again, or None."""
-        line, (read, outputs) = self.known.get(image), self.proofs.get(image, (None, {}))
-        if line is None or identity is None or read != identity:
+    def kept(self, source: Source, checksum: bool) -> Record | None:
+        """The record of an image that need not be done again, or None. Only what the journal knows is looked at."""
+        line, (read, outputs) = self.known.get(source.name), self.proofs.get(source.name, (None, {}))
+        if line is None or read is None or source.error is not None or source.data is not None:
             return None
         document = _document(line)
         try:
-            whole = all((self.out / path).stat().st_size == size for path, size in outputs.items())
-        except OSError:
+            same = files.identity(source.path, checksum) == read
+            whole = same and all((self.out / path).stat().st_size == size for path, size in outputs.items())
+        except (OSError, ValueError):
             return None
-        return document if whole and document.get("status") == "ok" else None
+        return Record(source.name, kept=document) if whole and document.get("status") == "ok" else None
 
     def add(self, record: Record) -> None:
         """Keeps a record whose files are written; one that an earlier run kept stays as it is."""
@@ -175,8 +192,13 @@ def _latest(lines: list[bytes]) -> list[bytes]:
     for line in lines:
         document = _document(line)
         if "image" in document:
-            latest[_image(document)] = line
+            latest[image_name(document)] = line
     return list(latest.values())
+
+
+def in_order(lines: list[bytes]) -> list[bytes]:
+    """Each image's last line, sorted by the image's name."""
+    return sorted(_latest(lines), key=lambda line: os.fsencode(image_name(_document(line))))
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -185,6 +207,21 @@ def _lines(path: Path) -> Iterator[bytes]:
             yield from file
     except FileNotFoundError:
         return
+
+
+def shown(name: str) -> str:
+    """A name as valid Unicode: bytes that are not UTF-8 become escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def documents(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a manifest, as it stands."""
+    return (document for line in _lines(path) if "image" in (document := _document(line)))
+
+
+def latest(path: Path) -> dict[str, dict[str, Any]]:
+    """The record of each image by its name: the later one, where an unfinished run holds two."""
+    return {image_name(document): document for document in documents(path)}
 
 
 def _document(line: bytes) -> dict[str, Any]:
@@ -196,7 +233,7 @@ def _document(line: bytes) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _image(document: dict[str, Any]) -> str:
+def image_name(document: dict[str, Any]) -> str:
     """The name of a record's image as the operating system gives it."""
     if "image_b64" in document:
         return os.fsdecode(base64.b64decode(document["image_b64"]))
@@ -204,4 +241,4 @@ def _image(document: dict[str, Any]) -> str:
 
 
 def _dumps(document: dict[str, Any]) -> str:
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).translate(_LINE_ENDS)

@@ -7,6 +7,8 @@ to the bit. EDGES makes that exact: level q >= k means logit >= EDGES[k], with n
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from clipseg_cli.expressions import Expression, evaluate
 
 LEVELS = 255  # levels above zero: 8-bit soft maps
+PRESENCE_SHARE = 0.002  # of a map's pixels, the most probable ones: one pixel may err, an object is many
 
 # EDGES[k]: the smallest logit of level k, where p = (k - 1/2) / 255; EDGES[0] = -inf; EDGES[256] is
 # NaN, which no logit reaches. float32.
@@ -79,7 +82,8 @@ def level(threshold: float) -> int:
 def cut(logits: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
     """Mask of logits: uint8 of the same shape, 255 where the level is above 255 * threshold, else 0."""
     edge = float(EDGES[level(threshold)])
-    return cv2.compare(logits, edge, cv2.CMP_GE) if not math.isnan(edge) else np.zeros(logits.shape, np.uint8)
+    # inRange, since compare takes an array of one pixel for a number
+    return cv2.inRange(logits, edge, math.inf) if not math.isnan(edge) else np.zeros(logits.shape, np.uint8)
 
 
 def soft(logits: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -94,7 +98,113 @@ def soft(logits: NDArray[np.float32]) -> NDArray[np.uint8]:
 def cut_soft(levels: NDArray[np.uint8], threshold: float) -> NDArray[np.uint8]:
     """Mask of a soft map: uint8 of the same shape, 0 and 255; equals `cut` of the logits it was made from."""
     lowest = level(threshold)
-    return cv2.compare(levels, float(lowest), cv2.CMP_GE) if lowest <= LEVELS else np.zeros_like(levels)
+    return cv2.inRange(levels, lowest, LEVELS) if lowest <= LEVELS else np.zeros_like(levels)
+
+
+def fine(logits: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """uint16 of the same shape: probability x 65535, rounded. `coarse` of it is the soft map, to the bit."""
+    levels = soft(logits).astype(np.int32) * 257
+    rounded = np.rint(65535 * sigmoid(logits)).astype(np.int32)
+    return np.clip(rounded, levels - 128, levels + 128).clip(0, 65535).astype(np.uint16)
+
+
+def coarse(fine: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+    """The soft map of 16-bit levels: the edges of its levels are edges of theirs, since 65535 = 255 x 257."""
+    return ((fine.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+class Map(Protocol):
+    """One label's map at the picture's own size. However it was kept, the masks and soft maps it gives are the same."""
+
+    def cut(self, threshold: float) -> NDArray[np.uint8]:
+        """uint8 (H, W), 0 and 255."""
+
+    def soft(self) -> NDArray[np.uint8]:
+        """Levels, uint8 (H, W)."""
+
+    def fine(self) -> NDArray[np.uint16]:
+        """Levels of 1/65535, uint16 (H, W); of a map kept in 8 bits, its levels x 257."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LogitMap:
+    """A map as the network gave it."""
+
+    logits: NDArray[np.float32]  # (H, W)
+
+    def cut(self, threshold: float) -> NDArray[np.uint8]:
+        """See `Map`."""
+        return cut(self.logits, threshold)
+
+    def soft(self) -> NDArray[np.uint8]:
+        """See `Map`."""
+        return soft(self.logits)
+
+    def fine(self) -> NDArray[np.uint16]:
+        """See `Map`."""
+        return fine(self.logits)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeptMap:
+    """A map that a run kept as a picture of 8 or 16 bits."""
+
+    levels: NDArray[np.integer[Any]]  # uint8 or uint16 (H, W)
+
+    def cut(self, threshold: float) -> NDArray[np.uint8]:
+        """See `Map`."""
+        return cut_soft(self.soft(), threshold)
+
+    def soft(self) -> NDArray[np.uint8]:
+        """See `Map`."""
+        return coarse(self.levels) if self.levels.dtype == np.uint16 else self.levels.astype(np.uint8, copy=False)
+
+    def fine(self) -> NDArray[np.uint16]:
+        """See `Map`."""
+        return self.levels.astype(np.uint16) * np.uint16(1 if self.levels.dtype == np.uint16 else 257)
+
+
+def kept(probabilities: NDArray[np.float32]) -> KeptMap:
+    """A map of probabilities in [0, 1]: float32 (H, W) to 8 bits."""
+    return KeptMap(np.rint(LEVELS * probabilities).astype(np.uint8))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """A label's map, and what its record says of the network's own map: maximum, mean, and `presence`."""
+
+    map: Map
+    score: float
+    mean: float
+    presence: float  # to 4 digits, as records keep it, so that a later run decides alike
+    similarity: float | None = None  # cosine of the image's embedding and the prompt's
+
+
+def presence(logits: NDArray[np.float32], share: float = PRESENCE_SHARE) -> float:
+    """How surely a map of logits (S, S) shows its object: a score in [0, 1] that ranks pictures.
+
+    The mean probability of the most probable `share` of the map; `docs/prompts.md` measures it against others.
+    """
+    flat = logits.ravel()
+    count = max(1, round(share * flat.size))
+    return float(sigmoid(np.partition(flat, flat.size - count)[-count:]).mean())
+
+
+def compete(
+    softs: Sequence[NDArray[np.uint8]], masks: Sequence[NDArray[np.uint8]], background: float | None = None
+) -> NDArray[np.uint8]:
+    """Which label has each pixel: uint8 (H, W), i + 1 for label i, 0 for none.
+
+    Of the labels whose mask holds the pixel, the one with the highest level in its soft map, above 255 * background
+    where one is given; of equal ones the first. At most 255 labels.
+    """
+    index = np.zeros(softs[0].shape, np.uint8)
+    best = np.full(index.shape, -1 if background is None else level(background) - 1, np.int16)
+    for number, (levels, mask) in enumerate(zip(softs, masks, strict=True), 1):
+        wins = (mask > 0) & (levels > best)
+        index[wins] = number
+        best[wins] = levels[wins]
+    return index
 
 
 def bbox(mask: NDArray[np.uint8]) -> tuple[int, int, int, int] | None:

@@ -169,10 +169,16 @@ class Segmenter:
         return Embeddings(as_numpy(self.network.encode(self.pixels(images), pooled=True)[1]))
 
     def encode(self, images: Pictures, *, pooled: bool = False) -> Features:
-        """The features of N pictures, in one pass. `pooled` adds their CLIP image embeddings, at the price of the
-        vision layers that the decoder does not read."""
-        tensor, whole = self.network.encode(self.pixels(images), pooled=pooled)
-        return Features(tensor, None if whole is None else as_numpy(whole))
+        """The features of N pictures. `pooled` adds their CLIP image embeddings, at the price of the vision layers
+        that the decoder does not read. On a CPU a picture's features have the same bits in any company."""
+        pixels = self.pixels(images)
+        # on a CPU a batch gains nothing, and the last bits of a product may depend on its number of rows
+        step = 1 if self.device == "cpu" else len(pixels)
+        parts = (pixels[start : start + step] for start in range(0, len(pixels), step))
+        encoded = [self.network.encode(part, pooled=pooled) for part in parts]
+        return Features.concatenate(
+            [Features(tensor, None if whole is None else as_numpy(whole)) for tensor, whole in encoded]
+        )
 
     def logits(self, features: Features, embeddings: Embeddings) -> NDArray[np.float32]:
         """float32 (N, P, S, S), unbounded: above 0 is more likely than not."""

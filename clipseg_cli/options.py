@@ -1,18 +1,12 @@
-"""The command line's options: shared `Annotated` aliases, and where their defaults come from.
+"""The command line's options: shared `Annotated` aliases, and how groups of them become values."""
 
-Precedence: flag > CLIPSEG_* variable > clipseg.toml or [tool.clipseg] of the working directory > user config > default.
-"""
-
-import os
 import sys
-import tomllib
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from clipseg_cli import settings
+from clipseg_cli import configuration, prompts, settings
 from clipseg_cli.errors import UsageError
 
 _IN, _WHAT, _MODEL, _MASK, _OUT, _RUN = "Images", "Prompts", "Model", "Masks", "Output", "Run"
@@ -44,6 +38,9 @@ Hidden = Annotated[
     bool, typer.Option("--hidden", "-H", help="Include names that begin with a dot.", rich_help_panel=_IN)
 ]
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after N images.", rich_help_panel=_IN)]
+Shard = Annotated[
+    str | None, typer.Option(metavar="I/N", help="Only part I of N, counted from 0.", rich_help_panel=_IN)
+]
 MaxPixels = Annotated[
     int, typer.Option(min=1, metavar="N", help="Refuse larger pictures, before decoding.", rich_help_panel=_IN)
 ]
@@ -58,6 +55,20 @@ PromptsFile = Annotated[
 Expr = Annotated[
     list[str] | None,
     typer.Option(metavar="[LABEL=]EXPR", help="Phrases joined by AND, OR, NOT and ( ).", rich_help_panel=_WHAT),
+]
+Template = Annotated[
+    list[str] | None,
+    typer.Option(metavar="'a photo of a {}'", help="Frames for phrases; several are averaged.", rich_help_panel=_WHAT),
+]
+Embedding = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FILE|-", help="What `clipseg embed` kept, with its labels.", rich_help_panel=_WHAT),
+]
+Similarity = Annotated[
+    bool,
+    typer.Option(
+        "--similarity", help="Record CLIP's image-prompt similarity too; about 1/5 slower.", rich_help_panel=_MODEL
+    ),
 ]
 Support = Annotated[
     list[str] | None,
@@ -103,13 +114,93 @@ BackendOption = Annotated[
 BatchSize = Annotated[
     int | None, typer.Option("--batch-size", "-b", min=1, help="Images encoded at once.", rich_help_panel=_MODEL)
 ]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="PX", help="Side of what the network sees; cost grows with its square.", rich_help_panel=_MODEL
+    ),
+]
+Tile = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Look at N tiles along the longer side too: about N x N times the cost.",
+        show_default=False,
+        rich_help_panel=_MODEL,
+    ),
+]
+Flip = Annotated[
+    bool, typer.Option("--flip", help="Look at everything mirrored too: twice the cost.", rich_help_panel=_MODEL)
+]
 Threshold = Annotated[
     list[str] | None,
-    typer.Option("--threshold", "-t", metavar="[LABEL=]P", help="0 to 1; default: the model's.", rich_help_panel=_MASK),
+    typer.Option(
+        "--threshold",
+        "-t",
+        metavar="[LABEL=]P",
+        help="0 to 1, or otsu, or a percentile like p90. \\[default: the model's]",
+        rich_help_panel=_MASK,
+    ),
+]
+RefineOption = Annotated[
+    settings.Refine,
+    typer.Option("--refine", help="Edges from the photo: guided (fast) or grabcut (slow).", rich_help_panel=_MASK),
+]
+Peak = Annotated[
+    float | None, typer.Option(min=0.0, max=1.0, help="Keep the parts that reach this.", rich_help_panel=_MASK)
+]
+Open = Annotated[
+    int,
+    typer.Option(
+        "--open", min=0, metavar="PX", help="Remove what is thinner.", show_default=False, rich_help_panel=_MASK
+    ),
+]
+Close = Annotated[
+    int,
+    typer.Option(min=0, metavar="PX", help="Fill gaps that are narrower.", show_default=False, rich_help_panel=_MASK),
+]
+FillHoles = Annotated[
+    str,
+    typer.Option(
+        metavar="PX|all", help="Fill holes of up to so many pixels.", show_default=False, rich_help_panel=_MASK
+    ),
+]
+MinArea = Annotated[
+    str, typer.Option(metavar="PX|P%", help="Remove parts of fewer pixels.", show_default=False, rich_help_panel=_MASK)
+]
+KeepLargest = Annotated[
+    int,
+    typer.Option(
+        min=0, metavar="N", help="Keep the N largest parts. \\[default: all]", show_default=False, rich_help_panel=_MASK
+    ),
+]
+Grow = Annotated[
+    int, typer.Option(metavar="PX", help="Grow; negative shrinks.", show_default=False, rich_help_panel=_MASK)
+]
+Invert = Annotated[bool, typer.Option("--invert", help="Everything but the object.", rich_help_panel=_MASK)]
+Feather = Annotated[
+    float,
+    typer.Option(
+        min=0.0, metavar="PX", help="Soften the edge of masks and cutouts.", show_default=False, rich_help_panel=_MASK
+    ),
 ]
 EmptyOption = Annotated[
     settings.Empty,
     typer.Option("--empty", help="An absent object: an all-zero mask, or no file.", rich_help_panel=_MASK),
+]
+MinPresence = Annotated[
+    float,
+    typer.Option(
+        min=0.0, max=1.0, help="Below this presence score the object counts as absent.", rich_help_panel=_MASK
+    ),
+]
+ModeOption = Annotated[
+    settings.Mode, typer.Option("--mode", help="labels: a pixel has one label at most.", rich_help_panel=_MASK)
+]
+Background = Annotated[
+    float,
+    typer.Option(min=0.0, max=1.0, help="Floor that a label must exceed to win a pixel.", rich_help_panel=_MASK),
 ]
 Out = Annotated[
     str | None,
@@ -122,15 +213,28 @@ FormatOption = Annotated[
     typer.Option(
         "--format",
         "-f",
-        metavar="mask|overlay|soft",
-        help="Repeatable. \\[default: mask overlay]",
+        metavar="NAME",
+        help=f"{' '.join(settings.FORMATS)}. Repeatable. \\[default: mask overlay]",
         rich_help_panel=_OUT,
     ),
+]
+Components = Annotated[
+    bool, typer.Option("--components", help="Each connected part is an annotation.", rich_help_panel=_OUT)
+]
+Polygons = Annotated[bool, typer.Option("--polygons", help="COCO: polygons, not run lengths.", rich_help_panel=_OUT)]
+Backdrop = Annotated[
+    str | None,
+    typer.Option(metavar="COLOUR", help="Behind cutouts: a name or #rrggbb. \\[default: clear]", rich_help_panel=_OUT),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON record an image.", rich_help_panel=_OUT)]
 PrintOption = Annotated[
     Print | None,
     typer.Option("--print", help="Mask paths on stdout. \\[default: unless a terminal]", rich_help_panel=_OUT),
+]
+Preview = Annotated[bool, typer.Option("--preview", help="Show each overlay in the terminal.", rich_help_panel=_OUT)]
+Report = Annotated[
+    bool,
+    typer.Option("--report", help="Write report.html too; add -f soft to move thresholds.", rich_help_panel=_OUT),
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", "-n", help="List what would be done; load nothing.", rich_help_panel=_RUN)
@@ -149,20 +253,28 @@ Checksum = Annotated[
     bool, typer.Option("--checksum", help="Know an input by its content, not its time.", rich_help_panel=_RUN)
 ]
 Fsync = Annotated[bool, typer.Option("--fsync", help="Survive a loss of power too; slower.", rich_help_panel=_RUN)]
+Jobs = Annotated[
+    int, typer.Option("--jobs", "-j", min=1, help="Worker processes, each with its own model.", rich_help_panel=_RUN)
+]
+MaxErrors = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Stop once N images failed.", rich_help_panel=_RUN)
+]
+FeaturesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--features", metavar="DIR", help="Keep encoded images here; other prompts then cost little.",
+        rich_help_panel=_RUN,
+    ),
+]  # fmt: skip
+FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed image.", rich_help_panel=_RUN)]
 NoColor = Annotated[bool, typer.Option("--no-color", help="No colours on stderr.", rich_help_panel=_RUN)]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.", rich_help_panel=_RUN)]
-
-
-def _configure(context: typer.Context, path: str | None) -> str | None:
-    """Puts configured defaults under the command's flags. Eager: click runs it before it reads the other options."""
-    context.default_map = {**(context.default_map or {}), **configured(context, path)}
-    return path
 
 
 Config = Annotated[
     str | None,
     typer.Option(
-        metavar="FILE", help="Read defaults from this file only.", callback=_configure, is_eager=True,
+        metavar="FILE", help="Read defaults from this file only.", callback=configuration.configure, is_eager=True,
         rich_help_panel=_RUN,
     ),
 ]  # fmt: skip
@@ -178,6 +290,7 @@ def input_options(
     follow: bool,
     hidden: bool,
     limit: int | None,
+    shard: str | None,
     max_pixels: int,
 ) -> settings.InputOptions:
     """The input options as one value; extensions get their dot and lower case.
@@ -189,8 +302,69 @@ def input_options(
         raise UsageError("no input: name files or folders, or pipe in a list of paths or one image")
     return settings.InputOptions(
         tuple(inputs or ()), files_from, null, extensions, tuple(exclude or ()), max_depth, follow, hidden, limit,
-        max_pixels,
+        _shard(shard), max_pixels,
     )  # fmt: skip
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    index, slash, count = (text or "0/1").partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise UsageError(f"--shard {text}: write I/N with I from 0 to N - 1, like 0/16")
+    return int(index), int(count)
+
+
+def check_background(background: float, mode: settings.Mode) -> None:
+    """Raises UsageError for a floor of competing labels where none compete."""
+    if background and mode != "labels":
+        raise UsageError("--background is the floor of --mode labels; a mask by itself has its --threshold")
+
+
+def clean_up(
+    refine: settings.Refine,
+    peak: float | None,
+    open_: int,
+    close: int,
+    fill_holes: str,
+    min_area: str,
+    keep_largest: int,
+    grow: int,
+    invert: bool,
+    feather: float,
+) -> settings.CleanUp:
+    """The clean-up of masks as one value. Raises UsageError."""
+    holes = fill_holes if fill_holes == "all" else _pixels(fill_holes, "--fill-holes", "a number of pixels, or all")
+    area, share = 0, 0.0
+    if min_area.endswith("%"):
+        share = prompts.probability(_hundredth(min_area), f"--min-area {min_area}: a share of the picture")
+    else:
+        area = _pixels(min_area, "--min-area", "a number of pixels, or a share of the picture like 0.5%")
+    return settings.CleanUp(refine, peak, open_, close, holes, area, share, keep_largest, grow, invert, feather)
+
+
+def export(components: bool, polygons: bool, backdrop: str | None) -> settings.ExportOptions:
+    """What the formats for other programs carry. Raises UsageError."""
+    if backdrop is None:
+        return settings.ExportOptions(components, polygons)
+    from PIL import ImageColor
+
+    try:
+        red, green, blue = ImageColor.getrgb(backdrop)[:3]
+    except ValueError:
+        raise UsageError(f"--backdrop {backdrop}: no such colour; give a name like white, or #rrggbb") from None
+    return settings.ExportOptions(components, polygons, (red, green, blue))
+
+
+def _pixels(text: str, flag: str, wanted: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise UsageError(f"{flag} {text}: give {wanted}")
+    return int(text)
+
+
+def _hundredth(percent: str) -> str:
+    try:
+        return repr(float(percent.rstrip("%")) / 100)
+    except ValueError:
+        return percent
 
 
 def output_options(
@@ -202,67 +376,3 @@ def output_options(
         if name not in settings.FORMATS:
             raise UsageError(f"--format {name}: no such format; choose from {', '.join(settings.FORMATS)}")
     return settings.OutputOptions(out or "clipseg-out", names, resume, checksum, fsync)  # type: ignore[arg-type]
-
-
-def configured(context: typer.Context, path: str | None) -> dict[str, Any]:
-    """The values that configuration gives to one command's options, by parameter name.
-
-    Keys are the long flags, at the top level or in a table named like the command. A variable gives a repeatable
-    option one value a line. Raises UsageError naming the file and the key that no option of any command has.
-    """
-    own = {_flag(option): option for option in context.command.params if option.param_type_name == "option"}
-    every = {_flag(option) for command in _commands(context.find_root().command) for option in command.params}
-    values: dict[str, Any] = {}
-
-    def put(flag: str, value: Any) -> None:
-        many = getattr(own[flag], "multiple", False) and not isinstance(value, list)
-        values[own[flag].name or flag] = [value] if many else value
-
-    for file, table in _tables(path):
-        chosen = {**table, **table.get(context.info_name or "", {})}
-        for key, value in chosen.items():
-            flag = key.replace("_", "-")
-            if flag in own:
-                put(flag, value)
-            elif flag not in every and not isinstance(value, dict):
-                raise UsageError(f"{file}: {key!r} is no option; keys are long flags, like threshold or max-depth")
-    for flag in own:
-        if text := os.environ.get("CLIPSEG_" + flag.upper().replace("-", "_")):
-            put(flag, text.splitlines() if getattr(own[flag], "multiple", False) else text)
-    return values
-
-
-def _commands(command: Any) -> Iterable[Any]:
-    yield command
-    for each in getattr(command, "commands", {}).values():
-        yield from _commands(each)
-
-
-def _flag(option: Any) -> str:
-    return max(option.opts, key=len).lstrip("-")  # type: ignore[no-any-return]
-
-
-def _tables(config: str | None) -> Iterable[tuple[Path, dict[str, Any]]]:
-    """The configuration tables, weakest first: user's, then the working directory's, or only `config` if given."""
-    if config is not None:
-        yield Path(config), _read(Path(config), required=True)
-        return
-    if sys.platform == "win32":
-        home = Path(os.environ.get("APPDATA", Path.home()))
-    else:
-        home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    yield home / "clipseg" / "config.toml", _read(home / "clipseg" / "config.toml")
-    project = _read(Path("pyproject.toml")).get("tool", {}).get("clipseg", {})
-    yield Path("pyproject.toml"), project
-    yield Path("clipseg.toml"), _read(Path("clipseg.toml"))
-
-
-def _read(path: Path, required: bool = False) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if required:
-            raise UsageError(f"no configuration file {path}") from None
-        return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"cannot read {path}: {error}") from None

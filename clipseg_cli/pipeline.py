@@ -6,28 +6,26 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_cli import files, images, masks, store
-from clipseg_cli.errors import ClipsegError, ImageError
-from clipseg_cli.manifest import Identity, Mask, Record
-from clipseg_cli.prompts import slugs
-from clipseg_cli.settings import Format, MaskOptions
+from clipseg_cli import files, images, masks, tiles
+from clipseg_cli.errors import ImageError, lacks_memory
+from clipseg_cli.features import Shelf
+from clipseg_cli.finish import Write, finish
+from clipseg_cli.manifest import Identity, Record
+from clipseg_cli.settings import ExportOptions, Format, MaskOptions
 from clipseg_cli.sources import Source
-from clipseg_cli.writers import WRITERS, Result
 
 if TYPE_CHECKING:
     from clipseg_cli.model import Embeddings, Segmenter
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-Done = Callable[[str, Identity | None], dict[str, Any] | None]  # the document of an image that is done already
-Write = Callable[[str, bytes], None]  # puts bytes at a path under the output; raises OutputError or ImageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +36,12 @@ class Job:
     formats: tuple[Format, ...]
     max_pixels: int
     batch_size: int  # images encoded at once
+    export: ExportOptions = field(default_factory=ExportOptions)
     checksum: bool = False  # an input is known by its content, not by its time
+    tiles: int = 1  # along the longer side of a picture, that the network looks at beside the whole
+    flip: bool = False  # look at everything mirrored too
+    similarity: bool = False  # compare the embeddings of image and prompt too; costs the layers that maps do not need
+    features: str | None = None  # a folder that keeps encoded images
 
 
 def run(
@@ -46,39 +49,40 @@ def run(
     job: Job,
     load_model: Callable[[], "tuple[Segmenter, Embeddings]"],
     write: Write,
-    done: Done = lambda name, identity: None,
 ) -> Iterator[Record]:
     """One record a source, in the order of the sources. A failed image is a record; OutputError ends the run.
 
-    What `done` has a document for is not read again. The network and the embeddings of the prompts are made when the
-    first picture needs them. At most a few batches are in memory, whatever the number of sources.
+    The network and the embeddings of the prompts are made when the first picture needs them. At most a few batches
+    are in memory, whatever the number of sources.
     """
     workers = max(2, min(8, os.cpu_count() or 1))
-    network = _Lazy(load_model)
+    network = _Lazy(load_model, job.features)
 
     def load(source: Source) -> Loaded:
-        return _load(source, job, network, done)
+        return _load(source, job, network)
 
-    def finish(item: tuple[Loaded, NDArray[np.float32] | None]) -> Record:
+    def finished(item: tuple[Loaded, Seen | ImageError | None]) -> Record:
         return _finish(*item, job, write)
 
-    def masked(loaded: Iterable[Loaded]) -> Iterator[tuple[Loaded, NDArray[np.float32] | None]]:
+    def masked(loaded: Iterable[Loaded]) -> Iterator[tuple[Loaded, Seen | ImageError | None]]:
         for batch in _batches(loaded, job.batch_size):
-            pictures = [item.picture for item in batch if item.picture is not None]
-            logits = iter(network.logits(pictures) if pictures else ())
+            pictures = [picture for item in batch for picture in item.pictures]
+            looks = (network.see(some, job.similarity) for some in _batches(pictures, job.batch_size))
+            seen = itertools.chain.from_iterable(looks)
             for item in batch:
-                yield item, None if item.picture is None else next(logits)
+                yield item, _joined(item, list(itertools.islice(seen, len(item.pictures))))
 
     with ThreadPoolExecutor(workers) as loaders, ThreadPoolExecutor(workers) as finishers:
-        loaded = _ahead(loaders, load, sources, 2 * job.batch_size)
-        yield from _ahead(finishers, finish, masked(loaded), job.batch_size)
+        loaded = ahead(loaders, load, sources, 2 * job.batch_size)
+        yield from ahead(finishers, finished, masked(loaded), job.batch_size)
 
 
 class _Lazy:
     """The network and the prompts' embeddings, made by the first thread that needs them."""
 
-    def __init__(self, load: Callable[[], "tuple[Segmenter, Embeddings]"]) -> None:
-        self.load = load
+    def __init__(self, load: Callable[[], "tuple[Segmenter, Embeddings]"], features: str | None = None) -> None:
+        self.load, self.folder = load, features
+        self.shelf: Shelf | None = None
         self.lock = threading.Lock()
         self.made: tuple[Segmenter, Embeddings] | None = None
 
@@ -86,12 +90,49 @@ class _Lazy:
         with self.lock:
             if self.made is None:
                 self.made = self.load()
+                self.shelf = Shelf.of(Path(self.folder), self.made[0]) if self.folder is not None else None
             return self.made
 
-    def logits(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """float32 (N, T, S, S) of pictures that the segmenter has resized."""
+    def see(self, pictures: Sequence[NDArray[np.uint8]], similarity: bool) -> "list[Seen | ImageError]":
+        """What the network makes of each of some pictures that the segmenter has resized.
+
+        Where memory does not suffice for all at once, half of them are tried, and so on; a single one then fails."""
+        if not pictures:
+            return []
+        try:
+            return list(self._see(pictures, similarity))
+        except Exception as error:
+            if not lacks_memory(error):
+                raise
+        # outside the handler, where the error no longer holds the memory that the attempt took
+        half = len(pictures) // 2
+        if half:
+            return self.see(pictures[:half], similarity) + self.see(pictures[half:], similarity)
+        return [ImageError("out_of_memory", "encode", "not enough memory for the network; give fewer phrases at once")]
+
+    def _see(self, pictures: Sequence[NDArray[np.uint8]], similarity: bool) -> "Iterator[Seen]":
         segmenter, embeddings = self.get()
-        return segmenter.logits(segmenter.encode(pictures), embeddings)
+        if self.shelf is None:
+            features = segmenter.encode(pictures, pooled=similarity)
+        else:
+            features = self.shelf.encode(segmenter, pictures, pooled=similarity)
+        for index, logits in enumerate(segmenter.logits(features, embeddings)):
+            pooled = None if features.pooled is None else features.pooled[index]
+            yield Seen(logits, None if pooled is None else cosines(embeddings.values, pooled))
+
+
+def cosines(rows: NDArray[np.float32], one: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The cosine of each row of (T, dim) with (dim,): float32 (T,), in [-1, 1]."""
+    lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(one)
+    return np.asarray(rows @ one / np.maximum(lengths, np.float32(1e-12)), np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the network makes of one image."""
+
+    logits: NDArray[np.float32]  # (T, S, S) of a view, (T, h, w) of an image; one map a term
+    similarity: NDArray[np.float32] | None  # (T,), the cosine of the image with each term
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +141,13 @@ class Loaded:
 
     source: Source
     image: images.Image | None = None
-    picture: NDArray[np.uint8] | None = None  # (S, S, 3)
+    views: tuple[tiles.View, ...] = ()  # what the network is shown of it
+    pictures: tuple[NDArray[np.uint8], ...] = ()  # (S, S, 3), one a view
     identity: Identity | None = None
     record: Record | None = None
 
 
-def _load(source: Source, job: Job, network: _Lazy, done: Done) -> Loaded:
+def _load(source: Source, job: Job, network: _Lazy) -> Loaded:
     def failed(error: ImageError) -> Loaded:
         return Loaded(source, record=Record(source.name, error=error))
 
@@ -113,10 +155,10 @@ def _load(source: Source, job: Job, network: _Lazy, done: Done) -> Loaded:
         return failed(source.error)
     try:
         identity = None if source.data is not None else files.identity(source.path, job.checksum)
-        if (document := done(source.name, identity)) is not None:
-            return Loaded(source, record=Record(source.name, kept=document))
         image = images.load(source, max_pixels=job.max_pixels)
-        return Loaded(source, image, network.get()[0].resize(image.pixels), identity)
+        (height, width, _), segmenter = image.pixels.shape, network.get()[0]
+        views = tiles.views(height, width, job.tiles, job.flip)
+        return Loaded(source, image, views, tuple(segmenter.resize(view.of(image.pixels)) for view in views), identity)
     except ImageError as error:
         return failed(error)
     except MemoryError:
@@ -125,75 +167,37 @@ def _load(source: Source, job: Job, network: _Lazy, done: Done) -> Loaded:
         return failed(files.fault(error, "load"))
 
 
-def _finish(loaded: Loaded, logits: NDArray[np.float32] | None, job: Job, write: Write) -> Record:
-    """Masks and files of one image; `logits` float32 (T, S, S), one a term."""
+def _joined(loaded: Loaded, seen: "list[Seen | ImageError]") -> "Seen | ImageError | None":
+    """One image's maps of the maps of its views; None for an image that was not loaded."""
+    wrong = next((one for one in seen if isinstance(one, ImageError)), None)
+    if wrong is not None or not seen:
+        return wrong
+    whole = [one for one in seen if isinstance(one, Seen)]
+    return Seen(tiles.joined(loaded.views, [one.logits for one in whole]), whole[0].similarity)
+
+
+def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Write) -> Record:
+    """Files and record of one image."""
     source, image = loaded.source, loaded.image
     if loaded.record is not None:
         return loaded.record
-    assert image is not None and logits is not None
-    paths: dict[tuple[Format, int | None], str] = {}
-    outputs: list[tuple[str, int]] = []
-    try:
-        logits = masks.combine(logits, job.mask.rules, job.mask.texts)
-        result = _result(image.pixels, logits, job)
-        stem = store.portable(source.output)
-        for form in job.formats:
-            for path, index, data in WRITERS[form](stem, result):
-                write(path, data)
-                paths[form, index] = path
-                outputs.append((path, len(data)))
-    except ImageError as error:
-        return Record(source.name, error=error)
-    except MemoryError:
-        return Record(source.name, error=ImageError("out_of_memory", "mask", "not enough memory for its masks"))
-    except ClipsegError:
-        raise
-    except Exception as error:  # a defect here must cost one image, not the night's run
-        return Record(source.name, error=ImageError("internal", "mask", f"{type(error).__name__}: {error}"))
-    records = []
-    for index, prompt in enumerate(job.mask.prompts):
-        mask, probability = result.masks[index], masks.sigmoid(logits[index])
-        area = int(np.count_nonzero(mask))
-        records.append(
-            Mask(
-                prompt.label,
-                prompt.text,
-                job.mask.thresholds[index],
-                score=float(probability.max()),
-                mean=float(probability.mean()),
-                area=area,
-                area_frac=area / mask.size,
-                bbox=masks.bbox(mask),
-                path=paths.get(("mask", index)),
-                soft=paths.get(("soft", index)),
-            )
-        )
+    if isinstance(seen, ImageError):
+        return Record(source.name, error=seen)
+    assert image is not None and seen is not None
+    logits, similarity = seen.logits, seen.similarity
     height, width = image.pixels.shape[:2]
-    return Record(
-        source.name,
-        width,
-        height,
-        image.format,
-        image.frames,
-        tuple(records),
-        overlay=paths.get(("overlay", None)),
-        notes=image.notes,
-        identity=loaded.identity,
-        outputs=tuple(outputs),
-    )
+    notes, identity = image.notes, loaded.identity
+    blank = Record(source.name, width, height, image.format, image.frames, notes=notes, identity=identity)
 
+    def maps() -> Iterator[masks.Scored]:
+        for one, rule in zip(masks.combine(logits, job.mask.rules, job.mask.texts), job.mask.rules, strict=True):
+            probability = masks.sigmoid(one)
+            large = masks.LogitMap(masks.upsample(one, height, width))
+            like = None if similarity is None or not isinstance(rule, int) else float(similarity[rule])
+            presence = round(masks.presence(one), 4)
+            yield masks.Scored(large, float(probability.max()), float(probability.mean()), presence, like)
 
-def _result(pixels: NDArray[np.uint8], logits: NDArray[np.float32], job: Job) -> Result:
-    height, width = pixels.shape[:2]
-    labels = tuple(prompt.label for prompt in job.mask.prompts)
-    cuts, softs = [], []
-    for one, threshold in zip(logits, job.mask.thresholds, strict=True):
-        large = masks.upsample(one, height, width)
-        cuts.append(masks.cut(large, threshold))
-        if "soft" in job.formats:
-            softs.append(masks.soft(large))
-    skip = tuple(job.mask.empty == "skip" and not cut.any() for cut in cuts)
-    return Result(pixels, labels, slugs(labels), tuple(cuts), tuple(softs), skip)
+    return finish(blank, source.output, lambda: image.pixels, maps(), job.mask, job.formats, job.export, write)
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -202,7 +206,7 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-def _ahead(pool: Executor, function: Callable[[T], R], items: Iterable[T], depth: int) -> Iterator[R]:
+def ahead(pool: Executor, function: Callable[[T], R], items: Iterable[T], depth: int) -> Iterator[R]:
     """`map` in order on a pool with at most `depth` results waiting; cancels what waits when it is closed."""
     waiting: deque[Future[R]] = deque()
     try:

@@ -7,6 +7,7 @@ parse("cat=a fluffy cat") Prompt(label="cat", text="a fluffy cat")
 import csv
 import hashlib
 import io
+import re
 import tomllib
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -20,13 +21,17 @@ SLUG_BYTES = 80  # leaves room for a suffix in the 255 bytes that file systems a
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{d}{i}" for d in ("com", "lpt") for i in range(1, 10))}
 
 
+# A probability in [0, 1]; or chosen for each map: "otsu", or "p90" for its 90th percentile.
+Threshold = float | str
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One phrase. `threshold` is a probability in [0, 1], or None for the run's own."""
+    """One phrase. `threshold` None: the run's own."""
 
     label: str
     text: str
-    threshold: float | None = None
+    threshold: Threshold | None = None
 
 
 def parse(argument: str) -> Prompt:
@@ -87,7 +92,7 @@ def _entry(row: Mapping[str, object], where: str) -> Prompt:
         raise UsageError(f"{where}: text is empty")
     prompt = Prompt(str(row.get("label") or "").strip() or text, text)
     value = row.get("threshold")
-    return prompt if value in (None, "") else replace(prompt, threshold=probability(str(value), where))
+    return prompt if value in (None, "") else replace(prompt, threshold=threshold(str(value), where))
 
 
 def probability(text: str, where: str) -> float:
@@ -101,20 +106,33 @@ def probability(text: str, where: str) -> float:
     return value
 
 
-def thresholds(arguments: Iterable[str], prompts: Iterable[Prompt], default: float) -> tuple[float, ...]:
+def threshold(text: str, where: str) -> Threshold:
+    """Reads a number in [0, 1], `otsu`, or a percentile like `p90`; UsageError names `where` it stood."""
+    text = text.strip()
+    if text == "otsu" or (re.fullmatch(r"p\d+(\.\d+)?", text) and float(text[1:]) <= 100):
+        return text
+    try:
+        return probability(text, where)
+    except UsageError:
+        raise UsageError(
+            f"{where}: {text!r} is neither a number from 0 to 1, nor otsu, nor a percentile like p90"
+        ) from None
+
+
+def thresholds(arguments: Iterable[str], prompts: Iterable[Prompt], default: Threshold) -> tuple[Threshold, ...]:
     """The threshold of each prompt from `-t` arguments (`0.4` for all, `label=0.4` for one).
 
     A label's own argument beats its entry in a prompts file, which beats the bare argument, which beats the
     model's default. Raises UsageError for a label that no prompt has.
     """
-    general: float | None = None
-    own: dict[str, float] = {}
+    general: Threshold | None = None
+    own: dict[str, Threshold] = {}
     for argument in arguments:
         label, equals, value = argument.rpartition("=")
         if equals:
-            own[label.strip()] = probability(value, f"--threshold {argument}")
+            own[label.strip()] = threshold(value, f"--threshold {argument}")
         else:
-            general = probability(argument, "--threshold")
+            general = threshold(argument, "--threshold")
     prompts = tuple(prompts)
     if unknown := sorted(own.keys() - {prompt.label for prompt in prompts}):
         known = ", ".join(prompt.label for prompt in prompts)

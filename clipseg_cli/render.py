@@ -1,4 +1,4 @@
-"""The overlay: the photo with every label tinted, outlined and named. numpy in, numpy out."""
+"""Pictures of masks: the overlay, with every label tinted, outlined and named, and the cutout. numpy in, numpy out."""
 
 import colorsys
 import math
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 TINT = 0.45  # share of the label's colour inside its mask
+FRINGE = 2.0  # pixels at an object's edge that may hold some of the ground's colour
 _GOLDEN = 0.381966  # of the colour circle: successive labels are as far apart in hue as can be
 
 
@@ -44,6 +45,38 @@ def overlay(pixels: NDArray[np.uint8], masks: Sequence[NDArray[np.uint8]], label
     return out
 
 
+def cutout(pixels: NDArray[np.uint8], mask: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """uint8 (H, W, 4) RGBA: the object alone, its edge in the colours of its inside, so that no fringe of the ground
+    shows on another. `mask` uint8 (H, W), 0 and 255; `alpha` is the mask, its edge soft or not.
+
+    Pixels within FRINGE of the outside mix both colours: they take that of the nearest pixel further inside, where
+    one is near. The same colours go on under what is nearly or wholly clear, for readers that scale.
+    """
+    out = np.dstack([pixels, alpha])
+    # outside the frame is not outside the object
+    deep = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) > FRINGE
+    shown = cv2.dilate(np.maximum(mask, alpha), np.ones((3, 3), np.uint8)) > 0
+    if deep.any():
+        rest = np.where(deep, 0, 255).astype(np.uint8)
+        far, nearest = cv2.distanceTransformWithLabels(
+            rest, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+        )
+        place = np.zeros(int(nearest.max()) + 1, np.int64)  # of the pixel that each number stands for
+        inner = np.flatnonzero(deep)
+        place[nearest.ravel()[inner]] = inner
+        taken = np.flatnonzero((shown & ~deep & ((mask == 0) | (far <= 2 * FRINGE + 1))).ravel())
+        out.reshape(-1, 4)[taken, :3] = pixels.reshape(-1, 3)[place[nearest.ravel()[taken]]]
+    out[~shown] = 0
+    return out
+
+
+def on(rgba: NDArray[np.uint8], backdrop: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3): an RGBA picture over one colour."""
+    share = rgba[..., 3:].astype(np.float32) / 255
+    flat = np.array(backdrop, np.float32)
+    return np.rint(rgba[..., :3] * share + flat * (1 - share)).astype(np.uint8)
+
+
 def _name(pixels: NDArray[np.uint8], label: str, anchor: tuple[int, int], tint: tuple[int, int, int]) -> None:
     """Writes the label on a plate of its colour just above its anchor (x, y), moved inside the picture; in place."""
     height, width = pixels.shape[:2]
@@ -60,3 +93,13 @@ def _name(pixels: NDArray[np.uint8], label: str, anchor: tuple[int, int], tint: 
     y = min(max(anchor[1] - plate.height - pad, 0), max(height - plate.height, 0))
     window = pixels[y : y + plate.height, x : x + plate.width]
     window[:] = np.asarray(plate)[: window.shape[0], : window.shape[1]]
+
+
+def fitted(array: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """The picture with its longer side at most `side` pixels."""
+    height, width = array.shape[:2]
+    scale = side / max(height, width)
+    if scale >= 1:
+        return array
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(array, size, interpolation=cv2.INTER_AREA), np.uint8)

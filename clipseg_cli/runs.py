@@ -5,8 +5,8 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -16,20 +16,33 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from clipseg_cli import __version__, exemplar, exemplars, files, pipeline, prompts, registry, store
-from clipseg_cli.errors import NoInputError, OutputError, UsageError
-from clipseg_cli.exemplars import Show, Wanted
+from clipseg_cli import __version__, embeddings, engines, exemplar, exemplars, files, pipeline, prompts, registry, store
+from clipseg_cli.embeddings import Wanted
+from clipseg_cli.errors import NoInputError, OutputError, TooManyErrors, UsageError
+from clipseg_cli.exemplars import Show
 from clipseg_cli.manifest import JOURNAL, MANIFEST, RUN, Ledger, Record
-from clipseg_cli.settings import Empty, Format, MaskOptions, ModelOptions, OutputOptions
+from clipseg_cli.settings import (
+    ExportOptions,
+    Format,
+    InputOptions,
+    MaskOptions,
+    ModelOptions,
+    OutputOptions,
+    RunOptions,
+)
 from clipseg_cli.sources import Source
-from clipseg_cli.writers import raster
+from clipseg_cli.writers import raster, refuse_many, whole
 
 if TYPE_CHECKING:
     from clipseg_cli.model import Embeddings, Segmenter
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "opencv-python", "pillow")
 SINGLE: dict[str, Format] = {"": "mask", ".png": "mask", ".jpg": "overlay", ".jpeg": "overlay"}  # of -o FILE's suffix
+AHEAD = 8  # batches that a worker is sent before its records come: more than the pipeline holds
 BATCH = {"cpu": 4}  # images encoded at once, by device; 16 elsewhere
+
+WHOLE = InputOptions().shard
+NO_IMAGE = "no image found: give files, a folder or a list, and look at --ext, --exclude, --max-depth"
 
 Note = Callable[[str], None]
 
@@ -41,11 +54,14 @@ class Request:
     model: ModelOptions
     wanted: Wanted
     thresholds: tuple[str, ...]  # as typed: the default is the model's
-    empty: Empty
+    mask: MaskOptions
+    similarity: bool
     output: OutputOptions
-    max_pixels: int
+    inputs: InputOptions
     command: tuple[str, ...]
     show: Show
+    run: RunOptions = field(default_factory=RunOptions)
+    export: ExportOptions = field(default_factory=ExportOptions)
 
 
 def single(out: str) -> bool:
@@ -61,41 +77,91 @@ def segment(request: Request, sources: Iterator[Source], note: Note, stdout: Bin
     written or holds a run with other settings; ModelError, UsageError.
     """
     first = next(sources, None)
+    if first is None and request.inputs.shard != WHOLE:
+        note("this shard holds no image")
+        return
     if first is None:
-        raise NoInputError("no image found: give files, a folder or a list, and look at --ext, --exclude, --max-depth")
-    sources = chain((first,), sources)
+        raise NoInputError(NO_IMAGE)
+    second = next(sources, None)
+    alone = second is None
+    sources = chain((first,), () if second is None else (second,), sources)
     if single(request.output.out):
         yield from _one(request, sources, note, stdout)
         return
     out, fsync = Path(request.output.out), request.output.fsync
     store.check(out)
+    if store.folds(out):
+        sources = _unfolded(sources)
     checkpoint = registry.locate(request.model.model, offline=request.model.offline, progress=True)
     job = _job(request, checkpoint, request.output.formats or ("mask", "overlay"))
     document = _document(request, job, checkpoint)
-    _admit(out, document, request.output.resume)
+    ended = _admit(out, document, request.output.resume)
 
-    def load() -> "tuple[Segmenter, Embeddings]":
-        segmenter, embeddings = _model(request, checkpoint, note)
-        document.update(device=segmenter.device, dtype=segmenter.dtype, backend=segmenter.backend)
-        return segmenter, embeddings
+    def tell(news: engines.News) -> None:
+        document.update(news.facts)
+        note(news.line)
 
-    def write(path: str, data: bytes) -> None:
-        store.write(out / path, data, fsync)
-
-    write(RUN, _json(document))
+    store.write(out / RUN, _json(document), fsync)
     started, done, kept, failed = time.monotonic(), 0, 0, 0
     with Ledger(out, fsync) as ledger:
-        for record in pipeline.run(sources, job, load, write, ledger.done):
+        items = (ledger.kept(source, job.checksum) or _failed(source) or source for source in sources)
+        for record in _work(request, checkpoint, job, items, tell, alone):
             ledger.add(record)
             done, kept, failed = done + record.ok, kept + (record.kept is not None), failed + (not record.ok)
             yield record
+            if failed == request.run.max_errors:
+                raise TooManyErrors(f"stopped: {failed} images failed; the same command again does what is missing")
         ledger.close()
+    if not ended or "workers_died" in document:
+        store.sweep(out)
+    whole.assemble(out, job.formats, [prompt.label for prompt in job.mask.prompts], fsync)
     seconds = time.monotonic() - started
     counts = {"done": done, "of_these_before": kept, "failed": failed}
-    write(RUN, _json(document | {"images": counts, "seconds": round(seconds, 3)}))
+    store.write(out / RUN, _json(document | {"images": counts, "seconds": round(seconds, 3)}), fsync)
     before = f" ({kept} before)" if kept else ""
     wrong = f", {failed} failed (see {out / MANIFEST})" if failed else ""
     note(f"{done} of {done + failed} images done{before}{wrong}, {seconds:.1f} s -> {out}")
+
+
+def _line(note: Note) -> engines.Tell:
+    """Tells the person what there is to tell, where no run.json takes the facts."""
+    return lambda news: note(news.line)
+
+
+def _unfolded(sources: Iterator[Source]) -> Iterator[Source]:
+    """The sources with outputs that stay apart where `A.png` and `a.png` are one file."""
+    taken: set[int] = set()
+    for source in sources:
+        if hash(store.folded(source.output)) in taken:
+            source = replace(source, output=files.apart(source.output, source.name))
+        taken.add(hash(store.folded(source.output)))
+        yield source
+
+
+def _failed(source: Source) -> Record | None:
+    """The record of an image that discovery could not use."""
+    return None if source.error is None else Record(source.name, error=source.error)
+
+
+def _work(
+    request: Request, checkpoint: registry.Checkpoint, job: pipeline.Job, items: Iterable[Source | Record],
+    tell: engines.Tell, alone: bool = False,
+) -> Iterator[Record]:  # fmt: skip
+    """One record an item, by the engine; a single image is done here, and not kept waiting for a worker's start."""
+    engine = engines.inline if alone else engines.ENGINES[request.run.engine]
+    works = [partial(_images, request, checkpoint, job)] * request.run.jobs
+    return engine(items, works, tell, AHEAD * job.batch_size)
+
+
+def _images(
+    request: Request, checkpoint: registry.Checkpoint, job: pipeline.Job, sources: Iterable[Source], tell: engines.Tell
+) -> Iterator[Record]:
+    """The work of one process: does these images and writes their files. The manifest is its parent's."""
+
+    def write(path: str, data: bytes) -> None:
+        store.write(Path(request.output.out) / path, data, request.output.fsync)
+
+    return pipeline.run(sources, job, partial(_model, request, checkpoint, tell), write)
 
 
 def _one(request: Request, sources: Iterator[Source], note: Note, stdout: BinaryIO) -> Iterator[Record]:
@@ -119,33 +185,62 @@ def _one(request: Request, sources: Iterator[Source], note: Note, stdout: Binary
 
     checkpoint = registry.locate(request.model.model, offline=request.model.offline, progress=True)
     job = _job(request, checkpoint, forms)
-    yield from pipeline.run([source], job, partial(_model, request, checkpoint, note), write)
+    yield from pipeline.run([source], job, partial(_model, request, checkpoint, _line(note)), write)
 
 
 def _job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[Format, ...]) -> pipeline.Job:
     wanted = request.wanted
     thresholds = prompts.thresholds(request.thresholds, wanted.prompts, checkpoint.threshold)
-    mask = MaskOptions(wanted.prompts, thresholds, wanted.rules, wanted.texts, request.empty)
+    mask = replace(request.mask, thresholds=thresholds)
+    refuse_many(len(wanted.prompts), mask.mode, formats)
+    embeddings.check(wanted, checkpoint.weights, request.model.model)
     # an image of a batch has the same bits as alone, so its size is no setting of the result
     batch = request.model.batch_size or BATCH.get(request.model.device.replace("auto", "cpu"), 16)
-    return pipeline.Job(mask, formats, request.max_pixels, batch, request.output.checksum)
+    if request.run.features is not None:
+        store.check(Path(request.run.features))
+    model = request.model
+    return pipeline.Job(
+        mask, formats, request.inputs.max_pixels, batch, request.export, request.output.checksum,
+        model.tiles, model.flip, request.similarity, request.run.features,
+    )  # fmt: skip
 
 
-def _model(request: Request, checkpoint: registry.Checkpoint, note: Note) -> "tuple[Segmenter, Embeddings]":
+def _model(request: Request, checkpoint: registry.Checkpoint, tell: engines.Tell) -> "tuple[Segmenter, Embeddings]":
     """The loaded network and what to look for; says once which model runs where and how."""
     from clipseg_cli.model import Segmenter
 
     options = request.model
-    segmenter = Segmenter.load(checkpoint, device=options.device, dtype=options.dtype, backend=options.backend)
+    segmenter = Segmenter.load(
+        checkpoint, device=options.device, dtype=options.dtype, backend=options.backend, size=options.size
+    )
     at = f" ({checkpoint.repo} at {checkpoint.revision})" if checkpoint.repo else ""
-    note(f"model {checkpoint.name}{at} on {segmenter.device} in {segmenter.dtype}, {segmenter.backend} backend")
-    return segmenter, exemplars.embed(segmenter, request.wanted, request.show)
+    line = f"model {checkpoint.name}{at} on {segmenter.device} in {segmenter.dtype}, {segmenter.backend} backend"
+    tell(engines.News(line, {"device": segmenter.device, "dtype": segmenter.dtype, "backend": segmenter.backend}))
+    return segmenter, embeddings.embed(segmenter, request.wanted, request.show)
 
 
-def show_exemplars(request: Request, path: Path, note: Note) -> None:
+def find(request: Request, sources: Iterator[Source], note: Note) -> Iterator[Record]:
+    """One record a source, as `segment` gives, and no file. Raises NoInputError, ModelError, UsageError."""
+    first = next(sources, None)
+    if first is None:
+        raise NoInputError(NO_IMAGE)
+    checkpoint = registry.locate(request.model.model, offline=request.model.offline, progress=True)
+    job = _job(request, checkpoint, ())
+    items = (_failed(source) or source for source in chain((first,), sources))
+    return _work(request, checkpoint, job, items, _line(note))
+
+
+def embed(request: Request, note: Note) -> bytes:
+    """The bytes of an embedding file of what the request wants."""
+    checkpoint = registry.locate(request.model.model, offline=request.model.offline, progress=True)
+    _, rows = _model(request, checkpoint, _line(note))
+    return embeddings.pack(request.wanted, rows, checkpoint.name, checkpoint.weights)
+
+
+def show_exemplars(request: Request, path: Path) -> None:
     """Writes what the model is shown of every exemplar, side by side, as one PNG."""
     checkpoint = registry.locate(request.model.model, offline=request.model.offline, progress=True)
-    segmenter, _ = _model(request, checkpoint, note)
+    segmenter, _ = _model(request, checkpoint, lambda news: None)
     tiles = [exemplars.shown(segmenter, each, request.show) for each in request.show.exemplars]
     store.write(path, raster.rgb_png(np.hstack([exemplar.denormalised(tile.transpose(1, 2, 0)) for tile in tiles])))
 
@@ -158,6 +253,10 @@ def _document(request: Request, job: pipeline.Job, checkpoint: registry.Checkpoi
     weights = checkpoint.revision or files.identity(str(checkpoint.weights))
     bundled = checkpoint.path == registry.BUNDLED
     model = {"name": checkpoint.name, "repo": checkpoint.repo, "revision": checkpoint.revision}
+    mask = job.mask
+    model_options = {"size": request.model.size, "flip": job.flip, "tile": job.tiles if job.tiles > 1 else None}
+    optional: dict[str, Any] = model_options | {"min_presence": mask.min_presence, "similarity": job.similarity}
+    optional |= {"mode": mask.mode, "background": mask.background} if mask.mode == "labels" else {}
     settings: dict[str, Any] = {
         "model": checkpoint.repo or ("shapes" if bundled else str(checkpoint.path.absolute())),
         "weights": weights[0] if bundled else weights,
@@ -169,9 +268,13 @@ def _document(request: Request, job: pipeline.Job, checkpoint: registry.Checkpoi
             for prompt, threshold, rule in zip(job.mask.prompts, job.mask.thresholds, job.mask.rules, strict=True)
         ],
         "empty": job.mask.empty,
+        "clean": asdict(job.mask.clean),
         "formats": list(job.formats),
+        "export": asdict(job.export),
         "max_pixels": job.max_pixels,
         "checksum": job.checksum,
+        **request.wanted.settings(),
+        **{name: value for name, value in optional.items() if value},
     }
     if request.show.exemplars:
         settings |= request.show.settings()
@@ -182,25 +285,30 @@ def _document(request: Request, job: pipeline.Job, checkpoint: registry.Checkpoi
         "settings": settings,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "inputs": asdict(request.inputs),
+        "directory": os.getcwd(),  # that relative names start from
         "host": socket.gethostname(),
         "pid": os.getpid(),
     }
 
 
-def _admit(out: Path, document: dict[str, Any], resume: bool) -> None:
-    """Refuses a directory that holds a run with other settings, showing the difference; without `resume` forgets it."""
+def _admit(out: Path, document: dict[str, Any], resume: bool) -> bool:
+    """Refuses a directory that holds a run with other settings, showing the difference; without `resume` forgets it.
+    False where a run may have been killed there and left temporary files."""
     if not resume:
         for name in (MANIFEST, JOURNAL, RUN):
             (out / name).unlink(missing_ok=True)
-        return
+        return False
+    ended = False
     try:
         earlier = json.loads((out / RUN).read_bytes())
         before = earlier["settings"]
-        if "seconds" not in earlier:  # it did not come to its end
+        ended = "seconds" in earlier
+        if not ended:
             store.sweep(out)
     except FileNotFoundError:
         if not (out / MANIFEST).exists():
-            return
+            return True
         before = {}
     except (OSError, ValueError, KeyError, TypeError):
         before = {}
@@ -215,6 +323,7 @@ def _admit(out: Path, document: dict[str, Any], resume: bool) -> None:
         raise OutputError(
             f"{out} holds a run with other settings; choose another --out, or --overwrite it:\n" + "\n".join(lines)
         )
+    return ended
 
 
 def _json(document: dict[str, Any]) -> bytes:

@@ -20,11 +20,11 @@ import re
 import stat
 import unicodedata
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, Literal
 
 from clipseg_cli.errors import ImageError, UsageError
-from clipseg_cli.files import EXTENSIONS, MAGIC, SNIFF, fault, keeps_extension, not_a_file, sniff, stem
+from clipseg_cli.files import EXTENSIONS, MAGIC, SNIFF, apart, fault, keeps_extension, not_a_file, part, sniff, stem
 from clipseg_cli.settings import InputOptions
 
 CHUNK = 65_536  # bytes read at once from a list
@@ -85,7 +85,9 @@ def discover(options: InputOptions, stdin: BinaryIO | None, out: str | None = No
         found = search.walk(inputs[0], "")  # one root: outputs mirror it, and no name can come twice
     else:
         found = _once(_all(search, inputs, listing, stdin))
-    return itertools.islice(found, options.limit)
+    index, count = options.shard
+    mine = found if count == 1 else (source for source in found if part(source.output) % count == index)
+    return itertools.islice(mine, options.limit)
 
 
 def _all(
@@ -108,12 +110,16 @@ def _all(
 
 
 def _once(found: Iterator[Source]) -> Iterator[Source]:
-    """Drops repeated names. 64-bit hashes, not names: a list may have a million lines of any length."""
-    seen: set[int] = set()
+    """Drops repeated names, and parts outputs that are equal (`/x/a.jpg` and `x/a.jpg`). 64-bit hashes, not names: a
+    list may have a million lines of any length."""
+    seen, outputs = set[int](), set[int]()
     for source in found:
         key = hash((source.name.startswith("/"), *_parts(source.name)))
         if key not in seen:
             seen.add(key)
+            if source.error is None and hash(source.output) in outputs:
+                source = replace(source, output=apart(source.output, source.name))
+            outputs.add(hash(source.output))
             yield source
 
 

@@ -8,13 +8,14 @@ import os
 import socket
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
 from clipseg_cli.errors import ImageError, OutputError
 
 NAME_BYTES = 200  # of the 255 that file systems allow: leaves room for extensions and the temporary file's own marks
+SUFFIXES = (".png", ".jpg", ".json", ".txt", ".xml", ".svg", ".npz")  # that writers put behind an output path
 LOCK = ".clipseg-lock"
 TEMPORARY = ".clipseg-tmp-"  # begins the name of every file that is not finished
 
@@ -27,16 +28,18 @@ def portable(output: str) -> str:
     """An output path that any file system takes and any terminal shows: distinct for distinct arguments.
 
     Control characters, text-direction overrides and bytes that are not UTF-8 are written %XX, and a part over
-    NAME_BYTES is cut; a part that was changed ends in `~` and eight digits of the hash of what it was.
+    NAME_BYTES is cut; so is a folder marked that ends like an output, since `sub.jpg` beside a folder `sub.png` would
+    be written to its place. A part that was changed ends in `~` and eight digits of the hash of what it was.
     """
-    return "/".join(_part(part) for part in output.split("/"))
+    *folders, last = output.split("/")
+    return "/".join([*(_part(name, name.lower().endswith(SUFFIXES)) for name in folders), _part(last)])
 
 
-def _part(name: str) -> str:
+def _part(name: str, taken: bool = False) -> str:
     raw = os.fsencode(name)
     safe = "".join(c if _plain(c) else "".join(f"%{b:02X}" for b in os.fsencode(c)) for c in name)
     kept = safe.encode("utf-8")
-    if safe == name and len(kept) <= NAME_BYTES:
+    if safe == name and len(kept) <= NAME_BYTES and not taken:
         return name
     return kept[: NAME_BYTES - 9].decode("utf-8", "ignore") + "~" + _digest(raw, 8)
 
@@ -46,8 +49,9 @@ def _plain(character: str) -> bool:
     return unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
-def write(path: Path, data: bytes, fsync: bool = False) -> None:
-    """Puts `data` at `path`, making its folders: after a crash at any point the file is the old one or the new one.
+def write(path: Path, data: bytes | Iterable[bytes], fsync: bool = False) -> None:
+    """Puts `data`, or its pieces in turn, at `path`, making its folders: after a crash at any point the file is the
+    old one or the new one.
     With `fsync` that holds for a loss of power too.
 
     Raises ImageError `output_conflict` where a folder or file is in the way, OutputError for every other failure.
@@ -60,9 +64,10 @@ def write(path: Path, data: bytes, fsync: bool = False) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = open(temporary, "wb", buffering=0)  # noqa: SIM115
         with file:
-            view = memoryview(data)
-            while view:
-                view = view[file.write(view) :]
+            for piece in (data,) if isinstance(data, bytes) else data:
+                view = memoryview(piece)
+                while view:
+                    view = view[file.write(view) :]
             if fsync:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -111,6 +116,9 @@ def _alive(pid: int) -> bool:
         return False
     except OSError:
         return True
+    with contextlib.suppress(OSError):  # dead, but nobody has looked: so it stays where a container's init does not
+        if Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z"):
+            return False
     return pid != os.getpid()  # an earlier process had this one's number
 
 
@@ -125,6 +133,21 @@ def check(folder: Path) -> None:
         with contextlib.suppress(OSError):
             probe.unlink()
         raise OutputError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from error
+
+
+def folds(folder: Path) -> bool:
+    """Whether the folder takes two names for one that differ in case, or in the composition of a letter, only."""
+    probe = folder / f"{_own()}\u00e9"
+    try:
+        probe.touch()
+        return any((folder / name).exists() for name in (probe.name.upper(), unicodedata.normalize("NFD", probe.name)))
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def folded(output: str) -> str:
+    """What two output paths have in common that a folding file system takes for one."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", portable(output)).casefold())
 
 
 class Lines:

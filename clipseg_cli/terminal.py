@@ -1,10 +1,15 @@
-"""What a person sees: notes, progress and failures, all on stderr."""
+"""What a person sees on stderr (notes, progress, failures) and what a pipe gets on stdout."""
 
 import os
+import shutil
 import sys
 import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
+
+import typer
 
 from clipseg_cli.manifest import Record
 from clipseg_cli.settings import Progress
@@ -75,3 +80,66 @@ class Terminal:
             self.bar.write(text, file=sys.stderr)
         else:
             print(text, file=sys.stderr, flush=True)
+
+
+def say(text: str) -> None:
+    """One line on stdout, at once; any bytes that a path may hold. Ends the program with 0 when nobody reads on."""
+    try:
+        sys.stdout.buffer.write(os.fsencode(text + "\n"))
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:  # `| head -1`: the reader has what it wanted
+        raise typer.Exit(0) from None
+
+
+def show_overlay(out: Path, record: Record) -> None:
+    """The overlay of a record as half blocks on stdout, two pixels a character; nothing where it has none."""
+    import cv2
+
+    document = record.document()
+    overlay = document.get("overlay")
+    pixels = cv2.imread(str(out / overlay)) if overlay else None
+    if pixels is None:
+        return
+    columns, lines = shutil.get_terminal_size()
+    scale = min(columns / pixels.shape[1], 2 * (lines - 2) / pixels.shape[0], 1)
+    size = max(1, int(pixels.shape[1] * scale)), max(2, int(pixels.shape[0] * scale) // 2 * 2)
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)[..., ::-1].tolist()
+    for above, below in zip(small[::2], small[1::2], strict=True):
+        cells = (f"\x1b[38;2;{r};{g};{b};48;2;{x};{y};{z}m▀" for (r, g, b), (x, y, z) in zip(above, below, strict=True))
+        say("".join(cells) + "\x1b[0m")
+    say(escape(record.image))
+
+
+def table(found: Sequence[Record]) -> None:
+    """A ranking for people: presence of the surest label first, then of each."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    labels = [mask.label for mask in found[0].masks] if found else []
+    rows = Table("presence", "image", *(labels if len(labels) > 1 else []), box=None, pad_edge=False)
+    for record in found:
+        each = [f"{mask.presence:.2f}" for mask in record.masks] if len(labels) > 1 else []
+        rows.add_row(f"{record.presence:.2f}", Text(escape(record.image)), *each)
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    with console.capture() as text:
+        console.print(rows)
+    say(text.get().rstrip())
+
+
+def emitter(json: bool, print_: str | None, out: str, single: bool) -> Callable[[Record], None]:
+    """Puts each record on stdout as it comes: JSON, or mask paths where stdout is no terminal, or nothing."""
+
+    def paths(record: Record) -> None:
+        document = record.document()
+        for mask in document.get("masks", ()):
+            if path := mask["path"] or mask.get("soft") or document.get("overlay"):
+                say(os.path.join(out, path))
+
+    if out == "-":
+        return lambda record: None
+    if json:
+        return lambda record: say(record.line())
+    if single:
+        return lambda record: say(out) if record.ok and print_ != "none" and not sys.stdout.isatty() else None
+    return paths if print_ == "paths" or (print_ is None and not sys.stdout.isatty()) else lambda record: None

@@ -73,16 +73,19 @@ def as_markdown(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def put(page: Path, text: str, fence: tuple[str, str] = FENCE) -> None:
+    """Writes measured text between the two marks of a page, in place of what stood there."""
+    before, rest = page.read_text("utf-8").split(fence[0])
+    page.write_text(f"{before}{fence[0]}\n{text}\n{fence[1]}{rest.split(fence[1])[1]}", "utf-8")
+
+
 def record(folder: Path, figures: dict[str, Any]) -> None:
     """Puts the figures between the two marks of the model card, and the threshold into config.json."""
     config = json.loads((folder / "config.json").read_text("utf-8"))
     config["clipseg_threshold"] = figures["threshold"]
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
     card = folder / "README.md"
-    text = card.read_text("utf-8")
-    before, rest = text.split(FENCE[0])
-    after = rest.split(FENCE[1])[1]
-    card.write_text(f"{before}{FENCE[0]}\n{as_markdown(figures)}\n{FENCE[1]}{after}", "utf-8")
+    put(card, as_markdown(figures))
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from torch.nn import functional
 MEAN = torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1)
 STD = torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1)
 OWNED, CLEAR = 0.25, 0.03  # share of a patch that one thing must cover to name it; below CLEAR it is ground
-GROUND_WEIGHT = 0.05  # ground is nine tenths of the patches, and easy
+GROUND_WEIGHT = 0.3  # ground is nine tenths of the patches, and easy
 UNSURE = -100  # cross entropy's label for a patch that is neither
 
 
@@ -48,9 +48,7 @@ def patch_loss(told: tuple[Tensor, ...], belongs: Tensor, labels: Tensor, measur
     for index, guess in enumerate(guesses):
         weight = torch.ones(guess.shape[-1], device=guess.device)
         weight[0] = GROUND_WEIGHT
-        share = 3.0 if index == 0 else 1.0  # shape is the slowest to be learned
-        entropy = functional.cross_entropy(guess.flatten(0, 1), answers[..., index].flatten(), weight)
-        loss = loss + share * entropy
+        loss = loss + functional.cross_entropy(guess.flatten(0, 1), answers[..., index].flatten(), weight)
     on = (owner > 0) & sure
     if on.any():
         loss = loss + 2 * functional.l1_loss(sizes[on], measures[rows, owner][on])

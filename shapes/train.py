@@ -1,9 +1,9 @@
 """Trains the bundled model: `python -m shapes.train --out runs/shapes`.
 
-Three stages: what lies under each patch of small pictures at the full pixel scale (112 px, four times cheaper), for the
-vision tower alone; then all losses on such pictures; then on full ones (224 px).
+Two stages: small pictures at the full pixel scale (112 px, four times cheaper), then full ones (224 px).
 The learning rate rises, holds, and falls to zero. Two processes share each step, one thread each, which on two cores
-is faster than one process with two. Seeded; a checkpoint every few minutes; `--resume` goes on from the last one.
+is faster than one process with two. Seeded; a checkpoint every few minutes; `--resume` goes on from the last one, and
+`--start` begins a new run with the weights of an exported model.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from shapes import architecture, losses
 from shapes.exam import draw_exam, marks
 from shapes.lessons import Lesson, Plan, lessons
 
-WEIGHTS = {"entropy": 5.0, "dice": 0.7, "presence": 0.15, "contrast": 0.1, "patch": 0.5}
+WEIGHTS = {"entropy": 5.0, "dice": 0.7, "presence": 0.25, "contrast": 0.1, "patch": 0.3}
 
 
 @dataclass(frozen=True)
@@ -35,20 +35,16 @@ class Recipe:
     """Numbers of a run.
 
     minutes: its length, at which the rate is zero; 0 counts `steps` instead. pictures: of a step, per process.
-    names: the share of the run, at the start, that teaches the vision tower alone what lies under each patch.
-    small: the share of the run on small pictures, `names` included.
-    easy: the share of large plain things among those. fall: the share of it, at the end, over which the rate falls.
+    small: the share of the run on small pictures. fall: the share of it, at the end, over which the rate falls.
     """
 
     minutes: float = 0.0
     steps: int = 4000
     processes: int = 2
     pictures: int = 12
-    rate: float = 1e-3
+    rate: float = 1.5e-3
     muon_rate: float = 2.5e-3
-    names: float = 0.42
-    small: float = 0.7
-    easy: float = 0.6
+    small: float = 0.6
     fall: float = 0.5
     warm: int = 100
     average: float = 0.995
@@ -75,17 +71,6 @@ class Pupil(nn.Module):
         ids = self.tokenizer(list(distinct), padding=True, return_tensors="pt").input_ids.to(device)
         embedded = self.model.clip.get_text_features(ids).pooler_output
         return torch.as_tensor(embedded)[[distinct[text] for text in texts]]
-
-    def name(self, lesson: Lesson) -> dict[str, Tensor]:
-        """The `patch` term alone, without exemplars, words and decoder: five times more pictures a second."""
-        images, owners = torch.from_numpy(lesson.images), torch.from_numpy(lesson.owners)
-        with torch.autocast(self.model.device.type, torch.bfloat16):
-            states, _ = architecture.encode(self.model, pixels(images.to(self.model.device)))
-            told = [head(state) for head, state in zip(self.heads, states[-2:], strict=True)]
-        belongs = losses.patch_owner(architecture.unfold(owners)).to(self.model.device)
-        labels, measures = torch.from_numpy(lesson.labels), torch.from_numpy(lesson.measures)
-        labels, measures = labels.to(self.model.device), measures.to(self.model.device)
-        return {"patch": torch.stack([losses.patch_loss(guess, belongs, labels, measures) for guess in told]).sum()}
 
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
         """The loss terms of a lesson by name, unweighted."""
@@ -123,7 +108,7 @@ class Pupil(nn.Module):
 
 
 def optimisers(pupil: Pupil, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the transformers, AdamW for all else, slower for the patch embedding."""
+    """Muon for the matrices inside the transformers, AdamW for all else."""
     matrices: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in pupil.named_parameters():
@@ -132,11 +117,7 @@ def optimisers(pupil: Pupil, recipe: Recipe) -> list[torch.optim.Optimizer]:
     muon = torch.optim.Muon(
         matrices, lr=recipe.muon_rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw", ns_steps=4
     )
-    patches = [pupil.model.clip.vision_model.embeddings.patch_embedding.weight]
-    others = [parameter for parameter in rest if parameter is not patches[0]]
-    adam = torch.optim.AdamW(others, lr=recipe.rate, weight_decay=0.01, betas=(0.9, 0.98), eps=1e-7)
-    slow = torch.optim.AdamW(patches, lr=recipe.rate / 10, weight_decay=0.0, betas=(0.9, 0.98), eps=1e-7)
-    return [muon, adam, slow]
+    return [muon, torch.optim.AdamW(rest, lr=recipe.rate, weight_decay=0.01, betas=(0.9, 0.98), eps=1e-7)]
 
 
 def rate_at(step: int, progress: float, recipe: Recipe) -> float:
@@ -173,7 +154,7 @@ def export(mean: CLIPSegForImageSegmentation, folder: Path) -> None:
     copy.deepcopy(mean).half().save_pretrained(folder)
 
 
-def run(rank: int, out: Path, recipe: Recipe, resume: str, device: str, exam_scenes: int) -> None:
+def run(rank: int, out: Path, recipe: Recipe, resume: bool, start: Path | None, device: str, exam: int) -> None:
     """One process's part of a run; the first one leaves out/model, out/checkpoint.pt and out/log.jsonl."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -181,12 +162,14 @@ def run(rank: int, out: Path, recipe: Recipe, resume: str, device: str, exam_sce
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=recipe.processes)
     folder = out / "model" if rank == 0 else out / f"model-{rank}"
     model = architecture.build(folder, recipe.seed)
+    if start is not None:
+        model.load_state_dict(CLIPSegForImageSegmentation.from_pretrained(start, dtype=torch.float32).state_dict())
     model.set_attn_implementation("eager")  # its backward pass is twice as fast as the fused one on a processor
     tokenizer = CLIPTokenizer.from_pretrained(folder)
     pupil = Pupil(model, tokenizer).to(device).train()
     mean = copy.deepcopy(model).eval()
     tools = optimisers(pupil, recipe)
-    exam = draw_exam(exam_scenes, seed=1_000_003) if rank == 0 and exam_scenes else None
+    asked = draw_exam(exam, seed=1_000_003) if rank == 0 and exam else None
     step, progress = 0, 0.0
     if resume:
         state: dict[str, Any] = torch.load(out / "checkpoint.pt", map_location=device, weights_only=True)
@@ -195,30 +178,23 @@ def run(rank: int, out: Path, recipe: Recipe, resume: str, device: str, exam_sce
         for tool, kept in zip(tools, state["tools"], strict=True):
             tool.load_state_dict(kept)
         step, progress = state["done"]
-        progress = 0.0 if resume == "anew" else progress
     dist.barrier()
     parameters = list(pupil.parameters())
-    bases = [recipe.muon_rate, recipe.rate, recipe.rate / 10]
+    bases = [recipe.muon_rate, recipe.rate]
     source: Iterator[Lesson] | None = None
-    side, stage = 0, -1
+    side = 0
     totals: dict[str, float] = {}
     saved = tested = told = time.monotonic()
     began = saved - progress * recipe.minutes * 60
     while progress < 1:
-        wanted = 0 if progress < recipe.names else 112 if progress < recipe.small else 224
-        if wanted != stage or source is None:
-            stage, side = wanted, wanted or 112
-            pictures = recipe.pictures * (1 if stage else 2)
+        wanted = 112 if progress < recipe.small else 224
+        if wanted != side or source is None:
+            side = wanted
             plan = Plan(
-                side=side,
-                pictures=pictures,
-                exemplars=pictures * 3 // 8 if stage else 0,
-                prompts=4 if stage else 0,
-                seed=recipe.seed + 1000 * rank,
-                easy=recipe.easy if side == 112 else 0.1,
+                side=side, pictures=recipe.pictures, exemplars=recipe.pictures * 3 // 8, seed=recipe.seed + 1000 * rank
             )
             source = lessons(plan, step)
-        terms = pupil(next(source)) if stage else pupil.name(next(source))
+        terms = pupil(next(source))
         loss = sum(WEIGHTS[name] * term for name, term in terms.items())
         torch.autograd.backward(torch.as_tensor(loss))
         passed = (time.monotonic() - began) / (recipe.minutes * 60) if recipe.minutes else (step + 1) / recipe.steps
@@ -249,8 +225,8 @@ def run(rank: int, out: Path, recipe: Recipe, resume: str, device: str, exam_sce
             report |= {"seconds_a_step": round((now - told) / 50, 3)}
             report |= {name: round(total / 50, 4) for name, total in totals.items()}
             totals, told = {}, now
-            if exam is not None and (now - tested > 420 or progress >= 1):
-                report["marks"] = marks(mean, tokenizer, exam)
+            if asked is not None and (now - tested > 420 or progress >= 1):
+                report["marks"] = marks(mean, tokenizer, asked)
                 tested = told = time.monotonic()
             with (out / "log.jsonl").open("a") as log:
                 log.write(json.dumps(report) + "\n")
@@ -266,15 +242,8 @@ def main() -> None:
     default = Recipe()
     parser = argparse.ArgumentParser(prog="python -m shapes.train", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        const="on",
-        default="",
-        choices=("on", "anew"),
-        metavar="anew",
-        help="go on from the run's last checkpoint; `anew` keeps what was learned and starts the schedule again",
-    )
+    parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
+    parser.add_argument("--start", type=Path, help="folder of an exported model to begin with; new weights without it")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--exam", type=int, default=60, help="scenes of the check during the run; 0: none")
     for name, value in vars(default).items():
@@ -284,7 +253,7 @@ def main() -> None:
     out: Path = given["out"]
     out.mkdir(parents=True, exist_ok=True)
     (out / "meeting").unlink(missing_ok=True)
-    spawn(run, (out, recipe, given["resume"], given["device"], given["exam"]), nprocs=recipe.processes)
+    spawn(run, (out, recipe, given["resume"], given["start"], given["device"], given["exam"]), nprocs=recipe.processes)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 """What every test may use: the program as a shell finds it, and pictures."""
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,3 +43,36 @@ def shell(tmp_path: Path, environment: dict[str, str]) -> Shell:
         return done
 
     return run
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium; without one on the path its tests are skipped."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("no Chromium on the path")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=found, args=[*flags, "--disable-sync"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A page whose test fails on a console error and on any request that leaves the machine."""
+    context = browser.new_context(accept_downloads=True, viewport={"width": 1200, "height": 900})
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+
+    def watch(request: Any) -> None:
+        if request.url.startswith(("http", "ws")) and not request.url.startswith("http://127.0.0.1:"):
+            wrong.append(request.url)
+
+    page.on("request", watch)
+    yield page
+    context.close()
+    assert not wrong

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import time
@@ -173,7 +174,7 @@ def test_names_that_are_no_text_are_kept_exactly(shell: Shell, imgs: Path, tmp_p
         ("clipseg segment imgs -p ''", 2, "empty prompt"),
         ("clipseg segment imgs -p a -p a", 2, "twice"),
         ("clipseg segment imgs -p a -t 2", 2, "0 to 1"),
-        ("clipseg segment imgs -p a -f gif", 2, "mask, soft, overlay"),
+        ("clipseg segment imgs -p a -f gif", 2, "choose from mask, soft"),
         ("clipseg segment imgs -p a --no-such-flag", 2, "No such option"),
         ("clipseg segment imgs -p a -e tiff", 4, "no image"),
         ("mkdir none; clipseg segment none -p a", 4, "no image"),
@@ -208,6 +209,17 @@ def test_a_terminal_on_stdin_is_not_waited_for(imgs: Path, tmp_path: Path, envir
         os.close(leader)
         os.close(follower)
     assert done.returncode == 2 and b"no input" in done.stderr
+
+
+def test_a_preview_is_drawn_in_half_blocks(shell: Shell, imgs: Path, tmp_path: Path) -> None:
+    """`--preview` on a terminal draws the overlay with 24-bit colours, no wider than it; piped, it draws nothing."""
+    screen = "script -qec 'stty cols 60 rows 20; clipseg segment imgs --limit 1 -p red -o out --preview -q' /dev/null"
+    drawn = [line for line in shell(screen).stdout.splitlines() if "▀" in line]
+    assert 5 <= len(drawn) <= 18 and max(line.count("▀") for line in drawn) <= 60
+    overlay = cv2.imread(str(tmp_path / "out/overlays/a.jpg"))
+    colours = np.array(re.findall(r"38;2;(\d+);(\d+);(\d+)", "".join(drawn)), float)
+    assert np.abs(colours.mean(0) - overlay[..., ::-1].reshape(-1, 3).mean(0)).max() < 12
+    assert "▀" not in shell("clipseg segment imgs/a.jpg -p red -o piped --preview -q").stdout
 
 
 def test_a_dry_run_names_what_it_would_write(shell: Shell, imgs: Path, tmp_path: Path) -> None:

@@ -10,17 +10,22 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "clipseg_cli"
 
 FLOORS = {
-    5: {"cli", "options", "terminal", "__main__"},
-    4: {"pipeline", "runs", "doctor"},
-    3: {
-        "images", "sources", "exemplars", "registry", "writers", "raster", "manifest", "store",
-        "model", "fast", "reference", "architecture", "preprocess", "tokenizer",
+    5: {"cli", "commands", "assess", "options", "configuration", "terminal", "__main__"},
+    4: {
+        "pipeline", "engines", "finish", "post", "runs", "doctor", "report", "session", "ui", "evaluate", "calibrate",
+        "train", "status",
     },
-    2: {"masks", "render", "exemplar"},
+    3: {
+        "images", "sources", "exemplars", "embeddings", "truth", "registry", "manifest", "store",
+        "writers", "raster", "annotations", "shards", "whole", "result",
+        "model", "fast", "linear", "reference", "architecture", "preprocess", "tokenizer",
+        "features", "dataset", "fitting",
+    },
+    2: {"masks", "cleanup", "refine", "tiles", "outline", "render", "exemplar", "metrics", "regions", "curves"},
     1: {"prompts", "settings", "errors", "files", "expressions"},
 }  # fmt: skip
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
-NETWORK = {"model", "fast", "reference", "architecture", "preprocess"}  # may import torch
+NETWORK = {"model", "fitting", "fast", "linear", "reference", "architecture", "preprocess"}  # may import torch
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 

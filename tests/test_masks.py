@@ -49,6 +49,14 @@ def test_a_mask_from_logits_is_the_mask_from_their_soft_map(seed: int, threshold
     assert np.array_equal(masks.cut(logits, threshold), masks.cut_soft(masks.soft(logits), threshold))
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 4), (4, 1)])
+def test_the_smallest_pictures_get_masks(shape: tuple[int, int]) -> None:
+    """One pixel is a picture too, however an array library reads it."""
+    logits = np.full(shape, 3, np.float32)
+    for one in (masks.LogitMap(logits), masks.KeptMap(masks.soft(logits)), masks.KeptMap(masks.fine(logits))):
+        assert (one.cut(0.3) == 255).all() and one.cut(0.3).shape == shape and not one.cut(0.99).any()
+
+
 def test_a_soft_map_is_the_rounded_probability() -> None:
     """Level = probability x 255, rounded; checked against float64."""
     logits = np.linspace(-20, 20, 100_001, dtype=np.float32)

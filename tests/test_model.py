@@ -17,7 +17,10 @@ from skimage import data
 from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
 
 from checkpoints import network, picture, write_checkpoint, write_json
+from clipseg_cli.architecture import read_architecture
 from clipseg_cli.errors import ModelError, UsageError
+from clipseg_cli.fast import load_network
+from clipseg_cli.linear import can_fuse
 from clipseg_cli.model import Embeddings, Features, Segmenter, pick_dtype
 from clipseg_cli.registry import BUNDLED, Checkpoint
 
@@ -205,8 +208,8 @@ def test_both_backends_find_the_same_in_photographs(find: Find, name: str) -> No
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_results_do_not_depend_on_the_company(find: Find, name: str, dtype: Any) -> None:
-    """A picture alone or in a batch, a prompt alone or in a list: embeddings bit for bit, the rest but for the order
-    in which a matrix library adds, which may follow the batch."""
+    """A picture alone or in a batch: features and logits bit for bit. A prompt alone or in a list: its embedding bit
+    for bit, its logits but for the order in which a matrix library adds, which may follow the number of rows."""
     segmenter = Segmenter.load(find(name), device="cpu", dtype=dtype)
     pictures = segmenter.pixels([*photographs(), *drawings(), data.coffee()[::-1]])
     embeddings = segmenter.embed(PROMPTS)
@@ -214,13 +217,32 @@ def test_results_do_not_depend_on_the_company(find: Find, name: str, dtype: Any)
     for batch in (2, 3, 8):
         parts = [segmenter.encode(pictures[i : i + batch], pooled=True) for i in range(0, len(pictures), batch)]
         together = Features.concatenate(parts)
-        torch.testing.assert_close(together.tensor, alone.tensor, atol=1e-5, rtol=0)
-        np.testing.assert_allclose(together.pooled, alone.pooled, atol=1e-5, rtol=0)
+        assert torch.equal(together.tensor, alone.tensor)
+        np.testing.assert_array_equal(together.pooled, alone.pooled)
     logits = segmenter.logits(alone, embeddings)
+    np.testing.assert_array_equal(np.concatenate([segmenter.logits(one, embeddings) for one in alone]), logits)
     for index, prompt in enumerate(PROMPTS):
         np.testing.assert_array_equal(segmenter.embed([prompt]).values, embeddings[index].values)
         one = segmenter.logits(alone, embeddings[index])[:, 0]
         np.testing.assert_allclose(one, logits[:, index], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_plain_operators_do_what_the_fused_ones_do(find: Find, name: str) -> None:
+    """Without oneDNN's own layout, which torch reaches by private operators, the masks in bfloat16 are the same."""
+    known = find(name)
+    shape = read_architecture(known.path)
+    segmenter = Segmenter.load(known, device="cpu", dtype="bf16")
+    pixels, ids = segmenter.pixels(photographs()), segmenter.processor.tokenize(PROMPTS[:1])[0]
+    masks = []
+    for fused in (True, False):
+        network = load_network(
+            known.weights, shape, side=segmenter.side, device="cpu", dtype=torch.bfloat16, fused=fused
+        )
+        assert network.vision.layers[0].up.fused == (fused and can_fuse(torch.device("cpu"), torch.bfloat16))
+        masks.append(network.decode(network.encode(pixels)[0], network.embed(ids)).numpy() > -0.85)
+    assert 0.01 < masks[0].mean() < 0.99
+    assert overlap(*masks) > (0.99 if name == "shapes" else 0.98)
 
 
 def test_a_resized_picture_stands_for_the_picture(find: Find) -> None:

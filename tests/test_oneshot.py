@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from clipseg_cli import exemplar, exemplars
+from clipseg_cli import embeddings, exemplar, exemplars
 from clipseg_cli.errors import UsageError
 from clipseg_cli.exemplars import Exemplar, Show
 from clipseg_cli.model import Segmenter
@@ -97,10 +97,10 @@ def test_exemplars_are_averaged_and_blended_as_they_come(segmenter: Segmenter, r
     each = [segmenter.embed_images(exemplars.shown(segmenter, one, Show())[None]).values[0] for one in both]
     text = segmenter.embed(["a red circle"]).values[0]
     prompts = [Prompt("it", "a red circle"), Prompt("words", "a star")]
-    mixed = exemplars.embed(segmenter, exemplars.want(prompts, [], both), Show(both, mix=0.3)).values
+    mixed = embeddings.embed(segmenter, embeddings.want(prompts, [], both), Show(both, mix=0.3)).values
     np.testing.assert_allclose(mixed[0], 0.3 * text + 0.7 * (each[0] + each[1]) / 2, atol=1e-5)
     np.testing.assert_allclose(mixed[1], segmenter.embed(["a star"]).values[0], atol=1e-6)
-    alone = exemplars.embed(segmenter, exemplars.want([], [], both), Show(both)).values
+    alone = embeddings.embed(segmenter, embeddings.want([], [], both), Show(both)).values
     np.testing.assert_allclose(alone[0], (each[0] + each[1]) / 2, atol=1e-5)
 
 
@@ -157,7 +157,7 @@ def test_oneshot_says_what_it_lacks(shell: Shell, reference: Path, flags: str, s
 
 def test_a_term_is_embedded_once_whoever_asks_for_it() -> None:
     """Two labels with one text, and expressions over it, share one term."""
-    wanted = exemplars.want(
+    wanted = embeddings.want(
         [Prompt("a", "a cat"), Prompt("b", "a cat")], [Prompt("c", "a cat AND NOT (dog OR a cat)")], []
     )
     assert wanted.texts == ("a cat", "dog") and wanted.rules[:2] == (0, 0)

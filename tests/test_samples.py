@@ -79,10 +79,11 @@ def test_every_mode_of_file_gives_a_mask(shell: Shell, tmp_path: Path) -> None:
 
 def test_the_readme_does_what_it_says(shell: Shell, tmp_path: Path) -> None:
     """Every `clipseg` line of the README's Use section runs as written, on the samples and with `shapes`."""
-    for folder in ("photos", "imgs"):
+    for folder in ("photos", "imgs", "scans"):
         shutil.copytree(SAMPLES / "images", tmp_path / folder)
     shutil.copy(SAMPLES / "images/balcony.jpg", tmp_path / "in.jpg")
     shutil.copy(SAMPLES / "exemplars/red_circle.png", tmp_path / "ref.png")
+    shutil.copytree(SAMPLES / "exemplars", tmp_path / "cats")
     (tmp_path / "prompts.csv").write_text("label,text,threshold\nsky,the sky,\ncircle,a red circle,0.4\n")
     readme = (SAMPLES.parent / "README.md").read_text(encoding="utf-8")
     block = readme.split("## Use")[1].split("```bash\n")[1].split("```")[0]

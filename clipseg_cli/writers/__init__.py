@@ -1,44 +1,86 @@
 """From arrays to files' bytes: one function a format, keyed by the command line's choice. Nothing is written here."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from clipseg_cli.settings import Format
-from clipseg_cli.writers import raster
+from clipseg_cli import cleanup, render
+from clipseg_cli.errors import UsageError
+from clipseg_cli.settings import Format, Mode
+from clipseg_cli.writers import annotations, raster, shards
+from clipseg_cli.writers.result import File, Result
 
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What is known of one image when its masks are done; every array has the image's own size (H, W)."""
-
-    pixels: NDArray[np.uint8]  # (H, W, 3) RGB
-    labels: tuple[str, ...]
-    slugs: tuple[str, ...]  # a folder name for each label
-    masks: tuple[NDArray[np.uint8], ...]  # 0 and 255, one a label
-    softs: tuple[NDArray[np.uint8], ...]  # levels, one a label; empty where no format asked for them
-    skip: tuple[bool, ...]  # labels that get no file: absent, and --empty skip
+# `stem` is the image's output path. A format's first path is the one that its record names.
+Writer = Callable[[str, Result], Iterator[File]]
 
 
-# Yields (path under the output directory, label index or None, the file's bytes). `stem` is the image's output path.
-Writer = Callable[[str, Result], Iterator[tuple[str, int | None, bytes]]]
-
-
-def _mask(stem: str, result: Result) -> Iterator[tuple[str, int | None, bytes]]:
+def _mask(stem: str, result: Result) -> Iterator[File]:
     for index, (slug, mask) in enumerate(zip(result.slugs, result.masks, strict=True)):
         if not result.skip[index]:
-            yield f"masks/{slug}/{stem}.png", index, raster.png(mask)
+            yield f"masks/{slug}/{stem}.png", index, raster.png(cleanup.feather(mask, result.feather))
 
 
-def _soft(stem: str, result: Result) -> Iterator[tuple[str, int | None, bytes]]:
+def _soft(stem: str, result: Result) -> Iterator[File]:
     for index, (slug, levels) in enumerate(zip(result.slugs, result.softs, strict=True)):
         yield f"soft/{slug}/{stem}.png", index, raster.png(levels)
 
 
-def _overlay(stem: str, result: Result) -> Iterator[tuple[str, int | None, bytes]]:
-    yield f"overlays/{stem}.jpg", None, raster.overlay(result.pixels, result.masks, result.labels)
+def _soft16(stem: str, result: Result) -> Iterator[File]:
+    for index, (slug, levels) in enumerate(zip(result.slugs, result.fines, strict=True)):
+        yield f"soft16/{slug}/{stem}.png", index, raster.png(levels)
 
 
-WRITERS: dict[Format, Writer] = {"mask": _mask, "soft": _soft, "overlay": _overlay}
+def _npz(stem: str, result: Result) -> Iterator[File]:
+    yield (
+        f"npz/{stem}.npz",
+        None,
+        raster.npz(
+            masks=np.stack(result.masks) > 0,
+            soft=np.stack(result.softs),
+            labels=np.array(result.labels),
+            thresholds=np.array(result.thresholds),
+        ),
+    )
+
+
+def _overlay(stem: str, result: Result) -> Iterator[File]:
+    yield f"overlays/{stem}.jpg", None, raster.overlay(result.photo(), result.masks, result.labels)
+
+
+def _labels(stem: str, result: Result) -> Iterator[File]:
+    assert result.index is not None
+    yield f"labels/{stem}.png", None, raster.indexed_png(result.index)
+
+
+def _cutout(stem: str, result: Result) -> Iterator[File]:
+    for index, (slug, mask) in enumerate(zip(result.slugs, result.masks, strict=True)):
+        if not result.skip[index]:
+            rgba = render.cutout(result.photo(), mask, cleanup.feather(mask, result.feather))
+            if result.export.backdrop is None:
+                yield f"cutouts/{slug}/{stem}.png", index, raster.rgba_png(rgba)
+            else:
+                yield f"cutouts/{slug}/{stem}.png", index, raster.rgb_png(render.on(rgba, result.export.backdrop))
+
+
+WRITERS: dict[Format, Writer] = {
+    "mask": _mask,
+    "soft": _soft,
+    "soft16": _soft16,
+    "npz": _npz,
+    "overlay": _overlay,
+    "cutout": _cutout,
+    "labels": _labels,
+    "coco": annotations.coco,
+    "yolo": annotations.yolo,
+    "voc": annotations.voc,
+    "labelme": annotations.labelme,
+    "svg": annotations.svg,
+    "webdataset": shards.webdataset,
+}
+
+
+def refuse_many(labels: int, mode: Mode, formats: Sequence[Format]) -> None:
+    """Raises UsageError for more labels than an indexed picture holds beside its ground; VOC keeps 255 for "void"."""
+    most = 254 if "voc" in formats else 255
+    if labels > most and (mode == "labels" or {"labels", "voc"} & {*formats}):
+        raise UsageError(f"an indexed picture has {most} labels at most here, and there are {labels}")

@@ -1,0 +1,65 @@
+"""What is measured on: a full-size random checkpoint, and photographs as cameras write them. Made once and kept."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from checkpoints import Size, write_checkpoint
+
+PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")  # of scikit-image, which brings them along
+DISTINCT = 100_000_000  # pixels of one size; further pictures are further names of the same files
+ORIENTATIONS = (1, 6, 3, 1)  # EXIF, in turn
+ORIENTATION, MAKER = 0x0112, 0x010F  # EXIF tags
+GRAIN = 4.0  # grey levels of noise: without it enlarged photographs would decode faster than real ones
+
+
+def checkpoint(folder: Path, size: Size) -> Path:
+    """A random checkpoint in the layout of the released ones; `full` is rd64-refined's shape, 603 MB."""
+    path = folder / f"checkpoint-{size}"
+    if not (path / "model.safetensors").exists():
+        write_checkpoint(path, size=size)
+    return path
+
+
+def pictures(folder: Path, width: int, height: int, count: int) -> Path:
+    """A folder with `count` JPEGs that a viewer shows in `width` x `height` pixels, or turned, with EXIF."""
+    path = folder / f"{width}x{height}-{count}"
+    if not path.exists():
+        begun = folder / f"{path.name}.begun"
+        shutil.rmtree(begun, ignore_errors=True)
+        begun.mkdir(parents=True)
+        distinct = DISTINCT // (width * height)
+        for index in range(count):
+            target = begun / f"{index:05}.jpg"
+            if index < distinct:
+                save(target, photograph(width, height, index), ORIENTATIONS[index % len(ORIENTATIONS)])
+            else:
+                os.link(begun / f"{index % distinct:05}.jpg", target)
+        begun.rename(path)
+    return path
+
+
+def photograph(width: int, height: int, seed: int) -> NDArray[np.uint8]:
+    """uint8 (height, width, 3): a part of a photograph, enlarged, with grain."""
+    from skimage import data
+
+    rng = np.random.default_rng(seed)
+    whole = getattr(data, PHOTOGRAPHS[seed % len(PHOTOGRAPHS)])()
+    y, x = (int(rng.integers(0, side // 4)) for side in whole.shape[:2])
+    large = cv2.resize(whole[y:, x:], (width, height), interpolation=cv2.INTER_CUBIC)
+    grain = rng.standard_normal((height, width, 1), np.float32) * GRAIN
+    return np.clip(large + grain, 0, 255).astype(np.uint8)
+
+
+def save(path: Path, image: NDArray[np.uint8], orientation: int) -> None:
+    """A JPEG of quality 90 with EXIF."""
+    exif = Image.Exif()
+    exif[ORIENTATION], exif[MAKER] = orientation, "clipseg"
+    Image.fromarray(image).save(path, quality=90, exif=exif)

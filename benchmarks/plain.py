@@ -1,0 +1,27 @@
+"""What a user writes from the Hugging Face documentation: `plain.py MODEL FOLDER OUT THRESHOLD PROMPT...`.
+
+One image at a time, in float32, repeated for every prompt. Prints a line an image.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps
+from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
+
+model_path, folder, out, threshold, *prompts = sys.argv[1:]
+processor = CLIPSegProcessor.from_pretrained(model_path)
+model = CLIPSegForImageSegmentation.from_pretrained(model_path)
+for path in sorted(Path(folder).iterdir()):
+    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    inputs = processor(text=prompts, images=[image] * len(prompts), padding=True, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**inputs).logits
+    size = image.height, image.width
+    probabilities = torch.nn.functional.interpolate(logits.unsqueeze(1), size, mode="bilinear").sigmoid()
+    for prompt, probability in zip(prompts, probabilities[:, 0], strict=True):
+        target = Path(out) / prompt / f"{path.stem}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(((probability > float(threshold)) * 255).byte().numpy()).save(target)
+    print(path, flush=True)

@@ -1,0 +1,85 @@
+"""Where the defaults of options come from.
+
+Precedence: flag > CLIPSEG_* variable > clipseg.toml or [tool.clipseg] of the working directory > user config > default.
+"""
+
+import os
+import sys
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from clipseg_cli.errors import UsageError
+
+
+def configure(context: typer.Context, path: str | None) -> str | None:
+    """Puts configured defaults under the command's flags. Eager: click runs it before it reads the other options."""
+    context.default_map = {**(context.default_map or {}), **_configured(context, path)}
+    return path
+
+
+def _configured(context: typer.Context, path: str | None) -> dict[str, Any]:
+    """The values that configuration gives to one command's options, by parameter name.
+
+    Keys are the long flags, at the top level or in a table named like the command. A variable gives a repeatable
+    option one value a line. Raises UsageError naming the file and the key that no option of any command has.
+    """
+    own = {_flag(option): option for option in context.command.params if option.param_type_name == "option"}
+    every = {_flag(option) for command in _commands(context.find_root().command) for option in command.params}
+    values: dict[str, Any] = {}
+
+    def put(flag: str, value: Any) -> None:
+        many = getattr(own[flag], "multiple", False) and not isinstance(value, list)
+        values[own[flag].name or flag] = [value] if many else value
+
+    for file, table in _tables(path):
+        chosen = {**table, **table.get(context.info_name or "", {})}
+        for key, value in chosen.items():
+            flag = key.replace("_", "-")
+            if flag in own:
+                put(flag, value)
+            elif flag not in every and not isinstance(value, dict):
+                raise UsageError(f"{file}: {key!r} is no option; keys are long flags, like threshold or max-depth")
+    for flag in own:
+        if text := os.environ.get("CLIPSEG_" + flag.upper().replace("-", "_")):
+            put(flag, text.splitlines() if getattr(own[flag], "multiple", False) else text)
+    return values
+
+
+def _commands(command: Any) -> Iterable[Any]:
+    yield command
+    for each in getattr(command, "commands", {}).values():
+        yield from _commands(each)
+
+
+def _flag(option: Any) -> str:
+    return max(option.opts, key=len).lstrip("-")  # type: ignore[no-any-return]
+
+
+def _tables(config: str | None) -> Iterable[tuple[Path, dict[str, Any]]]:
+    """The configuration tables, weakest first: user's, then the working directory's, or only `config` if given."""
+    if config is not None:
+        yield Path(config), _read(Path(config), required=True)
+        return
+    if sys.platform == "win32":
+        home = Path(os.environ.get("APPDATA", Path.home()))
+    else:
+        home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    yield home / "clipseg" / "config.toml", _read(home / "clipseg" / "config.toml")
+    project = _read(Path("pyproject.toml")).get("tool", {}).get("clipseg", {})
+    yield Path("pyproject.toml"), project
+    yield Path("clipseg.toml"), _read(Path("clipseg.toml"))
+
+
+def _read(path: Path, required: bool = False) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if required:
+            raise UsageError(f"no configuration file {path}") from None
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {error}") from None

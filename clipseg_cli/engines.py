@@ -1,0 +1,283 @@
+"""Where the pipeline runs: in processes that may die, under one that does not.
+
+The process that the user started loads no network and decodes no picture. It hands sources to workers, a few ahead,
+and gives their records in the order of the sources. A worker that dies (killed, out of memory, a crash in a decoder)
+is replaced, and the images it had in hand are tried again one at a time: one that kills its worker again becomes a
+record `worker_died`. A worker whose parent died stops by itself, because its pipe ends.
+
+Messages are pickles on a worker's stdin and stdout. To it: the work, then sources. From it: records, `News`, and the
+error that ends the run. `subprocess` and not `multiprocessing`, which would import the user's main module again.
+"""
+
+import _thread
+import contextlib
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from clipseg_cli.errors import ClipsegError, ImageError
+from clipseg_cli.manifest import Record
+from clipseg_cli.sources import Source
+
+STARVED = 0.05  # seconds without a new source after which a worker finishes those that it has
+GRACE = 3.0  # seconds that a worker gets to end in order
+HOPELESS = 20  # deaths without a record in between: it is not the images
+START = "import sys; sys.path[:] = sys.argv[1:]; from clipseg_cli.engines import serve; serve()"
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a run has to say beside its records: a line for the person, facts for run.json."""
+
+    line: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+Tell = Callable[[News], None]
+Work = Callable[[Iterable[Source], Tell], Iterator[Record]]  # the pipeline of one process; it can be pickled
+Engine = Callable[[Iterable[Source | Record], Sequence[Work], Tell, int], Iterator[Record]]
+
+
+def inline(items: Iterable[Source | Record], works: Sequence[Work], tell: Tell, ahead: int) -> Iterator[Record]:
+    """As `local`, in this process and one image at a time: for a single image, which should not pay for a worker."""
+    for item in items:
+        if isinstance(item, Record):
+            yield item
+        else:
+            yield from works[0]([item], tell)
+
+
+def local(items: Iterable[Source | Record], works: Sequence[Work], tell: Tell, ahead: int) -> Iterator[Record]:
+    """One record an item, in the order of the items, by one process of this machine for each of `works`.
+
+    An item that is a record already keeps its place. A worker has at most `ahead` sources in hand; what a worker
+    tells is told once. Raises the ClipsegError that a worker raised. However this is left, no worker stays behind.
+    """
+    inbox: queue.SimpleQueue[tuple[_Worker, Any]] = queue.SimpleQueue()
+    crew = [_Worker(work, len(works), inbox) for work in works]
+    iterator, more = iter(items), True
+    ready: dict[int, Record] = {}  # by the item's number, as `taken` and `given` count
+    taken = given = deaths = barren = 0
+    told: set[str] = set()
+    try:
+        while True:
+            while given in ready:
+                yield ready.pop(given)
+                given += 1
+            if not more and given == taken:
+                return
+            free = [worker for worker in crew if not worker.alone and len(worker.hand) < ahead]
+            if not inbox.empty() or not more or not free or taken - given >= 2 * ahead * len(crew):
+                worker, message = _get(inbox)
+                if isinstance(message, Record):
+                    ready[worker.done()] = message
+                    barren = 0
+                elif isinstance(message, News):
+                    if message.line not in told:
+                        told.add(message.line)
+                        tell(message)
+                elif isinstance(message, ClipsegError):
+                    raise message
+                else:
+                    deaths, barren = deaths + 1, barren + 1
+                    if barren == HOPELESS:
+                        raise ClipsegError(
+                            f"{barren} workers died one after the other ({worker.fate()}): too little memory, or a "
+                            "broken installation (see clipseg doctor); then the same command again does what is missing"
+                        )
+                    tell(News(f"a worker died ({worker.fate()}); {worker.again()}", {"workers_died": deaths}))
+                    ready.update(worker.bury())
+                continue
+            item = next(iterator, None)
+            if item is None:
+                more = False
+                continue
+            if isinstance(item, Record):
+                ready[taken] = item
+            else:
+                min(free, key=lambda worker: len(worker.hand)).take(taken, item)
+            taken += 1
+    finally:
+        for worker in crew:
+            worker.dismiss()
+        for worker in crew:
+            worker.end()
+
+
+ENGINES: dict[str, Engine] = {"local": local}
+
+
+def _get(inbox: "queue.SimpleQueue[tuple[_Worker, Any]]") -> "tuple[_Worker, Any]":
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return inbox.get(timeout=1)  # seconds: without it a signal would not be noticed on Windows
+
+
+class _Worker:
+    """One place in the crew: a process, started when it is first needed and again when it has died."""
+
+    def __init__(self, work: Work, of: int, inbox: "queue.SimpleQueue[tuple[_Worker, Any]]") -> None:
+        self.work, self.inbox = pickle.dumps(work), inbox
+        threads = max(1, (os.cpu_count() or 1) // of)
+        self.environment = dict(os.environ) if of == 1 else {"OMP_NUM_THREADS": str(threads)} | dict(os.environ)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.hand: deque[tuple[int, Source]] = deque()  # sent to the process, no record yet
+        self.suspects: deque[tuple[int, Source]] = deque()  # in hand when a process died, to be tried one by one
+        self.alone = False  # what is in hand is a suspect
+
+    def take(self, number: int, source: Source) -> None:
+        """Sends a source to the process."""
+        self.hand.append((number, source))
+        with contextlib.suppress(OSError):  # it is dead: its end will be heard of
+            stdin = self._start().stdin
+            assert stdin is not None
+            stdin.write(pickle.dumps(source))
+            stdin.flush()
+
+    def done(self) -> int:
+        """The number of the source whose record has come: the first in hand."""
+        number = self.hand.popleft()[0]
+        self._next_suspect()
+        return number
+
+    def fate(self) -> str:
+        """What the process died of."""
+        code = 0 if self.process is None else self.process.returncode
+        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+    def again(self) -> str:
+        """What becomes of the images that it had in hand."""
+        return "again on this image alone" if self.alone else f"its {len(self.hand)} images are tried one by one"
+
+    def bury(self) -> dict[int, Record]:
+        """After the death of the process: the record of the image that is to blame, if it is known."""
+        self.end()
+        guilty = {}
+        if self.alone:
+            number, source = self.hand.popleft()
+            message = f"the process that worked on it died twice ({self.fate()}); convert it, or give it more memory"
+            guilty[number] = Record(source.name, error=ImageError("worker_died", "load", message))
+        self.suspects.extend(self.hand)
+        self.hand.clear()
+        self.process = None
+        self._next_suspect()
+        return guilty
+
+    def dismiss(self) -> None:
+        """Asks the process to end: at once where it has nothing in hand, else after what it is writing."""
+        if self.process is not None and self.process.stdin is not None:
+            if not self.hand:
+                self.process.kill()
+            with contextlib.suppress(OSError):
+                self.process.stdin.close()
+
+    def end(self) -> None:
+        """Waits for the end of the process, which was asked to end or is dead, for `GRACE` seconds at most."""
+        if self.process is not None and self.process.stdin is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(GRACE)
+            self.process.kill()
+            self.process.wait()
+            self.listener.join()
+            with contextlib.suppress(OSError):  # what was not yet sent
+                self.process.stdin.close()
+
+    def _next_suspect(self) -> None:
+        self.alone = bool(self.suspects)
+        if self.suspects:
+            self.take(*self.suspects.popleft())
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        if self.process is None:
+            command = [sys.executable, "-c", START, *sys.path]
+            pipe = subprocess.PIPE
+            self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=self.environment)
+            self.listener = threading.Thread(target=self._listen, args=[self.process], daemon=True)
+            self.listener.start()
+            assert self.process.stdin is not None
+            self.process.stdin.write(self.work)
+        return self.process
+
+    def _listen(self, process: "subprocess.Popen[bytes]") -> None:
+        """Puts the process's messages into the inbox, and None after the last one."""
+        with contextlib.suppress(Exception), process.stdout as stream:  # type: ignore[union-attr]
+            while True:  # until its end, which may be half a message
+                self.inbox.put((self, pickle.load(stream)))
+        process.kill()
+        process.wait()
+        self.inbox.put((self, None))
+
+
+def serve() -> NoReturn:
+    """The whole life of a worker process."""
+    orphaned, over = threading.Event(), threading.Event()
+
+    def stop(number: int, frame: object) -> None:
+        # not orphaned, it is the parent that decides: a terminal signals them both
+        if orphaned.is_set() and not over.is_set():
+            raise SystemExit
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), stop)
+    inbox, outbox = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)  # a library that prints must not write into the messages
+    todo: queue.SimpleQueue[Source | None] = queue.SimpleQueue()
+    lock = threading.Lock()
+
+    def send(message: object) -> None:
+        data = pickle.dumps(message)
+        with lock:
+            outbox.write(data)
+            outbox.flush()
+
+    def listen() -> None:
+        with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):
+            while True:
+                todo.put(pickle.load(inbox))
+        orphaned.set()
+        todo.put(None)
+        _thread.interrupt_main()
+        time.sleep(GRACE)
+        os._exit(1)
+
+    code = 1
+    try:
+        work: Work = pickle.load(inbox)
+        threading.Thread(target=listen, daemon=True).start()
+        while (source := todo.get()) is not None:
+            for record in work(_burst(source, todo), send):
+                send(record)
+    except ClipsegError as error:
+        over.set()  # the parent hangs up when it has the message; what is left here must not be interrupted
+        send(error)
+    except (SystemExit, BrokenPipeError):
+        code = 0
+    except BaseException as error:
+        over.set()
+        line = f"a worker failed: {type(error).__name__}: {error}"
+        send(News(line, {"traceback": traceback.format_exc().splitlines()}))
+    finally:
+        os._exit(code)
+
+
+def _burst(first: Source, todo: "queue.SimpleQueue[Source | None]") -> Iterator[Source]:
+    """The sources that come without a pause. Its end lets the pipeline give the records it holds, whatever its depth,
+    so that a parent that waits for them before it sends more is not waited for."""
+    source: Source | None = first
+    with contextlib.suppress(queue.Empty):
+        while source is not None:
+            yield source
+            source = todo.get(timeout=STARVED)
+        todo.put(None)

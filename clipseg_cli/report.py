@@ -1,0 +1,125 @@
+"""One self-contained HTML page of a run: thumbnails, soft maps for a live threshold, failures, a review list.
+
+All text reaches the page as JSON inside a script element and is put on it as text; nothing is fetched from anywhere.
+"""
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from clipseg_cli import images, manifest, render, store
+from clipseg_cli.errors import ImageError, UsageError
+from clipseg_cli.settings import MAX_PIXELS
+from clipseg_cli.sources import Source
+from clipseg_cli.writers import raster
+
+TEMPLATE = Path(__file__).parent / "pages" / "report.html"
+LARGE, SMALL, FEW = 640, 256, 200  # pixels, the longer side of a thumbnail: LARGE for up to FEW images
+MAP = 192  # pixels, the longer side of a soft map on the page
+BINS = 20
+DOUBT = 0.1  # a pixel whose probability is nearer to the threshold is in doubt
+
+
+def write(run: Path, note: Callable[[str], None], target: Path | None = None) -> Path:
+    """Writes the page of the run in the directory `run`, there or at `target`; returns its path. Raises OutputError."""
+    target = target or run / "report.html"
+    store.check(target.parent)
+    store.write(target, page(run, note))
+    return target
+
+
+def page(run: Path, note: Callable[[str], None]) -> bytes:
+    """The page of the run in the directory `run`. Raises UsageError where there is none."""
+    records = list(manifest.latest(run / manifest.MANIFEST).values())
+    try:
+        about = json.loads((run / manifest.RUN).read_bytes())
+    except (OSError, ValueError):
+        about = {}
+    done = [record for record in records if record["status"] == "ok"]
+    if not records:
+        raise UsageError(f"{run} holds no run: name the output directory of `clipseg segment`")
+    side = LARGE if len(done) <= FEW else SMALL
+    labels = [
+        {
+            "name": mask["label"],
+            "threshold": mask["threshold"],
+            "colour": render.colour(index),
+            "histogram": _histogram([record["masks"][index]["presence"] for record in done]),
+        }
+        for index, mask in enumerate(done[0]["masks"] if done else [])
+    ]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        shown = list(pool.map(lambda item: _shown(item[0], item[1], run, about, side), enumerate(done)))
+    missing = sum(item.pop("missing") for item in shown)
+    if missing:
+        note(f"{missing} of {len(done)} pictures are not where they were: the page shows their masks alone")
+    data = {
+        "id": hashlib.sha256(f"{run.absolute()}{about.get('started')}".encode("utf-8", "replace")).hexdigest()[:16],
+        "run": str(run).encode("utf-8", "replace").decode(),
+        "model": about.get("model", {}).get("name", "?"),
+        "soft": any(mask.get("soft") for record in done for mask in record["masks"]),
+        "labels": labels,
+        "images": shown,
+        "failures": [{"name": record["image"]} | record["error"] for record in records if record["status"] != "ok"],
+    }
+    # inside a script element only `<` can end it; the other two are line ends to JavaScript of old
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    text = text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return TEMPLATE.read_text("utf-8").replace("{{data}}", text).encode("utf-8", "replace")
+
+
+def _shown(index: int, record: dict[str, Any], run: Path, about: dict[str, Any], side: int) -> dict[str, Any]:
+    """What the page knows of one image."""
+    photo = _photo(record, about)
+    missing = photo is None
+    if photo is None:
+        photo = np.full((max(1, record["height"]), max(1, record["width"]), 3), 128, np.uint8)
+    maps, doubts = [], [0.0]
+    for mask in record["masks"]:
+        path = mask.get("soft") or mask["path"]
+        grey = None if path is None else cv2.imread(str(run / path), cv2.IMREAD_GRAYSCALE)
+        maps.append(None if grey is None else _url("png", raster.png(render.fitted(grey, MAP))))
+        if grey is not None and mask.get("soft"):
+            doubts.append(float((np.abs(grey / 255 - mask["threshold"]) < DOUBT).mean()))
+    return {
+        "id": index,
+        "name": record["image"],
+        "thumb": _url("jpeg", raster.jpeg(render.fitted(photo, side))),
+        "maps": maps,
+        "numbers": [mask["presence"] for mask in record["masks"]],
+        "presence": max((mask["presence"] for mask in record["masks"]), default=0),
+        "area": sum(mask["area_frac"] for mask in record["masks"]),
+        "doubt": max(doubts),
+        "missing": missing,
+    } | ({"b64": record["image_b64"]} if "image_b64" in record else {})
+
+
+def _photo(record: dict[str, Any], about: dict[str, Any]) -> NDArray[np.uint8] | None:
+    """The picture of a record, from here or from where the run was made; None where it is gone or changed size."""
+    name = manifest.image_name(record)
+    for base in ("", about.get("directory") or ""):
+        try:
+            pixels = images.load(Source(name, os.path.join(base, name), ""), max_pixels=4 * MAX_PIXELS).pixels
+        except ImageError:
+            continue
+        if pixels.shape[:2] == (record["height"], record["width"]):
+            return pixels
+    return None
+
+
+def _histogram(values: list[float]) -> list[int]:
+    counts: list[int] = np.histogram(values, BINS, (0, 1))[0].tolist()
+    return counts
+
+
+def _url(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"

@@ -1,0 +1,147 @@
+"""Killed at every point at which it hurts: nothing partial, nothing lost, nothing twice. The network is `red`'s."""
+
+import io
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import red
+from clipseg_cli import runs, store
+from clipseg_cli.sources import Source
+from pictures import picture, records, save
+from test_resume import tree
+
+Swift = Callable[..., subprocess.CompletedProcess[str]]
+COMMAND = "clipseg segment imgs -p red -f mask -f overlay -o out -b 2"
+
+
+@pytest.fixture
+def swift_environment(environment: dict[str, str]) -> dict[str, str]:
+    """An environment in which `clipseg` has `red`'s network in place of the real one: a second a run, not ten."""
+    folder = Path(red.__file__).parent / "swift"
+    return environment | {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+
+
+@pytest.fixture
+def swift(tmp_path: Path, swift_environment: dict[str, str]) -> Swift:
+    """Runs a shell line with `red`'s network."""
+
+    def run(line: str, expect: int | None = 0, **extra: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=tmp_path, env=swift_environment | extra, capture_output=True,
+            text=True, errors="surrogateescape", timeout=600, stdin=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+        if expect is not None:
+            assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run
+
+
+def images(folder: Path, count: int, corrupt: int = 0) -> None:
+    """Tiny pictures, of which every `corrupt`-th is cut short."""
+    small = [picture(48, 40, seed) for seed in range(16)]
+    for index in range(count):
+        path = save(folder / f"{index % 7}/{index:05}.png", small[index % len(small)])
+        if corrupt and index % corrupt == corrupt - 1:
+            path.write_bytes(path.read_bytes()[:100])
+
+
+def whole(out: Path, but: tuple[str, ...] = ()) -> None:
+    """Every file under a final name can be read to its last byte."""
+    for name, data in tree(out).items():
+        if name.endswith((".png", ".jpg")) and name not in but:
+            Image.open(io.BytesIO(data)).load()
+            assert data.endswith((b"IEND\xaeB`\x82", b"\xff\xd9")), name
+
+
+def leftovers(out: Path) -> list[Path]:
+    """Temporary files."""
+    return [*out.rglob(".clipseg-tmp-*")]
+
+
+@pytest.mark.parametrize("point", [*red.FILE_POINTS, *red.LINE_POINTS])
+def test_killed_at_a_point_and_resumed_it_is_the_same_tree(swift: Swift, tmp_path: Path, point: str) -> None:
+    """kill -9 at this point of the 1st and of the 9th file or line: no partial file, at most what was in hand is done
+    again, no temporary file remains, and the tree is an uninterrupted run's byte for byte."""
+    images(tmp_path / "imgs", 12, corrupt=6)
+    swift(COMMAND.replace("-o out", "-o whole"), expect=3)
+    for number in (1, 9):
+        out = tmp_path / "out"
+        assert swift(COMMAND, expect=None, RED_CRASH=f"{point}:{number}").returncode in (-9, 137)
+        whole(out)
+        lines = (out / "manifest.jsonl").read_text().splitlines(keepends=True) if out.exists() else []
+        finished = sum(line.endswith("\n") and '"ok"' in line for line in lines)
+        last = swift(COMMAND, expect=3).stderr
+        before = re.search(r"\((\d+) before\)", last)
+        assert int(before[1] if before else 0) == finished
+        assert tree(out) == tree(tmp_path / "whole") and not leftovers(out)
+        subprocess.run(["rm", "-r", out], check=True)
+
+
+@pytest.mark.parametrize("point", ["mid-write", "after-rename"])
+def test_a_worker_killed_while_it_writes_leaves_nothing(swift: Swift, tmp_path: Path, point: str) -> None:
+    """Only the worker dies: the same run ends with everything done and no temporary file."""
+    images(tmp_path / "imgs", 12)
+    swift(COMMAND.replace("-o out", "-o whole"))
+    done = swift(COMMAND, RED_CRASH=f"{point}:7", RED_ONCE=str(tmp_path / "once"))
+    assert "SIGKILL" in done.stderr and (tmp_path / "once").exists()
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole") and not leftovers(tmp_path / "out")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_run_and_its_workers(
+    tmp_path: Path, swift_environment: dict[str, str], number: signal.Signals
+) -> None:
+    """The first signal: exit 130, 143 or 129 in under 5 s, what is finished in the manifest, no process left behind."""
+    images(tmp_path / "imgs", 1500)
+    command = [*COMMAND.split(), "-j", "2"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=swift_environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout is not None
+        run.stdout.readline()
+        children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+        began = time.monotonic()
+        run.send_signal(number)
+        printed, told = run.communicate()
+    assert run.returncode == 128 + number and time.monotonic() - began < 5
+    assert "does what is missing" in told and "Traceback" not in told
+    assert len(children) == 2 and not any(Path(f"/proc/{pid}").exists() for pid in children)
+    whole(tmp_path / "out")
+    assert 1 + len(printed.splitlines()) <= len(records(tmp_path / "out/manifest.jsonl")) < 1500
+
+
+def test_two_images_never_share_an_output(swift: Swift, tmp_path: Path) -> None:
+    """`a.jpg` beside `a.png`, an absolute and a relative path of one spelling, a folder called like a picture's mask:
+    every image has a mask of its own, and the same command again changes nothing."""
+    names = ["sub.jpg", "sub.png/a.jpg", "sub.jpg.png/b.jpg", "a.jpg", "a.png", "A.jpg"]
+    for seed, name in enumerate(names):
+        save(tmp_path / "imgs" / name, picture(48, 40, seed))
+    swift("clipseg segment imgs -p red -o out")
+    masks = [row["masks"][0]["path"] for row in records(tmp_path / "out/manifest.jsonl")]
+    assert len(set(masks)) == len(names) and all((tmp_path / "out" / path).is_file() for path in masks)
+    inner = tmp_path / "imgs" / str(tmp_path).lstrip("/")  # named from imgs/, it looks like the absolute path
+    save(inner / "imgs/a.jpg", picture(48, 40, 9))
+    line = f"cd imgs && clipseg segment {tmp_path}/imgs/a.jpg {inner.relative_to(tmp_path / 'imgs')}/imgs/a.jpg"
+    for _ in range(2):
+        swift(f"{line} a.jpg ./a.jpg -p red -o ../two")
+        rows = records(tmp_path / "two/manifest.jsonl")
+        assert len(rows) == 3 == len({row["masks"][0]["path"] for row in rows})
+
+
+def test_a_folding_file_system_gets_names_that_stay_apart(tmp_path: Path) -> None:
+    """Where `A.png` and `a.png` are one file, or the two spellings of é, the second image's output is marked; this file
+    system is asked and does not fold."""
+    names = ["a", "A", "caf\u00e9", "cafe\u0301", "Stra\u00dfe", "STRASSE", "b"]
+    found = list(runs._unfolded(Source(name, name, name) for name in names))
+    assert [source.output == source.name for source in found] == [True, False, True, False, True, False, True]
+    assert len({store.folded(source.output) for source in found}) == len(names)
+    assert not store.folds(tmp_path) and not [*tmp_path.iterdir()]

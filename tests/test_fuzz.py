@@ -1,0 +1,68 @@
+"""Flipped bytes: whatever is done to a file, loading it gives pixels or a known error, soon and in little memory."""
+
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from clipseg_cli.errors import ERROR_CLASSES, ImageError
+from clipseg_cli.images import PLUGINS
+from test_images import VALID, read, saved
+
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "1"))  # of each kind of file
+SLOW, HUNG = 10.0, 60.0  # seconds: of one file on a busy machine, and of a process over its time
+MEMORY = 300_000  # kilobytes over those of the start
+
+
+def flip(form: str, seconds: float, seed: int) -> dict[str, object]:
+    """Loads damaged files of a kind for some time; what came of it, by error class. Raises what is no ImageError."""
+    rng, pixels = random.Random(f"{form}{seed}"), np.random.default_rng(seed)
+    photo = np.cumsum(pixels.integers(-9, 10, (48, 64, 3)), axis=1).clip(0, 255).astype(np.uint8)
+    data = saved(photo, form.strip(), **VALID[form])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found: dict[str, int] = {}
+    until, slowest = time.monotonic() + seconds, 0.0
+    while time.monotonic() < until:
+        damaged = bytearray(data)
+        for _ in range(rng.choice((1, 1, 2, 4, 16))):
+            where = rng.randrange(len(damaged) if rng.random() < 0.5 else min(len(damaged), 200))
+            damaged[where] = rng.choice((0, 255, damaged[where] ^ 1 << rng.randrange(8), rng.randrange(256)))
+        if rng.random() < 0.1:
+            cut = rng.randrange(len(damaged))
+            del damaged[cut : cut + rng.randrange(64)]
+        began = time.monotonic()
+        try:
+            image = read(bytes(damaged), 10_000_000)
+            assert image.pixels.dtype == np.uint8 and image.pixels.ndim == 3 and image.pixels.shape[2] == 3
+            kind = "ok"
+        except ImageError as error:
+            kind = error.kind
+        found[kind] = found.get(kind, 0) + 1
+        slowest = max(slowest, time.monotonic() - began)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return {"found": found, "slowest": slowest, "memory": memory}
+
+
+def test_every_format_that_is_read_is_damaged_here() -> None:
+    """The table of kinds names every allowed format."""
+    assert {form.strip() for form in VALID} == set(PLUGINS)
+
+
+@pytest.mark.parametrize("form", VALID)
+def test_flipped_bytes_give_pixels_or_an_error(form: str) -> None:
+    """In a process of its own, for a bounded time: no other exception, no crash, no hang, at most 300 MB more."""
+    code = "import json, sys, test_fuzz as t; print(json.dumps(t.flip(sys.argv[1], float(sys.argv[2]), 5)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, form, str(SECONDS)], cwd=os.path.dirname(__file__), capture_output=True, text=True,
+        timeout=SECONDS + HUNG, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert set(result["found"]) <= {"ok", *ERROR_CLASSES} - {"internal"} and sum(result["found"].values()) > 10
+    assert result["slowest"] < SLOW and result["memory"] < MEMORY, result

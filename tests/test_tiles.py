@@ -1,0 +1,77 @@
+"""Big pictures by tiles, mirrored looks, and other sizes of what the network sees."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clipseg_cli import masks, tiles
+from pictures import Shell, iou, picture, save
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 6), st.booleans())
+def test_the_views_cover_the_picture(height: int, width: int, count: int, flip: bool) -> None:
+    """The whole comes first; tiles lie inside, overlap, leave no pixel out, and are as many as asked for along the
+    longer side; mirroring doubles everything."""
+    seen = tiles.views(height, width, count, flip)
+    assert (seen[0].height, seen[0].width) == (height, width)
+    upright = [view for view in seen if not view.flipped]
+    assert len(seen) == len(upright) * (2 if flip else 1)
+    rest = upright[1:]
+    assert bool(rest) == (count > 1)
+    covered = np.zeros((height, width), bool)
+    for view in rest:
+        assert view.height > 0 and view.width > 0 and view.top >= 0 and view.left >= 0
+        assert view.top + view.height <= height and view.left + view.width <= width
+        covered[view.top : view.top + view.height, view.left : view.left + view.width] = True
+    assert covered.all() or not rest
+    if max(height, width) > 50 * count and rest:
+        along = {view.top if height > width else view.left for view in rest}
+        assert len(along) == count
+
+
+@pytest.mark.parametrize("size", [(900, 1200), (1200, 900), (300, 3000), (7, 5)])
+def test_what_all_views_agree_on_is_what_comes_out(size: tuple[int, int]) -> None:
+    """Maps that are each the view's own part of one smooth field join to that field, mirrored looks included."""
+    y, x = np.mgrid[: size[0], : size[1]] / max(size)
+    field = (3 * x - 2 * y).astype(np.float32)
+    seen = tiles.views(*size, 3, True)
+    maps = []
+    for view in seen:
+        part = field[view.top : view.top + view.height, view.left : view.left + view.width]
+        small = cv2.resize(part[:, ::-1] if view.flipped else part, (64, 64), interpolation=cv2.INTER_AREA)
+        maps.append(np.stack([small, -small]))
+    found = tiles.joined(seen, maps)
+    large = masks.upsample(found[0], *size)
+    assert np.array_equal(found[0], -found[1])
+    np.testing.assert_allclose(large, field, atol=0.08 if min(size) > 100 else 0.6)
+
+
+def test_one_look_is_the_map_itself() -> None:
+    """Without tiles and mirror not a bit changes; with mirror alone, the mean of both looks."""
+    one, other = np.random.default_rng(0).normal(size=(2, 1, 8, 8)).astype(np.float32)
+    assert np.array_equal(tiles.joined(tiles.views(40, 50, 1, False), [one]), one)
+    both = tiles.joined(tiles.views(40, 50, 1, True), [one, other])
+    np.testing.assert_allclose(both, (one + other[..., ::-1]) / 2, atol=1e-6)
+
+
+def test_tiles_find_what_the_whole_picture_is_too_small_for(shell: Shell, tmp_path: Path) -> None:
+    """A disc of a 40th of the picture's width: its mask is better with --tile; the options stand in run.json, and the
+    batch does not change the bits."""
+    ground = picture(1600, 1200, 4)
+    ground[:] = np.median(ground.reshape(-1, 3), 0)
+    truth = cv2.circle(np.zeros((1200, 1600), np.uint8), (420, 380), 70, 255, -1)
+    ground[truth > 0] = (214, 40, 40)
+    save(tmp_path / "imgs/a.png", ground)
+    shell("clipseg segment imgs -p 'a red circle' -f mask -o plain")
+    shell("clipseg segment imgs -p 'a red circle' -f mask --tile 3 --flip -b 2 -o tiled")
+    plain, tiled = (cv2.imread(str(tmp_path / out / "masks/a-red-circle/a.png"), 0) for out in ("plain", "tiled"))
+    assert iou(tiled, truth) > max(0.8, iou(plain, truth))
+    kept = json.loads((tmp_path / "tiled/run.json").read_text())["settings"]
+    assert kept["tile"] == 3 and kept["flip"] is True
+    assert "try 96" in shell("clipseg segment imgs -p x --size 100", expect=2).stderr
