@@ -18,7 +18,7 @@ from clipseg_cli import embeddings, engines, runs
 from clipseg_cli.errors import OutputError
 from clipseg_cli.exemplars import Show
 from clipseg_cli.prompts import Prompt
-from clipseg_cli.settings import MAX_PIXELS, InputOptions, MaskOptions, ModelOptions, OutputOptions
+from clipseg_cli.settings import InputOptions, MaskOptions, ModelOptions, OutputOptions
 from clipseg_cli.sources import discover
 from pictures import picture, records, save
 
@@ -54,6 +54,7 @@ class Folder(RuleBasedStateMachine):
     def segment(self, out: Path, threshold: str, resume: bool = True) -> None:
         """One run of the program in this process."""
         wanted = embeddings.want([Prompt("red", "red")])
+        inputs = InputOptions((str(self.imgs),))
         request = runs.Request(
             ModelOptions("shapes"),
             wanted,
@@ -61,11 +62,11 @@ class Folder(RuleBasedStateMachine):
             MaskOptions(wanted.prompts, (), wanted.rules, wanted.texts),
             False,
             OutputOptions(str(out), ("mask", "overlay"), resume),
-            MAX_PIXELS,
+            inputs,
             (),
             Show(),
         )
-        sources = discover(InputOptions((str(self.imgs),)), None, str(out))
+        sources = discover(inputs, None, str(out))
         for _ in runs.segment(request, sources, lambda line: None, io.BytesIO()):
             pass
 
