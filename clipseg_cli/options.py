@@ -139,7 +139,7 @@ Threshold = Annotated[
         "--threshold",
         "-t",
         metavar="[LABEL=]P",
-        help="0 to 1, or otsu, or a percentile like p90. \\[default: the model's]",
+        help="0 to 1, or otsu, or a percentile like p90; a prompts file's beats one for all. \\[default: the model's]",
         rich_help_panel=_MASK,
     ),
 ]

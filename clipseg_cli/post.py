@@ -36,7 +36,7 @@ class Request:
     """What the user asked for."""
 
     run: Path
-    thresholds: tuple[str, ...]  # as typed; a label without one keeps the run's
+    thresholds: tuple[str, ...]  # as typed; without a bare one a label that is not named keeps the run's
     mask: MaskOptions  # its prompts and thresholds are the run's
     export: ExportOptions
     output: OutputOptions
@@ -76,6 +76,7 @@ def post(request: Request, note: Callable[[str], None]) -> Iterator[Record]:
         "command": ["clipseg", *request.command],
         "model": before.get("model"),
         "settings": settings,
+        "own_thresholds": before.get("own_thresholds", {}),
         "directory": before.get("directory", os.getcwd()),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -117,8 +118,9 @@ def _read(run: Path) -> dict[str, Any]:
 def _options(request: Request, before: dict[str, Any]) -> MaskOptions:
     rows = before["settings"]["prompts"]
     known = [Prompt(row["label"], row["text"]) for row in rows]
-    own = any("=" not in text for text in request.thresholds)
-    given = [known[i] if own else replace(known[i], threshold=row["threshold"]) for i, row in enumerate(rows)]
+    bare = any("=" not in text for text in request.thresholds)
+    kept = before.get("own_thresholds", {}) if bare else {row["label"]: row["threshold"] for row in rows}
+    given = [replace(prompt, threshold=kept.get(prompt.label)) for prompt in known]
     thresholds = prompts.thresholds(request.thresholds, given, 0.5)
     refuse_many(len(known), request.mask.mode, request.output.formats)
     if "soft16" in request.output.formats and "soft16" not in before["settings"]["formats"]:

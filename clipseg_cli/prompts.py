@@ -2,6 +2,7 @@
 
 parse("a cat")            Prompt(label="a cat", text="a cat")
 parse("cat=a fluffy cat") Prompt(label="cat", text="a fluffy cat")
+parse('"a=b"')            Prompt(label='"a=b"', text='"a=b"')
 """
 
 import csv
@@ -35,8 +36,10 @@ class Prompt:
 
 
 def parse(argument: str) -> Prompt:
-    """Reads `text` or `label=text`. Raises UsageError when either side is blank."""
+    """Reads `text` or `label=text`; what begins with a quote is a text. Raises UsageError when either side is blank."""
     label, equals, text = argument.partition("=")
+    if label.lstrip()[:1] in ('"', "'"):
+        equals = ""
     label, text = (label.strip(), text.strip()) if equals else (argument.strip(), argument.strip())
     if not label or not text:
         raise UsageError(f"empty prompt {argument!r}: write a phrase (-p 'a cat') or label=phrase (-p cat='a cat')")

@@ -283,6 +283,7 @@ def _document(request: Request, job: pipeline.Job, checkpoint: registry.Checkpoi
         "command": ["clipseg", *request.command],
         "model": model | {"path": None if checkpoint.repo else str(checkpoint.path)},
         "settings": settings,
+        "own_thresholds": {p.label: p.threshold for p in mask.prompts if p.threshold is not None},  # of a prompts file
         "versions": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "inputs": asdict(request.inputs),

@@ -80,6 +80,17 @@ def test_thresholds_stay_the_runs_and_photos_are_left_alone(shell: Shell, run: P
     assert {row["error"]["class"] for row in records(tmp_path / "seen/manifest.jsonl")} == {"vanished", "corrupt"}
 
 
+def test_a_prompts_files_thresholds_beat_a_bare_one(shell: Shell, run: Path, tmp_path: Path) -> None:
+    """`post -t 0.4` changes what the prompts file left open, as `segment -t 0.4` does; also through a second `post`."""
+    shutil.copytree(run / "imgs", tmp_path / "imgs")
+    (tmp_path / "p.csv").write_text("label,text,threshold\ncircle,a red circle,0.7\nred,red,\n")
+    shell("clipseg segment imgs -P p.csv -f soft -o run", expect=3)
+    shell("clipseg post run -t 0.4 -f mask,soft -o one && exit 1; clipseg post one -t 0.4 -f mask -o two", expect=3)
+    shell("clipseg post run -t 0.4 -t circle=0.2 -f mask -o three", expect=3)
+    for out, expected in (("one", [0.7, 0.4]), ("two", [0.7, 0.4]), ("three", [0.2, 0.4])):
+        assert [mask["threshold"] for mask in records(tmp_path / out / "manifest.jsonl")[0]["masks"]] == expected
+
+
 def test_what_cannot_be_done_is_told(shell: Shell, run: Path, tmp_path: Path) -> None:
     """No run, no soft maps, the run's own folder, another run's folder, a map that was lost."""
     assert "no run" in shell("clipseg post nowhere", expect=2).stderr

@@ -18,10 +18,12 @@ from clipseg_cli.prompts import Prompt
         ("cat=a fluffy cat", "cat", "a fluffy cat"),
         (" cat = x=y ", "cat", "x=y"),
         ("猫=一只猫", "猫", "一只猫"),
+        ('"a=b"', '"a=b"', '"a=b"'),
+        ("sign='a=b'", "sign", "'a=b'"),
     ],
 )
 def test_a_prompt_is_a_text_or_a_label_and_a_text(argument: str, label: str, text: str) -> None:
-    """`label=text` names the label; otherwise the label is the text."""
+    """`label=text` names the label; otherwise, and where it begins with a quote, the label is the text."""
     assert prompts.parse(argument) == Prompt(label, text)
 
 
