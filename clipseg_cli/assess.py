@@ -272,6 +272,42 @@ def train(
     say(str(out))
 
 
+def protocol(
+    name: Annotated[settings.Protocol, typer.Argument(help="Which of the paper's evaluations.")],
+    data: Annotated[Path, typer.Argument(help="The data set's own folder; docs/protocols.md shows each.")],
+    model: options.Model = "rd64-refined",
+    offline: options.Offline = False,
+    device: options.Device = "auto",
+    dtype: options.DtypeOption = "auto",
+    fold: Annotated[
+        list[int] | None, typer.Option(min=0, max=3, help="Of Pascal-5i and COCO-20i; repeatable. \\[all four]")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of PhraseCut: test, val or miniv.")] = "test",
+    seed: Annotated[int, typer.Option(min=0, help="Of the lots that choose supports.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="The first N questions of each fold.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+    config: options.Config = None,
+) -> None:
+    """Scores a model as the paper does, on the files of its data sets, with the paper's numbers beside.
+
+    clipseg protocol phrasecut VGPhraseCut_v0/
+
+    clipseg protocol pascal-5i VOCdevkit/VOC2012/ -m my-model --fold 0 --json
+    """
+    from tqdm import tqdm
+
+    from clipseg_cli import protocols as use
+    from clipseg_cli.model import Segmenter
+
+    asked = settings.ProtocolOptions(name, data, tuple(fold or (0, 1, 2, 3)), split, seed, limit)
+    segmenter = Segmenter.load(model, device=device, dtype=dtype, offline=offline)
+    with tqdm(unit=" questions", disable=True if quiet else None) as bar:
+        found = use.examine(segmenter, asked, bar.update)
+    say(dumps({"model": model} | found.document()) if json else "\n".join(use.told(found, model)))
+
+
 def _tell(now: "Progress") -> None:
     """Progress on stderr: a line that is written over on a terminal, a line a check elsewhere."""
     live = sys.stderr.isatty()

@@ -111,6 +111,7 @@ app.command()(assess.merge)
 app.command("eval")(assess.evaluate)
 app.command("calibrate")(assess.calibrate)
 app.command("train")(assess.train)
+app.command("protocol")(assess.protocol)
 
 
 @app.command()

@@ -60,7 +60,12 @@ RECIPES: dict[str, Recipe] = {  # the paper's gain in percentage points (its Tab
 
 def normalised(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The picture in the network's colour units: float32 (H, W, 3), about -2.1 to 2.7."""
-    return np.asarray((image.astype(np.float32) / 255 - MEAN) / STD, np.float32)
+    return normalised_floats(image.astype(np.float32))
+
+
+def normalised_floats(levels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The same of grey levels between whole ones, 0 to 255."""
+    return np.asarray((levels / 255 - MEAN) / STD, np.float32)
 
 
 def denormalised(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:

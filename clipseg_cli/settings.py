@@ -1,6 +1,7 @@
 """The options of a run as frozen values, grouped by owner. Standard library only."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, get_args
 
 from clipseg_cli.expressions import Expression
@@ -14,6 +15,7 @@ Classes = Literal["pictures", "labels"]  # what a mean IoU is the mean of
 Refine = Literal["none", "guided", "grabcut"]
 Mode = Literal["binary", "labels"]
 Score = Literal["miou", "iou_fg"]  # what a threshold is chosen by
+Protocol = Literal["phrasecut", "pascal-5i", "pascal-5i-text", "coco-20i", "pascal-zero-shot"]  # the paper's
 Progress = Literal["auto", "bar", "plain", "none"]
 Format = Literal[
     "mask",
@@ -144,3 +146,15 @@ class Recipe:
     check: int = 100  # steps between two checks of the held-out pictures
     patience: int = 10  # checks without a better score, after which training ends
     seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ProtocolOptions:
+    """Which of the paper's evaluations, and on what."""
+
+    protocol: Protocol
+    data: Path
+    folds: tuple[int, ...] = (0, 1, 2, 3)  # of Pascal-5i and COCO-20i
+    split: str = "test"  # of PhraseCut
+    seed: int = 0  # of the lots that choose supports
+    limit: int | None = None  # questions, of each fold

@@ -13,15 +13,15 @@ FLOORS = {
     5: {"cli", "commands", "assess", "options", "configuration", "terminal", "__main__"},
     4: {
         "pipeline", "engines", "finish", "post", "runs", "doctor", "report", "session", "ui", "evaluate", "calibrate",
-        "train", "status",
+        "train", "status", "protocols",
     },
     3: {
         "images", "sources", "exemplars", "embeddings", "truth", "registry", "manifest", "store",
         "writers", "raster", "annotations", "shards", "whole", "result",
         "model", "fast", "linear", "reference", "architecture", "preprocess", "tokenizer",
-        "features", "dataset", "fitting",
+        "features", "dataset", "fitting", "episodes",
     },
-    2: {"masks", "cleanup", "refine", "tiles", "outline", "render", "exemplar", "metrics", "regions", "curves"},
+    2: {"masks", "cleanup", "refine", "tiles", "outline", "render", "exemplar", "metrics", "regions", "curves", "warp"},
     1: {"prompts", "settings", "errors", "files", "expressions"},
 }  # fmt: skip
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
