@@ -1,5 +1,6 @@
 """The commands that look at pictures: each parses, calls one function of `runs`, and presents."""
 
+import importlib.util
 import itertools
 import sys
 from typing import TYPE_CHECKING, Annotated, BinaryIO
@@ -45,7 +46,7 @@ def run(
     max_pixels: options.MaxPixels = settings.MAX_PIXELS,
     model: options.Model = "rd64-refined",
     offline: options.Offline = False,
-    device: options.Device = "auto",
+    device: options.Devices = "auto",
     dtype: options.DtypeOption = "auto",
     backend: options.BackendOption = "fast",
     batch_size: options.BatchSize = None,
@@ -81,6 +82,8 @@ def run(
     checksum: options.Checksum = False,
     fsync: options.Fsync = False,
     jobs: options.Jobs = 1,
+    engine: options.EngineOption = "local",
+    ray_address: options.RayAddress = None,
     features: options.FeaturesOption = None,
     max_errors: options.MaxErrors = None,
     fail_fast: options.FailFast = False,
@@ -129,7 +132,7 @@ def run(
         chosen,
         tuple(sys.argv[1:]),
         show,
-        settings.RunOptions("local", jobs, 1 if fail_fast else max_errors, features),
+        _run_options(engine, ray_address, device, jobs, 1 if fail_fast else max_errors, features),
         options.export(components, polygons, backdrop),
     )
     if show_exemplar is not None:
@@ -183,13 +186,15 @@ def find(
     max_pixels: options.MaxPixels = settings.MAX_PIXELS,
     model: options.Model = "rd64-refined",
     offline: options.Offline = False,
-    device: options.Device = "auto",
+    device: options.Devices = "auto",
     dtype: options.DtypeOption = "auto",
     backend: options.BackendOption = "fast",
     batch_size: options.BatchSize = None,
     similarity: options.Similarity = False,
     min_presence: options.MinPresence = 0.0,
     jobs: options.Jobs = 1,
+    engine: options.EngineOption = "local",
+    ray_address: options.RayAddress = None,
     features: options.FeaturesOption = None,
     json: options.Json = False,
     print_: options.PrintOption = None,
@@ -229,7 +234,7 @@ def find(
         chosen,
         tuple(sys.argv[1:]),
         show,
-        settings.RunOptions(jobs=jobs, features=features),
+        _run_options(engine, ray_address, device, jobs, None, features),
     )
     found: list[Record] = []
     with Terminal(progress, quiet, not no_color) as terminal:
@@ -303,6 +308,27 @@ def embed(
         return
     store.check(Path(out).parent)
     store.write(Path(out), data)
+
+
+def _run_options(
+    engine: settings.Engine,
+    ray_address: str | None,
+    device: str,
+    jobs: int,
+    max_errors: int | None,
+    features: str | None,
+) -> settings.RunOptions:
+    """Who does the work, as one value. Raises UsageError, also where Ray is asked for and not installed."""
+    devices = settings.devices(device)
+    if engine == "ray":
+        spec = importlib.util.find_spec("ray")
+        if spec is None or spec.origin is None:  # None too for a mere folder of that name
+            raise UsageError("--engine ray needs one more package: pip install 'clipseg-cli[ray]'")
+        if len(devices) > 1 or ":" in device:
+            raise UsageError(f"--device {device}: Ray gives each actor its own GPU; say --device cuda, and -j N actors")
+    elif ray_address is not None:
+        raise UsageError("--ray-address goes with --engine ray")
+    return settings.RunOptions(engine, jobs, max_errors, features, ray_address)
 
 
 def _stdin(embedding: list[str] | None) -> BinaryIO | None:

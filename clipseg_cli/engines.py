@@ -3,10 +3,12 @@
 The process that the user started loads no network and decodes no picture. It hands sources to workers, a few ahead,
 and gives their records in the order of the sources. A worker that dies (killed, out of memory, a crash in a decoder)
 is replaced, and the images it had in hand are tried again one at a time: one that kills its worker again becomes a
-record `worker_died`. A worker whose parent died stops by itself, because its pipe ends.
+record `worker_died`. `direct` is that rule, whatever workers are: processes of this machine here, in `cluster` actors
+of Ray.
 
-Messages are pickles on a worker's stdin and stdout. To it: the work, then sources. From it: records, `News`, and the
-error that ends the run. `subprocess` and not `multiprocessing`, which would import the user's main module again.
+A process whose parent died stops by itself, because its pipe ends. Messages are pickles on its stdin and stdout. To
+it: the work, then sources. From it: records, `News`, and the error that ends the run. `subprocess` and not
+`multiprocessing`, which would import the user's main module again.
 """
 
 import _thread
@@ -23,10 +25,11 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from clipseg_cli.errors import ClipsegError, ImageError
 from clipseg_cli.manifest import Record
+from clipseg_cli.settings import Device
 from clipseg_cli.sources import Source
 
 STARVED = 0.05  # seconds without a new source after which a worker finishes those that it has
@@ -45,10 +48,23 @@ class News:
 
 Tell = Callable[[News], None]
 Work = Callable[[Iterable[Source], Tell], Iterator[Record]]  # the pipeline of one process; it can be pickled
-Engine = Callable[[Iterable[Source | Record], Sequence[Work], Tell, int], Iterator[Record]]
+Message = Record | News | ClipsegError | Literal["ready"] | None  # None: the worker is dead
 
 
-def inline(items: Iterable[Source | Record], works: Sequence[Work], tell: Tell, ahead: int) -> Iterator[Record]:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where workers are to run."""
+
+    address: str | None = None  # of a Ray cluster; None: this machine
+    device: Device = "auto"  # as the user wrote it
+
+
+Engine = Callable[[Iterable[Source | Record], Sequence[Work], Tell, int, Place], Iterator[Record]]
+
+
+def inline(
+    items: Iterable[Source | Record], works: Sequence[Work], tell: Tell, ahead: int, place: Place = Place()
+) -> Iterator[Record]:
     """As `local`, in this process and one image at a time: for a single image, which should not pay for a worker."""
     for item in items:
         if isinstance(item, Record):
@@ -57,30 +73,101 @@ def inline(items: Iterable[Source | Record], works: Sequence[Work], tell: Tell, 
             yield from works[0]([item], tell)
 
 
-def local(items: Iterable[Source | Record], works: Sequence[Work], tell: Tell, ahead: int) -> Iterator[Record]:
-    """One record an item, in the order of the items, by one process of this machine for each of `works`.
+def local(
+    items: Iterable[Source | Record], works: Sequence[Work], tell: Tell, ahead: int, place: Place = Place()
+) -> Iterator[Record]:
+    """One record an item, in the order of the items, by one process of this machine for each of `works`."""
+    inbox: Inbox = queue.SimpleQueue()
+    return direct(items, [_Process(work, len(works), inbox) for work in works], inbox, tell, ahead)
+
+
+def ray(
+    items: Iterable[Source | Record], works: Sequence[Work], tell: Tell, ahead: int, place: Place = Place()
+) -> Iterator[Record]:
+    """As `local`, by one actor of a Ray cluster for each of `works`. Raises ClipsegError where there is no cluster."""
+    from clipseg_cli import cluster
+
+    return cluster.run(items, works, tell, ahead, place)
+
+
+ENGINES: dict[str, Engine] = {"local": local, "ray": ray}
+
+
+class Worker:
+    """One place in the crew, and what it has in hand. Its kinds say what a place is made of."""
+
+    ready = True  # takes sources
+    alone = False  # what is in hand killed a worker before
+
+    def __init__(self, inbox: "Inbox") -> None:
+        self.inbox = inbox
+        self.hand: deque[tuple[int, Source]] = deque()  # numbers and sources that were sent and have no record yet
+
+    def take(self, number: int, source: Source, alone: bool = False) -> None:
+        """Sends a source to the place."""
+        self.hand.append((number, source))
+        self.alone = alone
+        self.send(source)
+
+    def done(self, name: str) -> int:
+        """The number of the source in hand whose record has come."""
+        found = next(item for item in self.hand if item[1].name == name)
+        self.hand.remove(found)
+        self.alone = False
+        return found[0]
+
+    def send(self, source: Source) -> None:
+        """Sends it, or leaves that it cannot be sent to be heard of."""
+        raise NotImplementedError
+
+    def fate(self) -> tuple[str, bool]:
+        """What the worker died of, and whether what it had in hand may be to blame."""
+        raise NotImplementedError
+
+    def bury(self) -> None:
+        """Makes room for another after the death of the worker."""
+        raise NotImplementedError
+
+    def dismiss(self) -> None:
+        """Asks the worker to end: at once where it has nothing in hand, else after what it is writing."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """Waits for the end of the worker, which was asked to end or is dead, for `GRACE` seconds at most."""
+        raise NotImplementedError
+
+
+Inbox = queue.SimpleQueue[tuple[Worker, Message]]
+
+
+def direct(
+    items: Iterable[Source | Record], crew: Sequence[Worker], inbox: Inbox, tell: Tell, ahead: int
+) -> Iterator[Record]:
+    """One record an item, in the order of the items, by a crew whose messages come through `inbox`.
 
     An item that is a record already keeps its place. A worker has at most `ahead` sources in hand; what a worker
     tells is told once. Raises the ClipsegError that a worker raised. However this is left, no worker stays behind.
     """
-    inbox: queue.SimpleQueue[tuple[_Worker, Any]] = queue.SimpleQueue()
-    crew = [_Worker(work, len(works), inbox) for work in works]
     iterator, more = iter(items), True
-    ready: dict[int, Record] = {}  # by the item's number, as `taken` and `given` count
+    found: dict[int, Record] = {}  # by the item's number, as `taken` and `given` count
+    suspects: deque[tuple[int, Source]] = deque()  # in hand when a worker died, to be tried one by one
     taken = given = deaths = barren = 0
     told: set[str] = set()
     try:
         while True:
-            while given in ready:
-                yield ready.pop(given)
+            while given in found:
+                yield found.pop(given)
                 given += 1
             if not more and given == taken:
                 return
-            free = [worker for worker in crew if not worker.alone and len(worker.hand) < ahead]
-            if not inbox.empty() or not more or not free or taken - given >= 2 * ahead * len(crew):
+            free = [worker for worker in crew if worker.ready and not worker.alone and len(worker.hand) < ahead]
+            idle = next((worker for worker in free if not worker.hand), None)
+            if suspects and idle is not None:
+                idle.take(*suspects.popleft(), alone=True)
+            elif not inbox.empty() or not more or not free or taken - given >= 2 * ahead * len(crew):
                 worker, message = _get(inbox)
                 if isinstance(message, Record):
-                    ready[worker.done()] = message
+                    found[worker.done(message.image)] = message
                     barren = 0
                 elif isinstance(message, News):
                     if message.line not in told:
@@ -88,25 +175,35 @@ def local(items: Iterable[Source | Record], works: Sequence[Work], tell: Tell, a
                         tell(message)
                 elif isinstance(message, ClipsegError):
                     raise message
+                elif message == "ready":
+                    worker.ready = True
                 else:
+                    fate, guilty = worker.fate()
+                    worker.bury()
                     deaths, barren = deaths + 1, barren + 1
                     if barren == HOPELESS:
                         raise ClipsegError(
-                            f"{barren} workers died one after the other ({worker.fate()}): too little memory, or a "
+                            f"{barren} workers died one after the other ({fate}): too little memory, or a "
                             "broken installation (see clipseg doctor); then the same command again does what is missing"
                         )
-                    tell(News(f"a worker died ({worker.fate()}); {worker.again()}", {"workers_died": deaths}))
-                    ready.update(worker.bury())
-                continue
-            item = next(iterator, None)
-            if item is None:
+                    again = f"its {len(worker.hand)} images are tried one by one"
+                    if worker.alone and guilty:
+                        number, source = worker.hand.popleft()
+                        why = f"the process that worked on it died twice ({fate}); convert it, or give it more memory"
+                        found[number] = Record(source.name, error=ImageError("worker_died", "load", why))
+                        again = "again on this image alone"
+                    tell(News(f"a worker died ({fate}); {again}", {"workers_died": deaths}))
+                    suspects.extend(worker.hand)
+                    worker.hand.clear()
+                    worker.alone = False
+            elif (item := next(iterator, None)) is None:
                 more = False
-                continue
-            if isinstance(item, Record):
-                ready[taken] = item
             else:
-                min(free, key=lambda worker: len(worker.hand)).take(taken, item)
-            taken += 1
+                if isinstance(item, Record):
+                    found[taken] = item
+                else:
+                    min(free, key=lambda worker: len(worker.hand)).take(taken, item)
+                taken += 1
     finally:
         for worker in crew:
             worker.dismiss()
@@ -114,67 +211,42 @@ def local(items: Iterable[Source | Record], works: Sequence[Work], tell: Tell, a
             worker.end()
 
 
-ENGINES: dict[str, Engine] = {"local": local}
-
-
-def _get(inbox: "queue.SimpleQueue[tuple[_Worker, Any]]") -> "tuple[_Worker, Any]":
+def _get(inbox: Inbox) -> tuple[Worker, Message]:
     while True:
         with contextlib.suppress(queue.Empty):
             return inbox.get(timeout=1)  # seconds: without it a signal would not be noticed on Windows
 
 
-class _Worker:
-    """One place in the crew: a process, started when it is first needed and again when it has died."""
+class _Process(Worker):
+    """A process of this machine, started when it is first needed and again when it has died."""
 
-    def __init__(self, work: Work, of: int, inbox: "queue.SimpleQueue[tuple[_Worker, Any]]") -> None:
-        self.work, self.inbox = pickle.dumps(work), inbox
+    def __init__(self, work: Work, of: int, inbox: Inbox) -> None:
+        super().__init__(inbox)
+        self.work = pickle.dumps(work)
         threads = max(1, (os.cpu_count() or 1) // of)
         self.environment = dict(os.environ) if of == 1 else {"OMP_NUM_THREADS": str(threads)} | dict(os.environ)
         self.process: subprocess.Popen[bytes] | None = None
-        self.hand: deque[tuple[int, Source]] = deque()  # sent to the process, no record yet
-        self.suspects: deque[tuple[int, Source]] = deque()  # in hand when a process died, to be tried one by one
-        self.alone = False  # what is in hand is a suspect
 
-    def take(self, number: int, source: Source) -> None:
-        """Sends a source to the process."""
-        self.hand.append((number, source))
+    def send(self, source: Source) -> None:
+        """A pickle through its stdin."""
         with contextlib.suppress(OSError):  # it is dead: its end will be heard of
             stdin = self._start().stdin
             assert stdin is not None
             stdin.write(pickle.dumps(source))
             stdin.flush()
 
-    def done(self) -> int:
-        """The number of the source whose record has come: the first in hand."""
-        number = self.hand.popleft()[0]
-        self._next_suspect()
-        return number
-
-    def fate(self) -> str:
-        """What the process died of."""
+    def fate(self) -> tuple[str, bool]:
+        """The signal or the code."""
         code = 0 if self.process is None else self.process.returncode
-        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return signal.Signals(-code).name if code < 0 else f"exit code {code}", True
 
-    def again(self) -> str:
-        """What becomes of the images that it had in hand."""
-        return "again on this image alone" if self.alone else f"its {len(self.hand)} images are tried one by one"
-
-    def bury(self) -> dict[int, Record]:
-        """After the death of the process: the record of the image that is to blame, if it is known."""
+    def bury(self) -> None:
+        """The next source starts another."""
         self.end()
-        guilty = {}
-        if self.alone:
-            number, source = self.hand.popleft()
-            message = f"the process that worked on it died twice ({self.fate()}); convert it, or give it more memory"
-            guilty[number] = Record(source.name, error=ImageError("worker_died", "load", message))
-        self.suspects.extend(self.hand)
-        self.hand.clear()
         self.process = None
-        self._next_suspect()
-        return guilty
 
     def dismiss(self) -> None:
-        """Asks the process to end: at once where it has nothing in hand, else after what it is writing."""
+        """By the end of its stdin."""
         if self.process is not None and self.process.stdin is not None:
             if not self.hand:
                 self.process.kill()
@@ -182,7 +254,7 @@ class _Worker:
                 self.process.stdin.close()
 
     def end(self) -> None:
-        """Waits for the end of the process, which was asked to end or is dead, for `GRACE` seconds at most."""
+        """And of the thread that listens to it."""
         if self.process is not None and self.process.stdin is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(GRACE)
@@ -191,11 +263,6 @@ class _Worker:
             self.listener.join()
             with contextlib.suppress(OSError):  # what was not yet sent
                 self.process.stdin.close()
-
-    def _next_suspect(self) -> None:
-        self.alone = bool(self.suspects)
-        if self.suspects:
-            self.take(*self.suspects.popleft())
 
     def _start(self) -> "subprocess.Popen[bytes]":
         if self.process is None:
@@ -233,7 +300,7 @@ def serve() -> NoReturn:
     inbox, outbox = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # a library that prints must not write into the messages
-    todo: queue.SimpleQueue[Source | None] = queue.SimpleQueue()
+    todo: Todo = queue.SimpleQueue()
     lock = threading.Lock()
 
     def send(message: object) -> None:
@@ -256,9 +323,7 @@ def serve() -> NoReturn:
     try:
         work: Work = pickle.load(inbox)
         threading.Thread(target=listen, daemon=True).start()
-        while (source := todo.get()) is not None:
-            for record in work(_burst(source, todo), send):
-                send(record)
+        labour(work, todo, send)
     except ClipsegError as error:
         over.set()  # the parent hangs up when it has the message; what is left here must not be interrupted
         send(error)
@@ -266,13 +331,28 @@ def serve() -> NoReturn:
         code = 0
     except BaseException as error:
         over.set()
-        line = f"a worker failed: {type(error).__name__}: {error}"
-        send(News(line, {"traceback": traceback.format_exc().splitlines()}))
+        send(defect(error))
     finally:
         os._exit(code)
 
 
-def _burst(first: Source, todo: "queue.SimpleQueue[Source | None]") -> Iterator[Source]:
+Todo = queue.SimpleQueue[Source | None]
+
+
+def labour(work: Work, todo: Todo, send: Callable[[Record | News], None]) -> None:
+    """Does what `todo` gives until it gives None."""
+    while (source := todo.get()) is not None:
+        for record in work(_burst(source, todo), send):
+            send(record)
+
+
+def defect(error: BaseException) -> News:
+    """What a worker says before it ends by an exception that is none of the tree's."""
+    trace = traceback.format_exception(error)
+    return News(f"a worker failed: {type(error).__name__}: {error}", {"traceback": "".join(trace).splitlines()})
+
+
+def _burst(first: Source, todo: Todo) -> Iterator[Source]:
     """The sources that come without a pause. Its end lets the pipeline give the records it holds, whatever its depth,
     so that a parent that waits for them before it sends more is not waited for."""
     source: Source | None = first

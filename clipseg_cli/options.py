@@ -105,6 +105,12 @@ Model = Annotated[
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.", rich_help_panel=_MODEL)]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda[:i]|mps", help="Where to run.", rich_help_panel=_MODEL)]
+Devices = Annotated[
+    str,
+    typer.Option(
+        "--device", metavar="auto|cpu|cuda[:i]|mps", help="Where to run; cuda:0,1 runs on both.", rich_help_panel=_MODEL
+    ),
+]
 DtypeOption = Annotated[
     settings.Dtype, typer.Option("--dtype", help="auto: bf16 where the hardware is fast at it.", rich_help_panel=_MODEL)
 ]
@@ -254,7 +260,16 @@ Checksum = Annotated[
 ]
 Fsync = Annotated[bool, typer.Option("--fsync", help="Survive a loss of power too; slower.", rich_help_panel=_RUN)]
 Jobs = Annotated[
-    int, typer.Option("--jobs", "-j", min=1, help="Worker processes, each with its own model.", rich_help_panel=_RUN)
+    int, typer.Option("--jobs", "-j", min=1, help="Workers, each with its own model.", rich_help_panel=_RUN)
+]
+EngineOption = Annotated[
+    settings.Engine, typer.Option("--engine", help="Workers are processes here, or Ray's actors.", rich_help_panel=_RUN)
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT|auto", help="A Ray cluster. \\[default: one on this machine]", rich_help_panel=_RUN
+    ),
 ]
 MaxErrors = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Stop once N images failed.", rich_help_panel=_RUN)

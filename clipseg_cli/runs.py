@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
-from itertools import chain
+from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -29,6 +29,7 @@ from clipseg_cli.settings import (
     ModelOptions,
     OutputOptions,
     RunOptions,
+    devices,
 )
 from clipseg_cli.sources import Source
 from clipseg_cli.writers import raster, refuse_many, whole
@@ -97,8 +98,13 @@ def segment(request: Request, sources: Iterator[Source], note: Note, stdout: Bin
     document = _document(request, job, checkpoint)
     ended = _admit(out, document, request.output.resume)
 
+    at: set[str] = set()
+
     def tell(news: engines.News) -> None:
         document.update(news.facts)
+        if "device" in news.facts:
+            at.add(news.facts["device"])
+            document["device"] = ",".join(sorted(at))
         note(news.line)
 
     store.write(out / RUN, _json(document), fsync)
@@ -148,15 +154,30 @@ def _work(
     tell: engines.Tell, alone: bool = False,
 ) -> Iterator[Record]:  # fmt: skip
     """One record an item, by the engine; a single image is done here, and not kept waiting for a worker's start."""
-    engine = engines.inline if alone else engines.ENGINES[request.run.engine]
-    works = [partial(_images, request, checkpoint, job)] * request.run.jobs
-    return engine(items, works, tell, AHEAD * job.batch_size)
+    run, each = request.run, _devices(request)
+    engine = engines.inline if alone and run.engine == "local" else engines.ENGINES[run.engine]
+    crew = islice(cycle(each), max(run.jobs, len(each)))
+    works = [partial(_images, one, checkpoint, job) for one in crew]
+    return engine(items, works, tell, AHEAD * job.batch_size, engines.Place(run.ray_address, request.model.device))
+
+
+def _devices(request: Request) -> list[Request]:
+    """The same request, on each device alone."""
+    return [replace(request, model=replace(request.model, device=one)) for one in devices(request.model.device)]
 
 
 def _images(
     request: Request, checkpoint: registry.Checkpoint, job: pipeline.Job, sources: Iterable[Source], tell: engines.Tell
 ) -> Iterator[Record]:
-    """The work of one process: does these images and writes their files. The manifest is its parent's."""
+    """The work of one process: does these images and writes their files. The manifest is its parent's.
+
+    Another machine may keep the model's files elsewhere. It must see the parent's output directory."""
+    if not checkpoint.weights.exists():
+        named = f"{checkpoint.repo}@{checkpoint.revision}" if checkpoint.repo else request.model.model
+        checkpoint = registry.locate(named, offline=request.model.offline)
+    if job.formats and not (Path(request.output.out) / RUN).exists():
+        node, out = socket.gethostname(), os.path.abspath(request.output.out)
+        raise OutputError(f"{node} does not see {out}: give an --out that all machines of the run share")
 
     def write(path: str, data: bytes) -> None:
         store.write(Path(request.output.out) / path, data, request.output.fsync)
@@ -185,7 +206,7 @@ def _one(request: Request, sources: Iterator[Source], note: Note, stdout: Binary
 
     checkpoint = registry.locate(request.model.model, offline=request.model.offline, progress=True)
     job = _job(request, checkpoint, forms)
-    yield from pipeline.run([source], job, partial(_model, request, checkpoint, _line(note)), write)
+    yield from pipeline.run([source], job, partial(_model, _devices(request)[0], checkpoint, _line(note)), write)
 
 
 def _job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[Format, ...]) -> pipeline.Job:
@@ -195,7 +216,7 @@ def _job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[Forma
     refuse_many(len(wanted.prompts), mask.mode, formats)
     embeddings.check(wanted, checkpoint.weights, request.model.model)
     # an image of a batch has the same bits as alone, so its size is no setting of the result
-    batch = request.model.batch_size or BATCH.get(request.model.device.replace("auto", "cpu"), 16)
+    batch = request.model.batch_size or BATCH.get(_devices(request)[0].model.device.replace("auto", "cpu"), 16)
     if request.run.features is not None:
         store.check(Path(request.run.features))
     model = request.model

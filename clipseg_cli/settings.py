@@ -1,13 +1,15 @@
 """The options of a run as frozen values, grouped by owner. Standard library only."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from clipseg_cli.errors import UsageError
 from clipseg_cli.expressions import Expression
 from clipseg_cli.prompts import Prompt, Threshold
 
-Device = str  # "auto", "cpu", "cuda", "cuda:1", "mps"
+Device = str  # "auto", "cpu", "cuda", "cuda:1", "mps"; of a run also several: "cuda:0,1"
 Dtype = Literal["auto", "fp32", "bf16", "fp16"]
 Backend = Literal["fast", "transformers"]
 Empty = Literal["write", "skip"]
@@ -17,6 +19,7 @@ Mode = Literal["binary", "labels"]
 Score = Literal["miou", "iou_fg"]  # what a threshold is chosen by
 Protocol = Literal["phrasecut", "pascal-5i", "pascal-5i-text", "coco-20i", "pascal-zero-shot"]  # the paper's
 Progress = Literal["auto", "bar", "plain", "none"]
+Engine = Literal["local", "ray"]
 Format = Literal[
     "mask",
     "soft",
@@ -67,6 +70,18 @@ class ModelOptions:
     size: int | None = None  # pixels: the side of the square that the network sees; None: the model's own
     tiles: int = 1  # along the longer side of a picture, looked at beside the whole
     flip: bool = False  # everything mirrored too
+
+
+def devices(text: Device) -> tuple[str, ...]:
+    """The devices of `cuda:0,cuda:1`, or shorter `cuda:0,1`, one by one. Raises UsageError for any other writing."""
+    found: list[str] = []
+    for part in text.split(","):
+        cuda = found and found[-1].startswith("cuda:") and part.isascii() and part.isdigit()
+        found.append(f"cuda:{part}" if cuda else part)
+    alone = r"auto|" if len(found) == 1 else ""
+    if not all(re.fullmatch(alone + r"cpu|mps|cuda|cuda:[0-9]+", device) for device in found):
+        raise UsageError(f"--device {text}: write auto, cpu, mps, cuda or cuda:0, or a list of devices like cuda:0,1")
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +140,11 @@ class OutputOptions:
 class RunOptions:
     """Who does the work, and when to give up. Nothing here changes a result."""
 
-    engine: Literal["local"] = "local"
-    jobs: int = 1  # processes, each with the whole network
+    engine: Engine = "local"
+    jobs: int = 1  # workers, each with the whole network; at least one a device
     max_errors: int | None = None  # failed images that end the run
     features: str | None = None  # a folder that keeps encoded images for later runs
+    ray_address: str | None = None  # None: RAY_ADDRESS, or a Ray of this run's own
 
 
 @dataclass(frozen=True, slots=True)

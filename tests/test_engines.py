@@ -51,7 +51,7 @@ def alive(pid: int) -> bool:
     """Whether a process runs (a zombie, whose parent has yet to look, does not)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 

@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parent.parent / "clipseg_cli"
 FLOORS = {
     5: {"cli", "commands", "assess", "options", "configuration", "terminal", "__main__"},
     4: {
-        "pipeline", "engines", "finish", "post", "runs", "doctor", "report", "session", "ui", "evaluate", "calibrate",
-        "train", "status", "protocols",
+        "pipeline", "engines", "cluster", "finish", "post", "runs", "doctor", "report", "session", "ui", "evaluate",
+        "calibrate", "train", "status", "protocols",
     },
     3: {
         "images", "sources", "exemplars", "embeddings", "truth", "registry", "manifest", "store",
