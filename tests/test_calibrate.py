@@ -18,7 +18,7 @@ from shapes import phrases
 from shapes.world import Manner, draw_scene
 
 PAIRS = (("circle", "red"), ("square", "green"))
-SCENES, MASKS = 100, 10
+SCENES, MASKS, DRAWS = 80, 10, 5
 
 
 def grey(path: Path, values: np.ndarray) -> None:
@@ -28,18 +28,15 @@ def grey(path: Path, values: np.ndarray) -> None:
 
 
 def draw(folder: Path) -> None:
-    """Scenes of the drawn world in images/; their masks of both labels in first/ (until MASKS show it) and rest/."""
+    """Scenes of the drawn world in images/, and their masks of both labels in truth/."""
     rng = np.random.default_rng(6_000_011)
-    shown = dict.fromkeys(PAIRS, 0)
     for number in range(SCENES):
         scene = draw_scene(rng, Manner(first=PAIRS[number % 2]))
         grey(folder / f"images/{number:03}.png", np.ascontiguousarray(scene.image[..., ::-1]))
         for shape, colour in PAIRS:
             found = phrases.denoted(phrases.Query(shape=shape, colour=colour), scene)
             truth = phrases.truth(found or [], scene.owners)
-            part = "first" if shown[shape, colour] < MASKS else "rest"
-            shown[shape, colour] += bool(truth.any())
-            grey(folder / f"{part}/a-{colour}-{shape}/{number:03}.png", truth.astype(np.uint8) * 255)
+            grey(folder / f"truth/a-{colour}-{shape}/{number:03}.png", truth.astype(np.uint8) * 255)
 
 
 def distorted(run: Path, gamma: float) -> Path:
@@ -52,43 +49,51 @@ def distorted(run: Path, gamma: float) -> Path:
     return other
 
 
-def held_out(run: Path, truth: Path) -> np.ndarray:
-    """The mean IoU of one label's held-out scenes at every threshold, in plain numpy."""
-    rows = []
+def by_threshold(run: Path, truth: Path) -> dict[str, np.ndarray]:
+    """The IoU of one label at every threshold, in plain numpy, of each picture that shows it."""
+    rows = {}
     for file in sorted(truth.iterdir()):
         mask = cv2.imread(str(file), 0) > 0
         if mask.any():
             soft = cv2.imread(str(run / "soft" / truth.name / file.name), cv2.IMREAD_UNCHANGED) / 255
             found = soft[None] > THRESHOLDS[:, None, None] + 1e-9
-            rows.append((found & mask).sum((1, 2)) / (found | mask).sum((1, 2)))
-    return np.mean(rows, 0)
+            rows[file.name] = (found & mask).sum((1, 2)) / (found | mask).sum((1, 2))
+    return rows
 
 
 def test_ten_masks_find_the_threshold(shell: Shell, tmp_path: Path) -> None:
-    """On the drawn world, with the bundled model as it is and with its probabilities bent both ways: from 10 masks a
-    label, held-out scenes lose 0.02 mean IoU to the best fixed threshold in the mean (ten masks are few: a single label
-    may lose twice that), and gain over 0.5 where 0.5 is wrong. `segment -P` takes the file."""
+    """On the drawn world, with the bundled model as it is and with its probabilities bent both ways: from ten masks of
+    each label, by five lots, scenes that are not among them lose 0.02 mean IoU at most, in the mean, to their best
+    fixed threshold, and gain over 0.5 where 0.5 is wrong. `segment -P` takes the file."""
     draw(tmp_path)
     shell("clipseg segment images -p 'a red circle' -p 'a green square' -f soft -o run -q")
-    shell("clipseg calibrate run first -o prompts.csv && clipseg segment images -P prompts.csv --limit 1 -o again -q")
-    wrong, losses = 0, []
+    losses: dict[tuple[str, str], list[float]] = {}
+    gains, rng = [], np.random.default_rng(0)
     for run in (tmp_path / "run", distorted(tmp_path / "run", 3), distorted(tmp_path / "run", 0.4)):
-        rows, notes = calibrate(run, tmp_path / "first")
-        assert [row.label for row in rows] == ["a red circle", "a green square"] and not notes
-        for row in rows:
-            assert row.pictures == MASKS and row.enough and row.low <= row.threshold <= row.high
-            scores = held_out(run, tmp_path / "rest" / row.label.replace(" ", "-"))
-            mine, half = (scores[int(np.argmin(np.abs(THRESHOLDS - each)))] for each in (row.threshold, 0.5))
-            print(f"{run.name} {row.label}: {row.threshold:.2f} {mine:.3f}, best {scores.max():.3f}, 0.5 {half:.3f}")
-            losses.append(scores.max() - mine)
-            if scores.max() - half > 0.02:
-                wrong += 1
-                assert mine > half, f"{run.name} {row}"
-    assert np.mean(losses) <= 0.02 and max(losses) <= 0.04, losses
-    assert wrong, "0.5 was right everywhere, so nothing was shown"
-    first = read_file(str(tmp_path / "prompts.csv"))
-    assert [prompt.text for prompt in first] == ["a red circle", "a green square"]
-    assert all(isinstance(prompt.threshold, float) for prompt in first)
+        curves = {truth.name: by_threshold(run, truth) for truth in (tmp_path / "truth").iterdir()}
+        for lot in range(DRAWS):
+            drawn = {name: set(rng.choice(sorted(rows), MASKS, replace=False)) for name, rows in curves.items()}
+            for name, files in drawn.items():
+                (tmp_path / f"lots/{run.name}-{lot}/{name}").mkdir(parents=True)
+                for file in files:
+                    shutil.copy(tmp_path / "truth" / name / file, tmp_path / f"lots/{run.name}-{lot}" / name)
+            rows, notes = calibrate(run, tmp_path / f"lots/{run.name}-{lot}")
+            assert [row.label for row in rows] == ["a red circle", "a green square"] and not notes
+            for row in rows:
+                assert row.pictures == MASKS and row.low <= row.threshold <= row.high
+                name = row.label.replace(" ", "-")
+                held = np.mean([curve for file, curve in curves[name].items() if file not in drawn[name]], 0)
+                mine, half = (held[int(np.argmin(np.abs(THRESHOLDS - each)))] for each in (row.threshold, 0.5))
+                losses.setdefault((run.name, name), []).append(held.max() - mine)
+                if held.max() - half > 0.05:
+                    gains.append(mine - half)
+    print({key: np.round(values, 4) for key, values in losses.items()})
+    assert np.mean([*losses.values()]) <= 0.02, losses
+    assert gains and min(gains) > 0, gains
+    shell(
+        "clipseg calibrate run lots/run-0 -o prompts.csv && clipseg segment images -P prompts.csv --limit 1 -o again -q"
+    )
+    assert [prompt.text for prompt in read_file(str(tmp_path / "prompts.csv"))] == ["a red circle", "a green square"]
 
 
 def run_of(folder: Path, label: str, levels: list[np.ndarray], **prompt: object) -> Path:
@@ -120,7 +125,7 @@ def examples(count: int, edge: int, seed: int = 0) -> tuple[list[np.ndarray], li
 
 
 def test_the_score_told_is_evals_at_that_threshold(tmp_path: Path) -> None:
-    """Both scores, at the chosen threshold and at the run's, equal a count of pixels; the choice lies on the hill."""
+    """Both scores, at the chosen threshold and at the run's, equal a count of pixels; the choice beats the run's."""
     levels, truths = examples(6, 180)
     truths[0][:] = 0
     run = run_of(tmp_path / "run", "thing", levels)

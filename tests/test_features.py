@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from clipseg_cli import tiles
 from clipseg_cli.features import SUFFIX, Shelf
 from clipseg_cli.model import Segmenter
 from pictures import Shell, picture, save
@@ -113,3 +114,18 @@ def test_runs_with_and_without_kept_features_are_the_same(shell: Shell, tmp_path
     for name in ("found", "one", "two"):
         assert content(tmp_path / name) == plain
     assert len(entries(tmp_path / "both")) == 5
+
+
+def test_tiles_and_mirrors_are_kept_too(shell: Shell, tmp_path: Path) -> None:
+    """With --tile and --flip each look is kept once and found again, masks being the same without it; the look at the
+    whole serves a run without tiles."""
+    save(tmp_path / "imgs/a.png", picture(300, 200))
+    run = "clipseg segment imgs -p 'a red circle' -f mask -q"
+    shell(f"{run} --tile 2 --flip -o plain && {run} --tile 2 --flip --features kept -o made")
+    looks = len(tiles.views(200, 300, 2, True))
+    assert len(entries(tmp_path / "kept")) == looks
+    times = [entry.stat().st_mtime_ns for entry in entries(tmp_path / "kept")]
+    shell(f"{run} --tile 2 --flip --features kept -o found && {run} --features kept -o whole")
+    assert times == [entry.stat().st_mtime_ns for entry in entries(tmp_path / "kept")], "nothing was made again"
+    for name in ("made", "found"):
+        assert content(tmp_path / name) == content(tmp_path / "plain")

@@ -294,7 +294,12 @@ def test_pascal_zero_shot(tmp_path: Path, segmenter: Segmenter) -> None:
 
 def test_what_is_missing_is_told(tmp_path: Path, segmenter: Segmenter) -> None:
     """A folder of another layout names the file that it lacks; an empty list is no evaluation."""
-    lacks = {"phrasecut": "refer_test.json", "pascal-zero-shot": "val.txt", "pascal-5i": "val.txt", "coco-20i": "fold2.pkl"}
+    lacks = {
+        "phrasecut": "refer_test.json",
+        "pascal-zero-shot": "val.txt",
+        "pascal-5i": "val.txt",
+        "coco-20i": "fold2.pkl",
+    }
     for protocol, file in lacks.items():
         with pytest.raises(UsageError, match=file):
             examine(segmenter, ProtocolOptions(protocol, tmp_path, (2,)))

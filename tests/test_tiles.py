@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipseg_cli import masks, tiles
+from clipseg_cli.model import Segmenter
 from pictures import Shell, iou, picture, save
 
 
@@ -75,3 +76,17 @@ def test_tiles_find_what_the_whole_picture_is_too_small_for(shell: Shell, tmp_pa
     kept = json.loads((tmp_path / "tiled/run.json").read_text())["settings"]
     assert kept["tile"] == 3 and kept["flip"] is True
     assert "try 96" in shell("clipseg segment imgs -p x --size 100", expect=2).stderr
+
+
+def test_another_size_is_what_the_network_sees(shell: Shell, tmp_path: Path) -> None:
+    """--size 96: the map is that of a network loaded for 96 pixels, enlarged to the picture."""
+    image = picture(200, 150)
+    save(tmp_path / "imgs/a.png", image)
+    shell("clipseg segment imgs -p 'a red circle' -f soft --size 96 --dtype fp32 --device cpu -o small")
+    segmenter = Segmenter.load("shapes", device="cpu", dtype="fp32", size=96)
+    logits = segmenter.logits(segmenter.encode([image]), segmenter.embed(["a red circle"]))[0, 0]
+    assert logits.shape == (96, 96)
+    expected = masks.soft(masks.upsample(logits, 150, 200)).astype(int)
+    found = cv2.imread(str(tmp_path / "small/soft/a-red-circle/a.png"), cv2.IMREAD_UNCHANGED)
+    assert np.abs(found - expected).max() <= 1
+    assert json.loads((tmp_path / "small/run.json").read_text())["settings"]["size"] == 96
