@@ -27,6 +27,7 @@ from clipseg_cli.sources import Source
 
 STORE = 80_000_000  # bytes of shared memory of a local Ray, of which records need next to nothing: about its least
 PATIENCE = 20.0  # seconds without room for an actor after which the user is told
+REACH = 10.0  # seconds for a cluster to take a connection
 AT_ONCE = 256  # messages of an actor in one answer
 ALTERNATIVE = "leave out --ray-address to run Ray on this machine, or use --engine local"
 
@@ -66,6 +67,7 @@ def _connected(address: str | None) -> Iterator[Any]:
     handlers = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
     try:
         try:
+            _reach(address)
             ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
         except Exception as error:
             where = f"no Ray cluster answers at {address}" if address else "Ray cannot start here"
@@ -76,6 +78,13 @@ def _connected(address: str | None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _reach(address: str | None) -> None:
+    """Raises OSError where nothing listens: Ray itself would try for many minutes."""
+    host, colon, port = (address or "").rpartition("://")[2].rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), REACH).close()
 
 
 def room(nodes: Sequence[Mapping[str, float]], actors: int, device: str) -> dict[str, float]:

@@ -35,6 +35,10 @@ def examine(device: str = "auto", dtype: Dtype = "auto") -> Iterator[Finding]:
             yield Finding(library, version(library), True)
         except PackageNotFoundError:
             yield Finding(library, "not installed", False)
+    try:
+        yield Finding("ray", version("ray"), True)
+    except PackageNotFoundError:
+        yield Finding("ray", "not here; --engine ray needs it: pip install 'clipseg-cli[ray]'")
     for model in registry.installed():
         where = f"{model.path} ({model.size / 1e6:.0f} MB)" if model.path else f"clipseg models pull {model.name}"
         yield Finding(f"model {model.name}", where if model.path else f"not here; fetch it with: {where}")

@@ -154,11 +154,16 @@ def _work(
     tell: engines.Tell, alone: bool = False,
 ) -> Iterator[Record]:  # fmt: skip
     """One record an item, by the engine; a single image is done here, and not kept waiting for a worker's start."""
-    run, each = request.run, _devices(request)
+    run = request.run
     engine = engines.inline if alone and run.engine == "local" else engines.ENGINES[run.engine]
-    crew = islice(cycle(each), max(run.jobs, len(each)))
-    works = [partial(_images, one, checkpoint, job) for one in crew]
+    works = [partial(_images, one, checkpoint, job) for one in _crew(request)]
     return engine(items, works, tell, AHEAD * job.batch_size, engines.Place(run.ray_address, request.model.device))
+
+
+def _crew(request: Request) -> list[Request]:
+    """The request of each worker, which has one device: as many as -j says, and one a device at least."""
+    each = _devices(request)
+    return [*islice(cycle(each), max(request.run.jobs, len(each)))]
 
 
 def _devices(request: Request) -> list[Request]:

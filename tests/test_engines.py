@@ -1,5 +1,6 @@
 """Workers that die: what they had in hand is tried again, the guilty image is found, and nobody is left behind."""
 
+import json
 import os
 import signal
 import subprocess
@@ -14,11 +15,13 @@ import pytest
 from numpy.typing import NDArray
 
 import hands
-from clipseg_cli import engines, pipeline
-from clipseg_cli.errors import ClipsegError, ImageError, OutputError
+from clipseg_cli import engines, pipeline, runs
+from clipseg_cli.embeddings import Wanted
+from clipseg_cli.errors import ClipsegError, ImageError, OutputError, UsageError
+from clipseg_cli.exemplars import Show
 from clipseg_cli.manifest import Record
 from clipseg_cli.prompts import Prompt
-from clipseg_cli.settings import MaskOptions
+from clipseg_cli.settings import InputOptions, MaskOptions, ModelOptions, OutputOptions, RunOptions, devices
 from clipseg_cli.sources import Source
 from pictures import Shell, picture, records, save
 from test_resume import tree
@@ -171,6 +174,46 @@ def test_a_worker_killed_from_outside_costs_nothing(shell: Shell, tmp_path: Path
         rest, _ = parent.communicate()
     assert parent.returncode == 0 and len(rest.splitlines()) == 11
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "text, each",
+    [("auto", ["auto"]), ("cuda:1", ["cuda:1"]), ("cuda:0,1", ["cuda:0", "cuda:1"]), ("cpu,cpu", ["cpu", "cpu"]),
+     ("cuda:0,cuda:3,5,cpu", ["cuda:0", "cuda:3", "cuda:5", "cpu"])],
+)  # fmt: skip
+def test_a_list_of_devices_is_read(text: str, each: list[str]) -> None:
+    """`cuda:0,1` is short for `cuda:0,cuda:1`; a device may stand there twice."""
+    assert [*devices(text)] == each
+
+
+@pytest.mark.parametrize("text", ["cuda:0,", "0,1", "cpu,1", "auto,cpu", "cuda:0,x", "gpu", "", "cuda:\u0661"])
+def test_a_list_that_is_none_is_refused(text: str) -> None:
+    """With the form that it should have."""
+    with pytest.raises(UsageError, match="like cuda:0,1"):
+        devices(text)
+
+
+def test_each_device_has_a_worker() -> None:
+    """One worker a device, or as many as -j says, the devices in turn; each gets the request with its device alone."""
+    mask = MaskOptions((), (), (), ())
+    for jobs, plan in ((1, ["cuda:0", "cuda:1"]), (3, ["cuda:0", "cuda:1", "cuda:0"])):
+        request = runs.Request(
+            ModelOptions(device="cuda:0,1"), Wanted((), (), ()), (), mask, False, OutputOptions(), InputOptions(), (),
+            Show(), RunOptions(jobs=jobs),
+        )  # fmt: skip
+        assert [one.model.device for one in runs._crew(request)] == plan
+
+
+def test_several_devices_do_one_run(shell: Shell, tmp_path: Path) -> None:
+    """Two workers of two devices give the files of one, and run.json tells the devices; a wrong list is refused, and so
+    is a device that is not there."""
+    for index in range(6):
+        save(tmp_path / f"imgs/p{index}.png", picture(96, 96, index))
+    shell("clipseg segment imgs -p circle -o one; clipseg segment imgs -p circle -o two --device cpu,cpu")
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+    assert json.loads((tmp_path / "two/run.json").read_text())["device"] == "cpu"
+    assert "like cuda:0,1" in shell("clipseg segment imgs -p circle --device cuda:0,", expect=2).stderr
+    assert "no device 'cuda:98'" in shell("clipseg find imgs -p circle --device cuda:98,99", expect=2).stderr
 
 
 @pytest.mark.parametrize("flag", ["--fail-fast", "--max-errors 2"])

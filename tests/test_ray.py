@@ -204,5 +204,7 @@ def test_what_cannot_run_is_refused(shell: Shell, tmp_path: Path) -> None:
     line = "clipseg segment imgs -p circle --engine ray"
     assert "pip install 'clipseg-cli[ray]'" in shell(line, expect=2, PYTHONPATH=path).stderr
     assert not (tmp_path / "clipseg-out").exists()
+    nobody = shell(f"{line} -p square --ray-address 127.0.0.1:9", expect=1).stderr
+    assert "no Ray cluster answers at 127.0.0.1:9" in nobody and "leave out --ray-address" in nobody
     assert "--device cuda" in shell(f"{line} --device cuda:0,1", expect=2).stderr
     assert "--engine ray" in shell("clipseg find imgs -p circle --ray-address auto", expect=2).stderr
