@@ -43,7 +43,7 @@ def main() -> NoReturn:
         code = 1
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else 1
-        if code > 128:
+        if code > 128 and not isinstance(leaving, Closed):
             print("clipseg: interrupted; the same command again does what is missing", file=sys.stderr)
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.flush()
@@ -51,6 +51,10 @@ def main() -> NoReturn:
     # what is still in Python's buffer must not be written again at exit
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+class Closed(SystemExit):
+    """A signal ended what ends in no other way: nothing is missing."""
 
 
 def _stop(number: int, frame: object) -> None:
@@ -138,7 +142,13 @@ def ui(
     from clipseg_cli.ui import serve
 
     chosen = settings.ModelOptions(model, offline, device, dtype, backend)
-    serve(Session(folder_of(folder), chosen, out), port, say, browse and sys.stdout.isatty())
+    session = Session(folder_of(folder), chosen, out)
+    try:
+        serve(session, port, say, browse and sys.stdout.isatty())
+    except SystemExit as leaving:
+        if session.run is None or session.run.status()["state"] == "done":
+            raise Closed(leaving.code) from None
+        raise
 
 
 @models.command("list")

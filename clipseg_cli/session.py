@@ -5,12 +5,7 @@ be called from any thread.
 """
 
 import functools
-import json
-import os
-import shlex
-import signal
-import subprocess
-import sys
+import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -24,6 +19,7 @@ from numpy.typing import NDArray
 from clipseg_cli import cleanup, exemplar, images, masks, registry, render
 from clipseg_cli.errors import ClipsegError, ImageError, UsageError
 from clipseg_cli.finish import cut
+from clipseg_cli.launch import PATIENCE, Run, free
 from clipseg_cli.prompts import Prompt, distinct, parse, probability
 from clipseg_cli.settings import MAX_PIXELS, CleanUp, InputOptions, ModelOptions, Refine
 from clipseg_cli.sources import Source, discover
@@ -35,6 +31,7 @@ if TYPE_CHECKING:
 MOST = 20_000  # pictures listed
 KEPT = 2_000  # pictures whose features are kept: 0.75 GB at rd64-refined's size
 MAPS = 256  # soft maps kept
+SMALL = 240  # pictures kept as the gallery shows them, 10 pages: at most 93 MB
 THUMB = 360  # pixels, the longer side of a picture and its masks in the gallery
 
 
@@ -110,6 +107,7 @@ class Session:
         self.trouble: str | None = None  # why there is no model
         self.segmenter: Segmenter | None = None
         self.features: OrderedDict[int, Features] = OrderedDict()
+        self.thumbs: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
         self.maps: OrderedDict[tuple[int, Wish], NDArray[np.float32]] = OrderedDict()
         self.embedded: dict[Wish, NDArray[np.float32]] = {}
         self.visible: tuple[int, ...] = ()
@@ -119,18 +117,20 @@ class Session:
         self.network = threading.Lock()  # torch has all cores; two questions at once would only slow each other
         self.state = threading.Condition()
         self.run: Run | None = None
+        self.worker = threading.Thread(target=self._work, daemon=True)
 
     def start(self) -> None:
         """Begins to load the model and to encode."""
-        threading.Thread(target=self._work, daemon=True).start()
+        self.worker.start()
 
     def close(self) -> None:
-        """Ends the thread, and the run that was started from the page."""
+        """Ends the thread, at the picture that it is at, and the run that was started from the page."""
         with self.state:
             self.closed = True
             self.state.notify_all()
         if self.run is not None:
-            self.run.cancel()
+            self.run.end()
+        self.worker.join(PATIENCE)  # a thread that Python's end finds at work in the network is told of on stderr
 
     def _work(self) -> None:
         try:
@@ -140,12 +140,13 @@ class Session:
             options = self.options
             segmenter = Segmenter.load(checkpoint, device=options.device, dtype=options.dtype, backend=options.backend)
         except ClipsegError as error:
-            self.trouble = str(error)
+            self.trouble = f"{error}; then start the page again"
             return
         self.segmenter = segmenter
         while (index := self._next()) is not None:
             try:
                 pixels = self._pixels(index)
+                self._thumb(index, pixels)
                 with self.network:
                     features = segmenter.encode([pixels])
                 with self.state:
@@ -193,8 +194,24 @@ class Session:
 
     def picture(self, index: int, side: int) -> bytes:
         """JPEG of a picture with its longer side at most `side` pixels. Raises ImageError."""
-        pixels = self._pixels(index)
-        return raster.jpeg(render.fitted(pixels, side))
+        return raster.jpeg(self._fitted(index, side))
+
+    def _fitted(self, index: int, side: int) -> NDArray[np.uint8]:
+        """The picture with its longer side at most `side` pixels; of the gallery's size it may be kept."""
+        if side > THUMB:
+            return render.fitted(self._pixels(index), side)
+        with self.state:
+            kept = self.thumbs.get(index)
+        return render.fitted(self._thumb(index, self._pixels(index)) if kept is None else kept, side)
+
+    def _thumb(self, index: int, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        small = render.fitted(pixels, THUMB)
+        with self.state:
+            self.thumbs[index] = small.copy() if small.base is not None else small
+            self.thumbs.move_to_end(index)
+            while len(self.thumbs) > SMALL:
+                self.thumbs.popitem(last=False)
+        return small
 
     def look(self, indices: Sequence[int], turn: int) -> None:
         """Says which pictures are on the screen."""
@@ -206,7 +223,7 @@ class Session:
         """Per picture: `pending`, or `failed` with the reason, or per wish the mask with its presence and area.
 
         A mask is uint8 (h, w), at most THUMB pixels on its longer side, or of the picture's own size with `whole`.
-        Raises Stale once a newer turn has come, UsageError for a wish that cannot be embedded.
+        Raises Stale once a newer turn has come (but not with `whole`), UsageError for a wish that cannot be embedded.
         """
         with self.state:
             self.asking += 1
@@ -218,7 +235,7 @@ class Session:
                 self.state.notify_all()
 
     def _one(self, index: int, ask: Ask, turn: int, whole: bool) -> dict[str, Any]:
-        if turn < self.turn:
+        if turn < self.turn and not whole:
             raise Stale
         if index in self.failed:
             return {"id": index, "failed": self.failed[index]}
@@ -229,7 +246,7 @@ class Session:
         scale = 1.0 if whole else min(1.0, THUMB / max(height, width))
         size = max(1, round(height * scale)), max(1, round(width * scale))
         clean = _scaled(ask.clean, scale)
-        photo = functools.cache(lambda: render.fitted(self._pixels(index), max(size)))
+        photo = functools.cache(lambda: self._fitted(index, max(size)))
         found = []
         for wish, logits in zip(ask.wishes, self._logits(index, features, ask.wishes), strict=True):
             threshold = self.segmenter.threshold if wish.threshold is None else wish.threshold
@@ -275,7 +292,7 @@ class Session:
         return self.embedded[wish]
 
     def command(self, ask: Ask) -> list[str]:
-        """The command line that gives these masks for the whole folder."""
+        """The command line that gives these masks for the whole folder, into a directory that no other run has."""
         line = ["clipseg", "segment", self.folder, "--model", self.options.model]
         for wish in ask.wishes:
             if wish.text is not None:
@@ -293,7 +310,8 @@ class Session:
         line += [part for flag, value in flags.items() if value for part in (flag, str(value))]
         if clean.refine != "none":
             line += ["--refine", clean.refine]
-        return [*line, "-o", self.out]
+        places = (self.out if number == 1 else f"{self.out}-{number}" for number in itertools.count(1))
+        return next(whole for out in places if free(out, whole := [*line, "-o", out]))
 
     def begin(self, ask: Ask) -> None:
         """Runs the command on the whole folder, beside this process. Raises UsageError where a run is under way."""
@@ -302,45 +320,6 @@ class Session:
         if not ask.wishes:
             raise UsageError("say what to look for first")
         self.run = Run(self.command(ask), len(self.sources))
-
-
-class Run:
-    """A run of the program beside the page."""
-
-    def __init__(self, command: list[str], total: int) -> None:
-        self.command, self.total, self.done, self.failed = command, total, 0, 0
-        self.last = ""
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "clipseg_cli", *command[1:], "--json", "--progress", "none"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        threading.Thread(target=self._records, daemon=True).start()
-        threading.Thread(target=self._notes, daemon=True).start()
-
-    def _records(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            ok = json.loads(line).get("status") == "ok"
-            self.done, self.failed = self.done + ok, self.failed + (not ok)
-
-    def _notes(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.last = line.decode("utf-8", "replace").strip()
-
-    def status(self) -> dict[str, Any]:
-        """State (`running`, `done` or `stopped`), counts, exit code, and what the program said last."""
-        code = self.process.poll()
-        state = "running" if code is None else "done" if code in (0, 3) else "stopped"
-        counts = {"done": self.done, "failed": self.failed, "total": self.total}
-        return {"state": state, **counts, "code": code, "last": self.last, "command": shlex.join(self.command)}
-
-    def cancel(self) -> None:
-        """Interrupts it; what is finished stays, and the same command again does the rest."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM if os.name == "nt" else signal.SIGINT)
 
 
 def _scaled(clean: CleanUp, scale: float) -> CleanUp:

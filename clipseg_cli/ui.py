@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 TEMPLATE = Path(__file__).parent / "pages" / "ui.html"
+IDLE = 300  # seconds: no connection is closed under a browser that is slow to ask again
 LARGE = 1600  # pixels, the longer side of an enlarged picture
 POLICY = (
     "default-src 'none'; img-src 'self' data: blob:; connect-src 'self'; style-src 'nonce-{0}'; script-src 'nonce-{0}'"
@@ -65,6 +66,8 @@ def application(session: Session, token: str, hosts: tuple[str, ...]) -> "Starle
                 return JSONResponse({"stale": True}, headers=HEADERS)
             except (ClipsegError, ValueError, KeyError, TypeError) as error:
                 return JSONResponse({"error": str(error)}, 400, HEADERS)
+            except Exception as error:  # told on the page, which goes on
+                return JSONResponse({"error": f"internal error: {type(error).__name__}: {error}"}, 500, HEADERS)
             return result if isinstance(result, Response) else JSONResponse(result, headers=HEADERS)
 
         return endpoint
@@ -159,5 +162,7 @@ def serve(session: Session, port: int, show: Callable[[str], None], browse: bool
         show(url)
         if browse:
             threading.Timer(0.5, webbrowser.open, (url,)).start()
-        config = uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=2)
+        config = uvicorn.Config(
+            app, log_level="error", access_log=False, timeout_graceful_shutdown=2, timeout_keep_alive=IDLE
+        )
         uvicorn.Server(config).run(sockets=[listening])

@@ -45,28 +45,33 @@ def shell(tmp_path: Path, environment: dict[str, str]) -> Shell:
     return run
 
 
+SLOW = 600_000  # milliseconds: what a browser may take on a busy machine; nothing waits so long that works
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    """A headless Chromium; without one on the path its tests are skipped."""
+    """A headless Chromium; without one on the path its tests are skipped, and pytest's summary says so."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if found is None:
-        pytest.skip("no Chromium on the path")
+        pytest.skip("the pages are not tested: no Chromium on the path (Debian: apt install chromium)")
     sync_api = pytest.importorskip("playwright.sync_api")
     flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
     with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=found, args=[*flags, "--disable-sync"])
+        browser = play.chromium.launch(executable_path=found, args=[*flags, "--disable-sync"], timeout=SLOW)
         yield browser
         browser.close()
 
 
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
-    """A page whose test fails on a console error and on any request that leaves the machine."""
+    """A page whose test fails on a console error, on a dialog and on any request that leaves the machine."""
     context = browser.new_context(accept_downloads=True, viewport={"width": 1200, "height": 900})
+    context.set_default_timeout(SLOW)
     page = context.new_page()
     wrong: list[str] = []
     page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
 
     def watch(request: Any) -> None:
         if request.url.startswith(("http", "ws")) and not request.url.startswith("http://127.0.0.1:"):
@@ -74,5 +79,7 @@ def page(browser: Any) -> Iterator[Any]:
 
     page.on("request", watch)
     yield page
+    page.evaluate("0")  # what has happened until here is told; what leaving the page breaks off does not count
+    found = list(wrong)
     context.close()
-    assert not wrong
+    assert not found

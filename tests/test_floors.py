@@ -13,7 +13,7 @@ FLOORS = {
     5: {"cli", "commands", "assess", "options", "configuration", "terminal", "__main__"},
     4: {
         "pipeline", "engines", "cluster", "finish", "post", "runs", "doctor", "report", "session", "ui", "evaluate",
-        "calibrate", "train", "status", "protocols",
+        "calibrate", "train", "status", "protocols", "launch",
     },
     3: {
         "images", "sources", "exemplars", "embeddings", "truth", "registry", "manifest", "store",

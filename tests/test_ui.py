@@ -4,14 +4,16 @@ import base64
 import contextlib
 import http.client
 import io
+import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +22,35 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import hostile
+from clipseg_cli import prompts
+from clipseg_cli.manifest import shown
 from pictures import SAMPLES, Shell, iou, picture, records, save
 
 pytest.importorskip("uvicorn", reason="pip install 'clipseg-cli[ui]'")
 
 
+TURNED = "id => document.querySelector(`[data-id='${id}'] canvas`).dataset.turn == turn && !due"  # all is painted
+CENSUS = "document.querySelectorAll('*').length"
+HARMED = """[...document.querySelectorAll('main, aside, dialog')].flatMap(part => [part, ...part.querySelectorAll('*')])
+    .filter(e => /^(IMG|SVG|A|SCRIPT|STYLE|IFRAME|OBJECT|EMBED|FORM|BASE|META|LINK|VIDEO|AUDIO|MATH|TEMPLATE)$/i
+    .test(e.tagName) || [...e.attributes].some(a => /^on/i.test(a.name) || a.name === 'href')).length"""
+DOT = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
 SAYS = "([id, text]) => document.querySelector(`[data-id='${id}'] .numbers`).textContent.includes(text)"
 
 
 def until(page: Any, script: str, argument: Any = None) -> None:
     """Waits for a script to be true. Not by the browser's own polling, which the page's policy refuses as `eval`."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     while not page.evaluate(script, argument):
         assert time.monotonic() < end, f"{script} {argument}: {page.locator('body').inner_text()}"
         page.wait_for_timeout(50)
 
 
 class Served:
-    """`clipseg ui` beside the test."""
+    """`clipseg ui` beside the test; `said` is its stderr, once it has ended."""
+
+    said = ""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.process = subprocess.Popen(
@@ -46,12 +59,13 @@ class Served:
         )  # fmt: skip
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().strip()
+        assert self.url, self.process.communicate()
         self.port = int(re.findall(r":(\d+)/", self.url)[0])
         self.token = self.url.split("token=")[1]
 
     def ask(self, path: str, body: Any = None, **headers: str) -> tuple[int, bytes]:
         """Status and content of one request, exactly as given."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
         data = None if body is None else json.dumps(body).encode()
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.putrequest("GET" if data is None else "POST", path, skip_host="Host" in names)
@@ -66,19 +80,34 @@ class Served:
         """Ends it as Ctrl-C does; its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
-        self.process.communicate(timeout=20)
+            self.said = self.process.communicate(timeout=120)[1]
         return self.process.returncode
 
 
+Serve = Callable[..., Served]
+
+
 @pytest.fixture
-def served(tmp_path: Path, environment: dict[str, str]) -> Iterator[Served]:
-    """The page of a copy of the samples, two more pictures and a broken one."""
+def serve(tmp_path: Path, environment: dict[str, str]) -> Iterator[Serve]:
+    """Serves tmp_path/photos, with variables more. To stand before `page`: a page must not outlive its server."""
+    servers: list[Served] = []
+
+    def begin(**variables: str) -> Served:
+        servers.append(Served(tmp_path / "photos", environment | variables))
+        return servers[-1]
+
+    yield begin
+    for server in servers:
+        assert server.stop() == 130 and server.said == "", server.said
+
+
+@pytest.fixture
+def served(serve: Serve, tmp_path: Path) -> Served:
+    """The page of a copy of the samples, a picture more and a broken one."""
     shutil.copytree(SAMPLES / "images", tmp_path / "photos")
     save(tmp_path / "photos/zz <b>.png", picture())
     (tmp_path / "photos/zz broken.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
-    server = Served(tmp_path / "photos", environment)
-    yield server
-    server.stop()
+    return serve()
 
 
 def test_a_request_that_is_not_the_pages_own_is_refused(served: Served, tmp_path: Path) -> None:
@@ -105,7 +134,7 @@ def test_a_request_that_is_not_the_pages_own_is_refused(served: Served, tmp_path
     for body in ([], {"ids": [0]}, {"ids": ["x"], "wishes": []}, {"ids": [0], "wishes": [{"text": ""}]}):
         assert served.ask("/masks", body, **own)[0] == 400, body
     assert served.ask("/run", {"wishes": []}, **own)[0] == 400
-    assert served.stop() in (0, 130)
+    assert served.stop() == 130 and served.said == "", "Ctrl-C is how it ends: nothing to say"
 
 
 def test_typing_a_phrase_gives_masks(served: Served, page: Any, tmp_path: Path) -> None:
@@ -125,14 +154,16 @@ def test_typing_a_phrase_gives_masks(served: Served, page: Any, tmp_path: Path) 
     truth = cv2.imread(str(SAMPLES / "masks/a-red-circle/balcony.png"), 0)
     assert mask.shape == truth.shape and iou(mask, truth) > 0.8
     page.locator("#close-large").click()
+    until(page, TURNED, index)
     before = canvas(page, index)
     page.locator("summary").click()
     page.select_option("#refine", "guided")
     page.locator("#min_area").fill("50")
     page.get_by_label("Phrase", exact=True).fill("green")
     until(page, SAYS, [index, "green"])
+    until(page, TURNED, index)
     assert (canvas(page, index) != before).any()
-    assert "-p green --min-area 50 --refine guided" in page.locator("#command").inner_text()
+    until(page, "document.getElementById('command').textContent.includes('-p green --min-area 50 --refine guided')")
 
 
 def canvas(page: Any, index: int) -> np.ndarray:
@@ -166,35 +197,89 @@ def test_a_box_becomes_an_exemplar_and_a_run(served: Served, page: Any, shell: S
     assert iou(mask, truth) > 0.6
     command = page.locator("#command").inner_text()
     assert f"{len(names) - 1} before" in shell(command, expect=3).stderr
+    page.get_by_label("Threshold").fill("0.5")
+    until(page, "document.getElementById('command').textContent.endsWith('=0.5\\' -o clipseg-out-2')")
 
 
-def test_hostile_names_and_phrases_stay_text(page: Any, tmp_path: Path, environment: dict[str, str]) -> None:
-    """Markup in file names and phrases adds no element to the page and none of it runs."""
+def test_a_run_from_the_page_is_safe_and_the_next_has_its_own_place(serve: Serve, page: Any, tmp_path: Path) -> None:
+    """No name or phrase reaches a shell; a run with another phrase goes into another folder."""
     for name in ("<img src=x onerror=alert(1)>.png", "{{nonce}}.png", "$(touch pwned).png", "b\udcff.png"):
         save(tmp_path / "photos/x.png", picture(64, 64)).rename(tmp_path / "photos" / name)
-    served = Served(tmp_path / "photos", environment)
-    try:
-        page.goto(served.url)
-        page.get_by_label("Phrase", exact=True).fill("<script>alert(2)</script>'$(touch pwned)")
+    page.goto(serve().url)
+    for phrase, out in (("<script>alert(2)</script>'$(touch pwned)", "clipseg-out"), ("red", "clipseg-out-2")):
+        page.get_by_label("Phrase", exact=True).fill(phrase)
+        until(page, f"document.getElementById('command').textContent.endsWith(' {out}')")
         until(page, "document.querySelectorAll('.card:not(.waiting)').length === 4")
-        assert page.locator("script").count() == 1 and page.locator("main img, [onerror]").count() == 0
         page.locator("#run").click()
-        until(page, "document.getElementById('progress').textContent.includes('done: ')")
-        assert not (tmp_path / "pwned").exists() and not os.path.exists("pwned")
-    finally:
-        assert served.stop() in (0, 130)
+        until(page, f"document.getElementById('progress').textContent.includes('{out}/masks')")
+        assert len(records(tmp_path / out / "manifest.jsonl")) == 4
+    assert page.locator("script").count() == 1 and page.locator("main img, [onerror]").count() == 0
+    assert not (tmp_path / "pwned").exists() and not os.path.exists("pwned")
 
 
-def test_an_empty_folder_and_a_missing_model_are_told(page: Any, tmp_path: Path, environment: dict[str, str]) -> None:
+def test_500_hostile_names_add_no_element(serve: Serve, page: Any, tmp_path: Path) -> None:
+    """Every page of 500 such pictures has five elements a picture, and the names as they are."""
+    names = hostile.names(500)
+    for name in names:
+        path = os.path.join(os.fsencode(tmp_path / "photos"), name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        Path(os.fsdecode(path)).write_bytes(DOT)
+    page.goto(serve().url)
+    until(page, "document.querySelectorAll('.card').length === 24")
+    bare, found = page.evaluate(CENSUS), []
+    for rest in range(500 - 24, -24, -24):
+        count = min(24, rest + 24)
+        assert page.evaluate(CENSUS) == bare - 5 * (24 - count), found[-24:]
+        found += page.locator(".card").evaluate_all("cards => cards.map(card => card.title)")
+        if rest > 0:
+            page.locator("#after").click()
+    assert sorted(found) == sorted(shown(f"{tmp_path}/photos/{os.fsdecode(name)}") for name in names)
+    assert page.evaluate(HARMED) == 0 and page.evaluate("window.pwned") is None
+
+
+def test_500_hostile_phrases_add_no_element(serve: Serve, page: Any, tmp_path: Path) -> None:
+    """Asked all at once, they stand in their fields, beside the picture and in the command: as text."""
+    phrases = hostile.phrases(500)
+    save(tmp_path / "photos/a.png", picture(48, 48))
+    page.goto(serve().url)
+    until(page, "document.querySelectorAll('.card:not(.waiting)').length === 1")
+    plain = page.evaluate(CENSUS)
+    page.evaluate("texts => { wishes = texts.map(text => ({ text, threshold: null })); list(); refresh(); }", phrases)
+    until(page, SAYS, [0, phrases[-1].split("=")[0].strip()])
+    a_row = page.locator(".wish").first.evaluate("row => row.querySelectorAll('*').length + 1")
+    assert page.evaluate(CENSUS) == plain + a_row * 499
+    fields = page.locator(".wish input[type=text]").evaluate_all("fields => fields.map(field => field.value)")
+    assert fields == phrases
+    words = shlex.split(page.locator("#command").evaluate("element => element.textContent"))
+    assert [word for flag, word in itertools.pairwise(words) if flag == "-p"] == [asked(each) for each in phrases]
+    assert page.evaluate(HARMED) == 0 and page.evaluate("window.pwned") is None
+
+
+def asked(phrase: str) -> str:
+    """A phrase as the command says it: blanks at its ends and around its label are gone."""
+    prompt = prompts.parse(phrase)
+    return prompt.text if prompt.label == prompt.text else f"{prompt.label}={prompt.text}"
+
+
+def test_an_empty_folder_and_a_missing_model_are_told(serve: Serve, page: Any, tmp_path: Path) -> None:
     """A folder without pictures says what to do; weights that are not here are told on the page."""
     (tmp_path / "photos").mkdir()
-    served = Served(tmp_path / "photos", environment | {"CLIPSEG_MODEL": "rd64", "CLIPSEG_OFFLINE": "1"})
-    try:
-        page.goto(served.url)
-        until(page, "!document.getElementById('empty').hidden")
-        until(page, "document.getElementById('trouble').textContent.includes('clipseg models pull')")
-    finally:
-        served.stop()
+    page.goto(serve(CLIPSEG_MODEL="rd64", CLIPSEG_OFFLINE="1").url)
+    until(page, "!document.getElementById('empty').hidden")
+    until(page, "document.getElementById('trouble').textContent.includes('clipseg models pull')")
+
+
+def test_a_phrase_that_nothing_shows_is_told(served: Served, page: Any) -> None:
+    """The page says that nothing was found, and what to try; a screen reader is told too."""
+    page.goto(served.url)
+    page.get_by_label("Phrase", exact=True).fill("a red circle")
+    page.locator("summary").click()
+    page.locator("#min_area").fill("9999999")
+    until(page, "document.getElementById('told').textContent.includes('lower threshold')")
+    assert page.get_by_role("status").filter(has_text="lower threshold").count() == 1
+    tree = page.locator("body").aria_snapshot()
+    for name in ('textbox "Phrase"', 'slider "Threshold"', '/balcony.jpg"', 'button "Masks"', 'button "Next page"'):
+        assert name in tree
 
 
 def test_a_folder_that_is_none_is_a_usage_error(shell: Shell) -> None:
