@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipseg_cli import options, settings
+from clipseg_cli import files, options, settings
 from clipseg_cli.errors import UsageError
 from clipseg_cli.terminal import say
 
@@ -18,9 +18,19 @@ if TYPE_CHECKING:
 
 DEFAULT = settings.Recipe()
 
-Run = Annotated[Path, typer.Argument(help="The output directory of a run.")]
-Pred = Annotated[Path, typer.Argument(help="A run's directory, or a folder of masks.")]
-Truth = Annotated[Path, typer.Argument(help="A mask folder, a COCO file, or indexed PNGs.")]
+
+def _here(path: str) -> Path:
+    """A path on this machine. Raises UsageError for a bucket."""
+    if files.is_url(path):
+        raise UsageError(
+            f"{path}: this command reads folders of this machine; copy it here first (aws s3 sync, rclone)"
+        )
+    return Path(files.local(path))
+
+
+Run = Annotated[str, typer.Argument(help="The output directory of a run, or its URL.")]
+Pred = Annotated[Path, typer.Argument(parser=_here, metavar="PRED", help="A run's directory, or a folder of masks.")]
+Truth = Annotated[Path, typer.Argument(parser=_here, metavar="GT", help="A mask folder, a COCO file, or indexed PNGs.")]
 
 
 def post(
@@ -65,12 +75,13 @@ def post(
     Thresholds that are not given stay the run's. The photos are read again only where something needs them.
     """
     from clipseg_cli import post as use
+    from clipseg_cli import store
     from clipseg_cli.terminal import Terminal, emitter
 
     options.check_background(background, mode)
     clean = options.clean_up(refine, peak, open_, close, fill_holes, min_area, keep_largest, grow, invert, feather)
     request = use.Request(
-        Path(run),
+        store.place(run),
         tuple(threshold or ()),
         settings.MaskOptions((), (), (), (), empty, clean, min_presence, mode, background),
         options.export(components, polygons, backdrop),
@@ -90,7 +101,7 @@ def post(
 def report(
     run: Run,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Default: report.html in the run.")
+        str | None, typer.Option("--out", "-o", metavar="FILE", help="Default: report.html in the run.")
     ] = None,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -103,9 +114,11 @@ def report(
     --files-from.
     """
     from clipseg_cli import report as reports
+    from clipseg_cli import store
     from clipseg_cli.terminal import Terminal
 
-    say(str(reports.write(run, Terminal("none", quiet).note, out)))
+    target = None if out is None else store.place(out)
+    say(str(reports.write(store.place(run), Terminal("none", quiet).note, target)))
 
 
 def status(run: Run, json: options.Json = False, debug: options.Debug = False) -> None:
@@ -113,10 +126,11 @@ def status(run: Run, json: options.Json = False, debug: options.Debug = False) -
 
     clipseg status out --json | jq -r '.missing[]'
     """
+    from clipseg_cli import store
     from clipseg_cli.sources import escape
     from clipseg_cli.status import status as look
 
-    found = look(run)
+    found = look(store.place(run))
     if json:
         say(dumps(found.document(), ensure_ascii=False))
     else:
@@ -132,9 +146,11 @@ def status(run: Run, json: options.Json = False, debug: options.Debug = False) -
 
 def merge(run: Run, debug: options.Debug = False) -> None:
     """Makes one manifest of all shards, sorted by image, and the files that speak of all images, like coco.json."""
+    from clipseg_cli import store
     from clipseg_cli.status import merge as join
 
-    say(f"{join(run)} images in {run / 'manifest.jsonl'}")
+    out = store.place(run)
+    say(f"{join(out)} images in {out / 'manifest.jsonl'}")
 
 
 def evaluate(
@@ -183,7 +199,9 @@ def evaluate(
 
 
 def calibrate(
-    run: Annotated[Path, typer.Argument(help="The directory of a run with soft maps (-f soft).")],
+    run: Annotated[
+        Path, typer.Argument(parser=_here, metavar="RUN", help="The directory of a run with soft maps (-f soft).")
+    ],
     gt: Truth,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE.csv", help="Write it there. \\[default: stdout]")
@@ -222,7 +240,11 @@ def calibrate(
 def train(
     data: Annotated[
         Path,
-        typer.Argument(help="A folder with images/ and masks/<label>/; or .csv, .jsonl (image, mask, phrase), COCO."),
+        typer.Argument(
+            parser=_here,
+            metavar="DATA",
+            help="A folder with images/ and masks/<label>/; or .csv, .jsonl (image, mask, phrase), COCO.",
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="MODEL_DIR", help="Where the new model goes.")],
     model: options.Model = "rd64-refined",

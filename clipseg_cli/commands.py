@@ -97,7 +97,7 @@ def run(
     """The commands `segment` and `oneshot`, which differ in their help and in what they cannot do without."""
     from pathlib import Path
 
-    from clipseg_cli import prompts, runs
+    from clipseg_cli import prompts, runs, store
     from clipseg_cli.sources import discover, escape
     from clipseg_cli.terminal import Terminal, emitter, show_overlay
 
@@ -153,11 +153,11 @@ def run(
             terminal.record(record)
             emit(record)
             if preview and sys.stdout.isatty():
-                show_overlay(Path(request.output.out), record)
+                show_overlay(store.place(request.output.out), record)
         if report and not runs.single(request.output.out):
             from clipseg_cli import report as reports
 
-            reports.write(Path(request.output.out), terminal.note)
+            reports.write(store.place(request.output.out), terminal.note)
     raise typer.Exit(3 if terminal.failed else 0)
 
 

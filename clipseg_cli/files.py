@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from clipseg_cli.errors import ImageError, Stage
 
+URL = re.compile(r"[a-z][a-z0-9+.-]+://")  # two letters at least: one is a drive
 SNIFF = 64  # bytes that decide what a file is: enough for a PNM header with a comment
 
 # Extensions a walk takes. HEIC is not read, but it is what telephones write: a failed record beats silence.
@@ -45,6 +46,16 @@ FOREIGN_MAGIC = {
     "FITS": rb"SIMPLE  =",
 }
 _PATTERNS = [(name, re.compile(magic, re.DOTALL)) for name, magic in {**MAGIC, **FOREIGN_MAGIC}.items()]
+
+
+def is_url(path: str) -> bool:
+    """Whether a path names something that is no file of this machine, like s3://bucket/a.jpg."""
+    return URL.match(path) is not None
+
+
+def local(path: str) -> str:
+    """The path that a file:// URL names; any other path as it is."""
+    return path.removeprefix("file://")
 
 
 def sniff(head: bytes) -> str | None:
@@ -98,6 +109,8 @@ def fault(error: OSError | ValueError, stage: Stage) -> ImageError:
         return not_a_file(stage)
     if code == errno.ENAMETOOLONG:
         return ImageError("permission", stage, "path too long for this system; run from a folder nearer to it")
+    if code == errno.EIO:
+        return ImageError("permission", stage, f"could not be read ({error.strerror}); the next run tries it again")
     return ImageError("permission", stage, f"may not be read ({error.strerror}); see its owner and mode with ls -ld")
 
 

@@ -49,8 +49,9 @@ from PIL import (
 )
 from PIL.ImageFile import ImageFile
 
+from clipseg_cli import remote
 from clipseg_cli.errors import ErrorClass, ImageError
-from clipseg_cli.files import SNIFF, fault, not_a_file, sniff
+from clipseg_cli.files import SNIFF, fault, is_url, not_a_file, sniff
 from clipseg_cli.sources import Source
 
 # Called directly instead of through PIL.Image.open: nothing outside this table can run, and errors keep their reason.
@@ -158,6 +159,10 @@ def _opened(source: Source) -> Iterator[BinaryIO]:
         yield io.BytesIO(source.data)
         return
     try:
+        if is_url(source.path):
+            with remote.opened(source.path, int((source.tag or [0])[0])) as file:
+                yield file
+            return
         # O_NONBLOCK: where a FIFO has taken the file's place, opening it must not wait for a writer.
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         with open(os.open(source.path, flags), "rb") as file:

@@ -5,12 +5,13 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
-from clipseg_cli import files, store
+from clipseg_cli import parts, store
 from clipseg_cli.errors import ImageError, OutputError
-from clipseg_cli.sources import Source
+from clipseg_cli.remote import Url
+from clipseg_cli.sources import Source, identify
+from clipseg_cli.store import Place
 
 VERSION = 1
 MANIFEST = "manifest.jsonl"
@@ -126,9 +127,10 @@ class Ledger:
     sizes that were recorded, and it is still the file that was read.
     """
 
-    def __init__(self, out: Path, fsync: bool = False) -> None:
+    def __init__(self, out: Place, fsync: bool = False) -> None:
         self.out = out
-        self.manifest, self.journal = store.Lines(out / MANIFEST, fsync), store.Lines(out / JOURNAL, fsync)
+        self.manifest, self.journal = parts.lines(out / MANIFEST, fsync), parts.lines(out / JOURNAL, fsync)
+        self.size = store.sizes(out)
         self.known: dict[str, bytes] = {}  # image -> its line in the manifest when the run began
         self.proofs: dict[str, tuple[Identity, dict[str, int]]] = {}
         self.again = False  # an image of the manifest was done again
@@ -136,7 +138,7 @@ class Ledger:
     def __enter__(self) -> Self:
         self.manifest.__enter__()
         self.journal.__enter__()
-        for line in _lines(self.out / MANIFEST):
+        for line in self.manifest:
             document = _document(line)
             if document.get("v", VERSION) != VERSION:
                 raise OutputError(
@@ -145,15 +147,15 @@ class Ledger:
                 )
             if "image" in document:
                 self.known[image_name(document)] = line
-        for line in _lines(self.out / JOURNAL):
+        for line in self.journal:
             document = _document(line)
             if {"image", "input", "outputs"} <= document.keys():
                 self.proofs[image_name(document)] = document["input"], document["outputs"]
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.manifest.__exit__()
-        self.journal.__exit__()
+    def __exit__(self, kind: type[BaseException] | None = None, *exception: object) -> None:
+        self.journal.__exit__(kind)
+        self.manifest.__exit__(kind)
 
     def kept(self, source: Source, checksum: bool) -> Record | None:
         """The record of an image that need not be done again, or None. Only what the journal knows is looked at."""
@@ -162,8 +164,8 @@ class Ledger:
             return None
         document = _document(line)
         try:
-            same = files.identity(source.path, checksum) == read
-            whole = same and all((self.out / path).stat().st_size == size for path, size in outputs.items())
+            same = identify(source, checksum) == read
+            whole = same and all(self.size(path) == size for path, size in outputs.items())
         except (OSError, ValueError):
             return None
         return Record(source.name, kept=document) if whole and document.get("status") == "ok" else None
@@ -180,10 +182,18 @@ class Ledger:
         self.manifest.append(_dumps(document))
 
     def close(self) -> None:
-        """Ends a run: of two records of one image the later takes the place of the earlier."""
-        if self.again:
+        """Ends a run: of two records of one image the later takes the place of the earlier; parts are joined."""
+        if self.again or isinstance(self.out, Url):
             for lines in (self.manifest, self.journal):
                 lines.rewrite(_latest)
+
+
+def forget(out: Place) -> None:
+    """Takes from an output directory what tells that a run is there. Raises OutputError."""
+    for name in (MANIFEST, JOURNAL):
+        parts.lines(out / name).clear()
+    with store.failing(out):
+        (out / RUN).unlink(missing_ok=True)
 
 
 def _latest(lines: list[bytes]) -> list[bytes]:
@@ -201,25 +211,18 @@ def in_order(lines: list[bytes]) -> list[bytes]:
     return sorted(_latest(lines), key=lambda line: os.fsencode(image_name(_document(line))))
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    try:
-        with path.open("rb") as file:
-            yield from file
-    except FileNotFoundError:
-        return
-
-
 def shown(name: str) -> str:
     """A name as valid Unicode: bytes that are not UTF-8 become escapes."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def documents(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a manifest, as it stands."""
-    return (document for line in _lines(path) if "image" in (document := _document(line)))
+def documents(path: Place) -> Iterator[dict[str, Any]]:
+    """The records of a manifest, as it stands; a bucket's each image once."""
+    lines = _latest(list(parts.lines(path))) if isinstance(path, Url) else parts.lines(path)
+    return (document for line in lines if "image" in (document := _document(line)))
 
 
-def latest(path: Path) -> dict[str, dict[str, Any]]:
+def latest(path: Place) -> dict[str, dict[str, Any]]:
     """The record of each image by its name: the later one, where an unfinished run holds two."""
     return {image_name(document): document for document in documents(path)}
 

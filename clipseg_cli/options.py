@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from clipseg_cli import configuration, prompts, settings
+from clipseg_cli import configuration, files, prompts, settings
 from clipseg_cli.errors import UsageError
 
 _IN, _WHAT, _MODEL, _MASK, _OUT, _RUN = "Images", "Prompts", "Model", "Masks", "Output", "Run"
@@ -390,4 +390,4 @@ def output_options(
     for name in names:
         if name not in settings.FORMATS:
             raise UsageError(f"--format {name}: no such format; choose from {', '.join(settings.FORMATS)}")
-    return settings.OutputOptions(out or "clipseg-out", names, resume, checksum, fsync)  # type: ignore[arg-type]
+    return settings.OutputOptions(files.local(out or "clipseg-out"), names, resume, checksum, fsync)  # type: ignore[arg-type]

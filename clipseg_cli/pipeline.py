@@ -19,10 +19,12 @@ from clipseg_cli.features import Shelf
 from clipseg_cli.finish import Write, finish
 from clipseg_cli.manifest import Identity, Record
 from clipseg_cli.settings import ExportOptions, Format, MaskOptions
-from clipseg_cli.sources import Source
+from clipseg_cli.sources import Source, identify
 
 if TYPE_CHECKING:
     from clipseg_cli.model import Embeddings, Segmenter
+
+DISTANT = 16  # threads that fetch, and as many that write, where each waits for a network most of its time
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -42,6 +44,7 @@ class Job:
     flip: bool = False  # look at everything mirrored too
     similarity: bool = False  # compare the embeddings of image and prompt too; costs the layers that maps do not need
     features: str | None = None  # a folder that keeps encoded images
+    distant: bool = False  # pictures or files travel over a network: more threads, since they wait for it
 
 
 def run(
@@ -55,7 +58,7 @@ def run(
     The network and the embeddings of the prompts are made when the first picture needs them. At most a few batches
     are in memory, whatever the number of sources.
     """
-    workers = max(2, min(8, os.cpu_count() or 1))
+    workers = DISTANT if job.distant else max(2, min(8, os.cpu_count() or 1))
     network = _Lazy(load_model, job.features)
 
     def load(source: Source) -> Loaded:
@@ -154,7 +157,7 @@ def _load(source: Source, job: Job, network: _Lazy) -> Loaded:
     if source.error is not None:
         return failed(source.error)
     try:
-        identity = None if source.data is not None else files.identity(source.path, job.checksum)
+        identity = None if source.data is not None else identify(source, job.checksum)
         image = images.load(source, max_pixels=job.max_pixels)
         (height, width, _), segmenter = image.pixels.shape, network.get()[0]
         views = tiles.views(height, width, job.tiles, job.flip)

@@ -3,6 +3,7 @@
 Given the options that the run had, its files come out again to the byte: both end in `finish`.
 """
 
+import io
 import json
 import os
 import time
@@ -11,17 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL.PngImagePlugin import PngImageFile
 
-from clipseg_cli import __version__, images, manifest, masks, prompts, store
+from clipseg_cli import __version__, files, folders, images, manifest, masks, prompts, store
 from clipseg_cli.errors import ImageError, OutputError, UsageError
 from clipseg_cli.finish import finish
-from clipseg_cli.manifest import JOURNAL, MANIFEST, RUN, Ledger, Record
+from clipseg_cli.manifest import MANIFEST, RUN, Ledger, Record
 from clipseg_cli.pipeline import ahead
 from clipseg_cli.prompts import Prompt
 from clipseg_cli.settings import ExportOptions, Format, MaskOptions, OutputOptions
@@ -35,7 +35,7 @@ KEPT = ("soft16", "soft")  # where a record names a soft map, the finer first
 class Request:
     """What the user asked for."""
 
-    run: Path
+    run: store.Place
     thresholds: tuple[str, ...]  # as typed; without a bare one a label that is not named keeps the run's
     mask: MaskOptions  # its prompts and thresholds are the run's
     export: ExportOptions
@@ -50,13 +50,12 @@ def post(request: Request, note: Callable[[str], None]) -> Iterator[Record]:
     Raises UsageError where there is no run or it kept no soft maps, OutputError where the output cannot be written or
     holds something else.
     """
-    run, out, fsync = request.run, Path(request.output.out), request.output.fsync
+    run, out, fsync = request.run, store.place(request.output.out), request.output.fsync
     before = _read(run)
     formats: tuple[Format, ...] = request.output.formats or ("mask", "overlay")
     mask = _options(request, before)
     _admit(out, run, request.output.resume)
-    for name in (MANIFEST, JOURNAL, RUN):
-        (out / name).unlink(missing_ok=True)
+    manifest.forget(out)
     settings = {
         "post": {"run": str(run), "settings": before["settings"]},
         "prompts": [
@@ -101,7 +100,7 @@ def post(request: Request, note: Callable[[str], None]) -> Iterator[Record]:
     note(f"{done} of {done + failed} images done{wrong}, {seconds:.1f} s -> {out}")
 
 
-def _read(run: Path) -> dict[str, Any]:
+def _read(run: store.Place) -> dict[str, Any]:
     """The run's run.json."""
     try:
         document = json.loads((run / RUN).read_bytes())
@@ -128,10 +127,10 @@ def _options(request: Request, before: dict[str, Any]) -> MaskOptions:
     return replace(request.mask, prompts=tuple(known), thresholds=thresholds)
 
 
-def _admit(out: Path, run: Path, resume: bool) -> None:
+def _admit(out: store.Place, run: store.Place, resume: bool) -> None:
     """Refuses to write over a run; what an earlier `post` wrote may go."""
     store.check(out)
-    if os.path.realpath(out) == os.path.realpath(run):
+    if folders.same(str(out), str(run)):
         raise OutputError(f"{out} is the run itself: choose another --out")
     if not resume:
         return
@@ -164,7 +163,7 @@ def _again(
 
     @cache
     def photo() -> NDArray[np.uint8]:
-        path = os.path.join(before.get("directory", ""), name)
+        path = name if files.is_url(name) else os.path.join(before.get("directory", ""), name)
         image = images.load(Source(path, name, name), max_pixels=request.max_pixels)
         if image.pixels.shape[:2] != shape:
             raise ImageError("changed", "load", f"it is not the picture of the run, which had {shape[1]} x {shape[0]}")
@@ -180,10 +179,10 @@ def _again(
     return finish(blank, _stem(str(paths[0])), photo, maps(), options, formats, request.export, write)
 
 
-def _levels(path: Path, shape: tuple[int, int]) -> NDArray[Any]:
+def _levels(path: store.Place, shape: tuple[int, int]) -> NDArray[Any]:
     """A soft map that the run kept. Raises ImageError."""
     try:
-        with PngImageFile(path) as picture:
+        with PngImageFile(io.BytesIO(path.read_bytes())) as picture:
             levels = np.array(picture)
     except (OSError, ValueError, SyntaxError) as error:
         raise ImageError("vanished", "mask", f"its soft map {path} cannot be read ({error}): run it again") from None

@@ -16,10 +16,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_cli import images, manifest, render, store
+from clipseg_cli import files, images, manifest, render, store
 from clipseg_cli.errors import ImageError, UsageError
 from clipseg_cli.settings import MAX_PIXELS
 from clipseg_cli.sources import Source
+from clipseg_cli.store import Place
 from clipseg_cli.writers import raster
 
 TEMPLATE = Path(__file__).parent / "pages" / "report.html"
@@ -29,7 +30,7 @@ BINS = 20
 DOUBT = 0.1  # a pixel whose probability is nearer to the threshold is in doubt
 
 
-def write(run: Path, note: Callable[[str], None], target: Path | None = None) -> Path:
+def write(run: Place, note: Callable[[str], None], target: Place | None = None) -> Place:
     """Writes the page of the run in the directory `run`, there or at `target`; returns its path. Raises OutputError."""
     target = target or run / "report.html"
     store.check(target.parent)
@@ -37,7 +38,7 @@ def write(run: Path, note: Callable[[str], None], target: Path | None = None) ->
     return target
 
 
-def page(run: Path, note: Callable[[str], None]) -> bytes:
+def page(run: Place, note: Callable[[str], None]) -> bytes:
     """The page of the run in the directory `run`. Raises UsageError where there is none."""
     records = list(manifest.latest(run / manifest.MANIFEST).values())
     try:
@@ -63,7 +64,9 @@ def page(run: Path, note: Callable[[str], None]) -> bytes:
     if missing:
         note(f"{missing} of {len(done)} pictures are not where they were: the page shows their masks alone")
     data = {
-        "id": hashlib.sha256(f"{run.absolute()}{about.get('started')}".encode("utf-8", "replace")).hexdigest()[:16],
+        "id": hashlib.sha256(
+            f"{run.absolute() if isinstance(run, Path) else run}{about.get('started')}".encode("utf-8", "replace")
+        ).hexdigest()[:16],
         "run": str(run).encode("utf-8", "replace").decode(),
         "model": about.get("model", {}).get("name", "?"),
         "soft": any(mask.get("soft") for record in done for mask in record["masks"]),
@@ -77,7 +80,7 @@ def page(run: Path, note: Callable[[str], None]) -> bytes:
     return TEMPLATE.read_text("utf-8").replace("{{data}}", text).encode("utf-8", "replace")
 
 
-def _shown(index: int, record: dict[str, Any], run: Path, about: dict[str, Any], side: int) -> dict[str, Any]:
+def _shown(index: int, record: dict[str, Any], run: Place, about: dict[str, Any], side: int) -> dict[str, Any]:
     """What the page knows of one image."""
     photo = _photo(record, about)
     missing = photo is None
@@ -86,7 +89,7 @@ def _shown(index: int, record: dict[str, Any], run: Path, about: dict[str, Any],
     maps, doubts = [], [0.0]
     for mask in record["masks"]:
         path = mask.get("soft") or mask["path"]
-        grey = None if path is None else cv2.imread(str(run / path), cv2.IMREAD_GRAYSCALE)
+        grey = None if path is None else _grey(run / path)
         maps.append(None if grey is None else _url("png", raster.png(render.fitted(grey, MAP))))
         if grey is not None and mask.get("soft"):
             doubts.append(float((np.abs(grey / 255 - mask["threshold"]) < DOUBT).mean()))
@@ -103,12 +106,22 @@ def _shown(index: int, record: dict[str, Any], run: Path, about: dict[str, Any],
     } | ({"b64": record["image_b64"]} if "image_b64" in record else {})
 
 
+def _grey(path: Place) -> NDArray[np.uint8] | None:
+    """A mask or a soft map, uint8 (H, W); None where it cannot be read."""
+    try:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+    except OSError:
+        return None
+    return None if not data.size else cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
+
+
 def _photo(record: dict[str, Any], about: dict[str, Any]) -> NDArray[np.uint8] | None:
     """The picture of a record, from here or from where the run was made; None where it is gone or changed size."""
     name = manifest.image_name(record)
     for base in ("", about.get("directory") or ""):
         try:
-            pixels = images.load(Source(name, os.path.join(base, name), ""), max_pixels=4 * MAX_PIXELS).pixels
+            path = name if files.is_url(name) else os.path.join(base, name)
+            pixels = images.load(Source(path, name, ""), max_pixels=4 * MAX_PIXELS).pixels
         except ImageError:
             continue
         if pixels.shape[:2] == (record["height"], record["width"]):

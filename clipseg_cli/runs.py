@@ -20,7 +20,7 @@ from clipseg_cli import __version__, embeddings, engines, exemplar, exemplars, f
 from clipseg_cli.embeddings import Wanted
 from clipseg_cli.errors import NoInputError, OutputError, TooManyErrors, UsageError
 from clipseg_cli.exemplars import Show
-from clipseg_cli.manifest import JOURNAL, MANIFEST, RUN, Ledger, Record
+from clipseg_cli.manifest import MANIFEST, RUN, Ledger, Record, forget
 from clipseg_cli.settings import (
     ExportOptions,
     Format,
@@ -89,7 +89,7 @@ def segment(request: Request, sources: Iterator[Source], note: Note, stdout: Bin
     if single(request.output.out):
         yield from _one(request, sources, note, stdout)
         return
-    out, fsync = Path(request.output.out), request.output.fsync
+    out, fsync = store.place(request.output.out), request.output.fsync
     store.check(out)
     if store.folds(out):
         sources = _unfolded(sources)
@@ -155,7 +155,8 @@ def _work(
 ) -> Iterator[Record]:  # fmt: skip
     """One record an item, by the engine; a single image is done here, and not kept waiting for a worker's start."""
     run = request.run
-    engine = engines.inline if alone and run.engine == "local" else engines.ENGINES[run.engine]
+    private = any(path.startswith("memory://") for path in (request.output.out, *request.inputs.inputs))
+    engine = engines.inline if (alone or private) and run.engine == "local" else engines.ENGINES[run.engine]
     works = [partial(_images, one, checkpoint, job) for one in _crew(request)]
     return engine(items, works, tell, AHEAD * job.batch_size, engines.Place(run.ray_address, request.model.device))
 
@@ -180,12 +181,13 @@ def _images(
     if not checkpoint.weights.exists():
         named = f"{checkpoint.repo}@{checkpoint.revision}" if checkpoint.repo else request.model.model
         checkpoint = registry.locate(named, offline=request.model.offline)
-    if job.formats and not (Path(request.output.out) / RUN).exists():
-        node, out = socket.gethostname(), os.path.abspath(request.output.out)
-        raise OutputError(f"{node} does not see {out}: give an --out that all machines of the run share")
+    out = store.place(request.output.out)
+    if job.formats and isinstance(out, Path) and not (out / RUN).exists():
+        node = socket.gethostname()
+        raise OutputError(f"{node} does not see {out.absolute()}: give an --out that all machines of the run share")
 
     def write(path: str, data: bytes) -> None:
-        store.write(Path(request.output.out) / path, data, request.output.fsync)
+        store.write(out / path, data, request.output.fsync)
 
     return pipeline.run(sources, job, partial(_model, request, checkpoint, tell), write)
 
@@ -200,14 +202,14 @@ def _one(request: Request, sources: Iterator[Source], note: Note, stdout: Binary
     if len(forms) != 1 or (forms[0] != "overlay" and len(request.wanted.prompts) != 1):
         raise UsageError(f"-o {out} takes one file: one format and one prompt (or -f overlay for several prompts)")
     if out != "-":
-        store.check(Path(out).parent)
+        store.check(store.place(out).parent)
 
     def write(path: str, data: bytes) -> None:
         if out == "-":
             stdout.write(data)
             stdout.flush()
         else:
-            store.write(Path(out), data, request.output.fsync)
+            store.write(store.place(out), data, request.output.fsync)
 
     checkpoint = registry.locate(request.model.model, offline=request.model.offline, progress=True)
     job = _job(request, checkpoint, forms)
@@ -223,11 +225,14 @@ def _job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[Forma
     # an image of a batch has the same bits as alone, so its size is no setting of the result
     batch = request.model.batch_size or BATCH.get(_devices(request)[0].model.device.replace("auto", "cpu"), 16)
     if request.run.features is not None:
+        if files.is_url(request.run.features):
+            raise UsageError(f"--features {request.run.features}: encoded images are kept in a folder of this machine")
         store.check(Path(request.run.features))
     model = request.model
     return pipeline.Job(
         mask, formats, request.inputs.max_pixels, batch, request.export, request.output.checksum,
         model.tiles, model.flip, request.similarity, request.run.features,
+        any(map(files.is_url, (request.output.out, *request.inputs.inputs))),
     )  # fmt: skip
 
 
@@ -319,12 +324,11 @@ def _document(request: Request, job: pipeline.Job, checkpoint: registry.Checkpoi
     }
 
 
-def _admit(out: Path, document: dict[str, Any], resume: bool) -> bool:
+def _admit(out: store.Place, document: dict[str, Any], resume: bool) -> bool:
     """Refuses a directory that holds a run with other settings, showing the difference; without `resume` forgets it.
     False where a run may have been killed there and left temporary files."""
     if not resume:
-        for name in (MANIFEST, JOURNAL, RUN):
-            (out / name).unlink(missing_ok=True)
+        forget(out)
         return False
     ended = False
     try:
@@ -337,7 +341,11 @@ def _admit(out: Path, document: dict[str, Any], resume: bool) -> bool:
         if not (out / MANIFEST).exists():
             return True
         before = {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except OSError as error:
+        if not isinstance(out, Path):
+            raise store.failure(error, out / RUN) from error
+        before = {}
+    except (ValueError, KeyError, TypeError):
         before = {}
     now = json.loads(_json(document))["settings"]
     if before != now:

@@ -1,4 +1,4 @@
-"""Which images: files, folders, globs, lists and standard input become a stream of `Source`.
+"""Which images: files, folders, globs, lists and standard input become a stream of `Source`. Any path may be a URL.
 
 Nothing here decodes a pixel. A path that cannot be used is a `Source` with an `error`, so that it becomes a record.
 
@@ -12,24 +12,25 @@ Paths are strings handled by os.path, which keeps them as they were typed, with 
 
 import fnmatch
 import functools
-import glob
+import hashlib
+import io
 import itertools
-import json
 import os
 import re
-import stat
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import BinaryIO, Literal
 
+from clipseg_cli import files, folders, remote
 from clipseg_cli.errors import ImageError, UsageError
-from clipseg_cli.files import EXTENSIONS, MAGIC, SNIFF, apart, fault, keeps_extension, not_a_file, part, sniff, stem
+from clipseg_cli.files import EXTENSIONS, SNIFF, URL, apart, fault, is_url, not_a_file, part, sniff, stem
+from clipseg_cli.folders import Folder
+from clipseg_cli.remote import Tag
 from clipseg_cli.settings import InputOptions
 
 CHUNK = 65_536  # bytes read at once from a list
 LONGEST_LINE = 1 << 20  # bytes; 256 times the longest path of Linux: beyond it the list is something else
-LARGEST_RUN_FILE = 1 << 24  # bytes; a bigger run.json is not one
 
 # What a run writes at the top of its output directory.
 # fmt: off
@@ -44,11 +45,25 @@ OUTPUT_NAMES = (
 class Source:
     """One image to read, or the reason why it cannot be."""
 
-    path: str  # what open() takes; undecodable bytes are kept as surrogates
+    path: str  # what open() takes, or a URL; undecodable bytes are kept as surrogates
     name: str  # how the manifest names it: the path as typed joined with the walk's part, "/"-separated
     output: str  # output path without folder prefix and extension, "/"-separated: "sub/a"
     data: bytes | None = None  # the whole file, where it came through standard input
     error: ImageError | None = None  # what discovery met
+    tag: Tag | None = None  # of an object, when it was listed
+
+
+def identify(source: Source, checksum: bool) -> list[int | str]:
+    """What tells one state of a source from another: as `files.identity`, with the ETag of an object for the time.
+
+    Raises OSError or ValueError where it cannot be read.
+    """
+    if not is_url(source.path):
+        return files.identity(source.path, checksum)
+    if checksum:
+        data = remote.read(source.path)
+        return [len(data), hashlib.sha256(data).hexdigest()]
+    return list(source.tag or remote.tag(source.path) or ())
 
 
 def escape(name: str) -> str:
@@ -66,7 +81,7 @@ def discover(options: InputOptions, stdin: BinaryIO | None, out: str | None = No
     `stdin` is None where it is a terminal. `out` is this run's output directory, whether or not it exists yet.
     Raises UsageError at once where there is nothing to read from or the list cannot be opened.
     """
-    inputs = tuple(dict.fromkeys(options.inputs))
+    inputs = tuple(dict.fromkeys(map(files.local, options.inputs)))
     if not inputs and options.files_from is None:
         inputs = ("-",)
     from_stdin = ("-" in inputs) + (options.files_from == "-")
@@ -77,11 +92,11 @@ def discover(options: InputOptions, stdin: BinaryIO | None, out: str | None = No
     listing: BinaryIO | None = stdin if options.files_from == "-" else None
     if options.files_from not in (None, "-"):
         try:
-            listing = open(str(options.files_from), "rb")  # noqa: SIM115 - closed where the stream ends
+            listing = _open_list(files.local(str(options.files_from)))
         except (OSError, ValueError) as error:
             raise UsageError(f"--files-from {escape(str(options.files_from))}: cannot be read ({error})") from error
     search = _Search.of(options, out)
-    if len(inputs) == 1 and listing is None and os.path.isdir(inputs[0]):
+    if len(inputs) == 1 and listing is None and folders.is_folder(inputs[0]):
         found = search.walk(inputs[0], "")  # one root: outputs mirror it, and no name can come twice
     else:
         found = _once(_all(search, inputs, listing, stdin))
@@ -90,20 +105,24 @@ def discover(options: InputOptions, stdin: BinaryIO | None, out: str | None = No
     return itertools.islice(mine, options.limit)
 
 
+def _open_list(path: str) -> BinaryIO:
+    return io.BytesIO(remote.read(path)) if is_url(path) else open(path, "rb")  # closed where the stream ends
+
+
 def _all(
     search: "_Search", inputs: tuple[str, ...], listing: BinaryIO | None, stdin: BinaryIO | None
 ) -> Iterator[Source]:
     for path in inputs:
         if path == "-" and stdin is not None:
             yield from _standard_input(search, stdin)
-        elif any(letter in path for letter in "*?[") and not os.path.lexists(path):
+        elif folders.is_pattern(path):
             yield from search.expand(path)
         else:
             yield from search.named(path)
     if listing is not None:
         try:
             for path in _lines(listing, b"", search.options.null):
-                yield from search.named(path)
+                yield from search.named(files.local(path), True)
         finally:
             if listing is not stdin:
                 listing.close()
@@ -114,7 +133,7 @@ def _once(found: Iterator[Source]) -> Iterator[Source]:
     list may have a million lines of any length."""
     seen, outputs = set[int](), set[int]()
     for source in found:
-        key = hash((source.name.startswith("/"), *_parts(source.name)))
+        key = hash((_root(source.name), *_parts(source.name)))
         if key not in seen:
             seen.add(key)
             if source.error is None and hash(source.output) in outputs:
@@ -136,7 +155,7 @@ def _standard_input(search: "_Search", stdin: BinaryIO) -> Iterator[Source]:
             yield Source("-", "-", "stdin", data=head + stdin.read())
             return
     for path in _lines(stdin, head, search.options.null):
-        yield from search.named(path)
+        yield from search.named(files.local(path), True)
 
 
 def _read(stream: BinaryIO, size: int) -> bytes:
@@ -162,20 +181,6 @@ def _lines(stream: BinaryIO, head: bytes, null: bool) -> Iterator[str]:
         yield os.fsdecode(rest)
 
 
-@dataclass(slots=True)
-class _Folder:
-    """One open level of a walk; `names` is sorted backwards and shrinks as it is used."""
-
-    path: str  # with a trailing separator
-    inner: str  # below the root, "/"-separated, with a trailing "/" or empty
-    names: list[str]
-    folders: set[str]
-    links: set[str]
-    odd: set[str]  # neither file, folder nor link
-    whole: frozenset[str] = frozenset()  # names whose output keeps the extension
-    own: bool = False  # a run's output directory
-
-
 @dataclass(frozen=True, slots=True)
 class _Search:
     """The rules of one `discover` call, and what links already led to."""
@@ -183,7 +188,7 @@ class _Search:
     options: InputOptions
     out: str | None
     excluded: Callable[[str], bool]
-    kept: Callable[[str], frozenset[str]]  # directory -> names whose output keeps the extension
+    beside: Callable[[str], tuple[frozenset[str], dict[str, Tag]]]  # of a folder, as `folders.beside`
     visited: set[int]  # inodes, only with --follow
 
     @classmethod
@@ -195,30 +200,37 @@ class _Search:
             return any(pattern.match(inner) or pattern.match(last) for pattern in patterns)
 
         # A few directories: a list comes mostly in their order, and a cached one may hold a million names.
-        return cls(options, out, excluded, functools.lru_cache(maxsize=8)(_kept), set())
+        return cls(options, out, excluded, functools.lru_cache(maxsize=8)(folders.beside), set())
 
-    def named(self, path: str) -> Iterator[Source]:
-        """A path that the user gave: a file whatever its extension, or a folder to walk."""
+    def named(self, path: str, listed: bool = False) -> Iterator[Source]:
+        """A path that the user gave: a file whatever its extension, or a folder to walk. `listed` with many others,
+        most of them in few folders."""
+        above, name = os.path.split(path)
         try:
-            mode = os.stat(path).st_mode
+            tag = self.beside(above)[1].get(name) if listed and is_url(path) else None
+            kind, tag = ("file", tag) if tag is not None else folders.found(path)
         except (OSError, ValueError) as error:
             yield _failed(path, fault(error, "discover"))
             return
         parts = _parts(_slashes(path))
-        if stat.S_ISDIR(mode):
+        if kind == "folder":
             yield from self.walk(path, "".join(f"{part}/" for part in _plain(parts)))
-        elif not stat.S_ISREG(mode):
+        elif kind == "odd":
             yield _failed(path, not_a_file("discover"))
         elif not self.excluded("/".join(parts)):
-            folder, name = os.path.split(path)
-            last = name if name in self.kept(folder or os.curdir) else stem(name)
-            yield Source(path, _slashes(path), "/".join([*_plain(parts)[:-1], last]))
+            last = name if name in self.beside(above or os.curdir)[0] else stem(name)
+            yield Source(path, _slashes(path), "/".join([*_plain(parts)[:-1], last]), tag=tag)
 
     def expand(self, pattern: str) -> Iterator[Source]:
         """A quoted glob: what it matches is named, but for links and a run's outputs that the wildcards walked into."""
         parts = _slashes(pattern).split("/")
         fixed = next(index for index, part in enumerate(parts) if any(letter in part for letter in "*?["))
-        for path in sorted(glob.iglob(pattern, recursive=True, include_hidden=self.options.hidden)):
+        try:
+            matches = folders.matches(pattern, self.options.hidden)
+        except OSError as error:
+            yield _failed(pattern, fault(error, "discover"))
+            return
+        for path in matches:
             pieces = _slashes(path).split("/")
             above = ["".join(f"{piece}/" for piece in pieces[:index]) or "./" for index in range(len(pieces))]
             steps = list(zip(above, pieces, strict=True))[fixed:]
@@ -230,7 +242,7 @@ class _Search:
     def walk(self, root: str, prefix: str) -> Iterator[Source]:
         """Every image below `root`, depth first; outputs begin with `prefix`. Iterative: depth costs no stack."""
         base = _slashes(root) if root.endswith(("/", os.sep)) else _slashes(root) + "/"
-        stack: list[_Folder] = []
+        stack: list[Folder] = []
         pending: tuple[str, str] | None = (root, "")
         while stack or pending:
             if pending:
@@ -253,7 +265,7 @@ class _Search:
             if self.excluded(inner) or (folder.own and _is_output(name)):
                 continue
             last = name if name in folder.whole else stem(name)
-            source = Source(path, base + inner, prefix + folder.inner + last)
+            source = Source(path, base + inner, prefix + folder.inner + last, tag=folder.tags.get(name))
             kind = self._classify(folder, name, path)
             if isinstance(kind, ImageError):
                 if self._has_extension(name):
@@ -264,17 +276,17 @@ class _Search:
             elif kind == "file" and self._takes(name, path):
                 yield source
 
-    def _enter(self, path: str, inner: str) -> _Folder:
+    def _enter(self, path: str, inner: str) -> Folder:
         """Opens one folder. OSError where it cannot be read."""
-        folder = _read_folder(path, inner)
+        folder = folders.listed(path, inner)
         if self.options.follow and not self._first_visit(path):
-            return _Folder(folder.path, inner, [], set(), set(), set())
-        folder.whole = keeps_extension(name for name in folder.names if name not in folder.folders)
+            return Folder(folder.path, inner)
+        folder.whole = folder.keeping()
         folder.own = self._is_run(path, "run.json" in folder.names)
         folder.names.sort(reverse=True)
         return folder
 
-    def _classify(self, folder: _Folder, name: str, path: str) -> Literal["folder", "file", "link"] | ImageError:
+    def _classify(self, folder: Folder, name: str, path: str) -> Literal["folder", "file", "link"] | ImageError:
         """What an entry is, through a link with --follow ("link": not to be followed), or why it is of no use."""
         if name in folder.folders:
             return "folder"
@@ -285,15 +297,15 @@ class _Search:
         if not self.options.follow:
             return "link"
         try:
-            mode = os.stat(path).st_mode
+            kind, _ = folders.found(path)
         except OSError as error:
             return fault(error, "discover")
-        return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else not_a_file("discover")
+        return not_a_file("discover") if kind == "odd" else kind
 
     def _takes(self, name: str, path: str) -> bool:
         """Whether a walk takes this regular file: by its extension, or by its first bytes where it has none."""
         bare = not self.options.extensions and not os.path.splitext(name)[1]
-        wanted = self._has_extension(name) or (bare and _begins_like_image(path))
+        wanted = self._has_extension(name) or (bare and folders.begins_like_image(path))
         return wanted and (not self.options.follow or self._first_visit(path))
 
     def _has_extension(self, name: str) -> bool:
@@ -312,61 +324,13 @@ class _Search:
 
     def _is_run(self, folder: str, has_run_file: bool = True) -> bool:
         """Whether `folder` is this run's output directory, or that of an earlier run."""
-        if has_run_file and _is_run_file(os.path.join(folder, "run.json")):
+        if has_run_file and folders.is_run_file(os.path.join(folder, "run.json")):
             return True
-        try:
-            return self.out is not None and os.path.samefile(folder, self.out)
-        except OSError:
-            return False
-
-
-def _read_folder(path: str, inner: str) -> _Folder:
-    """Lists one directory, unsorted. Names, not entries: a million of them must fit in memory."""
-    folder = _Folder(os.path.join(path, ""), inner, [], set(), set(), set())
-    with os.scandir(path) as entries:
-        for entry in entries:
-            folder.names.append(entry.name)
-            try:
-                if entry.is_symlink():
-                    folder.links.add(entry.name)
-                elif entry.is_dir(follow_symlinks=False):
-                    folder.folders.add(entry.name)
-                elif not entry.is_file(follow_symlinks=False):
-                    folder.odd.add(entry.name)
-            except OSError:  # gone between listing and asking: opening it will say so
-                continue
-    return folder
-
-
-def _kept(path: str) -> frozenset[str]:
-    """The names of a directory whose output keeps the extension; none where it cannot be listed."""
-    try:
-        folder = _read_folder(path, "")
-    except OSError:
-        return frozenset()
-    return keeps_extension(name for name in folder.names if name not in folder.folders)
-
-
-def _begins_like_image(path: str) -> bool:
-    try:
-        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-            return sniff(file.read(SNIFF)) in MAGIC
-    except OSError:
-        return False
+        return self.out is not None and folders.same(folder, self.out)
 
 
 def _is_output(name: str) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in OUTPUT_NAMES)
-
-
-def _is_run_file(path: str) -> bool:
-    """Whether this is a run.json of this program: a JSON object with the key "clipseg"."""
-    try:
-        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-            content = json.loads(file.read(LARGEST_RUN_FILE))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and "clipseg" in content
 
 
 def _failed(path: str, error: ImageError) -> Source:
@@ -379,11 +343,18 @@ def _slashes(path: str) -> str:
 
 
 def _parts(name: str) -> list[str]:
-    return [part for part in name.split("/") if part not in ("", ".")]
+    inner = name.partition("://")[2] if is_url(name) else name
+    return [part for part in inner.split("/") if part not in ("", ".")]
+
+
+def _root(name: str) -> str:
+    """What a name starts from: "/", a URL's scheme, or nothing."""
+    url = URL.match(name)
+    return url[0] if url else name[:1] if name.startswith("/") else ""
 
 
 def _plain(parts: list[str]) -> list[str]:
-    """Parts that stay inside an output directory: no drive, and "__" for the folder above."""
+    """Parts that stay inside an output directory: no drive or scheme, and "__" for the folder above."""
     return ["__" if part == ".." else part for part in parts if not (os.name == "nt" and part.endswith(":"))]
 
 

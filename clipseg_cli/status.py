@@ -4,14 +4,14 @@ import json
 import os
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from clipseg_cli import manifest, store
+from clipseg_cli import files, manifest, parts
 from clipseg_cli.errors import UsageError
 from clipseg_cli.manifest import MANIFEST, RUN
 from clipseg_cli.settings import InputOptions
 from clipseg_cli.sources import discover
+from clipseg_cli.store import Place
 from clipseg_cli.writers import whole
 
 
@@ -31,7 +31,7 @@ class Status:
         return {"done": self.done, "failed": failed, "missing": missing, "failures": [*map(manifest.shown, self.names)]}
 
 
-def status(out: Path) -> Status:
+def status(out: Place) -> Status:
     """What is done, failed and missing under `out`. Raises UsageError where no run is."""
     records = _records(out)
     failed = {name: record["error"]["class"] for name, record in records.items() if record["status"] != "ok"}
@@ -43,26 +43,26 @@ def status(out: Path) -> Status:
     return Status(len(records) - len(failed), Counter(failed.values()), missing, tuple(failed))
 
 
-def merge(out: Path) -> int:
+def merge(out: Place) -> int:
     """Rewrites the manifest: each image once, sorted by name, so that equal runs have equal manifests whatever their
     shards; and makes again the files that speak of all images. Returns the number of images. Raises UsageError."""
     records = _records(out)
     run = json.loads((out / RUN).read_bytes())
-    with store.Lines(out / MANIFEST) as lines:
+    with parts.lines(out / MANIFEST) as lines:
         lines.rewrite(manifest.in_order)
     labels = [prompt["label"] for prompt in run["settings"]["prompts"]]
     whole.assemble(out, run["settings"]["formats"], labels)
     return len(records)
 
 
-def _records(out: Path) -> dict[str, dict[str, Any]]:
+def _records(out: Place) -> dict[str, dict[str, Any]]:
     """The latest record of each image, by name."""
-    if not (out / RUN).is_file() or not (out / MANIFEST).is_file():
+    if not (out / RUN).is_file():
         raise UsageError(f"{out} holds no run: name the output directory of `clipseg segment`")
     return manifest.latest(out / MANIFEST)
 
 
-def _inputs(out: Path) -> InputOptions | None:
+def _inputs(out: Place) -> InputOptions | None:
     """The inputs of the run without its shard and limit, where they can be walked again from here."""
     try:
         run = json.loads((out / RUN).read_bytes())
@@ -72,6 +72,8 @@ def _inputs(out: Path) -> InputOptions | None:
         inputs = InputOptions(**(given | {"shard": (0, 1)}))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    here = run.get("directory") in (None, os.getcwd()) or all(map(os.path.isabs, inputs.inputs))
+    here = run.get("directory") in (None, os.getcwd()) or all(
+        files.is_url(path) or os.path.isabs(path) for path in inputs.inputs
+    )
     stdin = "-" in inputs.inputs or inputs.files_from == "-" or not (inputs.inputs or inputs.files_from)
     return inputs if here and not stdin else None

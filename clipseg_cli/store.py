@@ -1,18 +1,21 @@
-"""Files that are whole or absent: a temporary file beside the target, then a rename."""
+"""Files that are whole or absent: a temporary file beside the target, then a rename; in a bucket, whole objects."""
 
 import contextlib
 import errno
+import functools
 import hashlib
 import io
 import os
 import socket
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
+from clipseg_cli import files, remote
 from clipseg_cli.errors import ImageError, OutputError
+from clipseg_cli.remote import Url
 
 NAME_BYTES = 200  # of the 255 that file systems allow: leaves room for extensions and the temporary file's own marks
 SUFFIXES = (".png", ".jpg", ".json", ".txt", ".xml", ".svg", ".npz")  # that writers put behind an output path
@@ -22,6 +25,15 @@ TEMPORARY = ".clipseg-tmp-"  # begins the name of every file that is not finishe
 # The path itself is in the way: that image fails and the run goes on. Every other error of the output is fatal,
 # since it would meet the next image too (disk full, read-only, no permission, quota).
 _IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP}
+
+
+Place = Path | Url
+
+
+def place(path: str) -> Place:
+    """Where a path or a URL leads."""
+    path = files.local(path)
+    return Url(path.rstrip("/")) if files.is_url(path) else Path(path)
 
 
 def portable(output: str) -> str:
@@ -49,13 +61,17 @@ def _plain(character: str) -> bool:
     return unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
-def write(path: Path, data: bytes | Iterable[bytes], fsync: bool = False) -> None:
+def write(path: Place, data: bytes | Iterable[bytes], fsync: bool = False) -> None:
     """Puts `data`, or its pieces in turn, at `path`, making its folders: after a crash at any point the file is the
     old one or the new one.
     With `fsync` that holds for a loss of power too.
 
     Raises ImageError `output_conflict` where a folder or file is in the way, OutputError for every other failure.
     """
+    if isinstance(path, Url):
+        with failing(path):
+            path.write(data)
+        return
     temporary = path.with_name(f"{_own()}{_digest(os.fsencode(path.name), 16)}")
     try:
         try:
@@ -77,7 +93,16 @@ def write(path: Path, data: bytes | Iterable[bytes], fsync: bool = False) -> Non
         raise failure(error, path) from error
 
 
-def failure(error: OSError, path: Path) -> ImageError | OutputError:
+@contextlib.contextmanager
+def failing(path: Place) -> Iterator[None]:
+    """Turns the OSErrors of what is done there into `failure`."""
+    try:
+        yield
+    except OSError as error:
+        raise failure(error, path) from error
+
+
+def failure(error: OSError, path: Place) -> ImageError | OutputError:
     """What an operating system error on an output path means for the run."""
     reason = error.strerror or str(error)
     if error.errno in _IN_THE_WAY:
@@ -97,8 +122,10 @@ def _own(pid: int | None = None) -> str:
     return f"{TEMPORARY}{_digest(socket.gethostname().encode(), 8)}-{os.getpid() if pid is None else pid}-"
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: Place) -> None:
     """Removes the temporary files that processes of this host left below `folder` when they were killed."""
+    if isinstance(folder, Url):
+        return
     for place, _, names in os.walk(folder):
         for name in names:
             pid = name.removeprefix(TEMPORARY).partition("-")[2].partition("-")[0] if name[:1] == "." else ""
@@ -122,8 +149,17 @@ def _alive(pid: int) -> bool:
     return pid != os.getpid()  # an earlier process had this one's number
 
 
-def check(folder: Path) -> None:
-    """Makes the folder and proves that a file can be written there; raises OutputError where it cannot."""
+def check(folder: Place) -> None:
+    """Makes the folder and proves that a file can be written there; raises OutputError where it cannot.
+
+    Of a bucket only that it answers: a proof would leave its object where nothing may be deleted."""
+    if isinstance(folder, Url):
+        folder.takes_whole()
+        try:
+            folder.exists()
+        except OSError as error:
+            raise OutputError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
+        return
     probe = folder / f"{_own()}probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -135,8 +171,10 @@ def check(folder: Path) -> None:
         raise OutputError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from error
 
 
-def folds(folder: Path) -> bool:
+def folds(folder: Place) -> bool:
     """Whether the folder takes two names for one that differ in case, or in the composition of a letter, only."""
+    if isinstance(folder, Url):
+        return False
     probe = folder / f"{_own()}\u00e9"
     try:
         probe.touch()
@@ -148,6 +186,39 @@ def folds(folder: Path) -> bool:
 def folded(output: str) -> str:
     """What two output paths have in common that a folding file system takes for one."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", portable(output)).casefold())
+
+
+def sizes(out: Place) -> Callable[[str], int]:
+    """What tells the size in bytes of a file under `out`; it raises OSError where there is none. A bucket is asked for
+    the sizes of a whole folder at once, and its answer is kept."""
+    if isinstance(out, Path):
+        return lambda path: (out / path).stat().st_size
+
+    @functools.lru_cache(maxsize=64)
+    def folder(path: str) -> dict[str, int]:
+        try:
+            return {name: int(tag[0]) for name, tag in remote.entries((out / path).text) if tag is not None}
+        except FileNotFoundError:
+            return {}
+
+    def size(path: str) -> int:
+        above, _, name = path.rpartition("/")
+        if name not in folder(above):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return folder(above)[name]
+
+    return size
+
+
+def contents(out: Place, paths: Sequence[str]) -> Iterator[bytes]:
+    """The contents of files under `out`, in their order. Raises OSError."""
+    if isinstance(out, Path):
+        yield from ((out / path).read_bytes() for path in paths)
+        return
+    for path, data in zip(paths, remote.read_all([(out / path).text for path in paths]), strict=True):
+        if data is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        yield data
 
 
 class Lines:
@@ -167,8 +238,16 @@ class Lines:
                 file.truncate(whole)
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None = None, *exception: object) -> None:
         pass  # the lock file stays: whoever removed it could remove one that another process just took
+
+    def __iter__(self) -> Iterator[bytes]:
+        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+            yield from file
+
+    def clear(self) -> None:
+        """Forgets all lines."""
+        self.path.unlink(missing_ok=True)
 
     def append(self, line: str) -> None:
         """Adds one line; where that fails the file is cut back to whole lines and OutputError is raised."""

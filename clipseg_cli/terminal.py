@@ -5,7 +5,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -14,6 +13,7 @@ import typer
 from clipseg_cli.manifest import Record
 from clipseg_cli.settings import Progress
 from clipseg_cli.sources import escape
+from clipseg_cli.store import Place
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -91,15 +91,20 @@ def say(text: str) -> None:
         raise typer.Exit(0) from None
 
 
-def show_overlay(out: Path, record: Record) -> None:
+def show_overlay(out: Place, record: Record) -> None:
     """The overlay of a record as half blocks on stdout, two pixels a character; nothing where it has none."""
     import cv2
+    import numpy as np
 
     document = record.document()
     overlay = document.get("overlay")
-    pixels = cv2.imread(str(out / overlay)) if overlay else None
-    if pixels is None:
+    if not overlay:
         return
+    try:
+        pixels = cv2.imdecode(np.frombuffer((out / overlay).read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    except OSError:
+        return
+    assert pixels is not None
     columns, lines = shutil.get_terminal_size()
     scale = min(columns / pixels.shape[1], 2 * (lines - 2) / pixels.shape[0], 1)
     size = max(1, int(pixels.shape[1] * scale)), max(2, int(pixels.shape[0] * scale) // 2 * 2)

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_cli import runs, store
+from clipseg_cli import parts, runs, store
 from clipseg_cli.engines import News, Tell
 from clipseg_cli.manifest import MANIFEST
 
@@ -134,13 +134,16 @@ def install() -> None:
     """For a program that has tests/swift on its path: the network, and death as RED_CRASH=point:number says.
 
     A point of a file is met in a worker, which takes its parent with it; with RED_ONCE=FILE the worker dies alone, and
-    only if that file is not there yet. A point of a line is met in the parent.
+    only if that file is not there yet. A point of a line is met in the parent. With RED_PARTS each record is put into a
+    bucket at once.
     """
     import signal
     import sys
 
     worker = any("serve" in argument for argument in sys.orig_argv)
     runs._model = model
+    if "RED_PARTS" in os.environ:
+        parts.SHORTEST = parts.LONGEST = 0.0
     point, _, number = os.environ.get("RED_CRASH", "").partition(":")
     once = os.environ.get("RED_ONCE")
 

@@ -16,8 +16,8 @@ FLOORS = {
         "calibrate", "train", "status", "protocols", "launch",
     },
     3: {
-        "images", "sources", "exemplars", "embeddings", "truth", "registry", "manifest", "store",
-        "writers", "raster", "annotations", "shards", "whole", "result",
+        "images", "sources", "folders", "remote", "exemplars", "embeddings", "truth", "registry", "manifest", "store",
+        "parts", "writers", "raster", "annotations", "shards", "whole", "result",
         "model", "fast", "linear", "reference", "architecture", "preprocess", "tokenizer",
         "features", "dataset", "fitting", "episodes",
     },

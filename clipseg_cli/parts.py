@@ -1,0 +1,108 @@
+"""Lines in a bucket, where nothing can be extended and nothing locked: put as whole objects, joined in the end."""
+
+import contextlib
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from typing import Self
+
+from clipseg_cli import remote, store
+from clipseg_cli.errors import OutputError
+from clipseg_cli.remote import Url
+
+FOLDER = ".clipseg-lines"
+LOST = 0.01  # of a run's time: the lines that a kill may take, which also bounds the number of parts
+SHORTEST, LONGEST = 1.0, 60.0  # seconds between two parts
+
+
+def lines(path: store.Place, fsync: bool = False) -> "store.Lines | Parts":
+    """The lines at `path`, to read and to extend."""
+    return Parts(path) if isinstance(path, Url) else store.Lines(path, fsync)
+
+
+class Parts:
+    """As `store.Lines`, for any number of processes. Use it with `with`.
+
+    Each puts its lines now and then as an object of its own, under a name that no other uses, and `rewrite` joins all
+    of them at `path`. The parts stay, and they count: of two processes that end together one may join too little,
+    and the next one joins all.
+    """
+
+    def __init__(self, path: Url) -> None:
+        self.path, self.folder = path, path.parent / FOLDER / path.name
+        self.own = f"{time.time_ns():020}-{secrets.token_hex(4)}"  # a later process's lines come later
+        self.waiting: list[bytes] = []
+        self.put: list[Url] = []
+        self.began = self.last = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None = None, *exception: object) -> None:
+        # where an error is on its way, it is the one to tell
+        with contextlib.suppress(*([] if kind is None else [OutputError])):
+            self._put()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._read()[1])
+
+    def append(self, line: str) -> None:
+        """Adds one line. Raises OutputError."""
+        self.waiting.append((line + "\n").encode("utf-8"))
+        now = time.monotonic()
+        if now - self.last >= min(LONGEST, max(SHORTEST, (now - self.began) * LOST)):
+            self._put()
+
+    def rewrite(self, change: Callable[[list[bytes]], list[bytes]]) -> None:
+        """Puts `change` of all lines, those at `path` first, as one object at `path`. Raises OutputError.
+
+        It looks for parts that came meanwhile and begins again, so that of all who do this the last one joins all.
+        """
+        self._put()
+        self._compact()
+        seen: list[Url] | None = None
+        while seen != self._parts():
+            seen, lines = self._read()
+            data = b"".join(change(lines))
+            if data != b"".join(self._contents([self.path])):
+                store.write(self.path, data)
+
+    def clear(self) -> None:
+        """Forgets all lines, of all processes."""
+        with store.failing(self.path):
+            for url in (*self._parts(), self.path):
+                url.unlink(missing_ok=True)
+
+    def _put(self) -> None:
+        if self.waiting:
+            part = self.folder / f"{self.own}-{len(self.put):06}.jsonl"
+            store.write(part, b"".join(self.waiting))
+            self.put.append(part)
+            self.waiting.clear()
+        self.last = time.monotonic()
+
+    def _compact(self) -> None:
+        """Makes this process's parts one."""
+        if len(self.put) > 1:
+            one = self.folder / f"{self.own}.jsonl"
+            store.write(one, b"".join(self._contents(self.put)))
+            with store.failing(one):
+                for part in self.put:
+                    part.unlink(missing_ok=True)
+            self.put = [one]
+
+    def _parts(self) -> list[Url]:
+        with store.failing(self.folder):
+            return self.folder.glob("*.jsonl")
+
+    def _read(self) -> tuple[list[Url], list[bytes]]:
+        """All parts, and the lines at `path` and in them in turn. None of them was compacted meanwhile."""
+        while True:
+            parts = self._parts()
+            found = [line for data in self._contents([self.path, *parts]) for line in data.splitlines(keepends=True)]
+            if parts == self._parts():
+                return parts, found
+
+    def _contents(self, urls: list[Url]) -> list[bytes]:
+        with store.failing(self.folder):
+            return [data for data in remote.read_all([url.text for url in urls]) if data is not None]
