@@ -58,7 +58,7 @@ def _system(scheme: str) -> Any:
         line = f"pip install 'clipseg-cli[{EXTRAS[scheme]}]'" if scheme in EXTRAS else str(error)
         raise UsageError(f"{scheme}:// needs a package that is not here: {line}") from error
     except ValueError as error:
-        raise UsageError(f"{scheme}:// is not known to fsspec ({error}); choose s3://, gs:// or az://") from error
+        raise UsageError(f"{scheme}:// cannot be used: {error}") from error
 
 
 @contextlib.contextmanager
