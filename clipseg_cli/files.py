@@ -111,7 +111,7 @@ def fault(error: OSError | ValueError, stage: Stage) -> ImageError:
         return ImageError("permission", stage, "path too long for this system; run from a folder nearer to it")
     if code == errno.EIO:
         return ImageError("permission", stage, f"could not be read ({error.strerror}); the next run tries it again")
-    return ImageError("permission", stage, f"may not be read ({error.strerror}); see its mode with ls -ld, a bucket's policy")
+    return ImageError("permission", stage, f"may not be read ({error.strerror}); see its mode or policy")
 
 
 def not_a_file(stage: Stage) -> ImageError:
