@@ -91,6 +91,7 @@ def post(request: Request, note: Callable[[str], None]) -> Iterator[Record]:
             ledger.add(record)
             done, failed = done + record.ok, failed + (not record.ok)
             yield record
+        ledger.close()
     whole.assemble(out, formats, [prompt.label for prompt in mask.prompts], fsync)
     seconds = time.monotonic() - started
     store.write(

@@ -3,8 +3,8 @@
 PUT /trouble?every=10&kind=slow&path=masks makes every tenth request for such a path fail from then on, GET /trouble
 tells how many did. Kinds:
 
-    error    500 InternalError                      drop    the connection ends without an answer
-    slow     503 SlowDown                           tear    the connection ends in the midst of a body
+    ill      500 InternalError and 503 SlowDown in turn
+    gone     the connection ends without an answer, or in the midst of a body, in turn
     deny     403, to what would write
 """
 
@@ -21,11 +21,10 @@ from typing import Any
 from urllib.parse import parse_qs
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-ANSWERS = {
-    "error": ("500 Internal Server Error", "InternalError", "We encountered an internal error. Please try again."),
-    "slow": ("503 Slow Down", "SlowDown", "Please reduce your request rate."),
-    "deny": ("403 Forbidden", "AccessDenied", "Access Denied"),
-}
+ILL = ("500 Internal Server Error", "InternalError", "We encountered an internal error. Please try again.")
+SLOW = ("503 Slow Down", "SlowDown", "Please reduce your request rate.")
+DENIED = ("403 Forbidden", "AccessDenied", "Access Denied")
+ANSWERS = {"ill": (ILL, SLOW), "deny": (DENIED, DENIED)}
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
@@ -46,15 +45,16 @@ class Troubled:
             self.seen += asked
             wrong = bool(self.kind) and asked and self.seen % self.every == 0
             self.failed += wrong
+            odd = self.failed % 2
         if not wrong:
             return self.inner(environ, start)
         if self.kind in ANSWERS:
-            status, code, message = ANSWERS[self.kind]
+            status, code, message = ANSWERS[self.kind][odd]
             if environ.get("CONTENT_LENGTH"):
                 environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
             start(status, [("Content-Type", "application/xml")])
             return [f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()]
-        if self.kind == "tear" and environ["REQUEST_METHOD"] == "GET":
+        if odd and environ["REQUEST_METHOD"] == "GET":
             return self._torn(environ, self.inner(environ, start))
         _hang_up(environ)
         return []

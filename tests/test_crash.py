@@ -25,8 +25,12 @@ COMMAND = "clipseg segment imgs -p red -f mask -f overlay -o out -b 2"
 @pytest.fixture
 def swift_environment(environment: dict[str, str]) -> dict[str, str]:
     """An environment in which `clipseg` has `red`'s network in place of the real one: a second a run, not ten."""
-    folder = Path(red.__file__).parent / "swift"
-    return environment | {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+    return environment | {"PYTHONPATH": swift_path()}
+
+
+def swift_path() -> str:
+    """The PYTHONPATH with which every `clipseg` has `red`'s network."""
+    return os.pathsep.join([str(Path(red.__file__).parent / "swift"), os.environ.get("PYTHONPATH", "")])
 
 
 @pytest.fixture
