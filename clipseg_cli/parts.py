@@ -44,7 +44,7 @@ class Parts:
             self._put()
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._read()[1])
+        return iter(self._read()[2])
 
     def append(self, line: str) -> None:
         """Adds one line. Raises OutputError."""
@@ -56,16 +56,17 @@ class Parts:
     def rewrite(self, change: Callable[[list[bytes]], list[bytes]]) -> None:
         """Puts `change` of all lines, those at `path` first, as one object at `path`. Raises OutputError.
 
-        It looks for parts that came meanwhile and begins again, so that of all who do this the last one joins all.
+        Where another process ended meanwhile it begins again, so that of all who end the last one joins all.
         """
         self._put()
         self._compact()
-        seen: list[Url] | None = None
-        while seen != self._parts():
-            seen, lines = self._read()
-            data = b"".join(change(lines))
-            if data != b"".join(self._contents([self.path])):
+        while True:
+            parts, joined, found = self._read()
+            data = b"".join(change(found))
+            if data != joined:
                 store.write(self.path, data)
+            if _ended(parts) == _ended(self._parts()):
+                return
 
     def clear(self) -> None:
         """Forgets all lines, of all processes."""
@@ -82,27 +83,34 @@ class Parts:
         self.last = time.monotonic()
 
     def _compact(self) -> None:
-        """Makes this process's parts one."""
-        if len(self.put) > 1:
+        """Makes this process's parts one, with the name of a process that has ended."""
+        if self.put:
             one = self.folder / f"{self.own}.jsonl"
-            store.write(one, b"".join(self._contents(self.put)))
             with store.failing(one):
+                store.write(one, b"".join(data for data in _contents(self.put) if data is not None))
                 for part in self.put:
                     part.unlink(missing_ok=True)
-            self.put = [one]
+            self.put.clear()
 
     def _parts(self) -> list[Url]:
         with store.failing(self.folder):
             return self.folder.glob("*.jsonl")
 
-    def _read(self) -> tuple[list[Url], list[bytes]]:
-        """All parts, and the lines at `path` and in them in turn. None of them was compacted meanwhile."""
+    def _read(self) -> tuple[list[Url], bytes, list[bytes]]:
+        """All parts, what is at `path`, and the lines there and in the parts in turn."""
         while True:
             parts = self._parts()
-            found = [line for data in self._contents([self.path, *parts]) for line in data.splitlines(keepends=True)]
-            if parts == self._parts():
-                return parts, found
+            with store.failing(self.folder):
+                joined, *others = _contents([self.path, *parts])
+            if None not in others:  # else one was compacted meanwhile, and its lines are elsewhere
+                whole = [joined or b"", *(data for data in others if data is not None)]
+                return parts, whole[0], [line for data in whole for line in data.splitlines(keepends=True)]
 
-    def _contents(self, urls: list[Url]) -> list[bytes]:
-        with store.failing(self.folder):
-            return [data for data in remote.read_all([url.text for url in urls]) if data is not None]
+
+def _contents(urls: list[Url]) -> list[bytes | None]:
+    return [*remote.read_all([url.text for url in urls])]
+
+
+def _ended(parts: list[Url]) -> list[Url]:
+    """The parts of processes that have ended: those without a number."""
+    return [part for part in parts if part.name.count("-") == 1]
