@@ -20,8 +20,9 @@ from PIL import ImageOps
 from skimage import color
 
 from clipseg_cli.errors import ImageError
+from clipseg_cli.files import MAGIC
 from clipseg_cli.images import BACKGROUND, PLUGINS, Image, load, orientation
-from clipseg_cli.sources import MAGIC, Source
+from clipseg_cli.sources import Source
 
 PHOTOS = Path(skimage.__file__).parent / "data"
 LIMIT = 100_000_000  # pixels
