@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_cli import cleanup, masks, refine, store
+from clipseg_cli import cleanup, masks, matting, refine, store
 from clipseg_cli.errors import ClipsegError, ImageError, lacks_memory
 from clipseg_cli.manifest import Mask, Record
 from clipseg_cli.prompts import Threshold, slugs
@@ -77,10 +77,11 @@ def _masks(
 ) -> tuple[Result, list[Mask]]:
     labels = tuple(prompt.label for prompt in options.prompts)
     compete = options.mode == "labels" or "labels" in formats
-    cuts, softs, fines, blanks, index = [], [], [], [], None
+    cuts, softs, fines, alphas, blanks, index = [], [], [], [], [], None
     for one, prompt, wanted in zip(maps, options.prompts, options.thresholds, strict=True):
-        mask, threshold = cut(one.map, photo, wanted, options.clean, one.presence >= options.min_presence)
+        mask, threshold, opacity = cut(one.map, photo, wanted, options.clean, one.presence >= options.min_presence)
         cuts.append(mask)
+        alphas += [] if opacity is None else [(opacity, mask)]
         if compete or {"soft", "npz"} & set(formats):
             softs.append(one.map.soft())
         if "soft16" in formats:
@@ -110,6 +111,7 @@ def _masks(
         tuple(record.threshold for record in records),
         tuple(softs),
         tuple(fines),
+        tuple(matting.limited(*pair, mask) for pair, mask in zip(alphas, cuts, strict=True)) if alphas else (),
         index,
         skip,
         options.clean.feather,
@@ -120,16 +122,20 @@ def _masks(
 
 def cut(
     one: masks.Map, photo: Photo, wanted: Threshold, clean: CleanUp, present: bool = True
-) -> tuple[NDArray[np.uint8], float]:
-    """The mask of a map before it is cleaned, uint8 (H, W), 0 and 255, and the probability that it was cut at."""
+) -> tuple[NDArray[np.uint8], float, NDArray[np.uint8] | None]:
+    """The mask of a map before it is cleaned, uint8 (H, W), 0 and 255; the probability that it was cut at; and by
+    `--refine matting` its opacity, uint8 (H, W)."""
     sharp = one if clean.refine != "guided" else masks.kept(refine.guided(photo(), one.soft()))
     threshold = chosen(wanted, sharp)
-    mask = sharp.cut(threshold if present else 1.0)
+    mask, opacity = sharp.cut(threshold if present else 1.0), None
     if clean.refine == "grabcut":
         mask = refine.grabcut(photo(), one.soft(), mask)
+    if clean.refine == "matting":
+        opacity = matting.alpha(photo(), one.soft(), mask)
+        mask = np.where(opacity > 127, np.uint8(255), np.uint8(0))
     if clean.peak is not None:
         mask = cleanup.reaching(mask, one.cut(clean.peak))
-    return mask, threshold
+    return mask, threshold, opacity
 
 
 def _apart(index: NDArray[np.uint8], count: int) -> list[NDArray[np.uint8]]:

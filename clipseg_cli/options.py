@@ -151,7 +151,7 @@ Threshold = Annotated[
 ]
 RefineOption = Annotated[
     settings.Refine,
-    typer.Option("--refine", help="Edges from the photo: guided (fast) or grabcut (slow).", rich_help_panel=_MASK),
+    typer.Option("--refine", help="Edges from the photo: guided is fast, matting an extra.", rich_help_panel=_MASK),
 ]
 Peak = Annotated[
     float | None, typer.Option(min=0.0, max=1.0, help="Keep the parts that reach this.", rich_help_panel=_MASK)
@@ -347,6 +347,10 @@ def clean_up(
     feather: float,
 ) -> settings.CleanUp:
     """The clean-up of masks as one value. Raises UsageError."""
+    if refine == "matting":
+        from clipseg_cli import matting
+
+        matting.check()
     holes = fill_holes if fill_holes == "all" else _pixels(fill_holes, "--fill-holes", "a number of pixels, or all")
     area, share = 0, 0.0
     if min_area.endswith("%"):

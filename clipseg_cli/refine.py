@@ -21,9 +21,15 @@ def guided(photo: NDArray[np.uint8], soft: NDArray[np.uint8]) -> NDArray[np.floa
     """Probability float32 (H, W) in [0, 1]: the soft map with the edges of the photo uint8 (H, W, 3)."""
     height, width = soft.shape
     scale = max(1, max(height, width) // SMALL)  # a whole number, so that a small pixel is the mean of whole pixels
-    small = [_shrunk(plane, scale) for plane in (*(photo[..., channel] for channel in range(3)), soft)]
+    small = [shrunk(plane, scale) for plane in (*(photo[..., channel] for channel in range(3)), soft)]
     radius = max(1, round(max(small[3].shape) / WINDOWS / 2))
-    planes = [np.pad(plane, 1, mode="edge") for plane in coefficients(small[:3], small[3], radius)]
+    return applied(photo, coefficients(small[:3], small[3], radius), scale)
+
+
+def applied(photo: NDArray[np.uint8], small: list[NDArray[np.float32]], scale: int) -> NDArray[np.float32]:
+    """float32 (H, W) in [0, 1]: the `coefficients` of a picture `scale` times smaller, on the photo's own colours."""
+    height, width = photo.shape[:2]
+    planes = [np.pad(plane, 1, mode="edge") for plane in small]
     out = np.empty((height, width), np.float32)
     for top in range(0, height, STRIP * scale):
         window = out[top : top + STRIP * scale]
@@ -84,7 +90,7 @@ def grabcut(photo: NDArray[np.uint8], soft: NDArray[np.uint8], mask: NDArray[np.
     return np.where(large > 127, 255, 0).astype(np.uint8)
 
 
-def _shrunk(plane: NDArray[np.uint8], scale: int) -> NDArray[np.float64]:
+def shrunk(plane: NDArray[np.uint8], scale: int) -> NDArray[np.float64]:
     """float64 in [0, 1]: means of scale x scale pixels; the last row and column repeat where the picture ends."""
     height, width = -(-plane.shape[0] // scale), -(-plane.shape[1] // scale)
     small = np.empty((height, width))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_cli import cleanup, exemplar, images, masks, registry, render
+from clipseg_cli import cleanup, exemplar, images, masks, matting, registry, render
 from clipseg_cli.errors import ClipsegError, ImageError, UsageError
 from clipseg_cli.finish import cut
 from clipseg_cli.launch import PATIENCE, Run, free
@@ -86,6 +86,8 @@ def read_ask(document: dict[str, Any], pictures: int) -> Ask:
     refine: Refine = given.get("refine") or "none"
     if refine not in get_args(Refine):
         raise UsageError(f"there is no refinement {refine!r}")
+    if refine == "matting":
+        matting.check()
     clean = CleanUp(
         refine, open=open_, close=close, fill_holes=holes, min_area=min_area, keep_largest=largest, grow=grow
     )
@@ -250,7 +252,7 @@ class Session:
         found = []
         for wish, logits in zip(ask.wishes, self._logits(index, features, ask.wishes), strict=True):
             threshold = self.segmenter.threshold if wish.threshold is None else wish.threshold
-            mask, _ = cut(masks.LogitMap(masks.upsample(logits, *size)), photo, threshold, clean)
+            mask, _, _ = cut(masks.LogitMap(masks.upsample(logits, *size)), photo, threshold, clean)
             mask = cleanup.clean(mask, clean)
             area = float(np.count_nonzero(mask)) / mask.size
             found.append({"label": wish.label, "mask": mask, "presence": masks.presence(logits), "area": area})

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_cli import masks, metrics, refine, tiles
+from clipseg_cli import masks, matting, metrics, refine, tiles
 from clipseg_cli.model import Embeddings, Segmenter
 from shapes import phrases
 from shapes.evaluate import put
@@ -41,6 +41,8 @@ def look(count: int = 1, flip: bool = False, sharpen: str = "none") -> Look:
         if sharpen == "guided":
             return masks.kept(refine.guided(scene.image, large.soft())).cut(segmenter.threshold)
         plain = large.cut(segmenter.threshold)
+        if sharpen == "matting":
+            return np.where(matting.alpha(scene.image, large.soft(), plain) > 127, np.uint8(255), np.uint8(0))
         return refine.grabcut(scene.image, large.soft(), plain) if sharpen == "grabcut" else plain
 
     return mask
@@ -50,6 +52,7 @@ WAYS: dict[str, Look] = {
     "plain": look(),
     "`--refine guided`": look(sharpen="guided"),
     "`--refine grabcut`": look(sharpen="grabcut"),
+    "`--refine matting`": look(sharpen="matting"),
     "`--flip`": look(flip=True),
     "`--tile 2`": look(2),
     "`--tile 3`": look(3),

@@ -21,7 +21,10 @@ FLOORS = {
         "model", "fast", "linear", "reference", "architecture", "preprocess", "tokenizer",
         "features", "dataset", "fitting", "episodes",
     },
-    2: {"masks", "cleanup", "refine", "tiles", "outline", "render", "exemplar", "metrics", "regions", "curves", "warp"},
+    2: {
+        "masks", "cleanup", "refine", "matting", "tiles", "outline", "render", "exemplar", "metrics", "regions",
+        "curves", "warp",
+    },
     1: {"prompts", "settings", "errors", "files", "expressions"},
 }  # fmt: skip
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}

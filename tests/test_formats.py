@@ -62,6 +62,7 @@ def result(*given: np.ndarray, **export: Any) -> Result:
         thresholds=tuple(0.5 for _ in given),
         softs=given,
         fines=tuple(mask.astype(np.uint16) * 257 for mask in given),
+        alphas=(),
         index=None,
         skip=tuple(False for _ in given),
         feather=0,

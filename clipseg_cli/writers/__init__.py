@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from clipseg_cli import cleanup, render
+from clipseg_cli import cleanup, matting, render
 from clipseg_cli.errors import UsageError
 from clipseg_cli.settings import Format, Mode
 from clipseg_cli.writers import annotations, raster, shards
@@ -55,7 +55,11 @@ def _labels(stem: str, result: Result) -> Iterator[File]:
 def _cutout(stem: str, result: Result) -> Iterator[File]:
     for index, (slug, mask) in enumerate(zip(result.slugs, result.masks, strict=True)):
         if not result.skip[index]:
-            rgba = render.cutout(result.photo(), mask, cleanup.feather(mask, result.feather))
+            if result.alphas:
+                alpha = result.alphas[index]
+                rgba = np.dstack([matting.foreground(result.photo(), alpha) * (alpha[..., None] > 0), alpha])
+            else:
+                rgba = render.cutout(result.photo(), mask, cleanup.feather(mask, result.feather))
             if result.export.backdrop is None:
                 yield f"cutouts/{slug}/{stem}.png", index, raster.rgba_png(rgba)
             else:

@@ -25,6 +25,7 @@ class Result:
     thresholds: tuple[float, ...]
     softs: tuple[NDArray[np.uint8], ...]  # levels, one a label; empty where no format asked for them
     fines: tuple[NDArray[np.uint16], ...]  # the same in 16 bits
+    alphas: tuple[NDArray[np.uint8], ...]  # opacity, one a label; empty but with --refine matting
     index: NDArray[np.uint8] | None  # i + 1 where label i has the pixel, 0 elsewhere; None where no one asked for it
     skip: tuple[bool, ...]  # labels that get no file: absent, and --empty skip
     feather: float  # pixels: the blur of the edge of masks' files and of cutouts
