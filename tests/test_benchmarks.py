@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from pictures import ROOT
 
 
@@ -25,3 +27,21 @@ def test_the_short_form_measures_every_part(tmp_path: Path) -> None:
         assert any(cell.startswith(start) for cell in first), f"no row {start}"
     race = next(row for row in rows if row[0].startswith("480x360"))
     assert float(race[-1]) > 0.95, "the masks of this program are those of the plain script"
+
+
+def test_the_model_of_many_machines_keeps_its_bounds() -> None:
+    """Without a driver's cost, actors do their share at their pace; a driver slower than its actors bounds them;
+    lost actors cost what their images cost again. Every table has its rows."""
+    from benchmarks import scale
+    from benchmarks.costs import Costs
+
+    free = scale.simulate(scale.Cluster(4, 0.5, 0), 100)
+    assert len(free) == 100 and free[-1] == pytest.approx(100 / 4 * 0.5)
+    assert scale.simulate(scale.Cluster(1000, 0.5, 0.01), 5000)[-1] == pytest.approx(5000 * 0.01, rel=0.05)
+    lossy = scale.Cluster(4, 0.5, 0, restart=10, losses=0.001)
+    assert scale.rate(lossy, 20_000) == pytest.approx(4 / (0.5 + 0.5 * 0.001 * (10 + scale.AHEAD * 0.5)), rel=0.05)
+    costs = Costs(0.004, 0.001, 0.02, 0.005, 0.005, 0, 0.0004, 0.0001, 0, 9e4, 9e4, 2, 500, 1500, 4e8, 10, 0)
+    assert scale.here(costs, 2000, 2) == pytest.approx(10 + 2000 * 0.0355 / 2, rel=0.01)
+    assert scale.hours(costs, 1e6) == pytest.approx(1e6 * 0.0355 / 3600)
+    rows = (scale.limits(costs) + scale.machine_hours({"shapes": costs})).splitlines()
+    assert "| one driver | 2,000 images/s |" in rows and any(row.startswith("| shapes | 28.17 |") for row in rows)
