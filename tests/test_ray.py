@@ -1,5 +1,6 @@
 """The engine `ray`: real actors of a small local Ray. Same records and bytes as here, and nobody is left behind."""
 
+import contextlib
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from test_engines import gone
 from test_resume import tree
 
 SWIFT = str(Path(red.__file__).parent / "swift")
+MARK = f"ray of {os.getpid()}"  # in the environment of this module's own actors, and of no other's
 COMMAND = "clipseg segment imgs -p red -f mask -f overlay -b 1 -j 2 --engine ray -o out"
 
 
@@ -32,6 +34,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([SWIFT, os.environ.get("PYTHONPATH", "")]))
         patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("CLIPSEG_TEST", MARK)
         ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=cluster.STORE)
         yield ray.get_runtime_context().gcs_address
         ray.shutdown()
@@ -64,16 +67,14 @@ def run(names: Sequence[str], ahead: int = 8, folder: Path = Path()) -> tuple[li
     return list(found), told
 
 
-def processes(word: str) -> set[int]:
-    """The numbers of the processes whose command line has this word."""
+def processes(word: str, mark: str) -> set[int]:
+    """The numbers of the processes whose command line has this word, and whose environment this mark."""
     found = set()
     for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and word in (entry / "cmdline").read_bytes().decode(errors="replace"):
-                found.add(int(entry.name))
-        except OSError:
-            continue
-    return found - {os.getpid()}
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and word.encode() in (entry / "cmdline").read_bytes():
+                found |= {int(entry.name)} if mark.encode() in (entry / "environ").read_bytes() else set()
+    return found
 
 
 @pytest.mark.parametrize(
@@ -148,14 +149,13 @@ def test_local_ray_equals_a_local_run(shell: Shell, tmp_path: Path) -> None:
     nothing to do, and starts no Ray."""
     images(tmp_path / "imgs", 40, corrupt=10)
     shell("clipseg segment imgs -p circle -o one", expect=3)
-    before = processes("raylet")
     done = shell("clipseg segment imgs -p circle -o two --engine ray -j 2", expect=3)
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
     assert len(records(tmp_path / "two/manifest.jsonl")) == 40
     assert [line[:10] for line in done.stdout.splitlines()] == ["two/masks/"] * 36
     stages = ("model shapes", "failed imgs/", "36 of 40", "images, ")
     assert all(any(stage in line for stage in stages) for line in done.stderr.splitlines()), done.stderr
-    assert gone([*(processes("raylet") - before)])
+    assert gone([*processes("ray", str(tmp_path))])
     for index in range(9, 40, 10):
         (tmp_path / f"imgs/{index % 7}/{index:05}.png").unlink()
     again = shell("clipseg segment imgs -p circle -o two --engine ray -j 2 --ray-address 192.0.2.1:1")
@@ -167,7 +167,7 @@ def test_an_actor_killed_in_mid_run_costs_nothing(tmp_path: Path, swift: dict[st
     with subprocess.Popen(COMMAND.split(), cwd=tmp_path, env=swift, stdout=subprocess.PIPE, text=True) as driver:
         assert driver.stdout is not None
         driver.stdout.readline()
-        os.kill(min(processes("ray::Labourer")), signal.SIGKILL)
+        os.kill(min(processes("ray::Labourer", MARK)), signal.SIGKILL)
         rest, _ = driver.communicate()
     assert driver.returncode == 0 and len(rest.splitlines()) == 99
     assert all(line.startswith("out/masks/red/") for line in rest.splitlines())
@@ -191,7 +191,7 @@ def test_the_driver_ended_in_mid_run_and_started_again(
     done = subprocess.run(COMMAND.split(), cwd=tmp_path, env=swift, capture_output=True, text=True, check=True)
     assert 0 < before < 100 and f"100 of 100 images done ({before} before)" in done.stderr
     assert tree(tmp_path / "out") == tree(once)
-    assert gone([*processes("ray::Labourer")])
+    assert gone([*processes("ray::Labourer", MARK)])
 
 
 def test_what_cannot_run_is_refused(shell: Shell, tmp_path: Path) -> None:
