@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from clipseg_cli import metrics
 from clipseg_cli.settings import Recipe
 
+CHOICE = 4  # times as many old phrases are tried as are learned
+SLACK = 0.01  # of mean IoU: thresholds that differ by less are as good
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lessons:
@@ -38,10 +41,12 @@ class Lessons:
 
 
 class Fit:
-    """A decoder in training. `decoder`: transformers' CLIPSegDecoder, changed in place."""
+    """A decoder in training. `decoder`: transformers' CLIPSegDecoder, changed in place. `threshold`: its own so far."""
 
-    def __init__(self, decoder: Any, lessons: Lessons, recipe: Recipe, device: str, dtype: torch.dtype) -> None:
-        self.decoder, self.lessons, self.recipe = decoder, lessons, recipe
+    def __init__(
+        self, decoder: Any, lessons: Lessons, recipe: Recipe, device: str, dtype: torch.dtype, threshold: float = 0.5
+    ) -> None:
+        self.decoder, self.lessons, self.recipe, self.threshold = decoder, lessons, recipe, threshold
         self.device, self.dtype = torch.device(device), dtype
         self.teacher = copy.deepcopy(decoder).eval()
         self.tool = torch.optim.AdamW(decoder.parameters(), lr=recipe.rate)
@@ -68,12 +73,7 @@ class Fit:
         self.tool.zero_grad(set_to_none=True)
         loss = F.binary_cross_entropy_with_logits(self.logits(self.decoder, features, conditions), targets)
         if len(self.lessons.old):
-            seen = torch.from_numpy(
-                self.lessons.features[np.sort(rng.integers(len(self.lessons.features), size=len(features)))]
-            )
-            said = torch.from_numpy(self.lessons.old[rng.integers(len(self.lessons.old), size=len(features))])
-            with torch.no_grad():
-                before = self.logits(self.teacher, seen, said).sigmoid()
+            seen, said, before = self.replayed(rng)
             kept = F.binary_cross_entropy_with_logits(self.logits(self.decoder, seen, said), before)
             loss = loss + recipe.replay_weight * kept
         scaled: Any = self.scaler.scale(loss)
@@ -107,6 +107,22 @@ class Fit:
             torch.from_numpy(np.stack(targets)).float().to(self.device),
         )
 
+    @torch.no_grad()
+    def replayed(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Features, conditions and the old decoder's probabilities (B, S, S) of old phrases on random pictures.
+
+        Most phrases are of things that a picture lacks, so CHOICE times as many are tried: half of those that are
+        learned are the ones that the old decoder is surest to see.
+        """
+        lessons, batch = self.lessons, self.recipe.batch
+        seen = torch.from_numpy(lessons.features[rng.integers(len(lessons.features), size=CHOICE * batch)])
+        said = torch.from_numpy(lessons.old[rng.integers(len(lessons.old), size=CHOICE * batch)])
+        before = self.logits(self.teacher, seen, said).sigmoid()
+        order = torch.argsort(before.flatten(1).amax(1), descending=True, stable=True).cpu()
+        surest, rest = order[: batch // 2], order[batch // 2 :].sort().values[: batch - batch // 2]
+        some = torch.cat([surest, rest])
+        return seen[some], said[some], before[some.to(before.device)]
+
     def logits(self, decoder: Any, features: Tensor, conditions: Tensor) -> Tensor:
         """float32 (B, S, S)."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
@@ -116,7 +132,8 @@ class Fit:
 
     @torch.no_grad()
     def check(self) -> tuple[float, float]:
-        """The mean IoU of the held-out examples at the best threshold, and that threshold."""
+        """The mean IoU of the held-out examples at the best threshold; and of all that come within SLACK of it, the
+        threshold nearest to the old one, which old phrases are used to."""
         self.decoder.eval()
         total = metrics.nothing(len(metrics.THRESHOLDS))
         for at in range(0, len(self.held), self.recipe.batch):
@@ -128,7 +145,11 @@ class Fit:
                 truth = self.lessons.target(example)
                 if truth.any():
                     total += metrics.count(one, truth).as_class()
-        return metrics.best(metrics.miou(total)) if total.classes else (0.0, 0.5)
+        if not total.classes:
+            return 0.0, self.threshold
+        scores = metrics.miou(total)
+        near = metrics.THRESHOLDS[scores >= scores.max() - SLACK]
+        return float(scores.max()), float(near[np.argmin(np.abs(near - self.threshold))])
 
     def state(self) -> dict[str, Any]:
         """All that a later process needs to go on."""

@@ -82,7 +82,7 @@ def train(
     lessons = yield from _lessons(segmenter, examples, work, recipe, replay, frames)
     network: Any = segmenter.network
     dtype = DTYPES[pick_dtype(model.dtype, segmenter.device)]
-    fit = Fit(trainable(network.model), lessons, recipe, segmenter.device, dtype)
+    fit = Fit(trainable(network.model), lessons, recipe, segmenter.device, dtype, segmenter.threshold)
     best = yield from _fit(fit, recipe, work, out)
     network.model.decoder.load_state_dict(best["decoder"])
     _export(network.model, checkpoint.path, work, out, best["threshold"])

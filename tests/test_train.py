@@ -6,7 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -204,6 +207,51 @@ def test_what_a_batch_holds() -> None:
             wrong += 1
             assert not target.any() and condition / 100 != known.phrase[2 * picture + 1]
     assert 0.15 < 1 - pure.mean() < 0.6 and 0.1 < wrong / pure.sum() < 0.35
+
+
+class Told(torch.nn.Module):
+    """In place of a decoder: what it is told of picture and phrase becomes the map."""
+
+    def __init__(self, tell: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.tell, self.weight = tell, torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, activations: list[torch.Tensor], conditions: torch.Tensor) -> SimpleNamespace:
+        """Logits (B, 8, 8)."""
+        return SimpleNamespace(logits=self.tell(activations[0][:, 0, 0].long(), conditions) + 0 * self.weight)
+
+
+def test_replay_looks_for_what_the_old_decoder_sees() -> None:
+    """Of old phrases of which it sees one in ten, far more are learned, but never more than half by choice."""
+    old = np.full((40, 5), -5, np.float32)
+    old[:4] = 5
+    fit = Fit(
+        Told(lambda _, said: said[:, :1, None].expand(-1, 8, 8)),
+        replace(lessons(), old=old),
+        Recipe(batch=16),
+        "cpu",
+        torch.float32,
+    )
+    shares = []
+    for seed in range(20):
+        seen, said, before = fit.replayed(np.random.default_rng(seed))
+        assert len(seen) == len(said) == len(before) == 16
+        assert torch.equal(before[:, 0, 0] > 0.5, said[:, 0] > 0), "the answers are those of their phrases"
+        shares.append((said[:, 0] > 0).float().mean().item())
+    assert np.mean(shares) > 0.25 and max(shares) <= 0.6
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.7, 0.7), (0.3, 0.3), (0.96, 0.88), (0.02, 0.12)])
+def test_a_threshold_moves_only_where_it_must(before: float, after: float) -> None:
+    """Maps of 0.12 and 0.88 that are right: any threshold between serves; the old one stays, or the nearest comes."""
+    known = lessons()
+
+    def right(pictures: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        return torch.stack([torch.from_numpy(known.target(2 * int(n) + 1)) * 4.0 - 2 for n in pictures])
+
+    fit = Fit(Told(right), known, Recipe(batch=4, hold=0.2), "cpu", torch.float32, before)
+    score, threshold = fit.check()
+    assert score > 0.9 and threshold == pytest.approx(after, abs=0.021)
 
 
 def test_every_layout_of_data_says_the_same(start: Run, tmp_path: Path) -> None:
