@@ -10,6 +10,7 @@ import errno
 import fnmatch
 import functools
 import io
+import logging
 import os
 import secrets
 import tempfile
@@ -32,6 +33,8 @@ S3 = {"max_concurrency": 1, "config_kwargs": {"max_pool_connections": TOGETHER}}
 S3_RETRIES = {"mode": "standard", "total_max_attempts": 8}
 S3_OWN_RETRIES = ("AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE")  # variables of a user who knows better
 
+LOUD = ("fsspec", "s3fs", "aiobotocore", "botocore", "gcsfs", "google", "adlfs", "azure", "asyncio")  # loggers
+
 Tag = tuple[int | str, ...]  # what tells one state of an object from another: size, and ETag or time
 
 _making = threading.Lock()
@@ -50,6 +53,8 @@ def _system(scheme: str) -> Any:
         options |= S3
         if not any(name in os.environ for name in S3_OWN_RETRIES):
             options["config_kwargs"] = S3["config_kwargs"] | {"retries": S3_RETRIES}  # type: ignore[operator]
+    for name in LOUD:  # or their complaints, tracebacks among them, would go to stderr; what matters is raised
+        logging.getLogger(name).addHandler(logging.NullHandler())
     try:
         import fsspec
 
