@@ -1,7 +1,8 @@
 """`python -m benchmarks`: this program, the plain script and the fair opponent in turn, A B C A B C, whole processes.
 
-Writes `benchmarks/RESULTS.md`. `--short` is the same on a tiny network, which proves only that it runs. What is made
-for it (a checkpoint of 603 MB, photographs) is kept in runs/benchmark.
+Writes `benchmarks/RESULTS.md`. `--only page` measures one part and leaves the others there as they are. `--short` is
+the same on a tiny network, which proves only that it runs. What is made for it (a checkpoint of 603 MB, photographs) is
+kept in runs/benchmark.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from benchmarks import material
+from benchmarks import material, page
 from benchmarks.process import Timing, run
 
 HERE = Path(__file__).parent
@@ -65,6 +66,7 @@ def main() -> None:
     """Measures everything and tells it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--short", action="store_true", help="a tiny network and few pictures: does it run?")
+    parser.add_argument("--only", action="append", choices=PARTS, help="this part alone; repeatable")
     parser.add_argument("--rounds", type=int, default=3, help="how often each contender has its turn")
     parser.add_argument("--work", type=Path, default=HERE.parent / "runs" / "benchmark", help="where material is kept")
     parser.add_argument("--out", type=Path, default=HERE / "RESULTS.md", help="the report; - prints it")
@@ -72,13 +74,30 @@ def main() -> None:
     short, rounds = arguments.short, 1 if arguments.short else arguments.rounds
     arguments.work.mkdir(parents=True, exist_ok=True)
     bench = Bench(material.checkpoint(arguments.work, "tiny" if short else "full"), arguments.work, rounds)
-    parts = [machine(), bench.race(SHORT if short else FULL), bench.start(), bench.network(0.05 if short else 1.5)]
-    parts += [bench.later(8 if short else 32), bench.memory(FEW if short else FLAT)]
-    report = "\n\n".join(parts) + "\n"
+    parts: dict[str, Callable[[], str]] = {
+        "race": lambda: bench.race(SHORT if short else FULL),
+        "start": bench.start,
+        "network": lambda: bench.network(0.05 if short else 1.5),
+        "later": lambda: bench.later(8 if short else 32),
+        "memory": lambda: bench.memory(FEW if short else FLAT),
+        "page": lambda: bench.page([str(bench.model)] if short else ["shapes", str(bench.model)]),
+    }
+    found = [parts[name]() for name in PARTS if name in (arguments.only or PARTS)]
+    report = "\n\n".join([machine(), *found]) + "\n"
     if short or str(arguments.out) == "-":
         print(report)
+    elif arguments.only and arguments.out.exists():
+        arguments.out.write_text(renewed(arguments.out.read_text("utf-8"), found), encoding="utf-8")
     else:
         arguments.out.write_text(report, encoding="utf-8")
+
+
+def renewed(report: str, sections: Sequence[str]) -> str:
+    """The report with these sections in the place of those of the same titles, or at its end."""
+    head, *kept = report.strip().split("\n\n## ")
+    by_title = {text.split("\n")[0]: text for text in kept}
+    by_title |= {text.split("\n")[0]: text for text in (section.removeprefix("## ") for section in sections)}
+    return "\n\n## ".join([head, *by_title.values()]) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +212,23 @@ class Bench:
             say(" | ".join(rows[-1]))
         return "## Memory\n\n" + table(["images", "peak, GB"], rows)
 
+    def page(self, models: Sequence[str]) -> str:
+        """What someone waits for who types on the live page."""
+        title = f"## The live page: {page.VISIBLE} pictures, from the last key to their masks\n\n"
+        if page.browser() is None:
+            return f"{title}Not measured: there was no Chromium on the path."
+        phrases, rows = page.PHRASES if len(models) > 1 else page.PHRASES[:2], []
+        for model in models:
+            waits = page.measure(model, self.folder, phrases, PATH)
+            bound = 0.5 if model == "shapes" else waits.passes + 0.3
+            name = f"`{model}`" if model == "shapes" else f"random, {Path(model).name.removeprefix('checkpoint-')} size"
+            times = [f"{middle(iter(waits.phrases)):.2f}", f"{max(waits.phrases):.2f}", f"{waits.passes:.2f}"]
+            rows.append([name, *times, f"{bound:.2f}"])
+            say(" | ".join(rows[-1]))
+        head = ["model", "median, s", "slowest, s", f"{page.VISIBLE} decoder passes, s", "at most, s"]
+        when = f"\n\n{len(phrases)} phrases typed in Chromium on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; {PAGE}"
+        return title + table(head, rows) + when
+
 
 def opponent(script: str) -> Callable[[Path, Path, Path, Sequence[str]], list[str]]:
     """The command line of a script beside this file."""
@@ -228,7 +264,10 @@ COMMANDS = {
     "clipseg": clipseg,
     "clipseg -j 2": partial(clipseg, jobs=2),
 }
+PARTS = ("race", "start", "network", "later", "memory", "page")
 PATH = {"PYTHONPATH": str(HERE.parent)}
+PAGE = """the pictures are
+encoded. At most: half a second with `shapes`, else the decoder's passes and 0.3 s."""
 RACE = """`plain` is what the documentation of Hugging Face leads to (`plain.py`), `fair` the best use of its modules
 (`fair.py`); the fourth figure of a list is `clipseg -j 2`, two processes.
 All write the masks of the same images at the same threshold. Images

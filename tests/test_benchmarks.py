@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import renewed
+from benchmarks.page import browser
 from pictures import ROOT
 
 
@@ -23,7 +25,9 @@ def test_the_short_form_measures_every_part(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
     first = [row[0] for row in rows]
-    for start in ("480x360", "first mask, clipseg", "encoder, ms an image", "second run", "20"):
+    page = ("random, tiny size",) if browser() else ()
+    assert page or "no Chromium" in done.stdout
+    for start in ("480x360", "first mask, clipseg", "encoder, ms an image", "second run", "20", *page):
         assert any(cell.startswith(start) for cell in first), f"no row {start}"
     race = next(row for row in rows if row[0].startswith("480x360"))
     assert float(race[-1]) > 0.95, "the masks of this program are those of the plain script"
@@ -45,3 +49,9 @@ def test_the_model_of_many_machines_keeps_its_bounds() -> None:
     assert scale.hours(costs, 1e6) == pytest.approx(1e6 * 0.0355 / 3600)
     rows = (scale.limits(costs) + scale.machine_hours({"shapes": costs})).splitlines()
     assert "| one driver | 2,000 images/s |" in rows and any(row.startswith("| shapes | 28.17 |") for row in rows)
+
+
+def test_one_part_is_renewed_in_its_place() -> None:
+    """`--only` leaves the head and the other parts of RESULTS.md as they are."""
+    old = "# Results\n\nwhere\n\n## A\n\n1\n\n## B\n\n2\n"
+    assert renewed(old, ["## A\n\n3", "## C\n\n4"]) == "# Results\n\nwhere\n\n## A\n\n3\n\n## B\n\n2\n\n## C\n\n4\n"
