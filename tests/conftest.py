@@ -12,6 +12,9 @@ import pytest
 
 from pictures import Shell
 
+# before anything loads torch: on a busy machine its threads would spin away the time that they wait for
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
