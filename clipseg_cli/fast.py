@@ -23,7 +23,7 @@ from torch import Tensor
 
 from clipseg_cli.architecture import Architecture, Tower
 from clipseg_cli.errors import ModelError
-from clipseg_cli.linear import ACTIVATIONS, Activation, Linear, can_fuse, keep_freed_memory, mlp
+from clipseg_cli.linear import ACTIVATIONS, Activation, Linear, add_in_one_order, can_fuse, keep_freed_memory, mlp
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -222,6 +222,7 @@ def load_network(
         if tower.activation not in ACTIVATIONS:
             raise ModelError(f"{weights.parent}: activation {tower.activation!r} is not known; {OTHER_BACKEND}")
     keep_freed_memory()
+    add_in_one_order()
     place = torch.device(device)
     with torch.inference_mode():
         tensors = Tensors(weights, place, dtype, fused and can_fuse(place, dtype))
