@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from dataclasses import asdict
 from json import dumps
 from typing import Annotated, NoReturn
@@ -24,11 +25,15 @@ models = typer.Typer(no_args_is_help=True, help="The models that are known and t
 app.add_typer(models, name="models")
 
 
+LAST = 4.0  # seconds after a signal in which all is put in order: a hanging decoder must not hold the program
+
+
 def main() -> NoReturn:
     """Runs the program and exits with the contract's code. Every error of the tree is shown here and nowhere else."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _stop)
+    missing = False
     try:
         app()
     except ClipsegError as error:
@@ -43,8 +48,9 @@ def main() -> NoReturn:
         code = 1
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else 1
-        if code > 128 and not isinstance(leaving, Closed):
-            print("clipseg: interrupted; the same command again does what is missing", file=sys.stderr)
+        missing = code > 128 and not isinstance(leaving, Closed)
+    if missing:  # only here, where nothing holds the run any more, are its workers gone
+        _leave(code)
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.flush()
         sys.exit(code)
@@ -62,7 +68,18 @@ def _stop(number: int, frame: object) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda again, _: os._exit(128 + again))
+    last = threading.Timer(LAST, _leave, [128 + number])
+    last.daemon = True
+    last.start()
     raise SystemExit(128 + number)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process without waiting for its threads, one of which may hang."""
+    with contextlib.suppress(OSError):
+        print("clipseg: interrupted; the same command again does what is missing", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+    os._exit(code)
 
 
 def _version(wanted: bool) -> None:

@@ -192,6 +192,11 @@ class _Actor(Worker):
         """As Ray tells it; the loss of a whole node is no image's fault."""
         return self.reason
 
+    def kill(self) -> None:
+        """By Ray."""
+        with contextlib.suppress(self.ray.exceptions.RayError):
+            self.ray.kill(self.actor)
+
     def bury(self) -> None:
         """Asks for another, which takes sources once Ray has found room for it."""
         self.end()

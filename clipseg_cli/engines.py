@@ -3,11 +3,11 @@
 The process that the user started loads no network and decodes no picture. It hands sources to workers, a few ahead,
 and gives their records in the order of the sources. A worker that dies (killed, out of memory, a crash in a decoder)
 is replaced, and the images it had in hand are tried again one at a time: one that kills its worker again becomes a
-record `worker_died`. `direct` is that rule, whatever workers are: processes of this machine here, in `cluster` actors
-of Ray.
+record `worker_died`. So is one that has loaded an image for PATIENCE seconds. `direct` is that rule, whatever workers
+are: processes of this machine here, in `cluster` actors of Ray.
 
 A process whose parent died stops by itself, because its pipe ends. Messages are pickles on its stdin and stdout. To
-it: the work, then sources. From it: records, `News`, and the error that ends the run. `subprocess` and not
+it: the work, then sources. From it: records, `News`, `Step`s, and the error that ends the run. `subprocess` and not
 `multiprocessing`, which would import the user's main module again.
 """
 
@@ -27,13 +27,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
 
-from clipseg_cli.errors import ClipsegError, ImageError
+from clipseg_cli.errors import ClipsegError, ImageError, Stage
 from clipseg_cli.manifest import Record
 from clipseg_cli.settings import Device
 from clipseg_cli.sources import Source
 
 STARVED = 0.05  # seconds without a new source after which a worker finishes those that it has
 GRACE = 3.0  # seconds that a worker gets to end in order
+PATIENCE = 600  # seconds that one image may take to load: the slowest of thousands of hostile files took 0.6
 HOPELESS = 20  # deaths without a record in between: it is not the images
 START = "import sys; sys.path[:] = sys.argv[1:]; from clipseg_cli.engines import serve; serve()"
 
@@ -46,9 +47,18 @@ class News:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An image has come to a stage. What kills its worker there is blamed on that stage."""
+
+    image: str
+    stage: Stage
+
+
 Tell = Callable[[News], None]
-Work = Callable[[Iterable[Source], Tell], Iterator[Record]]  # the pipeline of one process; it can be pickled
-Message = Record | News | ClipsegError | Literal["ready"] | None  # None: the worker is dead
+Send = Callable[[News | Step], None]
+Work = Callable[[Iterable[Source], Send], Iterator[Record]]  # the pipeline of one process; it can be pickled
+Message = Record | News | Step | ClipsegError | Literal["ready"] | None  # None: the worker is dead
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +75,18 @@ Engine = Callable[[Iterable[Source | Record], Sequence[Work], Tell, int, Place],
 def inline(
     items: Iterable[Source | Record], works: Sequence[Work], tell: Tell, ahead: int, place: Place = Place()
 ) -> Iterator[Record]:
-    """As `local`, in this process and one image at a time: for a single image, which should not pay for a worker."""
+    """As `local`, in this process and one image at a time: for a single image, which should not pay for a worker.
+    Nothing watches over it: what crashes or hangs there, crashes or hangs the program."""
+
+    def send(message: News | Step) -> None:
+        if isinstance(message, News):
+            tell(message)
+
     for item in items:
         if isinstance(item, Record):
             yield item
         else:
-            yield from works[0]([item], tell)
+            yield from works[0]([item], send)
 
 
 def local(
@@ -102,6 +118,8 @@ class Worker:
     def __init__(self, inbox: "Inbox") -> None:
         self.inbox = inbox
         self.hand: deque[tuple[int, Source]] = deque()  # numbers and sources that were sent and have no record yet
+        self.stages: dict[str, Stage] = {}  # of the images in hand that it has begun
+        self.silent = 0  # seconds in which nobody said anything, counted and not timed: a run may be suspended
 
     def take(self, number: int, source: Source, alone: bool = False) -> None:
         """Sends a source to the place."""
@@ -113,8 +131,19 @@ class Worker:
         """The number of the source in hand whose record has come."""
         found = next(item for item in self.hand if item[1].name == name)
         self.hand.remove(found)
+        self.stages.pop(name, None)
         self.alone = False
         return found[0]
+
+    def wait(self) -> None:
+        """Another second without a word. Kills the worker where an image has been loading for too long."""
+        self.silent = self.silent + 1 if "load" in self.stages.values() else 0
+        if self.silent > PATIENCE:
+            self.kill()
+
+    def kill(self) -> None:
+        """Ends the worker at once."""
+        raise NotImplementedError
 
     def send(self, source: Source) -> None:
         """Sends it, or leaves that it cannot be sent to be heard of."""
@@ -165,10 +194,14 @@ def direct(
             if suspects and idle is not None:
                 idle.take(*suspects.popleft(), alone=True)
             elif not inbox.empty() or not more or not free or taken - given >= 2 * ahead * len(crew):
-                worker, message = _get(inbox)
+                worker, message = _get(inbox, crew)
+                if message is not None:
+                    worker.silent = 0
                 if isinstance(message, Record):
                     found[worker.done(message.image)] = message
                     barren = 0
+                elif isinstance(message, Step):
+                    worker.stages[message.image] = message.stage
                 elif isinstance(message, News):
                     if message.line not in told:
                         told.add(message.line)
@@ -179,6 +212,7 @@ def direct(
                     worker.ready = True
                 else:
                     fate, guilty = worker.fate()
+                    fate = fate if worker.silent <= PATIENCE else f"killed after {PATIENCE} s on loading one image"
                     worker.bury()
                     deaths, barren = deaths + 1, barren + 1
                     if barren == HOPELESS:
@@ -190,12 +224,14 @@ def direct(
                     if worker.alone and guilty:
                         number, source = worker.hand.popleft()
                         why = f"the process that worked on it died twice ({fate}); convert it, or give it more memory"
-                        found[number] = Record(source.name, error=ImageError("worker_died", "load", why))
+                        stage = worker.stages.get(source.name, "load")
+                        found[number] = Record(source.name, error=ImageError("worker_died", stage, why))
                         again = "again on this image alone"
                     tell(News(f"a worker died ({fate}); {again}", {"workers_died": deaths}))
                     suspects.extend(worker.hand)
                     worker.hand.clear()
-                    worker.alone = False
+                    worker.stages.clear()
+                    worker.alone, worker.silent = False, 0
             elif (item := next(iterator, None)) is None:
                 more = False
             else:
@@ -211,10 +247,12 @@ def direct(
             worker.end()
 
 
-def _get(inbox: Inbox) -> tuple[Worker, Message]:
+def _get(inbox: Inbox, crew: Sequence[Worker]) -> tuple[Worker, Message]:
     while True:
         with contextlib.suppress(queue.Empty):
             return inbox.get(timeout=1)  # seconds: without it a signal would not be noticed on Windows
+        for worker in crew:
+            worker.wait()
 
 
 class _Process(Worker):
@@ -226,6 +264,7 @@ class _Process(Worker):
         threads = max(1, (os.cpu_count() or 1) // of)
         self.environment = dict(os.environ) if of == 1 else {"OMP_NUM_THREADS": str(threads)} | dict(os.environ)
         self.process: subprocess.Popen[bytes] | None = None
+        self.until = 0.0  # on the monotonic clock: when it is ended by force
 
     def send(self, source: Source) -> None:
         """A pickle through its stdin."""
@@ -240,6 +279,11 @@ class _Process(Worker):
         code = 0 if self.process is None else self.process.returncode
         return signal.Signals(-code).name if code < 0 else f"exit code {code}", True
 
+    def kill(self) -> None:
+        """By SIGKILL."""
+        if self.process is not None:
+            self.process.kill()
+
     def bury(self) -> None:
         """The next source starts another."""
         self.end()
@@ -247,6 +291,7 @@ class _Process(Worker):
 
     def dismiss(self) -> None:
         """By the end of its stdin."""
+        self.until = time.monotonic() + GRACE
         if self.process is not None and self.process.stdin is not None:
             if not self.hand:
                 self.process.kill()
@@ -257,7 +302,7 @@ class _Process(Worker):
         """And of the thread that listens to it."""
         if self.process is not None and self.process.stdin is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(GRACE)
+                self.process.wait(max(0.0, self.until - time.monotonic()))
             self.process.kill()
             self.process.wait()
             self.listener.join()
@@ -339,7 +384,7 @@ def serve() -> NoReturn:
 Todo = queue.SimpleQueue[Source | None]
 
 
-def labour(work: Work, todo: Todo, send: Callable[[Record | News], None]) -> None:
+def labour(work: Work, todo: Todo, send: Callable[[Record | News | Step], None]) -> None:
     """Does what `todo` gives until it gives None."""
     while (source := todo.get()) is not None:
         for record in work(_burst(source, todo), send):

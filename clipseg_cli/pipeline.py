@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli import files, images, masks, tiles
-from clipseg_cli.errors import ImageError, lacks_memory
+from clipseg_cli.errors import ImageError, Stage, lacks_memory
 from clipseg_cli.features import Shelf
 from clipseg_cli.finish import Write, finish
 from clipseg_cli.manifest import Identity, Record
@@ -28,6 +28,8 @@ DISTANT = 16  # threads that fetch, and as many that write, where each waits for
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+At = Callable[[Source, Stage], None]  # hears where each image is
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ def run(
     job: Job,
     load_model: Callable[[], "tuple[Segmenter, Embeddings]"],
     write: Write,
+    at: At = lambda source, stage: None,
 ) -> Iterator[Record]:
     """One record a source, in the order of the sources. A failed image is a record; OutputError ends the run.
 
@@ -62,10 +65,10 @@ def run(
     network = _Lazy(load_model, job.features)
 
     def load(source: Source) -> Loaded:
-        return _load(source, job, network)
+        return _load(source, job, network, at)
 
     def finished(item: tuple[Loaded, Seen | ImageError | None]) -> Record:
-        return _finish(*item, job, write)
+        return _finish(*item, job, write, at)
 
     def masked(loaded: Iterable[Loaded]) -> Iterator[tuple[Loaded, Seen | ImageError | None]]:
         for batch in _batches(loaded, job.batch_size):
@@ -150,15 +153,17 @@ class Loaded:
     record: Record | None = None
 
 
-def _load(source: Source, job: Job, network: _Lazy) -> Loaded:
+def _load(source: Source, job: Job, network: _Lazy, at: At) -> Loaded:
     def failed(error: ImageError) -> Loaded:
         return Loaded(source, record=Record(source.name, error=error))
 
     if source.error is not None:
         return failed(source.error)
+    at(source, "load")
     try:
         identity = None if source.data is not None else identify(source, job.checksum)
         image = images.load(source, max_pixels=job.max_pixels)
+        at(source, "encode")
         (height, width, _), segmenter = image.pixels.shape, network.get()[0]
         views = tiles.views(height, width, job.tiles, job.flip)
         return Loaded(source, image, views, tuple(segmenter.resize(view.of(image.pixels)) for view in views), identity)
@@ -179,7 +184,7 @@ def _joined(loaded: Loaded, seen: "list[Seen | ImageError]") -> "Seen | ImageErr
     return Seen(tiles.joined(loaded.views, [one.logits for one in whole]), whole[0].similarity)
 
 
-def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Write) -> Record:
+def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Write, at: At) -> Record:
     """Files and record of one image."""
     source, image = loaded.source, loaded.image
     if loaded.record is not None:
@@ -192,6 +197,12 @@ def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Wri
     notes, identity = image.notes, loaded.identity
     blank = Record(source.name, width, height, image.format, image.frames, notes=notes, identity=identity)
 
+    at(source, "mask")
+
+    def noted(path: str, data: bytes) -> None:
+        at(source, "write")
+        write(path, data)
+
     def maps() -> Iterator[masks.Scored]:
         for one, rule in zip(masks.combine(logits, job.mask.rules, job.mask.texts), job.mask.rules, strict=True):
             probability = masks.sigmoid(one)
@@ -200,7 +211,7 @@ def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Wri
             presence = round(masks.presence(one), 4)
             yield masks.Scored(large, float(probability.max()), float(probability.mean()), presence, like)
 
-    return finish(blank, source.output, lambda: image.pixels, maps(), job.mask, job.formats, job.export, write)
+    return finish(blank, source.output, lambda: image.pixels, maps(), job.mask, job.formats, job.export, noted)
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

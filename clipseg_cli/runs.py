@@ -18,7 +18,7 @@ import numpy as np
 
 from clipseg_cli import __version__, embeddings, engines, exemplar, exemplars, files, pipeline, prompts, registry, store
 from clipseg_cli.embeddings import Wanted
-from clipseg_cli.errors import NoInputError, OutputError, TooManyErrors, UsageError
+from clipseg_cli.errors import NoInputError, OutputError, Stage, TooManyErrors, UsageError
 from clipseg_cli.exemplars import Show
 from clipseg_cli.manifest import MANIFEST, RUN, Ledger, Record, forget
 from clipseg_cli.settings import (
@@ -173,7 +173,7 @@ def _devices(request: Request) -> list[Request]:
 
 
 def _images(
-    request: Request, checkpoint: registry.Checkpoint, job: pipeline.Job, sources: Iterable[Source], tell: engines.Tell
+    request: Request, checkpoint: registry.Checkpoint, job: pipeline.Job, sources: Iterable[Source], send: engines.Send
 ) -> Iterator[Record]:
     """The work of one process: does these images and writes their files. The manifest is its parent's.
 
@@ -186,10 +186,13 @@ def _images(
         node = socket.gethostname()
         raise OutputError(f"{node} does not see {out.absolute()}: give an --out that all machines of the run share")
 
+    def at(source: Source, stage: Stage) -> None:
+        send(engines.Step(source.name, stage))
+
     def write(path: str, data: bytes) -> None:
         store.write(out / path, data, request.output.fsync)
 
-    return pipeline.run(sources, job, partial(_model, request, checkpoint, tell), write)
+    return pipeline.run(sources, job, partial(_model, request, checkpoint, send), write, at)
 
 
 def _one(request: Request, sources: Iterator[Source], note: Note, stdout: BinaryIO) -> Iterator[Record]:

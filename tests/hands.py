@@ -3,23 +3,29 @@
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from clipseg_cli.engines import News, Tell
+from clipseg_cli.engines import News, Send, Step
 from clipseg_cli.errors import OutputError
 from clipseg_cli.manifest import Record
 from clipseg_cli.sources import Source
 
 
-def work(sources: Iterable[Source], tell: Tell) -> Iterator[Record]:
+def work(sources: Iterable[Source], send: Send) -> Iterator[Record]:
     """A record a source; holds a few back until it must give them, as the pipeline does. Names say what happens:
-    `kill` and `crash` end the process, `once` does so the first time, `full` ends the run, `slow` takes a minute."""
-    tell(News("at work", {"worker": "told"}))
+    `kill` and `crash` end the process, `once` does so the first time, `full` ends the run, `slow` takes a minute,
+    `stuck` never loads."""
+    send(News("at work", {"worker": "told"}))
     held: list[Record] = []
     for source in sources:
         print("a library that prints")
+        send(Step(source.name, "load"))
+        if "stuck" in source.name:
+            threading.Event().wait()
+        send(Step(source.name, "mask"))
         if "kill" in source.name:
             os.kill(os.getpid(), signal.SIGKILL)
         if "crash" in source.name:

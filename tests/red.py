@@ -12,9 +12,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_cli import parts, runs, store
+from clipseg_cli import engines, images, parts, runs, store
 from clipseg_cli.engines import News, Tell
 from clipseg_cli.manifest import MANIFEST
+from clipseg_cli.sources import Source
 
 FILE_POINTS = ("before-temp", "mid-write", "after-write", "before-rename", "after-rename")
 LINE_POINTS = ("before-line", "mid-line", "after-line")
@@ -135,7 +136,8 @@ def install() -> None:
 
     A point of a file is met in a worker, which takes its parent with it; with RED_ONCE=FILE the worker dies alone, and
     only if that file is not there yet. A point of a line is met in the parent. With RED_PARTS each record is put into a
-    bucket at once.
+    bucket at once. A picture whose name has RED_STUCK in it is never loaded; RED_PATIENCE says for how many seconds that
+    is borne.
     """
     import signal
     import sys
@@ -144,6 +146,16 @@ def install() -> None:
     runs._model = model
     if "RED_PARTS" in os.environ:
         parts.SHORTEST = parts.LONGEST = 0.0
+    load, stuck = images.load, os.environ.get("RED_STUCK")
+    engines.PATIENCE = int(os.environ.get("RED_PATIENCE", engines.PATIENCE))
+
+    def slow(source: Source, *, max_pixels: int) -> images.Image:
+        if stuck and stuck in source.name:
+            print("stuck", file=sys.stderr, flush=True)
+            threading.Event().wait()
+        return load(source, max_pixels=max_pixels)
+
+    images.load = slow
     point, _, number = os.environ.get("RED_CRASH", "").partition(":")
     once = os.environ.get("RED_ONCE")
 

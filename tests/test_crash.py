@@ -16,6 +16,7 @@ import red
 from clipseg_cli import runs, store
 from clipseg_cli.sources import Source
 from pictures import picture, records, save
+from test_engines import gone
 from test_resume import tree
 
 Swift = Callable[..., subprocess.CompletedProcess[str]]
@@ -121,6 +122,51 @@ def test_a_signal_ends_the_run_and_its_workers(
     assert len(children) == 2 and not any(Path(f"/proc/{pid}").exists() for pid in children)
     whole(tmp_path / "out")
     assert 1 + len(printed.splitlines()) <= len(records(tmp_path / "out/manifest.jsonl")) < 1500
+
+
+@pytest.mark.parametrize(
+    ("pictures", "signals"),
+    [
+        (1, [signal.SIGTERM]),
+        (9, [signal.SIGINT]),
+        (9, [signal.SIGINT, signal.SIGINT]),
+        (9, [signal.SIGTERM, signal.SIGTERM]),
+        (9, [signal.SIGINT, signal.SIGTERM]),
+    ],
+)
+def test_a_run_that_hangs_ends_by_signals(
+    tmp_path: Path, swift_environment: dict[str, str], pictures: int, signals: list[signal.Signals]
+) -> None:
+    """Held by a picture that never loads, in a worker or (a single one) in its own process. The first signal ends the
+    run with its line; a second one ends it at once, with its own code and no line. No process is left behind."""
+    images(tmp_path / "imgs", pictures)
+    environment = swift_environment | {"RED_STUCK": f"{pictures - 1:05}"}
+    with subprocess.Popen(COMMAND.split(), cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr is not None
+        while run.stderr.readline() != "stuck\n":
+            assert run.poll() is None
+        children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+        threads = len(os.listdir(f"/proc/{run.pid}/task"))
+        run.send_signal(signals[0])
+        if len(signals) > 1:
+            while len(os.listdir(f"/proc/{run.pid}/task")) <= threads:  # one more will see to the end
+                assert run.poll() is None
+            run.send_signal(signals[1])
+        _, told = run.communicate()
+    assert run.returncode == 128 + signals[-1]
+    assert told.count("does what is missing") == (len(signals) == 1) and "Traceback" not in told
+    assert len(children) == (pictures > 1) and gone([int(pid) for pid in children])
+
+
+def test_a_decoder_that_hangs_costs_one_image(swift: Swift, tmp_path: Path) -> None:
+    """The run ends by itself: that image is `worker_died` at its load, and all others are done."""
+    images(tmp_path / "imgs", 9)
+    told = swift(COMMAND + " -j 2", expect=3, RED_STUCK="00003", RED_PATIENCE="1").stderr
+    assert "after 1 s on loading one image" in told
+    rows = records(tmp_path / "out/manifest.jsonl")
+    (bad,) = (row for row in rows if row["status"] == "failed")
+    assert len(rows) == 9 and bad["image"] == "imgs/3/00003.png"
+    assert (bad["error"]["class"], bad["error"]["stage"]) == ("worker_died", "load")
 
 
 def test_two_images_never_share_an_output(swift: Swift, tmp_path: Path) -> None:

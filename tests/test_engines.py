@@ -96,7 +96,7 @@ def test_the_image_that_kills_is_found_and_the_others_are_done(workers: int) -> 
     assert [record.image for record in found] == names
     failed = {record.image: str(record.error) for record in found if not record.ok}
     assert failed.keys() == {"kill-a", "kill-b", "crash", "wrong"}
-    assert all(record.error.kind == "worker_died" for record in found if record.error)
+    assert all((record.error.kind, record.error.stage) == ("worker_died", "mask") for record in found if record.error)
     assert "SIGKILL" in failed["kill-a"] and "SIGABRT" in failed["crash"]
     assert any("a defect" in line for line in told) and any("one by one" in line for line in told)
 
@@ -105,6 +105,20 @@ def test_an_image_is_tried_again_before_it_is_blamed(tmp_path: Path) -> None:
     """A worker that dies by chance costs nothing: every image of it is done."""
     found, _ = run(["a", "b", "once", "c"], folder=tmp_path)
     assert [record.image for record in found if record.ok] == ["a", "b", "once", "c"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_image_that_never_loads_is_given_up(monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    """A decoder that hangs: its worker is killed when the time is over, and again; the others are done, and nobody is
+    left behind."""
+    monkeypatch.setattr(engines, "PATIENCE", 1)
+    names = ["a", "b", "c", "stuck", "d", "e"]
+    found, told = run(names, workers)
+    assert [record.image for record in found] == names
+    (bad,) = (record.error for record in found if record.error)
+    assert (bad.kind, bad.stage) == ("worker_died", "load") and "after 1 s on loading" in str(bad)
+    assert any("after 1 s on loading" in line for line in told)
+    assert gone([record.width for record in found if record.width])
 
 
 def test_what_ends_the_run_comes_through(monkeypatch: pytest.MonkeyPatch) -> None:
