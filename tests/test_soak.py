@@ -1,5 +1,5 @@
 """The figures of the fault table at length. SOAK=1 is the full size; without it they run at a hundredth, so that the
-ordinary test run proves that they still work. tests/SOAK.md has the last figures."""
+ordinary test run proves that they still work. SOAK_WRITE=1 puts the figures into tests/SOAK.md."""
 
 import base64
 import json
@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import red
+from clipseg_cli.ledger import JOURNAL
 from pictures import records
 from test_crash import COMMAND, images, leftovers, swift, swift_environment, whole
 from test_resume import tree
@@ -32,9 +34,16 @@ def size(full: int, least: int) -> int:
     return max(least, round(full * SCALE))
 
 
-def figure(text: str) -> None:
-    """One line for tests/SOAK.md."""
-    print(f"SOAK {text}")
+def figure(measure: str, ran: str, result: str, began: float) -> None:
+    """One row of tests/SOAK.md: the size that ran, what came out, and since when (monotonic) it took."""
+    row = f"{ran}, {time.monotonic() - began:.0f} s, {date.today()} | {result} |"
+    print(f"SOAK | {measure} | {row}")
+    if "SOAK_WRITE" in os.environ:
+        page = Path(__file__).with_name("SOAK.md")
+        lines = page.read_text(encoding="utf-8").splitlines()
+        (at,) = (index for index, line in enumerate(lines) if line.startswith(f"| {measure} |"))
+        lines[at] = f"| {measure} | {lines[at].split(' | ')[1]} | {row}"
+        page.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def resident(pid: int) -> int:
@@ -49,7 +58,7 @@ def resident(pid: int) -> int:
 
 def test_killed_a_hundred_times(swift: Swift, tmp_path: Path) -> None:
     """100 kills over 1,000 images, at random points: in the end the uninterrupted run's tree, each image in one row."""
-    count, kills, rng = size(1000, 60), size(100, 4), random.Random(5)
+    count, kills, rng, start = size(1000, 60), size(100, 4), random.Random(5), time.monotonic()
     images(tmp_path / "imgs", count)
     swift(COMMAND.replace("-o out", "-o whole"))
     struck, out = 0, tmp_path / "out"
@@ -68,12 +77,13 @@ def test_killed_a_hundred_times(swift: Swift, tmp_path: Path) -> None:
     rows = records(out / "manifest.jsonl")
     assert len(rows) == count == len({row["image"] for row in rows})
     assert tree(out) == tree(tmp_path / "whole") and not leftovers(out)
-    figure(f"kill -9: {kills} kills over {count} images: same tree, no duplicate, no partial file")
+    result = "same tree byte for byte, no duplicate row, no partial or temporary file"
+    figure("kill -9 at random points", f"{kills} kills, {count} images", result, start)
 
 
 def test_a_night_with_one_per_cent_corrupt(swift: Swift, tmp_path: Path, swift_environment: dict[str, str]) -> None:
     """10,000 images, 1 % corrupt: exactly 1 % failed rows, exit 3, flat memory; then again in under 5 s, no model."""
-    count = size(10_000, 200)
+    count, start = size(10_000, 200), time.monotonic()
     images(tmp_path / "imgs", count, corrupt=100)
     command = [each if each != "2" else "16" for each in COMMAND.split()]
     samples: list[tuple[int, int]] = []  # images done, kilobytes
@@ -101,10 +111,12 @@ def test_a_night_with_one_per_cent_corrupt(swift: Swift, tmp_path: Path, swift_e
     again = time.monotonic() - began
     assert "model red" not in told and f"{count - count // 100} before" in told
     assert again < 5 or count < 1000, "seconds"
-    figure(
-        f"{count} images, {len(failed)} corrupt: {len(failed)} failed rows, {seconds:.0f} s, slope {slope:.2f} MB a "
-        f"1,000 images; again in {again:.1f} s without the model"
+    flat = (
+        f"{slope:.2f} MB more a 1,000 images, {after / 1024:.0f} MB at most" if count >= 5000 else "too few for memory"
     )
+    result = f"exactly {len(failed)} failed rows, exit 3, {seconds:.0f} s; {flat}"
+    figure("1 % corrupt", f"{count} images", result, start)
+    figure("rerun of a finished run", f"{count} images", f"{again:.1f} s, model not loaded", start)
 
 
 def name_of(row: dict[str, Any]) -> str:
@@ -125,7 +137,7 @@ def hostile(rng: random.Random) -> str:
 def test_hostile_names_and_phrases(swift: Swift, tmp_path: Path) -> None:
     """500 hostile strings as names and as phrases: each image one row under its own name, exactly; the terminal gets
     printable text only; every output is a file inside the directory."""
-    rng = random.Random(8)
+    rng, start = random.Random(8), time.monotonic()
     names = {hostile(rng)[:60] + ".png" for _ in range(size(500, 60))}
     images(tmp_path / "one", 1)
     data = (tmp_path / "one/0/00000.png").read_bytes()
@@ -149,12 +161,13 @@ def test_hostile_names_and_phrases(swift: Swift, tmp_path: Path) -> None:
     swift(f'{sys.executable} -c "{code}" clipseg')
     found = [mask["prompt"] for mask in records(tmp_path / "two/manifest.jsonl")[0]["masks"]]
     assert found == [text.strip() for text in phrases]
-    figure(f"{len(names)} hostile names and {len(phrases)} phrases: exact round trip, terminal unaltered")
+    ran = f"{len(names)} and {len(phrases)}"
+    figure("hostile names and phrases", ran, "exact JSON round trip, printable terminal", start)
 
 
 def test_a_walk_over_a_million_files(tmp_path: Path) -> None:
     """1,000,000 files under 200 MB; the first image comes before the walk ends."""
-    count = size(1_000_000, 10_000)
+    count, start = size(1_000_000, 10_000), time.monotonic()
     code = """
 import sys, time
 from clipseg_cli.settings import InputOptions
@@ -176,23 +189,57 @@ print(number, first, time.monotonic() - began, peak)
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     number, first, seconds, memory = map(float, done.stdout.split())
     assert number == count // 1000 * 1000 and first < seconds / 2 and memory < 200_000
-    figure(f"walk of {number:.0f} files: {memory / 1000:.0f} MB, first after {first:.2f} s of {seconds:.1f} s")
+    result = f"{memory / 1000:.0f} MB in all, first image after {first:.2f} s of {seconds:.1f} s"
+    figure("walk", f"{number:.0f} files", result, start)
 
 
-@pytest.mark.parametrize("blocks", [1, 3, 8, 20, 40, 60, 80, 100, 150, 200])
-def test_a_disk_that_fills_at_any_size(swift: Swift, tmp_path: Path, blocks: int) -> None:
+def test_a_ledger_of_a_million_images(tmp_path: Path) -> None:
+    """What a resume holds of the images that are done: under 200 bytes each, also where it rewrites the manifest."""
+    count, start = size(1_000_000, 20_000), time.monotonic()
+    with (tmp_path / "manifest.jsonl").open("w") as manifest, (tmp_path / JOURNAL).open("w") as journal:
+        for index in range(count):
+            image = {"image": f"imgs/{index // 1000:04}/{index:08}.jpg"}
+            path = f"masks/cat/{index // 1000:04}/{index:08}.png"
+            mask = {"label": "cat", "prompt": "a cat", "area": 10233, "bbox": [12, 40, 200, 310], "path": path}
+            manifest.write(json.dumps({"v": 1, **image, "status": "ok", "masks": [mask]}) + "\n")
+            proof = {"output": path[10:-4], "input": [123456, 10**18 + index], "outputs": {path: 1234}}
+            journal.write(json.dumps(image | proof) + "\n")
+    code = """
+import sys
+from pathlib import Path
+from clipseg_cli.ledger import Ledger
+def memory(key): return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith(key)))
+before = memory("VmRSS")
+with Ledger(Path(sys.argv[1])) as ledger:
+    assert ledger.known.find("imgs/0000/00000007.jpg") and not ledger.known.find("x")
+    held = memory("VmRSS") - before
+    ledger.again = True
+    ledger.close()
+print(held, memory("VmHWM") - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    held, most = (int(kilobytes) * 1024 / count for kilobytes in done.stdout.split())
+    assert count < 500_000 or held < 200, "bytes an image"
+    figure("memory of a resume", f"{count} images", f"{held:.0f} bytes an image, at most {most:.0f}", start)
+
+
+def test_a_disk_that_fills_at_any_size(swift: Swift, tmp_path: Path) -> None:
     """A limit on the size of files stands for a full disk, at ten sizes: exit 1 and nothing partial where it strikes;
     without it the run completes."""
-    if SCALE < 0.1 and blocks not in (3, 40):
-        pytest.skip("at full size only")
+    start, struck = time.monotonic(), 0
     images(tmp_path / "imgs", 300)
-    done = swift(f"ulimit -f {blocks}; {COMMAND}", expect=None)
-    assert done.returncode in (0, 1), done.stderr
-    if done.returncode:
-        assert "same command again" in done.stderr
-    if (tmp_path / "out").exists():
-        whole(tmp_path / "out")
-        assert not leftovers(tmp_path / "out")
-    swift(COMMAND)
-    assert len(records(tmp_path / "out/manifest.jsonl")) == 300
-    figure(f"disk full at {blocks} KB files: exit {done.returncode}, nothing partial, then complete")
+    sizes = (1, 3, 8, 20, 40, 60, 80, 100, 150, 200) if SCALE >= 0.1 else (3, 40)  # kilobytes
+    for blocks in sizes:
+        done = swift(f"ulimit -f {blocks}; {COMMAND}", expect=None)
+        assert done.returncode in (0, 1), done.stderr
+        if done.returncode:
+            assert "same command again" in done.stderr
+            struck += 1
+        if (tmp_path / "out").exists():
+            whole(tmp_path / "out")
+            assert not leftovers(tmp_path / "out")
+        swift(COMMAND)
+        assert len(records(tmp_path / "out/manifest.jsonl")) == 300
+        subprocess.run(["rm", "-r", tmp_path / "out"], check=True)
+    result = f"{struck} runs struck: exit 1, nothing partial, completes afterwards"
+    figure("disk full (limit on file size)", f"{len(sizes)} sizes", result, start)
