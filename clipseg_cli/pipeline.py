@@ -206,7 +206,7 @@ def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Wri
     def maps() -> Iterator[masks.Scored]:
         for one, rule in zip(masks.combine(logits, job.mask.rules, job.mask.texts), job.mask.rules, strict=True):
             probability = masks.sigmoid(one)
-            large = masks.LogitMap(masks.upsample(one, height, width))
+            large = masks.LogitMap(one, (height, width))
             like = None if similarity is None or not isinstance(rule, int) else float(similarity[rule])
             presence = round(masks.presence(one), 4)
             yield masks.Scored(large, float(probability.max()), float(probability.mean()), presence, like)

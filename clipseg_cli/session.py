@@ -252,7 +252,7 @@ class Session:
         found = []
         for wish, logits in zip(ask.wishes, self._logits(index, features, ask.wishes), strict=True):
             threshold = self.segmenter.threshold if wish.threshold is None else wish.threshold
-            mask, _, _ = cut(masks.LogitMap(masks.upsample(logits, *size)), photo, threshold, clean)
+            mask, _, _ = cut(masks.LogitMap(logits, size), photo, threshold, clean)
             mask = cleanup.clean(mask, clean)
             area = float(np.count_nonzero(mask)) / mask.size
             found.append({"label": wish.label, "mask": mask, "presence": masks.presence(logits), "area": area})

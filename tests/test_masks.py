@@ -38,6 +38,18 @@ def test_every_size_of_picture_gets_its_map(size: tuple[int, int]) -> None:
     assert logits.min() - 1e-4 <= large.min() and large.max() <= logits.max() + 1e-4
 
 
+@pytest.mark.parametrize("size", [(1, 1), (40, 40), (20, 700), (700, 20), (391, 509), (2, 5000), (1500, 3)])
+def test_a_map_in_strips_is_the_whole_map(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masks and soft maps that are made a few rows at a time are those of the whole map, to the bit, however few."""
+    logits = np.random.default_rng(1).normal(0, 4, (40, 40)).astype(np.float32)
+    whole, one = masks.upsample(logits, *size), masks.LogitMap(logits, size)
+    for strip in (masks.STRIP, 1, 7 * size[1], whole.size):
+        monkeypatch.setattr(masks, "STRIP", strip)
+        assert np.array_equal(masks.upsample(logits, *size), whole)
+        assert np.array_equal(one.cut(0.3), masks.cut(whole, 0.3)) and np.array_equal(one.soft(), masks.soft(whole))
+        assert np.array_equal(one.fine(), masks.fine(whole))
+
+
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1))
 def test_a_mask_from_logits_is_the_mask_from_their_soft_map(seed: int, threshold: float) -> None:
     """Cutting logits and cutting the soft map they give are the same to the bit, at every threshold."""

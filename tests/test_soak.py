@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 import red
-from clipseg_cli.ledger import JOURNAL
 from pictures import records
 from test_crash import COMMAND, images, leftovers, swift, swift_environment, whole
 from test_resume import tree
@@ -191,36 +190,6 @@ print(number, first, time.monotonic() - began, peak)
     assert number == count // 1000 * 1000 and first < seconds / 2 and memory < 200_000
     result = f"{memory / 1000:.0f} MB in all, first image after {first:.2f} s of {seconds:.1f} s"
     figure("walk", f"{number:.0f} files", result, start)
-
-
-def test_a_ledger_of_a_million_images(tmp_path: Path) -> None:
-    """What a resume holds of the images that are done: under 200 bytes each, also where it rewrites the manifest."""
-    count, start = size(1_000_000, 20_000), time.monotonic()
-    with (tmp_path / "manifest.jsonl").open("w") as manifest, (tmp_path / JOURNAL).open("w") as journal:
-        for index in range(count):
-            image = {"image": f"imgs/{index // 1000:04}/{index:08}.jpg"}
-            path = f"masks/cat/{index // 1000:04}/{index:08}.png"
-            mask = {"label": "cat", "prompt": "a cat", "area": 10233, "bbox": [12, 40, 200, 310], "path": path}
-            manifest.write(json.dumps({"v": 1, **image, "status": "ok", "masks": [mask]}) + "\n")
-            proof = {"output": path[10:-4], "input": [123456, 10**18 + index], "outputs": {path: 1234}}
-            journal.write(json.dumps(image | proof) + "\n")
-    code = """
-import sys
-from pathlib import Path
-from clipseg_cli.ledger import Ledger
-def memory(key): return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith(key)))
-before = memory("VmRSS")
-with Ledger(Path(sys.argv[1])) as ledger:
-    assert ledger.known.find("imgs/0000/00000007.jpg") and not ledger.known.find("x")
-    held = memory("VmRSS") - before
-    ledger.again = True
-    ledger.close()
-print(held, memory("VmHWM") - before)
-"""
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
-    held, most = (int(kilobytes) * 1024 / count for kilobytes in done.stdout.split())
-    assert count < 500_000 or held < 200, "bytes an image"
-    figure("memory of a resume", f"{count} images", f"{held:.0f} bytes an image, at most {most:.0f}", start)
 
 
 def test_a_disk_that_fills_at_any_size(swift: Swift, tmp_path: Path) -> None:

@@ -17,7 +17,11 @@ Writer = Callable[[str, Result], Iterator[File]]
 def _mask(stem: str, result: Result) -> Iterator[File]:
     for index, (slug, mask) in enumerate(zip(result.slugs, result.masks, strict=True)):
         if not result.skip[index]:
-            yield f"masks/{slug}/{stem}.png", index, raster.png(cleanup.feather(mask, result.feather))
+            yield (
+                f"masks/{slug}/{stem}.png",
+                index,
+                (raster.png if result.feather else raster.mask_png)(cleanup.feather(mask, result.feather)),
+            )
 
 
 def _soft(stem: str, result: Result) -> Iterator[File]:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from clipseg_cli import render
 
+RUNS = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
 JPEG_QUALITY = 90
 DATASET_QUALITY = 95  # of photos that go into data sets
 JPEG_SIDE = 65_500  # pixels: the longest side that JPEG holds
@@ -22,7 +23,12 @@ def png(grey: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
     Eight bits for masks, not one, because a 1-bit PNG opens as booleans in Pillow and numpy, and `mask > 127` on
     those is never true. Run-length deflate: masks are runs, and it is the fastest that still makes them small.
     """
-    return _encode(".png", grey, [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE])
+    return _encode(".png", grey, RUNS)
+
+
+def mask_png(mask: NDArray[np.uint8]) -> bytes:
+    """As `png`, for pictures of few values: smaller and sooner without a filter."""
+    return _encode(".png", mask, [*RUNS, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE])
 
 
 def rgb_png(rgb: NDArray[np.uint8]) -> bytes:

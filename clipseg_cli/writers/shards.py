@@ -25,7 +25,7 @@ def webdataset(stem: str, result: Result) -> Iterator[File]:
         )
     ]
     members = {"jpg": raster.jpeg(result.photo(), raster.DATASET_QUALITY)}
-    members |= {f"{slug}.png": raster.png(mask) for slug, mask in zip(result.slugs, result.masks, strict=True)}
+    members |= {f"{slug}.png": raster.mask_png(mask) for slug, mask in zip(result.slugs, result.masks, strict=True)}
     name = result.name.encode("utf-8", "backslashreplace").decode("utf-8")
     members["json"] = json.dumps({"image": name, "masks": described}, ensure_ascii=False).encode()
     data = io.BytesIO()
