@@ -136,8 +136,8 @@ def install() -> None:
 
     A point of a file is met in a worker, which takes its parent with it; with RED_ONCE=FILE the worker dies alone, and
     only if that file is not there yet. A point of a line is met in the parent. With RED_PARTS each record is put into a
-    bucket at once. A picture whose name has RED_STUCK in it is never loaded; RED_PATIENCE says for how many seconds that
-    is borne.
+    bucket at once. A picture whose name has RED_STUCK in it is never loaded; RED_PATIENCE says for how many seconds
+    that is borne.
     """
     import signal
     import sys
