@@ -3,8 +3,8 @@
 The process that the user started loads no network and decodes no picture. It hands sources to workers, a few ahead,
 and gives their records in the order of the sources. A worker that dies (killed, out of memory, a crash in a decoder)
 is replaced, and the images it had in hand are tried again one at a time: one that kills its worker again becomes a
-record `worker_died`. So is one that has loaded an image for PATIENCE seconds. `direct` is that rule, whatever workers
-are: processes of this machine here, in `cluster` actors of Ray.
+record `worker_died`; so does one that hangs on loading it. `direct` is that rule, whatever workers are: processes of
+this machine here, in `cluster` actors of Ray.
 
 A process whose parent died stops by itself, because its pipe ends. Messages are pickles on its stdin and stdout. To
 it: the work, then sources. From it: records, `News`, `Step`s, and the error that ends the run. `subprocess` and not
@@ -75,18 +75,12 @@ Engine = Callable[[Iterable[Source | Record], Sequence[Work], Tell, int, Place],
 def inline(
     items: Iterable[Source | Record], works: Sequence[Work], tell: Tell, ahead: int, place: Place = Place()
 ) -> Iterator[Record]:
-    """As `local`, in this process and one image at a time: for a single image, which should not pay for a worker.
-    Nothing watches over it: what crashes or hangs there, crashes or hangs the program."""
-
-    def send(message: News | Step) -> None:
-        if isinstance(message, News):
-            tell(message)
-
+    """In this process, one by one, watched by nobody: for a single image, which should not pay for a worker."""
     for item in items:
         if isinstance(item, Record):
             yield item
         else:
-            yield from works[0]([item], send)
+            yield from works[0]([item], lambda message: tell(message) if isinstance(message, News) else None)
 
 
 def local(
@@ -195,8 +189,7 @@ def direct(
                 idle.take(*suspects.popleft(), alone=True)
             elif not inbox.empty() or not more or not free or taken - given >= 2 * ahead * len(crew):
                 worker, message = _get(inbox, crew)
-                if message is not None:
-                    worker.silent = 0
+                worker.silent = 0 if message is not None else worker.silent
                 if isinstance(message, Record):
                     found[worker.done(message.image)] = message
                     barren = 0
@@ -229,9 +222,7 @@ def direct(
                         again = "again on this image alone"
                     tell(News(f"a worker died ({fate}); {again}", {"workers_died": deaths}))
                     suspects.extend(worker.hand)
-                    worker.hand.clear()
-                    worker.stages.clear()
-                    worker.alone, worker.silent = False, 0
+                    worker.hand, worker.stages, worker.alone, worker.silent = deque(), {}, False, 0
             elif (item := next(iterator, None)) is None:
                 more = False
             else:
