@@ -64,7 +64,7 @@ def finish(
         for index, record in enumerate(records)
     )
     overlay = paths.get(("overlay", None))
-    return replace(blank, masks=located, overlay=overlay, files=others(None), outputs=tuple(outputs))
+    return replace(blank, masks=located, overlay=overlay, files=others(None), output=stem, outputs=tuple(outputs))
 
 
 def _masks(

@@ -1,13 +1,14 @@
 """The record of each image, and the manifest they are kept in: JSON, one line an image, schema version 1."""
 
 import base64
+import contextlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from clipseg_cli import parts, store
+from clipseg_cli import files, parts, store
 from clipseg_cli.errors import ImageError, OutputError
 from clipseg_cli.remote import Url
 from clipseg_cli.sources import Source, identify
@@ -58,6 +59,7 @@ class Record:
     notes: tuple[str, ...] = ()
     error: ImageError | None = None
     identity: Identity | None = None  # of the file that was read
+    output: str = ""  # what the paths of its files have in common
     outputs: tuple[tuple[str, int], ...] = ()  # path under the output directory, bytes
     kept: dict[str, Any] | None = None  # the record's document, where an earlier run did the image
 
@@ -133,7 +135,8 @@ class Ledger:
         self.size = store.sizes(out)
         self.known: dict[str, bytes] = {}  # image -> its line in the manifest when the run began
         self.proofs: dict[str, tuple[Identity, dict[str, int]]] = {}
-        self.again = False  # an image of the manifest was done again
+        self.taken: dict[int, int] = {}  # hash of an output path -> hash of the name of the image that has it
+        self.again = False  # the manifest has two lines of an image, or one that is no record
 
     def __enter__(self) -> Self:
         self.manifest.__enter__()
@@ -145,12 +148,16 @@ class Ledger:
                     f"{self.out / MANIFEST} was written by another version of clipseg (schema {document['v']}): "
                     "choose another --out, or --overwrite"
                 )
-            if "image" in document:
-                self.known[image_name(document)] = line
+            name = image_name(document) if "image" in document else None
+            self.again |= name is None or name in self.known
+            if name is not None:
+                self.known[name] = line
         for line in self.journal:
             document = _document(line)
             if {"image", "input", "outputs"} <= document.keys():
-                self.proofs[image_name(document)] = document["input"], document["outputs"]
+                name = image_name(document)
+                self.proofs[name] = document["input"], document["outputs"]
+                self.taken.setdefault(hash(document.get("output")), hash(name))
         return self
 
     def __exit__(self, kind: type[BaseException] | None = None, *exception: object) -> None:
@@ -170,14 +177,26 @@ class Ledger:
             return None
         return Record(source.name, kept=document) if whole and document.get("status") == "ok" else None
 
+    def claim(self, source: Source) -> Source:
+        """The source with an output path that no image of an earlier run has: two folders that are done into one."""
+        owner = self.taken.get(hash(store.portable(source.output)), hash(source.name))
+        mine = owner == hash(source.name)
+        return source if mine else replace(source, output=files.apart(source.output, source.name))
+
     def add(self, record: Record) -> None:
-        """Keeps a record whose files are written; one that an earlier run kept stays as it is."""
+        """Keeps a record whose files are written; one that an earlier run kept stays as it is. What an earlier run
+        wrote for the image and this one did not is removed: a mask under a final name is that of the last picture."""
         if record.kept is not None:
             return
+        _, before = self.proofs.get(record.image, (None, {}))
+        for path in before.keys() - dict(record.outputs).keys():
+            with contextlib.suppress(OSError):  # gone, or a folder now
+                (self.out / path).unlink()
         document = record.document()
         if record.ok and record.identity is not None:
-            proof = {key: document[key] for key in ("image", "image_b64") if key in document}
-            self.journal.append(_dumps(proof | {"input": record.identity, "outputs": dict(record.outputs)}))
+            proof: dict[str, Any] = {key: document[key] for key in ("image", "image_b64") if key in document}
+            proof |= {"output": record.output, "input": record.identity, "outputs": dict(record.outputs)}
+            self.journal.append(_dumps(proof))
         self.again |= record.image in self.known
         self.manifest.append(_dumps(document))
 

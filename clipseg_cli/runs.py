@@ -110,7 +110,7 @@ def segment(request: Request, sources: Iterator[Source], note: Note, stdout: Bin
     store.write(out / RUN, _json(document), fsync)
     started, done, kept, failed = time.monotonic(), 0, 0, 0
     with Ledger(out, fsync) as ledger:
-        items = (ledger.kept(source, job.checksum) or _failed(source) or source for source in sources)
+        items = (ledger.kept(source, job.checksum) or _failed(source) or ledger.claim(source) for source in sources)
         for record in _work(request, checkpoint, job, items, tell, alone):
             ledger.add(record)
             done, kept, failed = done + record.ok, kept + (record.kept is not None), failed + (not record.ok)

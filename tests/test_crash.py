@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import pytest
 from PIL import Image
 
@@ -185,6 +186,41 @@ def test_two_images_never_share_an_output(swift: Swift, tmp_path: Path) -> None:
         swift(f"{line} a.jpg ./a.jpg -p red -o ../two")
         rows = records(tmp_path / "two/manifest.jsonl")
         assert len(rows) == 3 == len({row["masks"][0]["path"] for row in rows})
+
+
+def test_two_folders_done_into_one_share_no_output(swift: Swift, tmp_path: Path) -> None:
+    """Two folders with a picture of one name, an absolute and a relative path of one spelling, one run after the other:
+    every picture has its own mask, keeps it, and a further run finds all done."""
+    relative = f"b/{tmp_path}/a/x.png".replace("//", "/")
+    for seed, name in enumerate(["a/x.png", "b/x.png", relative]):
+        save(tmp_path / name, picture(48 + seed, 40, seed))
+    lines = [f"clipseg segment {place} -p red -o {tmp_path}/out" for place in ("a", "b -d 1")]
+    lines += [f"clipseg segment {tmp_path}/a/x.png -p red -o {tmp_path}/out"]
+    lines += [f"cd b && clipseg segment {relative.removeprefix('b/')} -p red -o {tmp_path}/out"]
+    for turn in range(2):
+        told = swift(" && ".join(f"({line})" for line in lines)).stderr
+        assert told.count("(1 before)") == 4 * turn
+    rows = records(tmp_path / "out/manifest.jsonl")
+    paths = [tmp_path / "out" / row["masks"][0]["path"] for row in rows]
+    assert len(rows) == 4 == len({row["image"] for row in rows}) == len(set(paths))
+    assert [cv2.imread(str(path)).shape for path in paths] == [(40, row["width"], 3) for row in rows]
+
+
+def test_a_mask_does_not_outlive_its_picture(swift: Swift, tmp_path: Path) -> None:
+    """A picture that is replaced by a broken one, or by one without the object and --empty skip, loses the files that
+    were made of the former; those of others stay."""
+    line = "clipseg segment imgs -p red -f mask -f overlay -f yolo --empty skip -o out"
+    for name in "abc":
+        save(tmp_path / f"imgs/{name}.png", picture(48, 40, 3))
+    swift(line)
+    files = sorted((tmp_path / "out").rglob("a.*"))
+    assert [path.suffix for path in files] == [".png", ".jpg", ".jpg", ".txt"]
+    (tmp_path / "imgs/a.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    save(tmp_path / "imgs/b.png", 0 * picture(48, 40, 3))
+    swift(line, expect=3)
+    assert not any(path.exists() for path in files)
+    assert {path.parent.name for path in (tmp_path / "out").rglob("b.*")} == {"overlays", "images", "labels"}
+    assert len([*(tmp_path / "out").rglob("c.*")]) == len(files)
 
 
 def test_a_folding_file_system_gets_names_that_stay_apart(tmp_path: Path) -> None:
