@@ -338,8 +338,6 @@ def _admit(out: store.Place, document: dict[str, Any], resume: bool) -> bool:
         earlier = json.loads((out / RUN).read_bytes())
         before = earlier["settings"]
         ended = "seconds" in earlier
-        if not ended:
-            store.sweep(out)
     except FileNotFoundError:
         if not (out / MANIFEST).exists():
             return True
@@ -361,6 +359,8 @@ def _admit(out: store.Place, document: dict[str, Any], resume: bool) -> bool:
         raise OutputError(
             f"{out} holds a run with other settings; choose another --out, or --overwrite it:\n" + "\n".join(lines)
         )
+    if not ended:
+        store.sweep(out)
     return ended
 
 
