@@ -144,7 +144,7 @@ def test_labels_compete_for_each_pixel(shell: Shell, tmp_path: Path) -> None:
     """`--mode labels`: masks do not overlap, the surest label wins; `-f labels` is the same as one indexed picture."""
     save(tmp_path / "a.png", picture())
     ask = "clipseg segment a.png -p red -p circle -p 'a star' -f mask -f soft -f labels"
-    shell(f"{ask} --mode labels -o out; {ask} -o both; {ask} --mode labels --background 0.99 -o none")
+    shell(f"{ask} --mode labels -o out; {ask} -o both; {ask} --mode labels --background 0.99 -o sure")
     row = records(tmp_path / "out/manifest.jsonl")[0]
     index = np.asarray(Image.open(tmp_path / "out" / row["labels"]))
     softs = np.stack([cv2.imread(str(tmp_path / "out" / mask["soft"]), 0).astype(int) for mask in row["masks"]])
@@ -160,7 +160,8 @@ def test_labels_compete_for_each_pixel(shell: Shell, tmp_path: Path) -> None:
     assert overlapping["masks"][0]["area"] >= row["masks"][0]["area"]
     both = np.asarray(Image.open(tmp_path / "both" / overlapping["labels"]))
     np.testing.assert_array_equal(both, index)
-    assert not np.asarray(Image.open(tmp_path / "none" / row["labels"])).any()
+    sure = np.asarray(Image.open(tmp_path / "sure" / row["labels"]))
+    np.testing.assert_array_equal(sure, np.where(levels.max(0) > 255 * 0.99, expected, 0))
     (tmp_path / "many.txt").write_text("".join(f"thing {number}\n" for number in range(255)))
     assert "254" in shell("clipseg segment a.png -P many.txt -f voc", expect=2).stderr
     assert "--mode labels" in shell("clipseg segment a.png -p red --background 0.2", expect=2).stderr
