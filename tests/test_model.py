@@ -361,7 +361,7 @@ def test_transformers_reads_what_the_fast_backend_refuses(tmp_path: Path) -> Non
         Segmenter.load(known, device="cpu")
     pixels, expected = documented(known, data.coffee(), PROMPTS[:1])
     segmenter = Segmenter.load(known, device="cpu", dtype="fp32", backend="transformers")
-    np.testing.assert_allclose(segmenter.logits(segmenter.encode(pixels), segmenter.embed(PROMPTS[:1]))[0], expected)
+    close(segmenter.logits(segmenter.encode(pixels), segmenter.embed(PROMPTS[:1]))[0], expected)
     save_file({key: value for key, value in load_file(known.weights).items() if "film" not in key}, known.weights)
     with pytest.raises(ModelError, match="4 tensors are missing"):
         Segmenter.load(known, device="cpu", backend="transformers")
