@@ -36,8 +36,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("CLIPSEG_TEST", MARK)
         ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=cluster.STORE)
-        yield ray.get_runtime_context().gcs_address
-        ray.shutdown()
+    yield ray.get_runtime_context().gcs_address  # its actors have the environment of its start, and nobody else
+    ray.shutdown()
 
 
 @pytest.fixture
