@@ -62,7 +62,7 @@ def test_one_look_is_the_map_itself() -> None:
 
 
 def test_tiles_find_what_the_whole_picture_is_too_small_for(shell: Shell, tmp_path: Path) -> None:
-    """A disc of a 20th of the picture's width: its mask is better with --tile and --flip; the options stand in run.json,
+    """A disc of a 20th of the picture's width: its mask is better with --tile and --flip; the options are in run.json,
     and the batch does not change the bits."""
     ground = picture(1600, 1200, 4)
     ground[:] = np.median(ground.reshape(-1, 3), 0)
