@@ -45,13 +45,17 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Plan:
-    """How lessons are made. `absent`: the share of text prompts that are meant to denote nothing. `easy`: of
-    the scenes, those with one or two large plain things."""
+    """How lessons are made.
+
+    prompts, shown: phrases and exemplars about each picture. absent: the share of phrases that are meant to denote
+    nothing. easy: of the scenes, those with one or two large plain things.
+    """
 
     side: int = 224
     pictures: int = 16
     exemplars: int = 6
-    prompts: int = 4
+    prompts: int = 3
+    shown: int = 2
     absent: float = 0.45
     fresh: float = 0.5
     easy: float = 0.0
@@ -126,17 +130,17 @@ def kinds_of(scene: Scene) -> list[Kind]:
     return [(thing.shape, thing.colour) for thing in scene.things]
 
 
-def pair_up(scenes: list[Scene], count: int, rng: np.random.Generator) -> tuple[list[Kind], list[int]]:
-    """`count` kinds worth an exemplar, and the exemplar that each picture is asked about.
+def pair_up(scenes: list[Scene], count: int, each: int, rng: np.random.Generator) -> tuple[list[Kind], list[list[int]]]:
+    """`count` kinds worth an exemplar, and the exemplars, at most `each`, that each picture is asked about.
 
-    Kinds come from the pictures. A picture is asked about one of them that it shows, else one that resembles a thing
-    of it, else any: so that about half of the pictures have something to find.
+    Kinds come from the pictures. A picture is asked about some of them that it shows, else some that resemble a thing
+    of it, else any: so that about half of the questions have something to find.
     """
     kinds: list[Kind] = []
     for index in rng.permutation(len(scenes))[:count]:
         own = kinds_of(scenes[index])
         kinds.append(own[int(rng.integers(len(own)))])
-    chosen = []
+    chosen: list[list[int]] = []
     for scene in scenes:
         own = kinds_of(scene)
         here = [i for i, kind in enumerate(kinds) if kind in own]
@@ -145,8 +149,11 @@ def pair_up(scenes: list[Scene], count: int, rng: np.random.Generator) -> tuple[
             for i, kind in enumerate(kinds)
             if kind not in own and any(kind[0] == o[0] or kind[1] == o[1] for o in own)
         ]
-        pool = here if here and rng.random() < 0.75 else near or list(range(len(kinds)))
-        chosen.append(pool[int(rng.integers(len(pool)))])
+        picked: set[int] = set()
+        for _ in range(each):
+            pool = here if here and rng.random() < 0.75 else near or list(range(len(kinds)))
+            picked.add(pool[int(rng.integers(len(pool)))])
+        chosen.append(sorted(picked))
     return kinds, chosen
 
 
@@ -163,19 +170,19 @@ def tables(scenes: list[Scene]) -> tuple[NDArray[np.int64], NDArray[np.float32]]
 
 def lesson(scenes: list[Scene], plan: Plan, rng: np.random.Generator) -> Lesson:
     """A lesson about the given scenes (square, of side plan.side)."""
-    kinds, chosen = pair_up(scenes, plan.exemplars, rng) if plan.exemplars else ([], [])
+    kinds, chosen = pair_up(scenes, plan.exemplars, plan.shown, rng) if plan.exemplars else ([], [])
     rows: list[tuple[int, str, int, float, list[int]]] = []
     for index, scene in enumerate(scenes if plan.exemplars else ()):
         for _ in range(plan.prompts):
             query, indices = ask(scene, plan.absent, rng)
             rows.append((index, phrases.wording(query, rng), -1, 1.0, indices))
-        shape, colour = kinds[chosen[index]]
-        query = phrases.Query(shape=shape, colour=colour)
-        weight = 0.0 if rng.random() < 0.6 else float(rng.random())
-        found = [i for i, kind in enumerate(kinds_of(scene)) if kind == (shape, colour)]
-        doubtful = phrases.denoted(query, scene) is None
-        if not doubtful:
-            rows.append((index, phrases.wording(query, rng), chosen[index], weight, found))
+        for chose in chosen[index]:
+            shape, colour = kinds[chose]
+            query = phrases.Query(shape=shape, colour=colour)
+            weight = 0.0 if rng.random() < 0.6 else float(rng.random())
+            found = [i for i, kind in enumerate(kinds_of(scene)) if kind == (shape, colour)]
+            if phrases.denoted(query, scene) is not None:
+                rows.append((index, phrases.wording(query, rng), chose, weight, found))
     meant = np.zeros((len(rows), MOST_THINGS), bool)
     for row, (*_, indices) in enumerate(rows):
         meant[row, [i + 1 for i in indices]] = True

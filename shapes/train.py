@@ -3,7 +3,7 @@
 Two stages: small pictures at the full pixel scale (112 px, four times cheaper), then full ones (224 px).
 The learning rate rises, holds, and falls to zero. Two processes share each step, one thread each, which on two cores
 is faster than one process with two. Seeded; a checkpoint every few minutes; `--resume` goes on from the last one, and
-`--start` begins a new run with the weights of an exported model.
+`--start` begins a new run with the weights of an exported model, and with the heads of the run that it lies in.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from shapes import architecture, losses
 from shapes.exam import draw_exam, marks
 from shapes.lessons import Lesson, Plan, lessons
 
-WEIGHTS = {"entropy": 5.0, "dice": 0.7, "presence": 0.25, "contrast": 0.1, "patch": 0.3}
+WEIGHTS = {"entropy": 5.0, "dice": 0.7, "presence": 0.4, "contrast": 0.1, "patch": 0.3}
 
 
 @dataclass(frozen=True)
@@ -165,8 +165,12 @@ def run(rank: int, out: Path, recipe: Recipe, resume: bool, start: Path | None, 
     if start is not None:
         model.load_state_dict(CLIPSegForImageSegmentation.from_pretrained(start, dtype=torch.float32).state_dict())
     model.set_attn_implementation("eager")  # its backward pass is twice as fast as the fused one on a processor
+    model.decoder.layers[0].self_attn.config._attn_implementation = "eager"  # which that call leaves out
     tokenizer = CLIPTokenizer.from_pretrained(folder)
     pupil = Pupil(model, tokenizer).to(device).train()
+    if start is not None and (start.parent / "checkpoint.pt").exists():
+        state = torch.load(start.parent / "checkpoint.pt", map_location=device, weights_only=True)["pupil"]
+        pupil.heads.load_state_dict({k.removeprefix("heads."): v for k, v in state.items() if k.startswith("heads.")})
     mean = copy.deepcopy(model).eval()
     tools = optimisers(pupil, recipe)
     asked = draw_exam(exam, seed=1_000_003) if rank == 0 and exam else None
@@ -243,7 +247,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m shapes.train", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
-    parser.add_argument("--start", type=Path, help="folder of an exported model to begin with; new weights without it")
+    parser.add_argument(
+        "--start", type=Path, help="folder of a model (runs/NAME/model) to begin with; none: new weights"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--exam", type=int, default=60, help="scenes of the check during the run; 0: none")
     for name, value in vars(default).items():

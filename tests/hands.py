@@ -34,7 +34,7 @@ def work(sources: Iterable[Source], send: Send) -> Iterator[Record]:
             raise RuntimeError("a defect")
         if "once" in source.name and not Path(source.path).exists():
             Path(source.path).touch()
-            os.kill(os.getpid(), signal.SIGSEGV)
+            signal.raise_signal(signal.SIGSEGV)
         if "full" in source.name:
             raise OutputError("no space left")
         if "slow" in source.name:
