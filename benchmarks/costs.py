@@ -1,6 +1,7 @@
 """What one image costs, part by part, in the program's own functions: the inputs of the model in `scale.py`.
 
-Each part is measured in a process of its own; those that run side by side in a real run do so here.
+Each part is measured in a process of its own; those that run side by side in a real run do so here. What their sum
+lacks of a real run is measured by a real run.
 """
 
 import itertools
@@ -49,13 +50,13 @@ class Costs:
     lines: float  # bytes of manifest and journal
     known: float  # bytes of the driver's memory when a run begins that finds its record
     worker: float  # bytes of physical memory of an actor, at most
-    start: float  # seconds of a run on Ray beside its images
-    background: float  # cores that Ray's own processes take
+    crowd: float = 0.0  # seconds that a real run on Ray takes more than the parts: caches, threads, Ray's own
+    start: float = 0.0  # seconds of a run on Ray beside its images
 
     @property
     def work(self) -> float:
         """Seconds of an actor."""
-        return self.load + self.resize + self.encode + self.decode + self.finish + self.actor
+        return self.load + self.resize + self.encode + self.decode + self.finish + self.actor + self.crowd
 
     @property
     def driven(self) -> float:
@@ -63,8 +64,8 @@ class Costs:
         return self.driver + self.ledger + self.walk
 
 
-def measure(pictures: Path, messages: int) -> Costs:
-    """All of it, on as many cores as there are, with the bundled model."""
+def measure(pictures: Path, messages: int, count: int) -> Costs:
+    """All of it, on as many cores as there are, with the bundled model; `crowd` by a run of `count` pictures."""
     cores = os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor(cores) as pool:
         parts = [f"costs.stages({str(pictures)!r}, {part}, {cores}, {place!r})" for part in range(cores)]
@@ -72,19 +73,20 @@ def measure(pictures: Path, messages: int) -> Costs:
         found: dict[str, float] = {key: sum(one[key] for one in each) / cores for key in each[0]}
         found |= _told(f"costs.bookkeeping({str(pictures)!r}, {place!r})")
         found |= _told(f"costs.traffic({messages}, {cores})")
-        few = pictures_of(pictures, WARM)
-        total = ray_run(few, Path(place, "few"), cores).total
-    costs = Costs(start=0.0, **found)
-    return replace(costs, start=total - WARM * (costs.work + costs.driven) / (cores - costs.background))
+        real = ray_run(pictures_of(pictures, count), Path(place, "real"), cores)
+    costs = Costs(**found)
+    whole = cores * (real.stamps[-1] - real.stamps[count // 4]) / (count - 1 - count // 4)  # of the cores, an image
+    crowd = whole - costs.work - costs.driven
+    return replace(costs, crowd=crowd, start=real.total - count * whole / cores)
 
 
 def ray_run(listed: str, out: Path, actors: int) -> Timing:
-    """The program itself, on a Ray of its own, as a whole process: the images of a list, one path a line."""
+    """The program itself on a Ray of its own, on the images of a list of paths. It prints their records."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as paths:
         paths.write(listed)
         paths.flush()
-        command = f"-m clipseg_cli segment --model shapes --engine ray -j {actors} -q --files-from {paths.name}".split()
-        return run([*command, "-p", PROMPT, "-o", str(out)])
+        command = f"-m clipseg_cli segment --model shapes --engine ray -j {actors} --files-from {paths.name}".split()
+        return run([*command, "-q", "--json", "-p", PROMPT, "-o", str(out)])
 
 
 def pictures_of(folder: Path, count: int) -> str:
@@ -191,7 +193,7 @@ def echo(sources: Iterable[Source], tell: Tell) -> Iterator[Record]:
 
 
 def traffic(count: int, actors: int) -> None:
-    """Prints what it costs to send images to actors and to have their records back, and what Ray takes by itself."""
+    """Prints what it costs to send images to actors and to have their records back."""
     import ray
 
     from clipseg_cli import engines
@@ -210,23 +212,8 @@ def traffic(count: int, actors: int) -> None:
         last[record.width] = record.height
     driver = (time.process_time() - begun) / (count - count // 4)
     used = sum(last[pid] - first[pid] for pid in first) / 1e6 / (count - count // 4)
-    before, begun = _cpu("session_"), time.perf_counter()
-    time.sleep(4)
-    background = (_cpu("session_") - before) / (time.perf_counter() - begun)
     ray.shutdown()
-    print(json.dumps({"driver": driver, "actor": used, "background": background}))
-
-
-def _cpu(word: str) -> float:
-    """Seconds of a core that the processes with this word in their command lines have used."""
-    ticks = 0
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and word.encode() in (entry / "cmdline").read_bytes():
-                ticks += sum(map(int, (entry / "stat").read_text().rpartition(")")[2].split()[11:13]))
-        except OSError:
-            continue
-    return ticks / os.sysconf("SC_CLK_TCK")
+    print(json.dumps({"driver": driver, "actor": used}))
 
 
 def as_rows(costs: Costs) -> list[tuple[str, Any]]:
@@ -239,6 +226,7 @@ def as_rows(costs: Costs) -> list[tuple[str, Any]]:
         ("decode one prompt, ms", f"{costs.decode * ms:.2f}"),
         ("mask, overlay, files, threads, ms", f"{costs.finish * ms:.2f}"),
         ("messages, actor's side, ms", f"{costs.actor * ms:.2f}"),
+        ("beside another, on Ray, ms", f"{costs.crowd * ms:.2f}"),
         ("**a worker in all, ms**", f"**{costs.work * ms:.2f}**"),
         ("walk, driver, ms", f"{costs.walk * ms:.3f}"),
         ("schedule and messages, driver, ms", f"{costs.driver * ms:.2f}"),
@@ -251,5 +239,4 @@ def as_rows(costs: Costs) -> list[tuple[str, Any]]:
         ("memory of the driver when a run finds its record, bytes", f"{costs.known:.0f}"),
         ("memory of a worker, MB", f"{costs.worker / 1e6:.0f}"),
         ("a run's start and end on Ray, s", f"{costs.start:.1f}"),
-        ("Ray's own processes, cores", f"{costs.background:.3f}"),
     ]

@@ -1,6 +1,6 @@
 """How long many images take on many machines: a model with measured costs, and its test against a real run.
 
-`python -m benchmarks.scale` measures the costs (`costs.py`) on 200 images, predicts a run of 2,000 on a local Ray,
+`python -m benchmarks.scale` measures the costs (`costs.py`) on 400 images, predicts a run of 2,000 on a local Ray,
 makes that run, and prints the tables; `--write` puts them into docs/scale.md. Some minutes; leave the machine alone.
 """
 
@@ -81,9 +81,8 @@ def rate(cluster: Cluster, images: int) -> float:
 
 
 def here(costs: Costs, images: int, cores: int) -> float:
-    """Seconds of a whole run on this machine, whose cores are shared by an actor each, the driver and Ray."""
-    pace = (costs.work + costs.driven) * cores / (cores - costs.background)
-    return costs.start + simulate(Cluster(cores, pace, costs.driven), images)[-1]
+    """Seconds of a whole run on this machine, whose cores are shared by an actor each and the driver."""
+    return costs.start + simulate(Cluster(cores, costs.work + costs.driven, costs.driven), images)[-1]
 
 
 def of_clip(costs: Costs) -> Costs:
@@ -131,7 +130,7 @@ def growth(models: dict[str, Costs]) -> str:
 
 def limits(costs: Costs) -> str:
     """Where each resource ends, in images a second, or what 10⁶ images take of it."""
-    around = costs.load + costs.resize + costs.finish + costs.actor
+    around = costs.load + costs.resize + costs.finish + costs.actor + costs.crowd
     rows = [
         ["one driver", f"{1 / costs.driven:,.0f} images/s"],
         ["10 Gbit/s of one machine", f"{NETWORK / (costs.read + costs.written):,.0f} images/s"],
@@ -164,14 +163,14 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("--images", type=int, default=2000, help="of the run that is predicted")
-    parser.add_argument("--calibration", type=int, default=200, help="images that the costs are measured on")
+    parser.add_argument("--calibration", type=int, default=400, help="images that the costs are measured on")
     parser.add_argument("--messages", type=int, default=8000, help="records that actors without work send")
     parser.add_argument("--work", type=Path, default=HERE.parent / "runs" / "benchmark", help="where material is kept")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/scale.md")
     given = parser.parse_args()
     cores = os.cpu_count() or 1
     few, many = (pictures(given.work, 640, 480, count) for count in (given.calibration, given.images))
-    costs = measure(few, given.messages)
+    costs = measure(few, given.messages, given.calibration)
     sys.stderr.write(f"{costs}\npredicted: {here(costs, given.images, cores):.1f} s\n")
     out = given.work / "scale"
     shutil.rmtree(out, ignore_errors=True)

@@ -44,7 +44,7 @@ def test_the_model_of_many_machines_keeps_its_bounds() -> None:
     assert scale.simulate(scale.Cluster(1000, 0.5, 0.01), 5000)[-1] == pytest.approx(5000 * 0.01, rel=0.05)
     lossy = scale.Cluster(4, 0.5, 0, restart=10, losses=0.001)
     assert scale.rate(lossy, 20_000) == pytest.approx(4 / (0.5 + 0.5 * 0.001 * (10 + scale.AHEAD * 0.5)), rel=0.05)
-    costs = Costs(0.004, 0.001, 0.02, 0.005, 0.005, 0, 0.0004, 0.0001, 0, 9e4, 9e4, 2, 500, 1500, 4e8, 10, 0)
+    costs = Costs(0.004, 0.001, 0.02, 0.005, 0.005, 0, 0.0004, 0.0001, 0, 9e4, 9e4, 2, 500, 1500, 4e8, 0, 10)
     assert scale.here(costs, 2000, 2) == pytest.approx(10 + 2000 * 0.0355 / 2, rel=0.01)
     assert scale.hours(costs, 1e6) == pytest.approx(1e6 * 0.0355 / 3600)
     rows = (scale.limits(costs) + scale.machine_hours({"shapes": costs})).splitlines()
