@@ -243,7 +243,8 @@ def test_plain_operators_do_what_the_fused_ones_do(find: Find, name: str) -> Non
     known = find(name)
     shape = read_architecture(known.path)
     segmenter = Segmenter.load(known, device="cpu", dtype="bf16")
-    pixels, ids = segmenter.pixels(photographs()), segmenter.processor.tokenize(PROMPTS[:1])[0]
+    shown, prompt = (drawings(), "a red circle") if name == "shapes" else (photographs(), PROMPTS[0])
+    pixels, ids = segmenter.pixels(shown), segmenter.processor.tokenize([prompt])[0]
     masks = []
     for fused in (True, False):
         network = load_network(
