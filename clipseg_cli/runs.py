@@ -1,9 +1,12 @@
 """One run: phrases and images in, an output directory with its manifest out."""
 
+import gc
 import json
 import os
 import platform
+import shutil
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -226,7 +229,7 @@ def _job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[Forma
     refuse_many(len(wanted.prompts), mask.mode, formats)
     embeddings.check(wanted, checkpoint.weights, request.model.model)
     # an image of a batch has the same bits as alone, so its size is no setting of the result
-    batch = request.model.batch_size or BATCH.get(_devices(request)[0].model.device.replace("auto", "cpu"), 16)
+    batch = request.model.batch_size or BATCH.get(_devices(request)[0].model.device.replace("auto", _likely()), 16)
     if request.run.features is not None:
         if files.is_url(request.run.features):
             raise UsageError(f"--features {request.run.features}: encoded images are kept in a folder of this machine")
@@ -239,14 +242,24 @@ def _job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[Forma
     )  # fmt: skip
 
 
+def _likely() -> str:
+    """What "auto" will come to, as far as it can be told before torch is imported: for the size of batches, no more."""
+    return "cuda" if shutil.which("nvidia-smi") else "mps" if sys.platform == "darwin" else "cpu"
+
+
 def _model(request: Request, checkpoint: registry.Checkpoint, tell: engines.Tell) -> "tuple[Segmenter, Embeddings]":
     """The loaded network and what to look for; says once which model runs where and how."""
-    from clipseg_cli.model import Segmenter
-
     options = request.model
-    segmenter = Segmenter.load(
-        checkpoint, device=options.device, dtype=options.dtype, backend=options.backend, size=options.size
-    )
+    gc.disable()  # half a million objects are made, all to stay: a tenth of a start is spent on looking through them
+    try:
+        from clipseg_cli.model import Segmenter
+
+        segmenter = Segmenter.load(
+            checkpoint, device=options.device, dtype=options.dtype, backend=options.backend, size=options.size
+        )
+    finally:
+        gc.enable()
+        gc.freeze()
     at = f" ({checkpoint.repo} at {checkpoint.revision})" if checkpoint.repo else ""
     line = f"model {checkpoint.name}{at} on {segmenter.device} in {segmenter.dtype}, {segmenter.backend} backend"
     tell(engines.News(line, {"device": segmenter.device, "dtype": segmenter.dtype, "backend": segmenter.backend}))
