@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from shapes import architecture, losses
 from shapes.exam import draw_exam, marks
 from shapes.lessons import Lesson, Plan, lessons
 
-WEIGHTS = {"entropy": 5.0, "dice": 0.7, "presence": 0.4, "contrast": 0.1, "patch": 0.3}
+WEIGHTS = {"entropy": 5.0, "dice": 0.7, "presence": 0.4, "contrast": 0.1, "patch": 0.1}
+HEADS_RATE = 1.5e-3
+APART = 300  # steps in which new heads learn what a trained tower tells, before the tower learns from them
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Pupil(nn.Module):
     def __init__(self, model: CLIPSegForImageSegmentation, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
+        self.apart = False  # whether the heads read without teaching
         width = model.config.vision_config.hidden_size
         self.heads = nn.ModuleList(losses.PatchHeads(width) for _ in range(2))
 
@@ -87,15 +91,18 @@ class Pupil(nn.Module):
             condition = torch.where((shown >= 0)[:, None], blend, prompts)
             picture = torch.from_numpy(lesson.picture).to(device)
             depth = len(self.model.extract_layers)
-            logits = architecture.decode(self.model, states[:depth], picture, condition)
+            with torch.autocast(device.type, enabled=False):  # a decoder's backward pass in bfloat16 may be mere noise
+                reduced = [state.float() for state in states[:depth]]
+                logits = architecture.decode(self.model, reduced, picture, condition.float())
             folded = architecture.unfold(owners)
             belongs = losses.patch_owner(folded)
             labels, measures = torch.from_numpy(lesson.labels).to(device), torch.from_numpy(lesson.measures).to(device)
-            told = [head(state[:count]) for head, state in zip(self.heads, states[depth:], strict=True)]
+            read = [state[:count].detach() if self.apart else state[:count] for state in states[depth:]]
+            told = [head(state) for head, state in zip(self.heads, read, strict=True)]
             patch = torch.stack([losses.patch_loss(guess, belongs, labels, measures) for guess in told]).sum()
         meant = torch.from_numpy(lesson.meant).to(device)
         target = torch.gather(meant, 1, folded[picture].flatten(1).long())
-        entropy, dice, presence = losses.mask_loss(logits.float().flatten(1), target)
+        entropy, dice, presence = losses.mask_loss(logits.flatten(1), target)
         kinds = torch.from_numpy(lesson.kinds).to(device)
         contrast = losses.contrast(visual[count:], names, kinds, self.model.clip.logit_scale)
         return {
@@ -108,16 +115,17 @@ class Pupil(nn.Module):
 
 
 def optimisers(pupil: Pupil, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the transformers, AdamW for all else."""
+    """Muon for the matrices inside the transformers, AdamW for all else of the model and for the heads."""
     matrices: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
-    for name, parameter in pupil.named_parameters():
+    for name, parameter in pupil.model.named_parameters():
         inside = ".layers." in name or "reduces" in name or "_projection" in name
         (matrices if inside and parameter.ndim == 2 else rest).append(parameter)
     muon = torch.optim.Muon(
         matrices, lr=recipe.muon_rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw", ns_steps=4
     )
-    return [muon, torch.optim.AdamW(rest, lr=recipe.rate, weight_decay=0.01, betas=(0.9, 0.98), eps=1e-7)]
+    adam = partial(torch.optim.AdamW, weight_decay=0.01, betas=(0.9, 0.98), eps=1e-7)
+    return [muon, adam(rest, lr=recipe.rate), adam(pupil.heads.parameters(), lr=HEADS_RATE)]
 
 
 def rate_at(step: int, progress: float, recipe: Recipe) -> float:
@@ -165,10 +173,10 @@ def run(rank: int, out: Path, recipe: Recipe, resume: bool, start: Path | None, 
     if start is not None:
         model.load_state_dict(CLIPSegForImageSegmentation.from_pretrained(start, dtype=torch.float32).state_dict())
     model.set_attn_implementation("eager")  # its backward pass is twice as fast as the fused one on a processor
-    model.decoder.layers[0].self_attn.config._attn_implementation = "eager"  # which that call leaves out
     tokenizer = CLIPTokenizer.from_pretrained(folder)
     pupil = Pupil(model, tokenizer).to(device).train()
-    if start is not None and (start.parent / "checkpoint.pt").exists():
+    strange = start is not None and not (start.parent / "checkpoint.pt").exists()
+    if start is not None and not strange:
         state = torch.load(start.parent / "checkpoint.pt", map_location=device, weights_only=True)["pupil"]
         pupil.heads.load_state_dict({k.removeprefix("heads."): v for k, v in state.items() if k.startswith("heads.")})
     mean = copy.deepcopy(model).eval()
@@ -184,7 +192,7 @@ def run(rank: int, out: Path, recipe: Recipe, resume: bool, start: Path | None, 
         step, progress = state["done"]
     dist.barrier()
     parameters = list(pupil.parameters())
-    bases = [recipe.muon_rate, recipe.rate]
+    bases = [recipe.muon_rate, recipe.rate, HEADS_RATE]
     source: Iterator[Lesson] | None = None
     side = 0
     totals: dict[str, float] = {}
@@ -198,6 +206,7 @@ def run(rank: int, out: Path, recipe: Recipe, resume: bool, start: Path | None, 
                 side=side, pictures=recipe.pictures, exemplars=recipe.pictures * 3 // 8, seed=recipe.seed + 1000 * rank
             )
             source = lessons(plan, step)
+        pupil.apart = strange and step < APART
         terms = pupil(next(source))
         loss = sum(WEIGHTS[name] * term for name, term in terms.items())
         torch.autograd.backward(torch.as_tensor(loss))
