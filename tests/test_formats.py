@@ -6,6 +6,7 @@ import gc
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -176,12 +177,38 @@ def test_yolo_segments_draw_the_mask(mask: np.ndarray) -> None:
     assert Image.open(io.BytesIO(files["yolo/images/sub/a.jpg"])).size == (130, 90)
 
 
+ODD = ("new\nline", "tab\t\x7f\x85\u2028", "b\udcff", "Größe 🚲", "\\U00000041: {x}", "- 'no'", "\ufeff#")
+
+
 def test_yolo_names_its_classes(assembled: Any) -> None:
-    """data.yaml is YAML that names the folders and the classes by number, whatever the label."""
-    out = assembled("yolo", {"a": result(ring(), ring())})
+    """data.yaml is YAML that names the folders and the classes by number, whatever the label; the lines are where
+    trainers look for them, also where a folder of the pictures has the name of one of theirs."""
+    stems = ("a", "images/b", "x/images/images/c", "labels/d")
+    out = assembled("yolo", dict.fromkeys(stems, replace(result(*[ring()] * len(ODD)), labels=ODD)))
     data = yaml.safe_load((out / "yolo/data.yaml").read_text())
-    assert data["names"] == {0: 'label "0" <&>', 1: 'label "1" <&>'}
-    assert (out / "yolo" / data["train"] / "a.jpg").is_file() and (out / "yolo/labels/a.txt").is_file()
+    assert data["names"] == dict(enumerate(ODD))
+    photos = sorted((out / "yolo" / data["train"]).rglob("*.jpg"))
+    assert [str(photo.relative_to(out / "yolo/images")) for photo in photos] == sorted(f"{stem}.jpg" for stem in stems)
+    # the rule of Ultralytics' `img2label_paths`
+    lines = ["/labels/".join(str(photo).rsplit("/images/", 1)).rsplit(".", 1)[0] + ".txt" for photo in photos]
+    assert all(set(read_yolo(Path(line).read_text(), 130, 90)) == {*range(len(ODD))} for line in lines)
+
+
+@pytest.mark.parametrize("form", [*WRITERS])
+def test_any_label_can_be_written(assembled: Any, form: Any) -> None:
+    """Line ends, bytes that are not UTF-8, signs that mean something to a format: a name stays one name, and files
+    that are text are UTF-8."""
+    one = replace(result(*[ring()] * len(ODD)), labels=ODD, index=ring() // 255)
+    out = assembled(form, {"a": one})
+    names = [" ".join(label.split()).encode("utf-8", "backslashreplace").decode() for label in ODD]
+    for file in (path for path in out.rglob("*") if path.suffix in (".json", ".txt", ".xml", ".svg", ".yaml")):
+        text = file.read_text("utf-8")
+        if file.suffix == ".json":
+            json.loads(text)
+        elif file.suffix in (".xml", ".svg"):
+            ElementTree.fromstring(text)
+        elif file.name == "classes.txt":
+            assert text.split("\n") == ["background", *names, ""]
 
 
 @every_mask
@@ -243,7 +270,7 @@ def test_webdataset_reads_its_shards(assembled: Any, monkeypatch: pytest.MonkeyP
     import webdataset
 
     monkeypatch.setattr(whole, "SHARD", 5)
-    shown = {f"sub.d/p.{i:02}": mask for i, mask in enumerate(MASKS.values())}
+    shown = {f"sub.d/{i // 2:02}{'._'[i % 2]}p": mask for i, mask in enumerate(MASKS.values())}  # 00.p, 00_p, 01.p
     pictures = {stem: result(mask, ring()) for stem, mask in shown.items()}
     out = assembled("webdataset", pictures)
     shards = sorted((out / "webdataset").iterdir())
@@ -252,7 +279,9 @@ def test_webdataset_reads_its_shards(assembled: Any, monkeypatch: pytest.MonkeyP
     whole.assemble(out, ("webdataset",), ())
     assert before == [(shard.stat().st_mtime_ns, shard.read_bytes()) for shard in shards]
     samples = list(webdataset.WebDataset([str(shard) for shard in shards], shardshuffle=False).decode("rgb8"))
-    assert [sample["__key__"] for sample in samples] == [f"sub.d/p_{i:02}" for i in range(len(shown))]
+    keys = [sample["__key__"] for sample in samples]
+    assert len({*keys}) == len(keys) and keys[1::2] == [*shown][1::2]
+    assert [key.partition("~")[0] for key in keys] == [f"sub.d/{i // 2:02}_p" for i in range(len(shown))]
     for sample, mask in zip(samples, shown.values(), strict=True):
         assert sample["jpg"].shape == (90, 130, 3) and np.array_equal(sample["label-0.png"][..., 0], mask)
         assert np.array_equal(sample["label-1.png"][..., 0], ring())

@@ -60,6 +60,7 @@ def yolo(stem: str, result: Result) -> Iterator[File]:
     """The photo, and one line a polygon: class, then x y as shares of the width and height.
 
     A line is one polygon without holes: several parts become several lines, and a line of no width leads to a hole.
+    Trainers look for the lines where the last folder `images` of the photo's path is called `labels`.
     """
     height, width = result.masks[0].shape
     lines = []
@@ -69,8 +70,10 @@ def yolo(stem: str, result: Result) -> Iterator[File]:
             ring = ring if len(ring) > 2 else np.repeat(ring, 3, 0)  # readers drop what has fewer than three points
             shares = (ring + 0.5) / (width, height)
             lines.append(f"{index} " + " ".join(f"{share:.6f}" for share in shares.ravel()))
-    yield f"yolo/labels/{stem}.txt", None, "".join(line + "\n" for line in lines).encode()
-    yield f"yolo/images/{stem}.jpg", None, raster.jpeg(result.photo(), raster.DATASET_QUALITY)
+    photo = f"yolo/images/{stem}.jpg"
+    text = "/labels/".join(photo.rsplit("/images/", 1)).removesuffix(".jpg") + ".txt"
+    yield text, None, "".join(line + "\n" for line in lines).encode()
+    yield photo, None, raster.jpeg(result.photo(), raster.DATASET_QUALITY)
 
 
 def voc(stem: str, result: Result) -> Iterator[File]:

@@ -43,7 +43,7 @@ def coco(out: Place, parts: Parts, labels: Sequence[str], fsync: bool) -> None:
 
 def yolo(out: Place, parts: Parts, labels: Sequence[str], fsync: bool) -> None:
     """yolo/data.yaml. Paths are relative to it; the images are not split: `val` names the same as `train`."""
-    names = "".join(f"  {index}: {json.dumps(label, ensure_ascii=False)}\n" for index, label in enumerate(labels))
+    names = "".join(f"  {index}: {_quoted(label)}\n" for index, label in enumerate(labels))
     store.write(out / "yolo/data.yaml", f"train: images\nval: images\nnames:\n{names}".encode(), fsync)
 
 
@@ -52,14 +52,12 @@ def voc(out: Place, parts: Parts, labels: Sequence[str], fsync: bool) -> None:
     stems = (PurePosixPath(path).relative_to("voc/SegmentationClass").with_suffix("") for _, path in parts)
     lines = "".join(f"{stem}\n" for stem in stems)
     store.write(out / "voc/ImageSets/Segmentation/train.txt", lines.encode(), fsync)
-    names = "".join(" ".join(name.split()) + "\n" for name in ("background", *labels))
-    store.write(out / "voc/classes.txt", names.encode("utf-8", "backslashreplace"), fsync)
+    store.write(out / "voc/classes.txt", _names(labels), fsync)
 
 
 def labels(out: Place, parts: Parts, labels: Sequence[str], fsync: bool) -> None:
     """labels/classes.txt: its line i + 1 names index i of the pictures beside it."""
-    names = "".join(f"{name}\n" for name in ("background", *labels))
-    store.write(out / "labels/classes.txt", names.encode("utf-8", "backslashreplace"), fsync)
+    store.write(out / "labels/classes.txt", _names(labels), fsync)
 
 
 def webdataset(out: Place, parts: Parts, labels: Sequence[str], fsync: bool) -> None:
@@ -86,6 +84,18 @@ def _current(out: Place, shard: str, paths: Sequence[str]) -> bool:
         return False
     size = sum(state.st_size for state in states) + len(END)
     return made.st_size == size and made.st_mtime_ns > max(state.st_mtime_ns for state in states)
+
+
+def _names(labels: Sequence[str]) -> bytes:
+    """One name a line, that of the ground first; blanks and line ends within a name become one space."""
+    names = "".join(" ".join(name.split()) + "\n" for name in ("background", *labels))
+    return names.encode("utf-8", "backslashreplace")
+
+
+def _quoted(text: str) -> str:
+    """A YAML string; what YAML cannot hold as it is stands as its number."""
+    marked = (f"\\U{ord(c):08x}" if not c.isprintable() else f"\\{c}" if c in '"\\' else c for c in text)
+    return f'"{"".join(marked)}"'
 
 
 def _categories(labels: Sequence[str]) -> list[dict[str, object]]:
