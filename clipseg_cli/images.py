@@ -20,6 +20,7 @@ What happens to pixels that are not 8-bit RGB:
     animation       the first frame
 """
 
+import errno
 import io
 import logging
 import os
@@ -27,7 +28,6 @@ import re
 import stat
 import struct
 import warnings
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,13 +45,14 @@ from PIL import (
     PngImagePlugin,
     PpmImagePlugin,
     TiffImagePlugin,
+    TiffTags,
     WebPImagePlugin,
 )
 from PIL.ImageFile import ImageFile
 
 from clipseg_cli import remote
 from clipseg_cli.errors import ErrorClass, ImageError
-from clipseg_cli.files import SNIFF, fault, is_url, not_a_file, sniff
+from clipseg_cli.files import SNIFF, TORN, bare_png, fault, is_url, not_a_file, short_png, sniff, unread
 from clipseg_cli.sources import Source
 
 # Called directly instead of through PIL.Image.open: nothing outside this table can run, and errors keep their reason.
@@ -71,7 +72,13 @@ READ_WHOLE = (
     1 << 26
 )  # bytes; larger files are read in place. In memory, a file cut short meanwhile cannot crash libtiff
 MOST_PAGES = 1000  # TIFF pages counted: each costs a jump in the file
+LARGEST_TILE = 1 << 24  # pixels of a TIFF's tile, of which whole ones are decoded: 16 times that of any writer
+TIFF_HEADER = 8  # bytes; before it stand no pixels
 ORIENTATION = 0x0112  # TIFF tag, also of EXIF
+SUBFILE_TYPE, DNG_VERSION = 0x00FE, 0xC612  # TIFF tags
+WEBP = 50001  # TIFF compression that Pillow's libtiff is built without
+# How Pillow says that a sound file is of a kind that it does not know.
+UNREAD = "unknown pixel mode|samples per pixel|cannot handle|not supported|Unsupported BMP (?!Palette)"
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # or its complaints about a file would go to stderr
 
@@ -189,24 +196,35 @@ def _decode(file: BinaryIO, max_pixels: int) -> Image:
         raise _failure("unsupported", f"{what}; convert it to one of {', '.join(PLUGINS)}")
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
+    data, frames = b"", 0
     if size <= READ_WHOLE or form in TORN:
-        file = io.BytesIO(file.read())
+        data = file.read()
+        if what := unread(form, data):
+            raise _failure("unsupported", f"{what} is not read; save it as 8-bit RGB")
+        if form == "PNG":
+            data, frames = bare_png(data)
+        file = io.BytesIO(data)
     notes: list[str] = []
     with _reasons():
         image = PLUGINS[form](file, "")
     width, height = image.size
     if width * height > max_pixels:
         raise _too_large(f"{width} x {height} pixels")
-    if form in TORN and isinstance(file, io.BytesIO) and (torn := TORN[form](file.getvalue(), width * height)):
+    if form in TORN and (torn := TORN[form](data, width * height)):
         raise _failure("corrupt", f"{torn}; copy or export it again")
     with _reasons():
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            _check_tiff(image)
         stored = _tiff_orientation(image, notes)  # Pillow turns TIFF itself while loading, and forgets the tag
         image.load()
+        dark = form == "PNG" and not np.asarray(image.crop((0, max(height - 2, 0), width, height))).any()
+        if dark and short_png(data):  # the last two rows are what they are where they are missing
+            raise _failure("corrupt", "fewer pixels than its header says; copy or export it again")
         pixels = _rgb(image, notes)
     pixels = upright(pixels, stored if stored is not None else _exif_orientation(image, notes))
-    frames = _frames(image)
+    frames = frames or _frames(image)
     if frames > 1:
-        notes.append(f"first of {frames} frames" if frames < MOST_PAGES else f"first of {frames} frames or more")
+        notes.append(f"first of {frames} frames" if frames != MOST_PAGES else f"first of {frames} frames or more")
     return Image(np.require(pixels, np.uint8, ("C", "W")), form, frames, tuple(notes))
 
 
@@ -220,15 +238,16 @@ def _reasons() -> Iterator[None]:
     except PIL.Image.DecompressionBombError as error:
         raise _too_large("a part of it") from error
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # a place before its beginning
             raise  # the disk's own failure, not the image's
         text = str(error) or type(error).__name__
-        if isinstance(error.__cause__, KeyError) or re.search(
-            "unknown pixel mode|samples per pixel|cannot handle|not supported", text
-        ):
-            raise _failure(
-                "unsupported", f"a kind of pixels that is not read ({text}); save it as 8-bit RGB"
-            ) from error
+        key = error.__cause__.args[0] if isinstance(error.__cause__, KeyError) else None
+        if key in TiffTags.TAGS_V2:
+            text = f"no {TiffTags.TAGS_V2[key].name}"
+        elif key is not None or re.search(UNREAD, text):
+            text = f"compression {text}" if text.isdecimal() else text
+            why = f"a kind of pixels that is not read ({text}); save it as 8-bit RGB"
+            raise _failure("unsupported", why) from error
         raise _failure("corrupt", f"broken or cut short ({text}); copy or export it again") from error
 
 
@@ -236,50 +255,24 @@ def _too_large(what: str) -> ImageError:
     return _failure("too_large", f"{what} is more than --max-pixels allows; raise it if memory does")
 
 
-def _torn_jpeg(data: bytes, pixels: int) -> str:
-    """Why a JPEG cannot hold all its pixels, or "" where it may. libjpeg fills such gaps with grey and says nothing."""
-    position, scanned, huffman = 2, False, True
-    while found := _MARKER.search(data, position):
-        marker, position = data[found.end() - 1], found.end()
-        if marker == 0xD9:  # EOI
-            break
-        if scanned and marker not in _BETWEEN_SCANS:
-            return f"marker ff{marker:02x} in the midst of its pixels"
-        if marker not in (0x01, 0xD8):  # TEM and SOI have no length
-            position += int.from_bytes(data[position : position + 2], "big")
-        scanned = scanned or marker == 0xDA  # SOS
-        huffman = huffman and marker not in (0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)  # SOF of arithmetic coding
-    else:
-        return "cut short: it has no end marker"
-    # A block of 8 x 8 pixels takes one bit at least: the Huffman code of its first coefficient.
-    return "too few bytes for its size" if huffman and pixels > len(data) * 8 * 64 else ""
+def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Refuses what Pillow takes: a picture beside the one that is meant, a tile that is a bomb, parts that are missing.
 
-
-def _torn_png(data: bytes, _: int) -> str:
-    """Why a PNG's pixels are not those that were written, or "". Pillow does not look at their checksums."""
-    view, position = memoryview(data), 8
-    while position + 12 <= len(data):
-        end = position + 8 + int.from_bytes(view[position : position + 4], "big")
-        whole = end + 4 <= len(data)  # Pillow notices where it is not
-        pixels = whole and bytes(view[position + 4 : position + 8]) == b"IDAT"
-        if pixels and zlib.crc32(view[position + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
-            return "damaged: a checksum does not match"
-        position = end + 4
-    return ""
-
-
-def _torn_jpeg2000(data: bytes, _: int) -> str:
-    """Why a JPEG 2000 codestream is not whole, or "". OpenJPEG leaves what is missing black."""
-    start = data.find(b"\xff\x4f\xff\x51")  # SOC, SIZ
-    return "" if data.find(b"\xff\xd9", start) > start >= 0 else "cut short: it has no end marker"
-
-
-# What a decoder lets pass in silence: (file, pixels it claims) -> what is wrong, or "".
-TORN: dict[str, Callable[[bytes, int], str]] = {"JPEG": _torn_jpeg, "PNG": _torn_png, "JPEG2000": _torn_jpeg2000}
-# In a scan ff00 is a data byte, ffd0-ffd7 restart it and ffff pads; all else is a marker.
-_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-# DHT, DAC, SOS, DQT, DNL, DRI, APPn, COM
-_BETWEEN_SCANS = frozenset((0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE))
+    Raises ImageError."""
+    tags, (width, height) = image.tag_v2, image.size
+    if tags.get(TiffImagePlugin.COMPRESSION) == WEBP:
+        raise _failure("unsupported", "WebP within TIFF is not read; save it as one or the other")
+    if DNG_VERSION in tags or (tags.get(SUBFILE_TYPE, 0) == 1 and TiffImagePlugin.SUBIFD in tags):
+        raise _failure("unsupported", "a camera's raw file is not read; convert it to JPEG or TIFF")
+    tile = int(tags.get(TiffImagePlugin.TILEWIDTH, 0)) * int(tags.get(TiffImagePlugin.TILELENGTH, 0))
+    if tile > max(width * height, LARGEST_TILE):
+        raise _too_large(f"a tile of {tile} pixels")
+    raw = [tile for tile in image.tile if tile.codec_name == "raw"]
+    layers = len(image.getbands()) if tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 else 1
+    boxes = [tile.extents or (0, 0, 0, 0) for tile in raw]
+    covered = sum((right - left) * (lower - upper) for left, upper, right, lower in boxes)
+    if raw and (covered < layers * width * height or min(tile.offset for tile in raw) < TIFF_HEADER):
+        raise _failure("corrupt", "parts of its pixels are missing; copy or export it again")
 
 
 def _tiff_orientation(image: ImageFile, notes: list[str]) -> int | None:

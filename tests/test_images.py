@@ -58,12 +58,18 @@ def png(width: int, height: int, depth: int, kind: int, rows: bytes, *chunks: tu
     )
 
 
-def tiff(pixels: np.ndarray, **tags: int) -> bytes:
+def spoilt(data: bytes, at: int, new: bytes) -> bytes:
+    """The bytes with other ones at a place."""
+    return data[:at] + new + data[at + len(new) :]
+
+
+def tiff(pixels: np.ndarray, others: dict[int, int] | None = None, **tags: int) -> bytes:
     """A little-endian grey TIFF of one strip, made by hand. A tag of two shorts is given as one long."""
     entries = {"width": (256, pixels.shape[1]), "height": (257, pixels.shape[0]), "bits": (258, 8 * pixels.itemsize)}
     entries |= {"compression": (259, 1), "photometric": (262, 1), "offset": (273, 8), "samples": (277, 1)}
     entries |= {"rows": (278, pixels.shape[0]), "bytes": (279, pixels.nbytes), "format": (339, 1)}
     entries |= {name: (entries.get(name, (338,))[0], value) for name, value in tags.items()}
+    entries |= {str(tag): (tag, value) for tag, value in (others or {}).items()}
     raw = pixels.tobytes()
     directory = b"".join(
         struct.pack("<HHII", tag, 3 if value >> 16 else 4, 2 if value >> 16 else 1, value)
@@ -416,6 +422,91 @@ def test_pixel_kinds_without_a_reading_are_unsupported_not_corrupt() -> None:
     kind, message = refused(tiff(np.zeros((2, 14), np.uint8), width=2, samples=7))
     assert kind == "unsupported"
     assert "8-bit RGB" in message
+    assert "compression 34712" in refused(tiff(np.zeros((2, 2), np.uint8), compression=34712))[1]
+    plain = saved(np.zeros((8, 8, 3), np.uint8), "BMP")
+    for strange in (spoilt(plain, 30, b"\4"), spoilt(plain, 28, b"\2")):  # a JPEG within; two bits a pixel
+        assert refused(strange)[0] == "unsupported"
+    assert refused(b"PF 1 1\n-1\n" + bytes(12))[0] == "unsupported"
+
+
+@pytest.mark.parametrize(("marker", "name"), [(0xC3, "without loss"), (0xC7, "layers"), (0xCB, "loss"), (0xF7, "-LS")])
+def test_kinds_of_jpeg_that_no_decoder_reads_are_unsupported(marker: int, name: str, photo: np.ndarray) -> None:
+    """JPEG without loss, hierarchical or JPEG-LS is no broken file; one of 12 bits neither."""
+    data = saved(photo, "JPEG")
+    frame = data.index(b"\xff\xc0")
+    kind, message = refused(spoilt(data, frame + 1, bytes([marker])))
+    assert kind == "unsupported"
+    assert name in message
+    assert refused(spoilt(data, frame + 4, b"\x0c"))[0] == "unsupported"
+
+
+def test_camera_raw_files_are_unsupported_not_their_thumbnails() -> None:
+    """DNG, CR2, and a TIFF whose first picture is the small one of another within: never a mask of a thumbnail."""
+    small = np.zeros((2, 2), np.uint8)
+    for tags in ({0xC612: 1}, {254: 1, 330: 8}):
+        kind, message = refused(tiff(small, tags))
+        assert kind == "unsupported"
+        assert "raw" in message
+    kind, message = refused(b"II*\0\x10\0\0\0CR\2\0" + bytes(99))
+    assert kind == "unsupported"
+    assert "CR2" in message
+
+
+def test_pixels_that_were_never_written_are_corrupt(photo: np.ndarray) -> None:
+    """A PNG whose stream ends well behind half its rows, of each kind and interlaced; one without its palette; a TIFF
+    with fewer strips than rows, or with a strip in its own header. A black picture is not mistaken for one."""
+    rows = b"".join(b"\0" + row.tobytes() for row in photo)
+    for count in (1, 45, 88):
+        assert refused(png(130, 90, 8, 2, rows[: count * 391]))[0] == "corrupt"
+    for depth, kind, length in ((1, 0, 17), (16, 0, 260), (8, 4, 260), (8, 6, 520), (2, 3, 33)):
+        palette = (b"PLTE", bytes(range(12)))
+        row = b"\0" + b"\x5a" * length
+        assert refused(png(130, 90, depth, kind, row * 60, palette))[0] == "corrupt"
+        for dark in (row, bytes(len(row))):
+            assert read(png(130, 90, depth, kind, row * 80 + dark * 10, palette)).pixels.shape == photo.shape
+    steps = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    dark = photo.copy()
+    dark[-2:] = 0
+    woven = [b"\0" + row.tobytes() for x, y, dx, dy in steps for row in dark[y::dy, x::dx]]
+    for count in (len(woven), len(woven) - 2):
+        data = spoilt(png(130, 90, 8, 2, b"".join(woven[:count])), 28, b"\1")
+        data = spoilt(data, 29, struct.pack(">I", zlib.crc32(data[12:29])))
+        if count == len(woven):
+            assert np.array_equal(read(data).pixels, dark)
+        else:
+            assert refused(data)[0] == "corrupt"
+    assert "palette" in refused(png(4, 1, 8, 3, b"\0\0\1\2\3"))[1]
+    flat = np.full((4, 4), 9, np.uint8)
+    for tags in ({"rows": 2}, {"offset": 0}):
+        kind, message = refused(tiff(flat, **tags))
+        assert kind == "corrupt"
+        assert "missing" in message
+
+
+def test_what_is_not_pixels_spoils_none(photo: np.ndarray) -> None:
+    """Texts of megabytes when inflated, profiles, damaged notes and false frames of a PNG: the picture, exactly."""
+    rows = b"".join(b"\0" + row.tobytes() for row in photo)
+    bomb = zlib.compress(bytes(10_000_000))
+    for name, data in {
+        b"zTXt": b"workflow\0\0" + bomb,
+        b"iTXt": b"XML\0\1\0\0\0" + bomb,
+        b"iCCP": b"icc\0\0" + bomb,
+        b"gAMA": b"",
+        b"acTL": b"\0",
+        b"fcTL": bytes(26),
+    }.items():
+        image = read(png(130, 90, 8, 2, rows, (name, data)))
+        assert np.array_equal(image.pixels, photo)
+        assert (image.frames, image.notes) == (1, ())
+    damaged = png(130, 90, 8, 2, rows, (b"tEXt", b"a\0b")).replace(b"a\0b", b"a\0c")
+    assert np.array_equal(read(damaged).pixels, photo)
+
+
+def test_a_tile_is_no_way_around_the_limit() -> None:
+    """One pixel in a tile of 400 million: too large, whatever the picture's size."""
+    kind, message = refused(tiff(np.zeros((1, 1), np.uint8), {322: 20_000, 323: 20_000}))
+    assert kind == "too_large"
+    assert "tile" in message
 
 
 VALID = {
