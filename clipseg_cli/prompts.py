@@ -67,33 +67,43 @@ def read_file(path: str) -> tuple[Prompt, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the prompts file {path}: {error}") from None
     if path.lower().endswith(".csv"):
-        rows = csv.DictReader(io.StringIO(content))
-        if "text" not in (rows.fieldnames or ()):
-            raise UsageError(
-                f"{path}: the first line must name the columns, with one called text: label,text,threshold"
-            )
-        prompts = [_entry(row, f"{path} line {rows.line_num}") for row in rows]
+        rows = csv.DictReader(io.StringIO(content), skipinitialspace=True)
+        try:
+            if "text" not in (rows.fieldnames or ()):
+                raise UsageError(
+                    f"{path}: the first line must name the columns, with one called text: label,text,threshold"
+                )
+            prompts = [_entry(row, f"{path} line {rows.line_num}") for row in rows]
+        except csv.Error as error:
+            raise UsageError(f"{path} line {rows.line_num} is not valid CSV: {error}") from None
     elif path.lower().endswith(".toml"):
         try:
             tables = tomllib.loads(content).get("prompt")
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise UsageError(f"{path} is not valid TOML: {error}") from None
         if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
             raise UsageError(f"{path}: give each prompt a [[prompt]] table with text, and label or threshold if wanted")
         prompts = [_entry(table, f"{path} [[prompt]] {number}") for number, table in enumerate(tables, 1)]
     else:
-        lines = (line.strip() for line in content.splitlines())
-        prompts = [parse(line) for line in lines if line and not line.startswith("#")]
+        prompts = []
+        for number, line in enumerate(content.splitlines(), 1):
+            if line.strip() and not line.lstrip().startswith("#"):
+                try:
+                    prompts.append(parse(line))
+                except UsageError as error:
+                    raise UsageError(f"{path} line {number}: {error}") from None
     if not prompts:
         raise UsageError(f"the prompts file {path} holds no prompt")
     return tuple(prompts)
 
 
 def _entry(row: Mapping[str, object], where: str) -> Prompt:
-    text = str(row.get("text") or "").strip()
-    if not text:
+    text, label = (row.get(key) or "" for key in ("text", "label"))
+    if not isinstance(text, str) or not isinstance(label, str):
+        raise UsageError(f"{where}: label and text are strings, in quotes")
+    if not text.strip():
         raise UsageError(f"{where}: text is empty")
-    prompt = Prompt(str(row.get("label") or "").strip() or text, text)
+    prompt = Prompt(label.strip() or text.strip(), text.strip())
     value = row.get("threshold")
     return prompt if value in (None, "") else replace(prompt, threshold=threshold(str(value), where))
 

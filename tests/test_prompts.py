@@ -39,6 +39,7 @@ def test_a_blank_prompt_is_refused(argument: str) -> None:
     [
         ("a.txt", "# phrases\ncat=a cat\n\nsky\n"),
         ("a.csv", "label,text,threshold\ncat,a cat,\n,sky,0.4\n"),
+        ("a.CSV", "\ufefflabel, text, threshold\ncat, a cat,\n, sky, 0.4\n"),
         ("a.toml", '[[prompt]]\nlabel="cat"\ntext="a cat"\n[[prompt]]\ntext="sky"\nthreshold=0.4\n'),
     ],
 )
@@ -57,7 +58,11 @@ def test_every_kind_of_prompts_file_says_the_same(tmp_path: Path, name: str, con
         ("a.csv", "label,text\na,\n", "line 2"),
         ("a.csv", "text,threshold\na,2\n", "0 to 1"),
         ("a.toml", "prompt = 3\n", r"\[\[prompt\]\]"),
+        ("a.csv", 'text\n"' + "a" * 200_000, "line .*CSV"),
         ("a.toml", "x = [", "TOML"),
+        ("a.toml", "x = " + "[" * 5000, "TOML"),
+        ("a.toml", '[[prompt]]\ntext = ["a cat"]', r"\[\[prompt\]\] 1.*strings"),
+        ("a.txt", "a cat\n=dog\n", "line 2.*empty prompt"),
         ("a.txt", "# nothing\n", "no prompt"),
     ],
 )
