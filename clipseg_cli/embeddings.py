@@ -7,6 +7,7 @@ the raw embedding space: CLIPSeg was trained so, nothing is normalised on the wa
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,8 +61,8 @@ class Wanted:
 
     @property
     def texts(self) -> tuple[str | None, ...]:
-        """The phrase of each term."""
-        return tuple(term.text for term in self.terms)
+        """The phrase of each term; None where it is not the phrase alone, so that no expression speaks of it."""
+        return tuple(None if term.exemplars else term.text for term in self.terms)
 
     def settings(self) -> dict[str, Any]:
         """What decides the embeddings beyond the prompts themselves, as JSON types."""
@@ -172,6 +173,8 @@ def pack(wanted: Wanted, embeddings: "Embeddings", model: str, weights: Path) ->
 
 def read(path: str) -> tuple[Kept, ...]:
     """The embeddings of a file, or with "-" of stdin. Raises UsageError."""
+    if path == "-" and os.isatty(0):
+        raise UsageError("--embedding - reads stdin, which is a terminal: pipe `clipseg embed` into it")
     try:
         with open(0 if path == "-" else path, "rb", closefd=path != "-") as file:
             data = file.read(MOST_BYTES + 1)
@@ -191,13 +194,14 @@ def unpack(data: bytes, where: str) -> tuple[Kept, ...]:
         values = load(data)["embeddings"]
         about = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
         labels, sources = json.loads(about["labels"]), json.loads(about["sources"])
+        model, clip = str(about["model"]), str(about["clip"])
         fits = about["format"] == FORMAT and values.dtype == np.float32 and values.ndim == 2
         if not fits or len(labels) != len(values) or len(sources) != len(values) or not np.isfinite(values).all():
             raise ValueError("its tensors and labels do not fit")
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"--embedding {where} is not a file of `clipseg embed`: {error}") from error
     return tuple(
-        Kept(str(label), str(source), str(about["model"]), str(about["clip"]), row)
+        Kept(str(label), str(source), model, clip, row)
         for label, source, row in zip(labels, sources, values, strict=True)
     )
 

@@ -73,25 +73,35 @@ def denormalised(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.asarray(np.rint(np.clip(pixels * STD + MEAN, 0, 1) * 255), np.uint8)
 
 
-def blurred(pixels: NDArray[np.float32], sigma: float = BLUR_SIGMA) -> NDArray[np.float32]:
+def blurred(pixels: NDArray[np.float32], sigma: float = BLUR_SIGMA, longer: int | None = None) -> NDArray[np.float32]:
     """A Gaussian blur as strong for this size as `sigma` is at 352 pixels: float32 (H, W, 3), edges mirrored.
 
-    The longer side counts. At 352 pixels it is the authors' filter: 15 taps, sigma 3.
+    The longer side counts: that of the pixels or, of a part, the whole picture's. At 352 pixels it is the authors'
+    filter: 15 taps, sigma 3.
     """
-    scale = max(pixels.shape[:2]) / PAPER_SIDE
-    taps = 2 * max(1, round(BLUR_RADIUS * scale)) + 1
+    scale = (longer or max(pixels.shape[:2])) / PAPER_SIDE
+    taps = 2 * _reach(scale) + 1
     soft = cv2.GaussianBlur(pixels, (taps, taps), sigma * scale, borderType=cv2.BORDER_REFLECT_101)
     return np.asarray(soft, np.float32)
 
 
+def _reach(scale: float) -> int:
+    """Pixels on each side that a blurred one is made of."""
+    return max(1, round(BLUR_RADIUS * scale))
+
+
 def highlighted(
-    pixels: NDArray[np.float32], mask: NDArray[np.bool_], background: float = BACKGROUND, sigma: float = BLUR_SIGMA
+    pixels: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    background: float = BACKGROUND,
+    sigma: float = BLUR_SIGMA,
+    longer: int | None = None,
 ) -> NDArray[np.float32]:
     """The object as it is over its blurred surroundings times `background`: float32 (H, W, 3), normalised colour.
 
-    A `sigma` of 0 leaves them sharp.
+    A `sigma` of 0 leaves them sharp. `longer`: see `blurred`.
     """
-    around = blurred(pixels, sigma) if sigma else pixels
+    around = blurred(pixels, sigma, longer) if sigma else pixels
     return np.where(mask[..., None], pixels, np.float32(background) * around)
 
 
@@ -152,15 +162,17 @@ def highlight(image: NDArray[np.uint8], mask: NDArray[np.bool_], recipe: str, si
         raise ValueError(f"the mask is {mask.shape}, the picture {image.shape[:2]}: both must have the same size")
     if not mask.any():
         raise ValueError("the mask is empty: there is no object to show")
-    lit = highlighted(normalised(image), mask, how.background, how.sigma)
+    longer, (height, width) = max(mask.shape), mask.shape
+    x0, y0, x1, y1 = (0, 0, width, height) if how.context is None else crop_box(mask, how.context)
+    reach = _reach(longer / PAPER_SIDE)
+    left, top = max(0, x0 - reach), max(0, y0 - reach)  # nothing beyond is seen in the crop: large pictures stay cheap
+    image, mask = (each[top : y1 + reach, left : x1 + reach] for each in (image, mask))
+    lit = highlighted(normalised(image), mask, how.background, how.sigma, longer)
     if how.paint == "outline":
         lit = outlined(lit, mask)
     elif how.paint == "dye":
         lit = dyed(lit, mask)
-    if how.context is not None:
-        x0, y0, x1, y1 = crop_box(mask, how.context)
-        lit = lit[y0:y1, x0:x1]
-    return resized_nearest(padded_square(lit), side)
+    return resized_nearest(padded_square(lit[y0 - top : y1 - top, x0 - left : x1 - left]), side)
 
 
 def crop_blur_dim(image: NDArray[np.uint8], mask: NDArray[np.bool_], side: int = PAPER_SIDE) -> NDArray[np.float32]:

@@ -1,5 +1,6 @@
 """Exemplars: pictures in place of phrases. Which files, which region of each, and what the model is shown of them."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 DEFAULT_LABEL = "exemplar"
 SIBLING = "_mask.png"  # ref.jpg has its region in ref_mask.png
+SPARE = 4  # times the model's side: more pixels than that cost time and memory, and nearly none of them is looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +66,12 @@ def parse(
     """
     named = []
     for support in supports:
-        label, equals, path = support.partition("=")
-        if not equals or Path(support).exists():
+        label, equals, path = (part.strip() for part in support.partition("="))
+        if not equals or os.path.exists(support):
             label, path = default_label, support
-        if not Path(path).exists():
+        if not label or not path:
+            raise UsageError(f"--support {support}: write a file (--support ref.jpg) or label=file")
+        if not os.path.exists(path):
             raise UsageError(f"--support {support}: no such file or folder: {path}")
         inside = sorted(each for each in Path(path).iterdir() if _is_exemplar(each)) if Path(path).is_dir() else [path]
         if not inside:
@@ -80,7 +84,7 @@ def parse(
             )
     regions = [*support_masks, *[None] * (len(named) - len(support_masks))]
     for region in support_masks:
-        if not Path(region).is_file():
+        if not os.path.isfile(region):
             raise UsageError(f"--support-mask {region}: no such file")
     corners = [*map(_box, boxes), *[None] * (len(named) - len(boxes))]
     return tuple(
@@ -118,11 +122,12 @@ def shown(segmenter: "Segmenter", one: Exemplar, show: Show) -> NDArray[np.float
         raise UsageError(f"the exemplar {one.path} cannot be used: {error}") from error
     if not region.any():
         raise UsageError(f"the exemplar {one.path} has an empty region: give another mask, box or --support-prompt")
+    pixels, region = _reduced(pixels, region, show.recipe, segmenter.side)
     return np.ascontiguousarray(exemplar.highlight(pixels, region, show.recipe, segmenter.side).transpose(2, 0, 1))
 
 
 def _region(segmenter: "Segmenter", one: Exemplar, show: Show, pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """bool (H, W): from the box, the mask, the region prompt or the alpha channel, in this order; else everything."""
+    """bool (H, W): from the box, the mask, the region prompt or the transparency, in this order; else everything."""
     height, width = pixels.shape[:2]
     if one.box is not None:
         x, y, w, h = one.box
@@ -133,13 +138,39 @@ def _region(segmenter: "Segmenter", one: Exemplar, show: Show, pixels: NDArray[n
         mask = images.load(Source(one.mask, one.mask, ""), max_pixels=MAX_PIXELS).pixels
         if mask.shape != pixels.shape:
             raise ImageError("unsupported", "load", f"its mask {one.mask} has another size")
-        return np.asarray(cv2.cvtColor(mask, cv2.COLOR_RGB2GRAY) > 127)
+        grey = cv2.cvtColor(mask, cv2.COLOR_RGB2GRAY)
+        return np.asarray(grey > (127 if grey.max() > 1 else 0))  # as ground truth is read
     if show.region_prompt is not None:
         logits = segmenter.logits(segmenter.encode([pixels]), segmenter.embed([show.region_prompt]))[0, 0]
         return masks.cut(masks.upsample(logits, height, width), segmenter.threshold) > 0
-    with Pillow.open(one.path) as file:  # `load` has shown that it is a picture; alpha is what it composites away
-        if file.format in ("PNG", "WEBP", "TIFF") and "A" in file.getbands():
-            alpha = np.asarray(ImageOps.exif_transpose(file).getchannel("A")) > 127
-            if not alpha.all():
-                return alpha
-    return np.ones((height, width), bool)
+    opaque = _opaque(one.path)
+    return np.ones((height, width), bool) if opaque is None else opaque
+
+
+def _opaque(path: str) -> NDArray[np.bool_] | None:
+    """bool (H, W), upright: where a picture that `load` has read is opaque; None where it has no transparency."""
+    try:
+        with Pillow.open(path) as file:
+            if not file.has_transparency_data or file.mode.startswith(("I", "F")):
+                return None
+            upright = ImageOps.exif_transpose(file)
+            alpha = (upright.convert("LA") if upright.mode == "La" else upright).convert("RGBA").getchannel("A")
+            return np.asarray(alpha) > 127
+    except Exception as error:  # Pillow raises far more kinds than it documents
+        raise ImageError("corrupt", "load", f"its transparency cannot be read: {error}") from error
+
+
+def _reduced(
+    pixels: NDArray[np.uint8], region: NDArray[np.bool_], recipe: str, side: int
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Both smaller where what is shown of them has more than SPARE times the pixels along a side that are shown."""
+    height, width = region.shape
+    context = exemplar.RECIPES[recipe].context
+    x0, y0, x1, y1 = (0, 0, width, height) if context is None else exemplar.crop_box(region, context)
+    share = SPARE * side / max(x1 - x0, y1 - y0)
+    if share >= 1:
+        return pixels, region
+    size = max(1, round(width * share)), max(1, round(height * share))
+    flags = cv2.resize(region.view(np.uint8) * np.uint8(255), size, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return np.asarray(small, np.uint8), np.asarray(flags) >= min(128, flags.max())

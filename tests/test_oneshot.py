@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image as Pillow
 
 from clipseg_cli import embeddings, exemplar, exemplars
 from clipseg_cli.errors import UsageError
@@ -55,7 +56,7 @@ def test_a_null_separated_list_works_too(shell: Shell, reference: Path, tmp_path
     assert records(tmp_path / "out/manifest.jsonl")[0]["masks"][0]["path"].startswith("masks/ball/")
 
 
-@pytest.mark.parametrize("way", ["mask", "sibling", "box", "alpha", "whole"])
+@pytest.mark.parametrize("way", ["mask", "faint mask", "sibling", "box", "alpha", "palette", "whole"])
 def test_a_region_comes_from_where_it_is_given(segmenter: Segmenter, reference: Path, way: str) -> None:
     """Mask, sibling mask, box and alpha channel all say the same region; without any the whole picture is meant."""
     region = disc()
@@ -67,9 +68,9 @@ def test_a_region_comes_from_where_it_is_given(segmenter: Segmenter, reference: 
     image = cv2.cvtColor(cv2.imread(str(reference)), cv2.COLOR_BGR2RGB)
     flat = np.where(region, 255, 0).astype(np.uint8)
     masks, boxes = [], []
-    if way == "mask":
+    if "mask" in way:
         masks = [str(reference.with_name("other.png"))]
-        cv2.imwrite(masks[0], flat)
+        cv2.imwrite(masks[0], flat if way == "mask" else region.astype(np.uint8))
     elif way == "sibling":
         cv2.imwrite(str(reference.with_name("ref_mask.png")), flat)
     elif way == "box":
@@ -77,9 +78,26 @@ def test_a_region_comes_from_where_it_is_given(segmenter: Segmenter, reference: 
     elif way == "alpha":
         cv2.imwrite(str(reference), np.dstack((image[..., ::-1], flat)))
         image = np.where(region[..., None], image, 255).astype(np.uint8)  # transparent pixels are read on white
+    elif way == "palette":
+        few = Pillow.fromarray(np.where(region[..., None], (214, 40, 40), (9, 9, 9)).astype(np.uint8)).quantize(2)
+        few.save(reference, transparency=few.getpixel((0, 0)))
+        image = np.where(region[..., None], (214, 40, 40), 255).astype(np.uint8)
     (one,) = exemplars.parse([str(reference)], masks, boxes, "it")
     wanted = exemplar.highlight(image, region, "crop-blur-dim", segmenter.side).transpose(2, 0, 1)
     np.testing.assert_allclose(exemplars.shown(segmenter, one, Show((one,))), wanted, atol=1e-5)
+
+
+def test_a_photo_of_a_camera_is_shown_like_a_small_one(segmenter: Segmenter, tmp_path: Path) -> None:
+    """What the model is shown of a picture of many pixels is what it is shown of the same picture with few."""
+    seen = []
+    for width, height in ((300, 225), (3000, 2250)):
+        image = cv2.resize(picture(300, 225), (width, height), interpolation=cv2.INTER_NEAREST)
+        for box in (f"{width // 4},{height // 4},{width // 2},{height // 2}", f"0,0,{width},{height}"):
+            path = save(tmp_path / f"{width}.png", image)
+            (one,) = exemplars.parse([str(path)], [], [box], "it")
+            seen.append(exemplars.shown(segmenter, one, Show((one,))))
+    for small, large in zip(seen[:2], seen[2:], strict=True):
+        assert np.abs(small - large).mean() < 0.05
 
 
 def test_a_phrase_may_find_the_region(segmenter: Segmenter, reference: Path) -> None:
@@ -121,6 +139,9 @@ def test_what_cannot_be_an_exemplar_is_refused(segmenter: Segmenter, reference: 
     for supports, masks, boxes in (([f"{reference}.no"], [], []), ([str(reference)] * 2, ["m.png"], [])):
         with pytest.raises(UsageError):
             exemplars.parse(supports, masks, boxes, "x")
+    for support in ("", "cat=", f"={reference}", "x" * 5000, f" ={reference}"):
+        with pytest.raises(UsageError, match="--support"):
+            exemplars.parse([support], [], [], "x")
     with pytest.raises(UsageError, match="X,Y,WIDTH,HEIGHT"):
         exemplars.parse([str(reference)], [], ["1,2,3"], "x")
     for box in ("500,500,10,10", "0,0,0,0"):
@@ -161,6 +182,8 @@ def test_a_term_is_embedded_once_whoever_asks_for_it() -> None:
         [Prompt("a", "a cat"), Prompt("b", "a cat")], [Prompt("c", "a cat AND NOT (dog OR a cat)")], []
     )
     assert wanted.texts == ("a cat", "dog") and wanted.rules[:2] == (0, 0)
+    blended = embeddings.want([Prompt("a", "a cat")], [Prompt("b", "NOT a cat")], [Exemplar("a", "ref.png")])
+    assert blended.texts == (None, "a cat"), "an expression speaks of the phrase alone"
     assert [prompt.label for prompt in wanted.prompts] == ["a", "b", "c"]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors import safe_open
+from safetensors.numpy import save as packed
 
 from checkpoints import write_checkpoint
 from clipseg_cli import embeddings, exemplar, masks
@@ -128,6 +129,13 @@ def test_an_embedding_of_another_model_is_refused(shell: Shell, tmp_path: Path) 
     for wrong in ("cut.safetensors", "a.png", "nothing.safetensors"):
         assert wrong in shell(f"clipseg segment a.png --embedding {wrong}", expect=2).stderr
     assert "given twice" in shell("clipseg segment a.png -p red --embedding e.safetensors", expect=2).stderr
+    about = {"format": embeddings.FORMAT, "labels": '["a"]', "sources": '["a"]', "model": "m", "clip": "c"}
+    rows = {"embeddings": np.zeros((1, 4), np.float32)}
+    assert embeddings.unpack(packed(rows, about), "x")[0].label == "a"
+    for missing in about:
+        kept = {name: value for name, value in about.items() if name != missing}
+        with pytest.raises(UsageError, match="not a file of `clipseg embed`"):
+            embeddings.unpack(packed(rows, kept), "x")
 
 
 def test_templates_are_averaged(segmenter: Segmenter) -> None:
