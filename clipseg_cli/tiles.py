@@ -29,7 +29,7 @@ class View:
     def of(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """uint8 (height, width, 3) of a picture."""
         box = pixels[self.top : self.top + self.height, self.left : self.left + self.width]
-        return np.ascontiguousarray(box[:, ::-1] if self.flipped else box)
+        return (box[:, ::-1] if self.flipped else box).copy()  # one column mirrored counts as contiguous, but runs back
 
 
 def views(height: int, width: int, tiles: int, flip: bool) -> tuple[View, ...]:

@@ -53,6 +53,16 @@ def test_what_all_views_agree_on_is_what_comes_out(size: tuple[int, int]) -> Non
     np.testing.assert_allclose(large, field, atol=0.08 if min(size) > 100 else 0.6)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (5, 1), (1, 5)])
+def test_the_narrowest_views_are_arrays_like_any_other(size: tuple[int, int]) -> None:
+    """A mirrored column runs forwards in memory: torch takes no other."""
+    pixels = picture(*reversed(size))
+    for view in tiles.views(*size, 3, True):
+        one = view.of(pixels)
+        box = pixels[view.top : view.top + view.height, view.left : view.left + view.width]
+        assert min(one.strides) > 0 and np.array_equal(one[:, ::-1] if view.flipped else one, box)
+
+
 def test_one_look_is_the_map_itself() -> None:
     """Without tiles and mirror not a bit changes; with mirror alone, the mean of both looks."""
     one, other = np.random.default_rng(0).normal(size=(2, 1, 8, 8)).astype(np.float32)

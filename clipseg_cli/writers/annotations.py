@@ -7,7 +7,7 @@ Each function gives one image's part. What a consumer wants in one file for all 
 import base64
 import json
 from collections.abc import Iterator
-from xml.sax.saxutils import escape
+from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,7 +162,7 @@ def xml(text: str) -> str:
     kept = "".join(
         c if c in "\t\n\r" or (c >= " " and not "\ud800" <= c <= "\udfff" and c not in "￾￿") else "�" for c in text
     )
-    return escape(kept, {'"': "&quot;"})
+    return escape(kept)
 
 
 def _json(document: object) -> bytes:
