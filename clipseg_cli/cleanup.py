@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from clipseg_cli.settings import CleanUp
 
 Mask = NDArray[np.uint8]
+WIDE = 32  # pixels: from twice this sigma on, a blur is done on a smaller picture
 
 
 def clean(mask: Mask, how: CleanUp) -> Mask:
@@ -87,8 +88,18 @@ def inverted(mask: Mask) -> Mask:
 
 
 def feather(mask: Mask, radius: float) -> Mask:
-    """uint8 (H, W), 0 to 255: the mask with its edge blurred, sigma half the radius in pixels; 128 on the old edge."""
-    return cv2.GaussianBlur(mask, (0, 0), radius / 2, borderType=cv2.BORDER_REPLICATE) if radius else mask
+    """uint8 (H, W), 0 to 255: the mask with its edge blurred, sigma half the radius in pixels; 128 on the old edge.
+
+    A blur wider than the picture is one of its longer side; a wide one is done on a smaller picture, where it is as
+    smooth and costs no more.
+    """
+    if not radius:
+        return mask
+    (height, width), sigma = mask.shape, min(radius, max(mask.shape)) / 2
+    shrink = max(1, int(sigma / WIDE))
+    small = cv2.resize(mask, (-(-width // shrink), -(-height // shrink)), interpolation=cv2.INTER_AREA)
+    blurred: Mask = cv2.GaussianBlur(small, (0, 0), sigma / shrink, borderType=cv2.BORDER_REPLICATE)
+    return blurred if shrink == 1 else cv2.resize(blurred, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def parts(mask: Mask) -> list[Mask]:
