@@ -177,6 +177,8 @@ class Session:
         source = self.sources[index]
         if source.error is not None:
             raise source.error
+        if not Path(source.path).resolve().is_relative_to(Path(self.folder).resolve()):  # a link since it was listed
+            raise ImageError("not_a_file", "load", "it leads out of the folder; it was not opened")
         pixels = images.load(source, max_pixels=MAX_PIXELS).pixels
         self.sizes[index] = pixels.shape[0], pixels.shape[1]
         return pixels

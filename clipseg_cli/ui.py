@@ -32,7 +32,8 @@ TEMPLATE = Path(__file__).parent / "pages" / "ui.html"
 IDLE = 300  # seconds: no connection is closed under a browser that is slow to ask again
 LARGE = 1600  # pixels, the longer side of an enlarged picture
 POLICY = (
-    "default-src 'none'; img-src 'self' data: blob:; connect-src 'self'; style-src 'nonce-{0}'; script-src 'nonce-{0}'"
+    "default-src 'none'; img-src 'self' data: blob:; connect-src 'self'; style-src 'nonce-{0}'; "
+    "script-src 'nonce-{0}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 HEADERS = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"}
 

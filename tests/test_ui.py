@@ -282,6 +282,29 @@ def test_a_phrase_that_nothing_shows_is_told(served: Served, page: Any) -> None:
         assert name in tree
 
 
+def test_a_page_that_is_opened_again_answers(served: Served, page: Any) -> None:
+    """What an earlier page asked does not count as newer: loaded again, or in a second window, masks come at once."""
+    for phrases in (("red", "green", "blue"), ("a red circle",)):
+        page.goto(served.url)
+        for phrase in phrases:
+            page.get_by_label("Phrase", exact=True).fill(phrase)
+            until(page, SAYS, [0, phrase])
+
+
+def test_a_link_out_of_the_folder_is_no_picture(serve: Serve, tmp_path: Path) -> None:
+    """Links are not listed; a picture that became one meanwhile is not opened, and the page says why."""
+    for name in ("photos/a.png", "photos/b.png", "secret.png"):
+        save(tmp_path / name, picture(48, 48))
+    os.symlink(tmp_path / "secret.png", tmp_path / "photos/c.png")
+    served = serve()
+    own = {"X_Token": served.token}
+    (tmp_path / "photos/b.png").unlink()
+    os.symlink(tmp_path / "secret.png", tmp_path / "photos/b.png")
+    assert len(json.loads(served.ask("/images", **own)[1])["images"]) == 2
+    assert Image.open(io.BytesIO(served.ask("/picture/0?large=1", **own)[1])).size == (48, 48)
+    assert Image.open(io.BytesIO(served.ask("/picture/1?large=1", **own)[1])).size == (4, 3)
+
+
 def test_a_folder_that_is_none_is_a_usage_error(shell: Shell) -> None:
     """`clipseg ui nowhere` says what to give."""
     assert "clipseg ui photos/" in shell("clipseg ui nowhere", expect=2).stderr
