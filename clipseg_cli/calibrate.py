@@ -138,11 +138,15 @@ class _Curves:
 def phrases(run: Path) -> dict[str, str]:
     """The phrase of each label that is one, from run.json."""
     try:
-        prompts = json.loads((run / RUN).read_bytes())["settings"]["prompts"]
+        settings = json.loads((run / RUN).read_bytes())["settings"]
+        kept = {label for label, *_ in settings.get("embeddings", ())}
+        shown = {label for label, *_ in settings.get("exemplars", ())}
         return {
             each["label"]: each["text"]
-            for each in prompts
-            if not each.get("boolean") and not each["text"].startswith("exemplar ")
+            for each in settings["prompts"]
+            if not each.get("boolean")
+            and each["label"] not in kept
+            and not (each["label"] in shown and each["text"].startswith("exemplar "))
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{run} is not a run's directory: its {RUN} cannot be read ({error!r})") from error

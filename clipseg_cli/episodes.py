@@ -58,19 +58,22 @@ def phrasecut(data: Path, split: str) -> Iterator[Episode]:
     """
     tasks = _json(data / f"refer_{split}.json")
     sizes = next(iter(sorted(data.glob("image_data_split*.json"))), data / "image_data_split.json")
-    known = {each["image_id"]: (each["height"], each["width"]) for each in _json(sizes)}
-    by_image: dict[int, list[Any]] = {}
-    for task in tasks:
-        by_image.setdefault(task["image_id"], []).append(task)
+    by_image: dict[int, list[tuple[str, Any]]] = {}
+    try:
+        known = {each["image_id"]: (each["height"], each["width"]) for each in _json(sizes)}
+        for task in tasks:
+            if sum(box[2] * box[3] for box in task["instance_boxes"]) > 0:
+                by_image.setdefault(task["image_id"], []).append((task["phrase"], task["Polygons"]))
+    except (KeyError, IndexError, TypeError) as error:
+        raise UsageError(f"{data}: refer_{split}.json or {sizes.name} is not PhraseCut's: {error!r}") from error
     number = 0
     for image_id, mine in by_image.items():
         image = data / "images" / f"{image_id}.jpg"
         if _size(image) != known.get(image_id):
             continue
-        for task in mine:
-            if sum(box[2] * box[3] for box in task["instance_boxes"]) > 0:
-                yield Episode(image, number, task["phrase"], partial(_polygons, task["Polygons"], known[image_id]))
-                number += 1
+        for phrase, polygons in mine:
+            yield Episode(image, number, phrase, partial(_polygons, polygons, known[image_id]))
+            number += 1
 
 
 def _polygons(instances: Sequence[Sequence[Any]], size: tuple[int, int]) -> Levels:

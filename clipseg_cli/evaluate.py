@@ -19,12 +19,12 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_cli import files, metrics
+from clipseg_cli import files, manifest, metrics
 from clipseg_cli.errors import NoInputError, UsageError
 from clipseg_cli.manifest import MANIFEST, RUN
 from clipseg_cli.metrics import Counts
 from clipseg_cli.settings import Classes
-from clipseg_cli.truth import Answer, Truth, open_truth, pair, read_mask, read_values, walk
+from clipseg_cli.truth import Answer, Truth, is_picture, label_folders, open_truth, pair, read_mask, read_values, walk
 
 T = TypeVar("T")
 AHEAD = 64  # pictures read at once
@@ -122,51 +122,53 @@ def compare(pred: Path, gt: Path) -> Comparison:
 
 def _run(out: Path) -> tuple[tuple[str, ...], Iterator[Picture]]:
     def documents() -> Iterator[dict[str, Any]]:
-        with (out / MANIFEST).open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    document = json.loads(line)
-                    if document["status"] == "ok":
-                        yield document
-                except (ValueError, KeyError, TypeError) as error:
-                    raise UsageError(f"{out / MANIFEST} line {number} is no record of a run: {error!r}") from error
+        return (each for each in manifest.documents(out / MANIFEST) if each.get("status") == "ok")
 
     def pictures() -> Iterator[Picture]:
         for document in documents():
-            stems, predicted = [files.stem(document["image"])], []
-            for mask in document["masks"]:
-                soft = mask.get("soft") or mask.get("soft16")
-                for path in (mask["path"], soft):
-                    if path and len(parts := path.split("/", 2)) == 3:
-                        stems.insert(0, parts[2].removesuffix(".png"))
-                predicted.append(
-                    Predicted(
-                        mask["label"],
-                        out / mask["path"] if mask["path"] else None,
-                        out / soft if soft else None,
-                        mask["threshold"] if isinstance(mask["threshold"], float | int) else None,
-                        mask["area"] == 0,
-                    )
-                )
-            yield Picture(tuple(dict.fromkeys(stems)), tuple(predicted))
+            try:
+                picture = _picture(out, document)
+            except (KeyError, TypeError, AttributeError) as error:
+                raise UsageError(
+                    f"{out / MANIFEST}: the record of {document['image']} is broken ({error!r}); run it again"
+                ) from error
+            yield picture
 
     try:
         labels = [prompt["label"] for prompt in json.loads((out / RUN).read_bytes())["settings"]["prompts"]]
     except (OSError, ValueError, KeyError, TypeError):
-        labels = [mask["label"] for mask in next(documents(), {"masks": []})["masks"]]
+        labels = [one.label for one in next(pictures(), Picture((), ())).predicted]
     if not labels:
         raise NoInputError(f"the run in {out} has no picture that was segmented")
     return tuple(labels), pictures()
 
 
+def _picture(out: Path, document: dict[str, Any]) -> Picture:
+    """What a record says of its picture."""
+    stems, predicted = [files.stem(document["image"])], []
+    for mask in document["masks"]:
+        soft = mask.get("soft") or mask.get("soft16")
+        for path in (mask["path"], soft):
+            if path and len(parts := path.split("/", 2)) == 3:
+                stems.insert(0, parts[2].removesuffix(".png"))
+        predicted.append(
+            Predicted(
+                mask["label"],
+                out / mask["path"] if mask["path"] else None,
+                out / soft if soft else None,
+                mask["threshold"] if isinstance(mask["threshold"], float | int) else None,
+                mask["area"] == 0,
+            )
+        )
+    return Picture(tuple(dict.fromkeys(stems)), tuple(predicted))
+
+
 def _folder(path: Path) -> tuple[tuple[str, ...], Iterator[Picture]]:
     if not path.is_dir():
         raise UsageError(f"no predictions at {path}: give the directory of a run, or a folder of masks")
-    inside = sorted(os.scandir(path), key=lambda entry: entry.name)
-    if any(entry.is_file() and os.path.splitext(entry.name)[1].lower() in files.EXTENSIONS for entry in inside):
-        labels: tuple[str, ...] = ("",)
-    else:
-        labels = tuple(entry.name for entry in inside if entry.is_dir())
+    with os.scandir(path) as entries:
+        alone = any(is_picture(entry) for entry in entries)
+    labels = ("",) if alone else tuple(label_folders(path))
     if not labels:
         raise NoInputError(f"{path} holds neither a {MANIFEST} nor a mask")
 

@@ -62,7 +62,7 @@ def open_truth(path: Path, wanted: Sequence[str] | None) -> Truth:
         raise UsageError(f"no ground truth at {path}: give a folder of masks, or a COCO file *.json")
     if (path / CLASSES).is_file():
         return indexed(path)
-    folders = {entry.name: Path(entry.path) for entry in sorted(os.scandir(path), key=_name) if entry.is_dir()}
+    folders = {name: path / name for name in label_folders(path)}
     if wanted is None or any(pair(wanted, tuple(folders)).values()):
         return Folders(folders)
     if len(wanted) == 1:
@@ -80,8 +80,9 @@ def pair(wanted: Sequence[str], known: Sequence[str]) -> dict[str, str | None]:
     return {label: exact.get(label, folded.get(slugs([label])[0])) for label in wanted}
 
 
-def _name(entry: "os.DirEntry[str]") -> str:
-    return entry.name
+def label_folders(path: Path) -> list[str]:
+    """The names of the folders in a folder, sorted; hidden ones, which notebooks and file managers leave, aside."""
+    return sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith("."))
 
 
 def read_mask(path: Path) -> Answer:
@@ -114,15 +115,22 @@ def read_values(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
 def walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, Path]]:
     """(stem, file) of every picture below the folder, in the order of the stems' parts; one folder in memory."""
     entries = [
-        (files.stem(entry.name) if entry.is_file() else entry.name, not entry.is_file(), entry.name)
+        (entry.name if entry.is_dir() else files.stem(entry.name), entry.is_dir(), entry.name)
         for entry in os.scandir(folder)
-        if entry.is_dir() or os.path.splitext(entry.name)[1].lower() in files.EXTENSIONS
+        if is_picture(entry) or (entry.is_dir() and not entry.name.startswith("."))
     ]
     for stem, is_folder, name in sorted(entries):
         if is_folder:
             yield from walk(folder / name, f"{prefix}{stem}/")
         else:
             yield prefix + stem, folder / name
+
+
+def is_picture(entry: "os.DirEntry[str]") -> bool:
+    """Whether an entry of a folder is called like a picture and no hidden one. A link that leads nowhere is one too:
+    who reads it says so."""
+    named = os.path.splitext(entry.name)[1].lower() in files.EXTENSIONS and not entry.name.startswith(".")
+    return named and (entry.is_file() or entry.is_symlink()) and not entry.is_dir()
 
 
 def nearest(stem: str, others: Sequence[str]) -> str | None:
@@ -195,7 +203,13 @@ class Indexed:
 
 def indexed(path: Path) -> Indexed:
     """Reads the classes file: one name a line from number 1 on, or from 0 where the first is the background."""
-    lines = [line.strip() for line in (path / CLASSES).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    try:
+        content = (path / CLASSES).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path / CLASSES} cannot be read: {error}") from error
+    lines = [line.strip() for line in content.splitlines() if line.strip()]
+    if twice := [name for name in lines if lines.count(name) > 1]:
+        raise UsageError(f"{path / CLASSES} names the class {twice[0]!r} twice: each number needs a name of its own")
     first = 0 if lines and lines[0].casefold() in BACKGROUNDS else 1
     numbers = {name: number for number, name in enumerate(lines, first) if number > 0}
     if not numbers:
@@ -205,18 +219,14 @@ def indexed(path: Path) -> Indexed:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Coco:
-    """A COCO file. A picture that it lists is answered for in every category; crowds count as the category."""
+    """A COCO file. A picture that it lists is answered for in every category; crowds count as the category, and
+    categories of one name, which some exporters write, as one."""
 
     path: Path
-    categories: dict[str, int]
+    labels: tuple[str, ...]  # the categories' names
     images: dict[str, dict[str, Any]]  # by stem
-    annotations: dict[tuple[int, int], list[Any]]  # (image, category): segmentations
+    annotations: dict[tuple[int, str], list[Any]]  # (image, category's name): segmentations
     ends: dict[str, list[str]]  # last part of a stem: stems
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The categories' names."""
-        return tuple(self.categories)
 
     def stems(self, label: str) -> Iterator[str]:
         """Every picture, whatever the label."""
@@ -234,13 +244,15 @@ class Coco:
         try:
             height, width = int(image["height"]), int(image["width"])
             mask = np.zeros((height, width), bool)
-            for shape in self.annotations.get((image["id"], self.categories[label]), ()):
+            for shape in self.annotations.get((image["id"], label), ()):
+                if not shape:
+                    raise ValueError("it has no segmentation, only a box or nothing")
                 if isinstance(shape, dict):
                     mask |= regions.from_runs(shape["counts"], height, width)
                 else:
                     for polygon in shape:
                         mask |= regions.from_polygon(polygon, height, width)
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise UsageError(f"{where}: its annotation cannot be read: {error!r}") from error
         return Answer(mask, None, where)
 
@@ -249,15 +261,17 @@ def coco(path: Path) -> Coco:
     """Reads a COCO file. Raises UsageError where it is none."""
     try:
         content = json.loads(path.read_bytes())
-        categories = {str(each["name"]): each["id"] for each in content["categories"]}
+        categories = {each["id"]: str(each["name"]) for each in content["categories"]}
         stems = sorted((files.stem(each["file_name"]), each["id"]) for each in content["images"])
         by_id = {each["id"]: each for each in content["images"]}
-        annotations: dict[tuple[int, int], list[Any]] = defaultdict(list)
+        annotations: dict[tuple[int, str], list[Any]] = defaultdict(list)
         for each in content["annotations"]:
-            annotations[each["image_id"], each["category_id"]].append(each["segmentation"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            if each["category_id"] in categories:
+                annotations[each["image_id"], categories[each["category_id"]]].append(each.get("segmentation"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{path}: not a COCO file of images, annotations and categories: {error!r}") from error
     ends: dict[str, list[str]] = defaultdict(list)
     for stem, _ in stems:
         ends[stem.rsplit("/", 1)[-1]].append(stem)
-    return Coco(path, categories, {stem: by_id[number] for stem, number in stems}, annotations, ends)
+    labels = tuple(dict.fromkeys(categories.values()))
+    return Coco(path, labels, {stem: by_id[number] for stem, number in stems}, annotations, ends)

@@ -197,6 +197,14 @@ def test_what_a_prompts_file_cannot_say(shell: Shell, tmp_path: Path) -> None:
     assert "-t 'thing=0." in done.stderr and done.stdout == "label,text,threshold\n"
     assert json.loads(shell("clipseg calibrate run gt --json").stdout)["thing"]["enough"] is True
     assert "prompts.csv" in shell("clipseg calibrate run gt -o prompts", expect=2).stderr
+    about = {"prompts": [{"label": "thing", "text": "exemplar of a screw"}]}
+    for more, phrase in (
+        ({}, True),
+        ({"exemplars": [["thing", "a.png"]]}, False),
+        ({"embeddings": [["thing"]]}, False),
+    ):
+        (tmp_path / "run/run.json").write_text(json.dumps({"settings": about | more}))
+        assert bool(calibrate(tmp_path / "run", tmp_path / "gt")[0][0].text) is phrase
     with pytest.raises(UsageError, match="no soft map"):
         calibrate(masks_only(tmp_path), tmp_path / "gt")
 

@@ -101,7 +101,8 @@ def test_floors_and_curves(shell: Shell, tmp_path: Path) -> None:
         space = "{http://www.w3.org/2000/svg}"
         assert len(root.findall(f"{space}polyline")) == 2
         assert any("<dog> (" in (text.text or "") for text in root.findall(f"{space}text"))
-    assert "number" in shell("clipseg eval out gt --fail-under good", expect=2).stderr
+    for wrong in ("good", "nan", "60", "recall=-1"):
+        assert "number" in shell(f"clipseg eval out gt --fail-under {wrong}", expect=2).stderr
     assert "no such score" in shell("clipseg eval out gt --fail-under good=1", expect=2).stderr
     assert "-f soft" in shell("clipseg eval out/soft gt --fail-under ap=1", expect=2).stderr
 
@@ -209,10 +210,15 @@ def test_coco_truth_is_pycocotools(tmp_path: Path) -> None:
     document = evaluate(tmp_path / "pred", tmp_path / "gt.json").document()
     assert document["precision"] == document["recall"] == document["boundary_f"] == 1 and document["pairs"] == 2
     assert document["miou"] == pytest.approx(wanted.sum() / (1 + wanted.sum()), abs=1e-6)
-    content["annotations"][1]["segmentation"]["counts"] = [1, 2]
+    content["categories"].append({"id": 11, "name": "a cat"})
+    content["annotations"][2]["category_id"] = 11
     (tmp_path / "gt.json").write_text(json.dumps(content))
-    with pytest.raises(UsageError, match=r"gt\.json, image imgs/a\.jpg"):
-        evaluate(tmp_path / "pred", tmp_path / "gt.json")
+    assert evaluate(tmp_path / "pred", tmp_path / "gt.json").document() == document, "categories of one name are one"
+    for wrong in ({"counts": [1, 2]}, [], None, [[]], [["a"] * 6], "runs", {"size": [1, 1]}):
+        content["annotations"][1]["segmentation"] = wrong
+        (tmp_path / "gt.json").write_text(json.dumps(content))
+        with pytest.raises(UsageError, match=r"gt\.json, image imgs/a\.jpg"):
+            evaluate(tmp_path / "pred", tmp_path / "gt.json")
 
 
 def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
@@ -241,6 +247,29 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
     (tmp_path / "gt/cat/a.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     with pytest.raises(UsageError, match=r"a\.png: cannot be read as a mask"):
         evaluate(tmp_path / "pred", tmp_path / "gt")
+    (tmp_path / "pred/cat/z.png").symlink_to("gone.png")
+    (tmp_path / "others/cat/._z.png").write_bytes(b"left by a file manager")
+    (tmp_path / "others/.ipynb_checkpoints").mkdir()
+    with pytest.raises(UsageError, match=r"z\.png: cannot be read as a mask"):
+        evaluate(tmp_path / "pred", tmp_path / "others")
+    for content, told in ((b"cat\ndog\ncat\n", "twice"), (b"\n", "no class"), (b"\xff\xfe", "cannot be read")):
+        (tmp_path / "others/classes.txt").write_bytes(content)
+        with pytest.raises(UsageError, match=told):
+            evaluate(tmp_path / "pred", tmp_path / "others")
+
+
+def test_a_manifest_is_read_as_far_as_it_is_sound(tmp_path: Path) -> None:
+    """A line that a kill has torn is no picture, as for the other commands; a record without its masks is told."""
+    one = blob()
+    grey(tmp_path / "gt/a.png", one)
+    grey(tmp_path / "run/masks/cat/a.png", one)
+    mask = {"label": "cat", "threshold": 0.5, "area": 1, "path": "masks/cat/a.png"}
+    lines = [json.dumps({"v": 1, "image": "a.jpg", "status": "ok", "masks": [mask]}), '{"v":1,"image":"b.jp']
+    (tmp_path / "run/manifest.jsonl").write_text("\n".join(lines))
+    assert evaluate(tmp_path / "run", tmp_path / "gt").document()["precision"] == 1
+    (tmp_path / "run/manifest.jsonl").write_text(lines[0] + '\n{"v":1,"image":"b.jpg","status":"ok"}\n')
+    with pytest.raises(UsageError, match=r"b\.jpg"):
+        evaluate(tmp_path / "run", tmp_path / "gt")
 
 
 def test_memory_does_not_grow_with_the_pairs(tmp_path: Path) -> None:

@@ -303,6 +303,11 @@ def test_what_is_missing_is_told(tmp_path: Path, segmenter: Segmenter) -> None:
     for protocol, file in lacks.items():
         with pytest.raises(UsageError, match=file):
             examine(segmenter, ProtocolOptions(protocol, tmp_path, (2,)))
+    for tasks in ({"a": 1}, [{}], [3], [{"image_id": 1, "instance_boxes": [[]]}]):
+        (tmp_path / "refer_test.json").write_text(json.dumps(tasks))
+        (tmp_path / "image_data_split.json").write_text("[]")
+        with pytest.raises(UsageError, match="not PhraseCut's"):
+            examine(segmenter, ProtocolOptions("phrasecut", tmp_path))
     voc(tmp_path, 0)
     with pytest.raises(NoInputError):
         examine(segmenter, ProtocolOptions("pascal-5i", tmp_path, (0,)))
