@@ -57,6 +57,24 @@ def test_the_slider_moves_the_mask(shell: Shell, page: Any, tmp_path: Path) -> N
     assert "clipseg post 'out' -t 'disc=0.1'" in page.locator("#command").inner_text()
 
 
+def test_the_masks_are_the_runs_until_a_threshold_is_moved(shell: Shell, page: Any, tmp_path: Path) -> None:
+    """Each picture's own threshold, and the clean-up too; the command to copy has that clean-up, and runs."""
+    for index, side in enumerate((64, 96, 128)):
+        save(tmp_path / f"imgs/{index}.png", picture(side, 64, index))
+    shell("clipseg segment imgs -p red -t otsu --invert --min-area 1.5% -f mask,soft16 -o out; clipseg report out")
+    opened(page, tmp_path / "out/report.html")
+    shown = [pixels(page, index) for index in range(3)]
+    for index, with_mask in enumerate(shown):
+        mask = np.asarray(Image.open(tmp_path / f"out/masks/red/{index}.png")) > 0
+        photo = np.asarray(Image.open(tmp_path / f"imgs/{index}.png")).astype(int)
+        assert (((np.abs(with_mask - photo) > 24).any(-1) != mask).mean()) < 0.1
+    assert page.locator(".label output").inner_text() == "own" and page.locator("#again").is_hidden()
+    assert (after(page, 0, lambda: page.locator("#t0").fill("0.99")) != shown[0]).any()
+    command = page.locator("#command").inner_text()
+    assert command == "clipseg post 'out' -t 'red=0.99' --min-area 1.5% --invert"
+    shell(command)
+
+
 def test_a_review_by_keyboard_downloads_a_list(shell: Shell, page: Any, tmp_path: Path) -> None:
     """a, r and arrows judge; the accepted list is what --files-from takes; names with line ends go NUL-separated."""
     for name in ("a.png", "b.png", "new\nline.png"):
@@ -76,6 +94,10 @@ def test_a_review_by_keyboard_downloads_a_list(shell: Shell, page: Any, tmp_path
     assert two.value.suggested_filename == "accepted.nul"
     two.value.save_as(tmp_path / "accepted.nul")
     assert (tmp_path / "accepted.nul").read_bytes() == b"imgs/a.png\0imgs/new\nline.png\0"
+    page.locator(".card .picture").nth(2).focus()
+    page.keyboard.press("u")
+    assert page.locator(".card.accepted").count() == 1, "keys judge the picture that has the focus"
+    page.keyboard.press("a")
     page.select_option("#show", "rejected")
     assert page.locator(".card .file").all_inner_texts() == ["imgs/b.png"]
     page.select_option("#show", "open")
