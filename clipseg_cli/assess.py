@@ -246,14 +246,16 @@ def train(
             help="A folder with images/ and masks/<label>/; or .csv, .jsonl (image, mask, phrase), COCO.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="MODEL_DIR", help="Where the new model goes.")],
+    out: Annotated[Path, typer.Option("--out", "-o", parser=_here, metavar="MODEL_DIR", help="Of the new model.")],
     model: options.Model = "rd64-refined",
     offline: options.Offline = False,
     device: options.Device = "auto",
     dtype: options.DtypeOption = "auto",
     steps: Annotated[int, typer.Option(min=1, help="At most; it ends earlier once nothing improves.")] = DEFAULT.steps,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Examples a step.")] = DEFAULT.batch,
-    rate: Annotated[float, typer.Option(help="First learning rate, of AdamW; it falls to a tenth.")] = DEFAULT.rate,
+    rate: Annotated[
+        float, typer.Option(min=0, help="First learning rate, of AdamW; it falls to a tenth.")
+    ] = DEFAULT.rate,
     absent: Annotated[float, typer.Option(min=0, max=1, help="Share of phrases for what is absent.")] = DEFAULT.absent,
     blend: Annotated[float, typer.Option(min=0, max=1, help="Share blended with an exemplar.")] = DEFAULT.blend,
     hold: Annotated[float, typer.Option(min=0, max=0.9, help="Share of pictures kept to check by.")] = DEFAULT.hold,
@@ -296,7 +298,7 @@ def train(
 
 def protocol(
     name: Annotated[settings.Protocol, typer.Argument(help="Which of the paper's evaluations.")],
-    data: Annotated[Path, typer.Argument(help="The data set's own folder; docs/protocols.md shows each.")],
+    data: Annotated[Path, typer.Argument(parser=_here, metavar="DATA", help="Its folder; see docs/protocols.md.")],
     model: options.Model = "rd64-refined",
     offline: options.Offline = False,
     device: options.Device = "auto",
@@ -353,7 +355,9 @@ def _floor(text: str) -> tuple[str, float]:
     try:
         least = float(value)
     except ValueError:
-        raise UsageError(f"--fail-under {text}: write a number, like 0.6 or recall=0.8") from None
+        least = float("nan")
+    if not 0 <= least <= 1:  # nan too
+        raise UsageError(f"--fail-under {text}: write a number from 0 to 1, like 0.6 or recall=0.8")
     if (name or "miou") not in SCORES:
         raise UsageError(f"--fail-under {text}: no such score; choose from {', '.join(SCORES)}")
     return name or "miou", least

@@ -1,13 +1,15 @@
 """What a decoder is fitted to: pictures, phrases, and the mask of each phrase. Read when needed, one at a time.
 
-DATA/images/... and DATA/masks/<label>/...   a folder of masks a label, its hyphens spaces in the phrase
+DATA/images/... and DATA/masks/<label>/...   a folder of masks a label, its hyphens spaces in the phrase; masks pair
+                                             with pictures by their paths without extension
 DATA.csv, DATA.jsonl                         columns or keys image, mask, phrase; paths from the file's own folder
-DATA.json                                    COCO: every category is a phrase; pictures beside the file or in images/
+DATA.json                                    COCO: every category is a phrase, about the pictures that show it; pictures
+                                             beside the file or in images/
 """
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +21,7 @@ from clipseg_cli.errors import ImageError, UsageError
 from clipseg_cli.images import load
 from clipseg_cli.settings import MAX_PIXELS
 from clipseg_cli.sources import Source
-from clipseg_cli.truth import Answer, Folders, coco, read_mask, walk
+from clipseg_cli.truth import Answer, coco, label_folders, read_mask, walk
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,6 +31,7 @@ class Example:
     image: Path
     phrase: str
     read: Callable[[], Answer | None]  # its mask; raises UsageError
+    files: tuple[Path, ...]  # that the mask is read from
 
     def mask(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
         """bool (H, W), where the phrase is true; of the picture's own `shape`, or UsageError."""
@@ -42,36 +45,54 @@ class Example:
 
 
 def pixels(image: Path) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3) of a training picture. Raises UsageError for one that cannot be read: a gap would be silent."""
+    """uint8 (H, W, 3) of a data set's picture. Raises UsageError for one that cannot be read: a gap would be silent."""
     try:
         return load(Source(str(image), str(image), ""), max_pixels=MAX_PIXELS).pixels
     except ImageError as error:
-        raise UsageError(f"the training picture {image} cannot be used: {error}") from error
+        raise UsageError(f"the picture {image} cannot be used: {error}") from error
 
 
 def read(path: Path) -> tuple[Example, ...]:
-    """Every example of a data set, in an order that depends on its content alone. Raises UsageError."""
+    """Every example of a data set, in an order that depends on its content alone. Raises UsageError.
+
+    Where several masks are given for one phrase about one picture, as of things that have one each, their union counts.
+    """
     form = path.suffix.lower() if path.is_file() else ""
     readers = {".csv": _table, ".jsonl": _table, ".json": _coco, "": _folders}
     if form not in readers or not path.exists():
         raise UsageError(
             f"no training data at {path}: give a folder with images/ and masks/<label>/, .csv, .jsonl or .json"
         )
-    examples = tuple(readers[form](path))
+    groups: dict[tuple[Path, str], list[Example]] = {}
+    for each in readers[form](path):
+        groups.setdefault((each.image, each.phrase), []).append(each)
+    examples = tuple(some[0] if len(some) == 1 else _joined(some) for some in groups.values())
     if not examples:
         raise UsageError(f"{path} holds no picture with a mask: their paths without extension must end alike")
     return examples
 
 
+def _joined(some: Sequence[Example]) -> Example:
+    def read() -> Answer | None:
+        answers = [answer for answer in (each.read() for each in some) if answer is not None]
+        if len({answer.mask.shape for answer in answers}) > 1:
+            raise UsageError(f"sizes differ: {' and '.join(answer.where for answer in answers)}")
+        return Answer(np.any([answer.mask for answer in answers], 0), None, answers[0].where) if answers else None
+
+    return Example(some[0].image, some[0].phrase, read, tuple(file for each in some for file in each.files))
+
+
 def _table(path: Path) -> Iterator[Example]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix.lower() == ".csv":
-            rows = list(csv.DictReader(text.splitlines()))
-        else:
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
+        with path.open(encoding="utf-8-sig", newline="" if path.suffix.lower() == ".csv" else None) as file:
+            if path.suffix.lower() == ".csv":
+                rows = list(csv.DictReader(file, skipinitialspace=True))
+            else:
+                rows = [json.loads(line) for line in file if line.strip()]
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from error
+    if not rows:
+        raise UsageError(f"{path} has no row: it needs image, mask and phrase")
     for number, row in enumerate(rows, 1):
         try:
             image, mask, phrase = (str(row[key] or "").strip() for key in ("image", "mask", "phrase"))
@@ -79,7 +100,8 @@ def _table(path: Path) -> Iterator[Example]:
             raise UsageError(f"{path} row {number}: it needs image, mask and phrase") from None
         if not image or not mask or not phrase:
             raise UsageError(f"{path} row {number}: image, mask or phrase is empty")
-        yield Example(path.parent / image, phrase, partial(read_mask, path.parent / mask))
+        place = path.parent / mask
+        yield Example(path.parent / image, phrase, partial(read_mask, place), (place,))
 
 
 def _coco(path: Path) -> Iterator[Example]:
@@ -89,16 +111,26 @@ def _coco(path: Path) -> Iterator[Example]:
         found = next((place for place in places if place.is_file()), None)
         if found is None:
             raise UsageError(f"{path}: the picture {image['file_name']} is neither beside it nor in images/")
-        for label in truth.labels:
-            yield Example(found, label, partial(truth.answer, label, stem))
+        # of what is not there the recipe asks by itself; a picture of nothing has only that to tell
+        shown = [label for label in truth.labels if (image["id"], label) in truth.annotations]
+        for label in shown or truth.labels:
+            yield Example(found, label, partial(truth.answer, label, stem), (path,))
 
 
 def _folders(path: Path) -> Iterator[Example]:
     if not (path / "images").is_dir() or not (path / "masks").is_dir():
         raise UsageError(f"{path} has no images/ with masks/<label>/ beside it")
-    labels = sorted(each.name for each in (path / "masks").iterdir() if each.is_dir())
-    truth = Folders({label: path / "masks" / label for label in labels})
-    for stem, image in walk(path / "images"):
-        for label in labels:
-            if (path / "masks" / label / f"{stem}.png").is_file():
-                yield Example(image, label.replace("-", " ").replace("_", " "), partial(truth.answer, label, stem))
+    masks = {label: dict(walk(path / "masks" / label)) for label in label_folders(path / "masks")}
+    images = list(walk(path / "images"))
+    stems = {stem for stem, _ in images}
+    for mine in masks.values():
+        if alone := next((mask for stem, mask in mine.items() if stem not in stems), None):
+            raise UsageError(f"the mask {alone} has no picture: there is none of that name in {path / 'images'}")
+    for stem, image in images:
+        for label, mine in masks.items():
+            if stem in mine:
+                yield Example(image, _spoken(label), partial(read_mask, mine[stem]), (mine[stem],))
+
+
+def _spoken(label: str) -> str:
+    return label.replace("-", " ").replace("_", " ")

@@ -70,6 +70,13 @@ class Wanted:
         return ({"templates": list(self.templates)} if self.templates else {}) | ({"embeddings": kept} if kept else {})
 
 
+def check_templates(templates: Sequence[str]) -> None:
+    """Raises UsageError for a template without its {}."""
+    for template in templates:
+        if template.count("{}") != 1:
+            raise UsageError(f"--template {template!r}: write {{}} once, where the phrase goes: 'a photo of a {{}}'")
+
+
 def want(
     phrases: Sequence[Prompt],
     boolean: Sequence[Prompt] = (),
@@ -81,9 +88,7 @@ def want(
 
     Raises UsageError for a label given twice, none at all, or a template without its {}.
     """
-    for template in templates:
-        if template.count("{}") != 1:
-            raise UsageError(f"--template {template!r}: write {{}} once, where the phrase goes: 'a photo of a {{}}'")
+    check_templates(templates)
     spoken = {each.label for each in phrases}
     terms: dict[Term, int] = {}
     prompts, rules = list(phrases), list[int | Expression]()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clipseg_cli import metrics
+from clipseg_cli.errors import UsageError
 from clipseg_cli.settings import Recipe
 
 CHOICE = 4  # times as many old phrases are tried as are learned
@@ -39,6 +40,10 @@ class Lessons:
         bits = np.unpackbits(self.targets[example], count=self.side**2)
         return bits.reshape(self.side, self.side).astype(bool)
 
+    def there(self) -> NDArray[np.bool_]:
+        """(E,): whether the example's phrase is true of any pixel."""
+        return np.array([row.any() for row in self.targets])
+
 
 class Fit:
     """A decoder in training. `decoder`: transformers' CLIPSegDecoder, changed in place. `threshold`: its own so far."""
@@ -54,7 +59,7 @@ class Fit:
         self.held, self.kept = split(lessons, recipe)
         self.known: dict[int, set[int]] = defaultdict(set)  # picture: phrases that it has
         self.exemplars: dict[int, list[int]] = defaultdict(list)  # phrase: examples to show
-        there = np.array([row.any() for row in lessons.targets])
+        there = lessons.there()
         for example in self.kept:
             if there[example]:
                 self.known[int(lessons.image[example])].add(int(lessons.phrase[example]))
@@ -145,8 +150,6 @@ class Fit:
                 truth = self.lessons.target(example)
                 if truth.any():
                     total += metrics.count(one, truth).as_class()
-        if not total.classes:
-            return 0.0, self.threshold
         scores = metrics.miou(total)
         near = metrics.THRESHOLDS[scores >= scores.max() - SLACK]
         return float(scores.max()), float(near[np.argmin(np.abs(near - self.threshold))])
@@ -167,11 +170,19 @@ class Fit:
 
 
 def split(lessons: Lessons, recipe: Recipe) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The examples for the checks and those to learn from; no picture is in both."""
-    count = len(lessons.features)
-    order = np.random.default_rng([recipe.seed, 0]).permutation(count)
-    chosen = order[: min(count - 1, max(1, round(recipe.hold * count)))]
-    held = np.isin(lessons.image, chosen)
+    """The examples for the checks and those to learn from; no picture is in both.
+
+    Of the pictures that show something the same share is held as of the others, since a check is made of the former.
+    Raises UsageError where fewer than two show anything.
+    """
+    shows = np.zeros(len(lessons.features), bool)
+    shows[lessons.image[lessons.there()]] = True
+    if shows.sum() < 2:
+        raise UsageError("training needs at least two pictures whose masks are not empty: one to check by")
+    order = np.random.default_rng([recipe.seed, 0]).permutation(len(shows))
+    some, others = order[shows[order]], order[~shows[order]]
+    least = min(len(some) - 1, max(1, round(recipe.hold * len(some))))
+    held = np.isin(lessons.image, [*some[:least], *others[: round(recipe.hold * len(others))]])
     return np.flatnonzero(held), np.flatnonzero(~held)
 
 

@@ -5,6 +5,7 @@ that was killed goes on from there to the same final weights. OUT/train.jsonl ha
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -18,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from clipseg_cli import dataset, exemplar, registry, store
+from clipseg_cli import dataset, exemplar, files, registry, store
+from clipseg_cli.embeddings import check_templates
 from clipseg_cli.errors import OutputError, UsageError
 from clipseg_cli.settings import ModelOptions, Recipe
 
@@ -73,6 +75,7 @@ def train(
     from clipseg_cli.fitting import Fit, trainable
     from clipseg_cli.model import DTYPES, Segmenter, pick_dtype
 
+    check_templates(frames)
     examples = dataset.read(data)
     checkpoint = registry.locate(model.model, offline=model.offline, progress=True)
     work = out / WORK
@@ -98,19 +101,30 @@ def _admit(
     frames: Sequence[str],
 ) -> None:
     """Lets in a folder that is new or holds this very training. Raises OutputError."""
-    told = hashlib.sha256(json.dumps([[str(each.image), each.phrase] for each in examples]).encode()).hexdigest()
+    known = functools.cache(_identity)
+    rows = [[str(each.image), each.phrase, *map(known, (each.image, *each.files))] for each in examples]
+    told = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
     weights = checkpoint.revision or checkpoint.weights.stat().st_size
     settings: dict[str, Any] = {"data": told, "model": str(checkpoint.path), "weights": weights}
     settings |= {"recipe": asdict(recipe), "replay": list(replay), "frames": list(frames)}
-    known = out / WORK / SETTINGS
-    if known.exists():
-        if json.loads(known.read_text("utf-8")) != settings:
+    begun = out / WORK / SETTINGS
+    if begun.exists():
+        if json.loads(begun.read_text("utf-8")) != settings:
             raise OutputError(
-                f"{out} holds the beginning of another training: choose another -o, or remove {out / WORK}"
+                f"{out} holds the beginning of another training, or its data has changed since: choose another -o, "
+                f"or remove {out / WORK}"
             )
     elif (out / "model.safetensors").exists():
         raise OutputError(f"{out} holds a finished model: choose another -o")
-    store.write(known, json.dumps(settings, indent=1).encode())
+    store.write(begun, json.dumps(settings, indent=1).encode())
+
+
+def _identity(path: Path) -> list[int | str] | None:
+    """By which an edited file is known; None for one that is not there, of which its reader will tell."""
+    try:
+        return files.identity(str(path))
+    except OSError:
+        return None
 
 
 def _lessons(
@@ -137,6 +151,8 @@ def _lessons(
     mine: dict[Path, list[int]] = {image: [] for image in images}
     for index, each in enumerate(examples):
         mine[each.image].append(index)
+    said = segmenter.embed([frame.replace("{}", phrase) for phrase in phrases for frame in frames]).values
+    old = segmenter.embed(list(replay)).values if replay else np.zeros((0, segmenter.dim), np.float32)
     for at in range(done, len(images), AT_ONCE):
         some = images[at : at + AT_ONCE]
         pictures = [dataset.pixels(image) for image in some]
@@ -154,8 +170,6 @@ def _lessons(
             array.flush()
         store.write(work / "encoded", str(at + len(some)).encode())
         yield Progress("features", at + len(some), len(images))
-    said = segmenter.embed([frame.format(phrase) for phrase in phrases for frame in frames]).values
-    old = segmenter.embed(list(replay)).values if replay else np.zeros((0, segmenter.dim), np.float32)
     numbers = {phrase: number for number, phrase in enumerate(phrases)}
     places = {image: number for number, image in enumerate(images)}
     return Lessons(

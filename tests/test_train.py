@@ -221,6 +221,25 @@ class Told(torch.nn.Module):
         return SimpleNamespace(logits=self.tell(activations[0][:, 0, 0].long(), conditions) + 0 * self.weight)
 
 
+def test_pictures_of_nothing_are_held_like_the_others() -> None:
+    """Where few pictures show anything, one of them is held to check by and one is left to learn from; where only one
+    does, it says so."""
+    known = lessons()
+    for showing in (1, 2, 5):
+        targets = known.targets.copy()
+        targets[2 * showing :] = 0
+        some = replace(known, targets=targets)
+        for seed in range(20):
+            recipe = Recipe(hold=0.1, seed=seed)
+            if showing == 1:
+                with pytest.raises(UsageError, match="not empty"):
+                    split(some, recipe)
+            else:
+                held, kept = split(some, recipe)
+                assert targets[held].any() and targets[kept].any()
+                assert len(held) + len(kept) == 40 and not set(some.image[held]) & set(some.image[kept])
+
+
 def test_replay_looks_for_what_the_old_decoder_sees() -> None:
     """Of old phrases of which it sees one in ten, far more are learned, but never more than half by choice."""
     old = np.full((40, 5), -5, np.float32)
@@ -274,22 +293,66 @@ def test_every_layout_of_data_says_the_same(start: Run, tmp_path: Path) -> None:
             ends = np.flatnonzero(np.diff(np.concatenate([[0], mask.T.ravel(), [0]])))
             runs = np.diff(np.concatenate([[0], ends, [mask.size]])).tolist()
             segmentation = {"counts": runs, "size": [96, 128]}
-            annotations.append({"image_id": n, "category_id": 7 + at, "segmentation": segmentation})
+            if mask.any():
+                annotations.append({"image_id": n, "category_id": 7 + at, "segmentation": segmentation})
     coco = {"images": images, "categories": categories, "annotations": annotations}
     (data / "coco.json").write_text(json.dumps(coco))
 
     def content(examples: tuple[dataset.Example, ...]) -> set[tuple[str, str, bytes]]:
         return {(each.image.name, each.phrase, each.mask((96, 128)).tobytes()) for each in examples}
 
-    for path in (tmp_path / "a.csv", tmp_path / "a.jsonl", data / "coco.json"):
+    for path in (tmp_path / "a.csv", tmp_path / "a.jsonl"):
         assert content(dataset.read(path)) == content(folders), path
     assert len(folders) == 32
-    (tmp_path / "bad.csv").write_text("image,mask,phrase\na.png,,x\n")
-    for path, told in ((tmp_path / "bad.csv", "row 1"), (tmp_path, "no images/"), (tmp_path / "x", "no training data")):
+    there = {each for each in content(folders) if any(each[2])}
+    assert content(dataset.read(data / "coco.json")) == there, "of a category that a picture lacks COCO says nothing"
+    coco["annotations"] = [each for each in annotations if each["image_id"] != 3]
+    (data / "some.json").write_text(json.dumps(coco))
+    bare = [each for each in content(dataset.read(data / "some.json")) if each[0] == "03.png"]
+    assert len(bare) == 2 and not any(any(each[2]) for each in bare), "a picture of nothing lacks every category"
+    for name, content_, told in (
+        ("bad.csv", "image,mask,phrase\na.png,,x\n", "row 1"),
+        ("empty.csv", "", "no row"),
+        ("head.csv", "image,mask,phrase\n", "no row"),
+        ("other.csv", "picture,mask\na,b\n", "row 1: it needs image, mask and phrase"),
+        ("long.csv", 'image,mask,phrase\na,b,"' + "x" * 200_000, "cannot be read"),
+        ("bad.jsonl", "3\n", "row 1"),
+        ("deep.json", "[" * 100_000, "not a COCO file"),
+    ):
+        (tmp_path / name).write_text(content_)
+        with pytest.raises(UsageError, match=told):
+            dataset.read(tmp_path / name)
+    for path, told in ((tmp_path, "no images/"), (tmp_path / "x", "no training data")):
         with pytest.raises(UsageError, match=told):
             dataset.read(path)
     with pytest.raises(UsageError, match="sizes differ"):
         folders[0].mask((5, 5))
+
+
+def test_several_masks_of_one_phrase_are_one(start: Run, tmp_path: Path) -> None:
+    """Rows that say one phrase of one picture are one example, true where any of them is; line ends of any script
+    are no ends of a row."""
+    data = start[1]
+    names = [f"masks/{label}/0{number}.png" for number, label in ((0, "a_bright_bar"), (1, "a-dark-disc"))]
+    rows = [{"image": f"{data}/images/00.png", "mask": f"{data}/{name}", "phrase": "a\u2028thing"} for name in names]
+    (tmp_path / "two.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    (one,) = dataset.read(tmp_path / "two.jsonl")
+    both = [cv2.imread(str(data / name), 0) > 0 for name in names]
+    assert np.array_equal(one.mask((96, 128)), both[0] | both[1]) and one.phrase == "a\u2028thing"
+
+
+def test_a_mask_without_a_picture_is_told(start: Run, tmp_path: Path) -> None:
+    """A mask of another name ends it with that name; masks may be of any format, and hidden files are none."""
+    for folder in ("images", "masks/cat", "masks/.ipynb_checkpoints"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "images/a.jpg").write_bytes(b"")
+    (tmp_path / "masks/cat/._a.png").write_bytes(b"")
+    assert cv2.imwrite(str(tmp_path / "masks/cat/a.bmp"), np.full((4, 6), 255, np.uint8))
+    (one,) = dataset.read(tmp_path)
+    assert one.phrase == "cat" and one.mask((4, 6)).all()
+    (tmp_path / "masks/cat/b_mask.png").write_bytes(b"")
+    with pytest.raises(UsageError, match="b_mask"):
+        dataset.read(tmp_path)
 
 
 def test_it_refuses_what_is_there_already(start: Run, tmp_path: Path, shell: Shell) -> None:
@@ -303,6 +366,11 @@ def test_it_refuses_what_is_there_already(start: Run, tmp_path: Path, shell: She
     stages.close()
     with pytest.raises(OutputError, match="another training"):
         run(start, tmp_path / "begun", Recipe(steps=31))
+    os.utime(start[1] / "masks/a-dark-disc/01.png")
+    with pytest.raises(OutputError, match="data has changed"):
+        list(train(start[1], tmp_path / "begun", ModelOptions(str(start[0]), device="cpu"), SMALL))
+    for template in ("a photo", "{0}", "{} and {}"):
+        assert "--template" in shell(f"{line[:-12]} -o other --template '{template}'", expect=2).stderr
     assert "at least two pictures" in str(only_one(start, tmp_path))
 
 
