@@ -192,7 +192,7 @@ def _torn_png(data: bytes, _: int) -> str:
     """Pillow does not look at the checksums of pixels, and makes a palette up where there is none."""
     indexed = data[25:26] == b"\3"
     for name, start, end in _chunks(data):
-        if name == b"IDAT" and zlib.crc32(data[start + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+        if name == b"IDAT" and not _sound(data, start, end):
             return "damaged: a checksum does not match"
         if name == b"IDAT" and indexed:
             return "it has no palette"
@@ -208,7 +208,9 @@ def bare_png(data: bytes) -> tuple[bytes, int]:
     kept: list[bytes | memoryview] = [data[:8]]
     frames, apart, moves, pixels = 0, False, False, False
     for name, start, end in _chunks(data):
-        if not name.isalpha() or name[:1].isupper() or name in (b"tRNS", b"eXIf"):
+        if name == b"eXIf" and not _sound(data, start, end):
+            kept.append(BROKEN_EXIF)
+        elif not name.isalpha() or name[:1].isupper() or name in (b"tRNS", b"eXIf"):
             kept.append(view[start:end])
         frames += name == b"fcTL"
         moves |= name == b"acTL" and not pixels
@@ -235,6 +237,7 @@ def short_png(data: bytes) -> bool:
     return lacking > 0
 
 
+BROKEN_EXIF = b"\0\0\0\0eXIf" + zlib.crc32(b"eXIf").to_bytes(4, "big")  # in place of a damaged one: a whole chunk
 _ADAM7 = (
     (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2),
 )  # fmt: skip
@@ -249,6 +252,11 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
             return
         yield data[position + 4 : position + 8], position, end
         position = end
+
+
+def _sound(data: bytes, start: int, end: int) -> bool:
+    """Whether a chunk's checksum is its own."""
+    return zlib.crc32(data[start + 4 : end - 4]) == int.from_bytes(data[end - 4 : end], "big")
 
 
 def _torn_jpeg2000(data: bytes, _: int) -> str:

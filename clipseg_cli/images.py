@@ -68,9 +68,10 @@ PLUGINS: dict[str, Callable[[BinaryIO, str], ImageFile]] = {
     "JPEG2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
 }
 BACKGROUND = (255, 255, 255)  # RGB behind transparent pixels: the white of the pages that most such images stand on
-READ_WHOLE = (
-    1 << 26
-)  # bytes; larger files are read in place. In memory, a file cut short meanwhile cannot crash libtiff
+# Bytes; larger files are read in place where Pillow does. In memory, a file cut short meanwhile cannot crash libtiff.
+READ_WHOLE = 1 << 26
+WHOLE = {*TORN, "WEBP", "AVIF"}  # in memory whatever their size, which is therefore limited
+LARGEST_PIXEL = 8  # bytes in a file: four channels of 16 bits that could not be compressed
 MOST_PAGES = 1000  # TIFF pages counted: each costs a jump in the file
 LARGEST_TILE = 1 << 24  # pixels of a TIFF's tile, of which whole ones are decoded: 16 times that of any writer
 TIFF_HEADER = 8  # bytes; before it stand no pixels
@@ -196,6 +197,8 @@ def _decode(file: BinaryIO, max_pixels: int) -> Image:
         raise _failure("unsupported", f"{what}; convert it to one of {', '.join(PLUGINS)}")
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
+    if form in WHOLE and size > max(READ_WHOLE, LARGEST_PIXEL * max_pixels):
+        raise _too_large(f"{size} bytes")
     data, frames = b"", 0
     if size <= READ_WHOLE or form in TORN:
         data = file.read()
@@ -217,8 +220,9 @@ def _decode(file: BinaryIO, max_pixels: int) -> Image:
             _check_tiff(image)
         stored = _tiff_orientation(image, notes)  # Pillow turns TIFF itself while loading, and forgets the tag
         image.load()
-        dark = form == "PNG" and not np.asarray(image.crop((0, max(height - 2, 0), width, height))).any()
-        if dark and short_png(data):  # the last two rows are what they are where they are missing
+        # a row that is missing stays black; in an interlaced picture it may be any
+        doubtful = form == "PNG" and (data[28] or not np.asarray(image.crop((0, height - 1, width, height))).any())
+        if doubtful and short_png(data):
             raise _failure("corrupt", "fewer pixels than its header says; copy or export it again")
         pixels = _rgb(image, notes)
     pixels = upright(pixels, stored if stored is not None else _exif_orientation(image, notes))
