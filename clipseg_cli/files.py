@@ -34,7 +34,7 @@ MAGIC = {
     "GIF": rb"GIF8[79]a",
     "WEBP": rb"RIFF.{4}WEBP",
     "BMP": rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0",  # with its header size: a folder may be called "BMW"
-    "TIFF": rb"II[*+]\0(?!\x10\0\0\0CR)|MM\0[*+]",
+    "TIFF": rb"II[*+]\0(?!\x10\0\0\0CR)|MM\0\*",
     "AVIF": rb".{4}ftyp(?:avi[fs]|m[is]f1.{4}(?:.{4})*?avi[fs])",
     "JPEG2000": rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
     "PPM": rb"P[1-6]\s(?:#|\s*\d+\s+\d+\s)|Pf\s+\d+\s+\d+\s",
@@ -51,6 +51,7 @@ FOREIGN_MAGIC = {
     "BLP": rb"BLP[12]",
     "FITS": rb"SIMPLE  =",
     "CR2": rb"II\*\0\x10\0\0\0CR",
+    "BigTIFF of big-endian order": rb"MM\0\+",  # Pillow takes it for the other
     "PFM in colour": rb"PF\s+\d+\s+\d+\s",
 }
 _PATTERNS = [(name, re.compile(magic, re.DOTALL)) for name, magic in {**MAGIC, **FOREIGN_MAGIC}.items()]

@@ -79,7 +79,7 @@ ORIENTATION = 0x0112  # TIFF tag, also of EXIF
 SUBFILE_TYPE, DNG_VERSION = 0x00FE, 0xC612  # TIFF tags
 WEBP = 50001  # TIFF compression that Pillow's libtiff is built without
 # How Pillow says that a sound file is of a kind that it does not know.
-UNREAD = "unknown pixel mode|samples per pixel|cannot handle|not supported|Unsupported BMP (?!Palette)"
+UNREAD = "unknown pixel mode|unknown raw mode|samples per pixel|cannot handle|not supported|Unsupported BMP (?!Palette)"
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # or its complaints about a file would go to stderr
 
@@ -260,9 +260,8 @@ def _too_large(what: str) -> ImageError:
 
 
 def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
-    """Refuses what Pillow takes: a picture beside the one that is meant, a tile that is a bomb, parts that are missing.
-
-    Raises ImageError."""
+    """Refuses what Pillow takes: a picture beside the one that is meant, a tile that is a bomb, parts that are missing
+    or misread. Raises ImageError."""
     tags, (width, height) = image.tag_v2, image.size
     if tags.get(TiffImagePlugin.COMPRESSION) == WEBP:
         raise _failure("unsupported", "WebP within TIFF is not read; save it as one or the other")
@@ -273,6 +272,8 @@ def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
         raise _too_large(f"a tile of {tile} pixels")
     raw = [tile for tile in image.tile if tile.codec_name == "raw"]
     layers = len(image.getbands()) if tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 else 1
+    if raw and layers > 1 and max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8:  # Pillow takes every other byte
+        raise _failure("unsupported", "16-bit colour in planes is not read; save it compressed, or as 8-bit RGB")
     boxes = [tile.extents or (0, 0, 0, 0) for tile in raw]
     covered = sum((right - left) * (lower - upper) for left, upper, right, lower in boxes)
     if raw and (covered < layers * width * height or min(tile.offset for tile in raw) < TIFF_HEADER):

@@ -16,6 +16,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import skimage
+import tifffile
 from PIL import ImageOps
 from skimage import color
 
@@ -76,6 +77,13 @@ def tiff(pixels: np.ndarray, others: dict[int, int] | None = None, **tags: int) 
         for tag, value in sorted(entries.values())
     )
     return b"II*\0" + struct.pack("<I", 8 + len(raw)) + raw + struct.pack("<H", len(entries)) + directory + bytes(4)
+
+
+def planar(planes: np.ndarray, **options: object) -> bytes:
+    """A TIFF of RGB with each colour for itself, as tifffile writes it."""
+    file = io.BytesIO()
+    tifffile.imwrite(file, planes, photometric="rgb", planarconfig="separate", metadata=None, **options)
+    return file.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -427,6 +435,19 @@ def test_pixel_kinds_without_a_reading_are_unsupported_not_corrupt() -> None:
     for strange in (spoilt(plain, 30, b"\4"), spoilt(plain, 28, b"\2")):  # a JPEG within; two bits a pixel
         assert refused(strange)[0] == "unsupported"
     assert refused(b"PF 1 1\n-1\n" + bytes(12))[0] == "unsupported"
+    assert "BigTIFF" in refused(b"MM\0+\0\x08\0\0" + struct.pack(">Q", 16) + bytes(99))[1]
+
+
+def test_colour_planes_of_a_tiff_come_out_as_its_colours_or_not_at_all(photo: np.ndarray) -> None:
+    """Of 8 bits, in one strip or tiles, and of 16 where they are compressed; 16 uncompressed Pillow would misread."""
+    wide = photo.astype(np.uint16) * 257
+    for pixels, options in ((photo, {}), (photo, {"tile": (32, 48)}), (wide, {"compression": "zlib"})):
+        planes = np.ascontiguousarray(np.moveaxis(pixels, 2, 0))
+        assert np.array_equal(read(planar(planes, **options)).pixels, photo)
+    kind, message = refused(planar(np.ascontiguousarray(np.moveaxis(wide, 2, 0))))
+    assert kind == "unsupported"
+    assert "planes" in message
+    assert refused(tiff(wide[:, :, 0], others={284: 2}))[0] == "unsupported"
 
 
 @pytest.mark.parametrize(("marker", "name"), [(0xC3, "without loss"), (0xC7, "layers"), (0xCB, "loss"), (0xF7, "-LS")])
