@@ -291,6 +291,24 @@ def test_a_page_that_is_opened_again_answers(served: Served, page: Any) -> None:
             until(page, SAYS, [0, phrase])
 
 
+def test_a_question_that_cannot_be_asked_has_no_command(served: Served, browser: Any) -> None:
+    """Two rows with one phrase: the page says so while the model loads and after, and what stood there is gone."""
+    with contextlib.closing(browser.new_context()) as context:
+        page = context.new_page()
+        page.goto(served.url)
+        page.get_by_label("Phrase", exact=True).fill("red")
+        until(page, "document.getElementById('command').textContent.includes('-p red')")
+        page.locator("#more").click()
+        page.get_by_label("Phrase 2").fill("red")
+        until(page, "document.getElementById('trouble').textContent.includes('given twice')")
+        until(page, "document.getElementById('model').textContent.includes('pictures read')")
+        assert "given twice" in page.locator("#trouble").inner_text() and page.locator("#run").is_disabled()
+        assert page.locator("#command").evaluate("element => element.textContent") == ""
+        page.get_by_label("Phrase 2").fill("blue")
+        until(page, "document.getElementById('command').textContent.includes('-p blue')")
+        assert page.locator("#trouble").is_hidden() and page.locator("#run").is_enabled()
+
+
 def test_a_link_out_of_the_folder_is_no_picture(serve: Serve, tmp_path: Path) -> None:
     """Links are not listed; a picture that became one meanwhile is not opened, and the page says why."""
     for name in ("photos/a.png", "photos/b.png", "secret.png"):
