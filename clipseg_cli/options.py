@@ -1,5 +1,6 @@
 """The command line's options: shared `Annotated` aliases, and how groups of them become values."""
 
+import math
 import sys
 from collections.abc import Iterable
 from typing import Annotated, Literal
@@ -10,7 +11,6 @@ from clipseg_cli import configuration, files, prompts, settings
 from clipseg_cli.errors import UsageError
 
 _IN, _WHAT, _MODEL, _MASK, _OUT, _RUN = "Images", "Prompts", "Model", "Masks", "Output", "Run"
-
 
 Print = Literal["paths", "none"]
 
@@ -87,7 +87,7 @@ SupportPrompt = Annotated[
     str | None, typer.Option(metavar="TEXT", help="A phrase that finds its object.", rich_help_panel=_WHAT)
 ]
 Highlight = Annotated[
-    str, typer.Option(metavar="RECIPE", help="How the model is shown exemplars; see the README.", rich_help_panel=_WHAT)
+    str, typer.Option(metavar="RECIPE", help="How it is shown: dim, crop, outline, none ...", rich_help_panel=_WHAT)
 ]
 Mix = Annotated[
     float,
@@ -351,6 +351,8 @@ def clean_up(
         from clipseg_cli import matting
 
         matting.check()
+    if not math.isfinite(feather):
+        raise UsageError(f"--feather {feather}: give a number of pixels")
     holes = fill_holes if fill_holes == "all" else _pixels(fill_holes, "--fill-holes", "a number of pixels, or all")
     area, share = 0, 0.0
     if min_area.endswith("%"):
@@ -368,6 +370,7 @@ def export(components: bool, polygons: bool, backdrop: str | None) -> settings.E
 
     try:
         red, green, blue = ImageColor.getrgb(backdrop)[:3]
+        bytes((red, green, blue))  # rgb(300,0,0) is none
     except ValueError:
         raise UsageError(f"--backdrop {backdrop}: no such colour; give a name like white, or #rrggbb") from None
     return settings.ExportOptions(components, polygons, (red, green, blue))

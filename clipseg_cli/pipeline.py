@@ -162,6 +162,9 @@ def _load(source: Source, job: Job, network: _Lazy, at: At) -> Loaded:
     at(source, "load")
     try:
         identity = None if source.data is not None else identify(source, job.checksum)
+    except (OSError, ValueError) as error:
+        return failed(files.fault(error, "load"))
+    try:
         image = images.load(source, max_pixels=job.max_pixels)
         at(source, "encode")
         (height, width, _), segmenter = image.pixels.shape, network.get()[0]
@@ -171,8 +174,6 @@ def _load(source: Source, job: Job, network: _Lazy, at: At) -> Loaded:
         return failed(error)
     except MemoryError:
         return failed(ImageError("out_of_memory", "load", "not enough memory to decode it"))
-    except (OSError, ValueError) as error:  # from `identity`
-        return failed(files.fault(error, "load"))
 
 
 def _joined(loaded: Loaded, seen: "list[Seen | ImageError]") -> "Seen | ImageError | None":
