@@ -289,15 +289,16 @@ class Tensors:
     def layer(self, name: str, tower: Tower, attention_half: bool, mlp_half: bool) -> Layer:
         """One transformer layer, its queries, keys and values joined."""
         width, activation = tower.width, ACTIVATIONS[tower.activation]
-        parts = [self.linear(f"{name}.self_attn.{part}_proj", width, width) for part in "qkv"]
+        dtype, fused = self.kind(attention_half)
+        parts = [self.linear(f"{name}.self_attn.{part}_proj", width, width).to(dtype, False) for part in "qkv"]
         biases = [part.bias for part in parts if part.bias is not None]
         joined = Linear(torch.cat([part.weight for part in parts]), torch.cat(biases))
         up = self.linear(f"{name}.mlp.fc1", width, tower.hidden)
         down = self.linear(f"{name}.mlp.fc2", tower.hidden, width)
         up, down = mlp(up, down, activation, *self.kind(mlp_half))
         return Layer(
-            qkv=joined.to(*self.kind(attention_half)),
-            out=self.linear(f"{name}.self_attn.out_proj", width, width).to(*self.kind(attention_half)),
+            qkv=joined.to(dtype, fused),
+            out=self.linear(f"{name}.self_attn.out_proj", width, width).to(dtype, fused),
             up=up,
             down=down,
             norm1=self.norm(f"{name}.layer_norm1", tower),

@@ -69,8 +69,10 @@ def mlp(up: Linear, down: Linear, activation: Activation, dtype: torch.dtype, fu
     """The two products around an activation, float32, made ready in `dtype`."""
     if fused and activation.gain != 1:
         assert up.bias is not None
-        up = Linear(up.weight * activation.gain, up.bias * activation.gain)
-        down = Linear(down.weight / activation.gain, down.bias)
+        larger, smaller = (torch.empty_like(each.weight, dtype=dtype) for each in (up, down))
+        torch.mul(up.weight, activation.gain, out=larger)  # rounded as it is written, without a copy in float32
+        torch.div(down.weight, activation.gain, out=smaller)
+        up, down = Linear(larger, up.bias * activation.gain), Linear(smaller, down.bias)
     return up.to(dtype, fused), down.to(dtype, fused)
 
 
