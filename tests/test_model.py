@@ -91,12 +91,12 @@ def oracle(known: Checkpoint) -> tuple[Any, Any]:
 
 
 def close(logits: np.ndarray, expected: np.ndarray) -> None:
-    """Asserts 1e-4, and 1e-5 of the largest logit where that is more.
+    """Asserts 1e-4, and 2e-5 of the largest logit where that is more.
 
-    The bundled model's logits reach -16, where transformers' own float32 is 9e-5 away from its float64 (and the fast
-    backend 5e-5), so that two float32 computations may differ by more than 1e-4 there.
+    The bundled model's logits reach -24, where transformers' own float32 is up to 3.5e-4 away from its float64 (on
+    the samples; the fast backend 3.7e-4), so that two float32 computations may differ by more than 1e-4 there.
     """
-    np.testing.assert_allclose(logits, expected, atol=max(1e-4, 1e-5 * np.abs(expected).max()), rtol=0)
+    np.testing.assert_allclose(logits, expected, atol=max(1e-4, 2e-5 * np.abs(expected).max()), rtol=0)
 
 
 @torch.inference_mode()
