@@ -84,29 +84,32 @@ def drawings() -> list[np.ndarray]:
     return images
 
 
-def oracle(known: Checkpoint) -> tuple[Any, Any]:
-    """transformers' own processor and its model in float64: what it means, free of the rounding of any one sum."""
+def oracle(known: Checkpoint, dtype: torch.dtype = torch.float64) -> tuple[Any, Any]:
+    """transformers' own processor and its model: in float64 what it means, free of the rounding of any one sum."""
     processor = CLIPSegProcessor.from_pretrained(known.path, backend="pil")
-    return processor, CLIPSegForImageSegmentation.from_pretrained(known.path, dtype=torch.float64).eval()
+    return processor, CLIPSegForImageSegmentation.from_pretrained(known.path, dtype=dtype).eval()
 
 
-def close(logits: np.ndarray, expected: np.ndarray) -> None:
-    """Asserts 1e-4, and 2e-5 of the largest logit where that is more.
+def close(logits: np.ndarray, expected: np.ndarray, rounding: float = 0.0) -> None:
+    """Asserts 1e-4; where that is more, 1e-5 of the largest logit, or twice transformers' own `rounding` in float32.
 
-    The bundled model's logits reach -24, where transformers' own float32 is up to 3.5e-4 away from its float64 (on
-    the samples; the fast backend 3.7e-4), so that two float32 computations may differ by more than 1e-4 there.
+    The bundled model's logits reach -24. There transformers' float32 is mostly 1e-4 from its float64, and 1.3e-3 where
+    a photograph is asked for what the model has no word for (the fast backend: 2.8e-4).
     """
-    np.testing.assert_allclose(logits, expected, atol=max(1e-4, 2e-5 * np.abs(expected).max()), rtol=0)
+    atol = max(1e-4, 1e-5 * np.abs(expected).max(), 2 * rounding)
+    np.testing.assert_allclose(logits, expected, atol=atol, rtol=0)
 
 
 @torch.inference_mode()
-def documented(known: Checkpoint, image: np.ndarray, prompts: list[str], **size: Any) -> tuple[np.ndarray, np.ndarray]:
+def documented(
+    known: Checkpoint, image: np.ndarray, prompts: list[str], dtype: torch.dtype = torch.float64, **size: Any
+) -> tuple[np.ndarray, np.ndarray]:
     """Pixels (1, 3, S, S) and logits (P, S, S) as transformers' documentation makes them: the image once a prompt."""
-    processor, model = oracle(known)
+    processor, model = oracle(known, dtype)
     images = [Image.fromarray(image)] * len(prompts)
     inputs = processor(text=prompts, images=images, padding=True, return_tensors="pt", **size)
     pixels = inputs.pop("pixel_values")
-    return pixels[:1].numpy(), model(pixel_values=pixels.double(), **inputs).logits.numpy()
+    return pixels[:1].numpy(), model(pixel_values=pixels.to(dtype), **inputs).logits.numpy()
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> float:
@@ -120,10 +123,11 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
 def test_logits_equal_those_of_transformers(find: Find, name: str, count: int, backend: Any) -> None:
     """One prompt or five: within 1e-4 of the documented use of the unmodified model, in float32."""
     pixels, expected = documented(find(name), data.astronaut(), PROMPTS[:count])
+    theirs = documented(find(name), data.astronaut(), PROMPTS[:count], torch.float32)[1]
     segmenter = Segmenter.load(find(name), device="cpu", dtype="fp32", backend=backend)
     logits = segmenter.logits(segmenter.encode(pixels), segmenter.embed(PROMPTS[:count]))
     assert logits.shape == (1, count, segmenter.side, segmenter.side) and logits.dtype == np.float32
-    close(logits[0], expected)
+    close(logits[0], expected, float(np.abs(theirs - expected).max()))
 
 
 @pytest.mark.parametrize(
