@@ -166,7 +166,7 @@ def highlight(image: NDArray[np.uint8], mask: NDArray[np.bool_], recipe: str, si
     x0, y0, x1, y1 = (0, 0, width, height) if how.context is None else crop_box(mask, how.context)
     reach = _reach(longer / PAPER_SIDE)
     left, top = max(0, x0 - reach), max(0, y0 - reach)  # nothing beyond is seen in the crop: large pictures stay cheap
-    image, mask = (each[top : y1 + reach, left : x1 + reach] for each in (image, mask))
+    image, mask = image[top : y1 + reach, left : x1 + reach], mask[top : y1 + reach, left : x1 + reach]
     lit = highlighted(normalised(image), mask, how.background, how.sigma, longer)
     if how.paint == "outline":
         lit = outlined(lit, mask)

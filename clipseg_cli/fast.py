@@ -48,7 +48,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
     size = q.element_size() * q[..., 0].numel() * k.shape[2]
     if q.device.type != "cpu" or q.dtype == torch.float32 or causal or size > SCORES:
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    scores: Tensor = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     return scores.softmax(-1) @ v
 
 
