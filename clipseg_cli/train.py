@@ -185,8 +185,19 @@ def _lessons(
 
 
 def _array(path: Path, dtype: Any, shape: tuple[int, ...]) -> Any:
-    """An array on disk, kept where it is there already."""
-    return np.lib.format.open_memmap(path, "r+" if path.exists() else "w+", dtype, None if path.exists() else shape)
+    """An array on disk, kept where it is there already. Raises OutputError.
+
+    Its room is taken at once where the system can: a disk that fills up under a memory map would kill the process.
+    """
+    if not path.exists():
+        with store.failing(path):
+            part = path.with_suffix(".part")
+            np.lib.format.open_memmap(part, "w+", dtype, shape).flush()
+            if hasattr(os, "posix_fallocate"):
+                with part.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
+            os.replace(part, path)
+    return np.lib.format.open_memmap(path, "r+")
 
 
 def _fit(fit: "Fit", recipe: Recipe, work: Path, out: Path) -> "Generator[Progress, None, dict[str, Any]]":

@@ -224,7 +224,7 @@ class Coco:
 
     path: Path
     labels: tuple[str, ...]  # the categories' names
-    images: dict[str, dict[str, Any]]  # by stem
+    images: dict[str, dict[str, Any]]  # by stem, or by name where two have one stem, as outputs are
     annotations: dict[tuple[int, str], list[Any]]  # (image, category's name): segmentations
     ends: dict[str, list[str]]  # last part of a stem: stems
 
@@ -262,7 +262,8 @@ def coco(path: Path) -> Coco:
     try:
         content = json.loads(path.read_bytes())
         categories = {each["id"]: str(each["name"]) for each in content["categories"]}
-        stems = sorted((files.stem(each["file_name"]), each["id"]) for each in content["images"])
+        outputs = files.output_names(str(each["file_name"]) for each in content["images"])
+        stems = sorted((outputs[each["file_name"]], each["id"]) for each in content["images"])
         by_id = {each["id"]: each for each in content["images"]}
         annotations: dict[tuple[int, str], list[Any]] = defaultdict(list)
         for each in content["annotations"]:

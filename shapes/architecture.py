@@ -102,13 +102,13 @@ def configuration(tokens: int) -> CLIPSegConfig:
         vision_config={
             "hidden_size": 192,
             "intermediate_size": 768,
-            "num_hidden_layers": 6,
+            "num_hidden_layers": 8,
             "num_attention_heads": 6,
             "image_size": SIDE,
             "patch_size": PATCH,
         },
         projection_dim=128,
-        extract_layers=[1, 3, 5],
+        extract_layers=[1, 4, 7],
         reduce_dim=64,
         decoder_num_attention_heads=4,
         decoder_intermediate_size=256,
@@ -177,6 +177,29 @@ def build(folder: Path, seed: int) -> CLIPSegForImageSegmentation:
     model = CLIPSegForImageSegmentation(configuration(write_tokenizer(folder)))
     first_weights(model)
     return model
+
+
+def adopt(model: CLIPSegForImageSegmentation, start: CLIPSegForImageSegmentation) -> None:
+    """Takes over the weights of `start`, in place. The vision layers that it lacks begin as identities.
+
+    Each new layer stands after those that lead to the same extracted one, so that the answers stay the same.
+    """
+    layers = model.clip.vision_model.encoder.layers
+    sources: list[int | None] = []
+    for (low, high), (first, last) in zip(
+        pairwise((-1, *model.extract_layers)), pairwise((-1, *start.extract_layers)), strict=True
+    ):
+        old = range(first + 1, last + 1)
+        sources += [*old, *[None] * (high - low - len(old))]
+    state = {k: v for k, v in start.state_dict().items() if ".vision_model.encoder.layers." not in k}
+    model.load_state_dict(state, strict=False)
+    for layer, source in zip(layers, sources, strict=True):
+        if source is not None:
+            layer.load_state_dict(start.clip.vision_model.encoder.layers[source].state_dict())
+            continue
+        for last_of_branch in (layer.self_attn.out_proj, layer.mlp.fc2):
+            nn.init.zeros_(last_of_branch.weight)
+            nn.init.zeros_(last_of_branch.bias)
 
 
 def encode(model: CLIPSegForImageSegmentation, pixels: Tensor) -> tuple[list[Tensor], Tensor]:

@@ -1,11 +1,13 @@
-"""Lessons: what one training step is taught, as arrays. Pictures, questions about them, and the answers."""
+"""Lessons: what one training step is taught, as tensors. Pictures, questions about them, and the answers."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from clipseg_cli import exemplar
 from shapes import phrases
@@ -29,18 +31,23 @@ class Lesson:
     meant: bool (P, 8), the owners that each prompt denotes.
     """
 
-    images: NDArray[np.uint8]
-    owners: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    measures: NDArray[np.float32]
-    exemplars: NDArray[np.float32]
-    kinds: NDArray[np.int64]
+    images: Tensor
+    owners: Tensor
+    labels: Tensor
+    measures: Tensor
+    exemplars: Tensor
+    kinds: Tensor
     kind_texts: list[str]
-    picture: NDArray[np.int64]
+    picture: Tensor
     texts: list[str]
-    shown: NDArray[np.int64]
-    weight: NDArray[np.float32]
-    meant: NDArray[np.bool_]
+    shown: Tensor
+    weight: Tensor
+    meant: Tensor
+
+    def to(self, device: torch.device) -> "Lesson":
+        """The lesson with its tensors on `device`."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Lesson(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()})
 
 
 @dataclass(frozen=True)
@@ -188,27 +195,27 @@ def lesson(scenes: list[Scene], plan: Plan, rng: np.random.Generator) -> Lesson:
         meant[row, [i + 1 for i in indices]] = True
     labels, measures = tables(scenes)
     return Lesson(
-        images=np.stack([jittered(scene.image, rng) for scene in scenes]),
-        owners=np.stack([scene.owners for scene in scenes]),
-        labels=labels,
-        measures=measures,
-        exemplars=np.stack(
-            [exemplar_picture(kind, plan.side, rng) for kind in kinds] or [np.zeros((0, 0, 3), np.float32)]
+        images=torch.from_numpy(np.stack([jittered(scene.image, rng) for scene in scenes])),
+        owners=torch.from_numpy(np.stack([scene.owners for scene in scenes])),
+        labels=torch.from_numpy(labels),
+        measures=torch.from_numpy(measures),
+        exemplars=torch.from_numpy(
+            np.stack([exemplar_picture(kind, plan.side, rng) for kind in kinds] or [np.zeros((0, 0, 3), np.float32)])
         ),
-        kinds=np.array([SHAPES.index(s) * 12 + COLOURS.index(c) for s, c in kinds], np.int64),
+        kinds=torch.tensor([SHAPES.index(s) * 12 + COLOURS.index(c) for s, c in kinds], dtype=torch.int64),
         kind_texts=[phrases.wording(phrases.Query(shape=s, colour=c), rng) for s, c in kinds],
-        picture=np.array([row[0] for row in rows], np.int64),
+        picture=torch.tensor([row[0] for row in rows], dtype=torch.int64),
         texts=[row[1] for row in rows],
-        shown=np.array([row[2] for row in rows], np.int64),
-        weight=np.array([row[3] for row in rows], np.float32),
-        meant=meant,
+        shown=torch.tensor([row[2] for row in rows], dtype=torch.int64),
+        weight=torch.tensor([row[3] for row in rows], dtype=torch.float32),
+        meant=torch.from_numpy(meant),
     )
 
 
 def lessons(plan: Plan, first: int = 0) -> Iterator[Lesson]:
     """Lessons without end. The same plan and first step give the same lessons.
 
-    A part `plan.fresh` of each lesson's scenes is new; the others come back, mirrored, from the last few hundred.
+    A part `plan.fresh` of each lesson's scenes is new; the others come back, mirrored, from the last ones.
     """
     rng = np.random.default_rng((plan.seed, plan.side, first))
     store: list[Scene] = []
@@ -223,6 +230,6 @@ def lessons(plan: Plan, first: int = 0) -> Iterator[Lesson]:
             if scene.things:
                 scenes.append(scene)
                 store.append(scene)
-        store = store[-384:]
+        store = store[-32 * plan.pictures :]
         scenes = [flipped(scene, rng.random() < 0.5, rng.random() < 0.3) for scene in scenes]
         yield lesson(scenes, plan, rng)

@@ -2,8 +2,9 @@
 
 Two stages: small pictures at the full pixel scale (112 px, four times cheaper), then full ones (224 px).
 The learning rate rises, holds, and falls to zero. Two processes share each step, one thread each, which on two cores
-is faster than one process with two. Seeded; a checkpoint every few minutes; `--resume` goes on from the last one, and
-`--start` begins a new run with the weights of an exported model, and with the heads of the run that it lies in.
+is faster than one process with two; on a GPU one process trains and `--readers` processes draw. Seeded; a checkpoint
+every few minutes; `--resume` goes on from the last one, and `--start` begins a new run with the weights of an exported
+model, which may have fewer vision layers, and with the heads of the run that it lies in.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
 
 from shapes import architecture, losses
 from shapes.exam import draw_exam, marks
 from shapes.lessons import Lesson, Plan, lessons
 
-WEIGHTS = {"entropy": 5.0, "dice": 0.7, "presence": 0.4, "contrast": 0.1, "patch": 0.1}
+WEIGHTS = {"entropy": 5.0, "dice": 0.7, "presence": 0.6, "contrast": 0.1, "patch": 0.1}
 HEADS_RATE = 1.5e-3
 APART = 300  # steps in which new heads learn what a trained tower tells, before the tower learns from them
 
@@ -38,6 +40,7 @@ class Recipe:
     """Numbers of a run.
 
     minutes: its length, at which the rate is zero; 0 counts `steps` instead. pictures: of a step, per process.
+    readers: processes that draw lessons for each of them; 0: it draws its own, between steps.
     small: the share of the run on small pictures. fall: the share of it, at the end, over which the rate falls.
     """
 
@@ -45,6 +48,7 @@ class Recipe:
     steps: int = 4000
     processes: int = 2
     pictures: int = 12
+    readers: int = 0
     rate: float = 1.5e-3
     muon_rate: float = 2.5e-3
     small: float = 0.6
@@ -52,6 +56,25 @@ class Recipe:
     warm: int = 100
     average: float = 0.995
     seed: int = 0
+
+
+class Lessons(IterableDataset[Lesson]):
+    """`lessons` for a DataLoader, each of whose processes draws others."""
+
+    def __init__(self, plan: Plan, first: int) -> None:
+        self.plan, self.first = plan, first
+
+    def __iter__(self) -> Iterator[Lesson]:
+        cv2.setNumThreads(1)
+        reader = get_worker_info()
+        return lessons(replace(self.plan, seed=self.plan.seed + (reader.id if reader else 0)), self.first)
+
+
+def reading(source: Lessons, readers: int) -> DataLoader[Lesson]:
+    """Lessons drawn ahead by as many processes; by none, when they are asked for."""
+    return DataLoader(
+        source, batch_size=None, num_workers=readers, multiprocessing_context="spawn" if readers else None
+    )
 
 
 def pixels(images: Tensor) -> Tensor:
@@ -79,32 +102,30 @@ class Pupil(nn.Module):
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
         """The loss terms of a lesson by name, unweighted."""
         device = self.model.device
-        images, owners = torch.from_numpy(lesson.images).to(device), torch.from_numpy(lesson.owners).to(device)
-        count, shown = len(images), torch.from_numpy(lesson.shown).to(device)
-        examples = torch.from_numpy(lesson.exemplars).to(device).permute(0, 3, 1, 2)
+        lesson = lesson.to(device)
+        count, shown, picture = len(lesson.images), lesson.shown, lesson.picture
+        examples = lesson.exemplars.permute(0, 3, 1, 2)
         with torch.autocast(device.type, torch.bfloat16):
-            states, visual = architecture.encode(self.model, torch.cat((pixels(images), examples)))
+            states, visual = architecture.encode(self.model, torch.cat((pixels(lesson.images), examples)))
             text = self.say(lesson.texts + lesson.kind_texts, device)
             prompts, names = text[: len(lesson.texts)], text[len(lesson.texts) :]
-            weight = torch.from_numpy(lesson.weight).to(device)[:, None]
+            weight = lesson.weight[:, None]
             blend = weight * prompts + (1 - weight) * visual[count:][shown.clamp(min=0)]
             condition = torch.where((shown >= 0)[:, None], blend, prompts)
-            picture = torch.from_numpy(lesson.picture).to(device)
             depth = len(self.model.extract_layers)
             with torch.autocast(device.type, enabled=False):  # a decoder's backward pass in bfloat16 may be mere noise
                 reduced = [state.float() for state in states[:depth]]
                 logits = architecture.decode(self.model, reduced, picture, condition.float())
-            folded = architecture.unfold(owners)
+            folded = architecture.unfold(lesson.owners)
             belongs = losses.patch_owner(folded)
-            labels, measures = torch.from_numpy(lesson.labels).to(device), torch.from_numpy(lesson.measures).to(device)
             read = [state[:count].detach() if self.apart else state[:count] for state in states[depth:]]
             told = [head(state) for head, state in zip(self.heads, read, strict=True)]
-            patch = torch.stack([losses.patch_loss(guess, belongs, labels, measures) for guess in told]).sum()
-        meant = torch.from_numpy(lesson.meant).to(device)
-        target = torch.gather(meant, 1, folded[picture].flatten(1).long())
+            patch = torch.stack(
+                [losses.patch_loss(guess, belongs, lesson.labels, lesson.measures) for guess in told]
+            ).sum()
+        target = torch.gather(lesson.meant, 1, folded[picture].flatten(1).long())
         entropy, dice, presence = losses.mask_loss(logits.flatten(1), target)
-        kinds = torch.from_numpy(lesson.kinds).to(device)
-        contrast = losses.contrast(visual[count:], names, kinds, self.model.clip.logit_scale)
+        contrast = losses.contrast(visual[count:], names, lesson.kinds, self.model.clip.logit_scale)
         return {
             "entropy": entropy,
             "dice": dice,
@@ -171,7 +192,7 @@ def run(rank: int, out: Path, recipe: Recipe, resume: bool, start: Path | None, 
     folder = out / "model" if rank == 0 else out / f"model-{rank}"
     model = architecture.build(folder, recipe.seed)
     if start is not None:
-        model.load_state_dict(CLIPSegForImageSegmentation.from_pretrained(start, dtype=torch.float32).state_dict())
+        architecture.adopt(model, CLIPSegForImageSegmentation.from_pretrained(start, dtype=torch.float32))
     model.set_attn_implementation("eager")  # its backward pass is twice as fast as the fused one on a processor
     tokenizer = CLIPTokenizer.from_pretrained(folder)
     pupil = Pupil(model, tokenizer).to(device).train()
@@ -195,7 +216,7 @@ def run(rank: int, out: Path, recipe: Recipe, resume: bool, start: Path | None, 
     bases = [recipe.muon_rate, recipe.rate, HEADS_RATE]
     source: Iterator[Lesson] | None = None
     side = 0
-    totals: dict[str, float] = {}
+    totals: dict[str, Tensor | int] = {}
     saved = tested = told = time.monotonic()
     began = saved - progress * recipe.minutes * 60
     while progress < 1:
@@ -205,19 +226,20 @@ def run(rank: int, out: Path, recipe: Recipe, resume: bool, start: Path | None, 
             plan = Plan(
                 side=side, pictures=recipe.pictures, exemplars=recipe.pictures * 3 // 8, seed=recipe.seed + 1000 * rank
             )
-            source = lessons(plan, step)
+            source = iter(reading(Lessons(plan, step), recipe.readers))
         pupil.apart = strange and step < APART
         terms = pupil(next(source))
         loss = sum(WEIGHTS[name] * term for name, term in terms.items())
         torch.autograd.backward(torch.as_tensor(loss))
         passed = (time.monotonic() - began) / (recipe.minutes * 60) if recipe.minutes else (step + 1) / recipe.steps
         progress = agree(parameters, passed)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
+        sound = bool(nn.utils.clip_grad_norm_(parameters, 1.0).isfinite())  # else the step is left out
         factor = rate_at(step, progress, recipe)
         for tool, base in zip(tools, bases, strict=True):
             for group in tool.param_groups:
                 group["lr"] = base * factor
-            tool.step()
+            if sound:
+                tool.step()
             tool.zero_grad(set_to_none=True)
         step += 1
         if rank:
@@ -226,7 +248,7 @@ def run(rank: int, out: Path, recipe: Recipe, resume: bool, start: Path | None, 
             keep = min(recipe.average, step / (step + 20))
             torch._foreach_lerp_(list(mean.parameters()), list(model.parameters()), 1 - keep)
         for name, term in terms.items():
-            totals[name] = totals.get(name, 0.0) + float(term.detach())
+            totals[name] = totals.get(name, 0) + term.detach()
         now = time.monotonic()
         if step % 50 == 0 or progress >= 1:
             report: dict[str, Any] = {
@@ -236,7 +258,7 @@ def run(rank: int, out: Path, recipe: Recipe, resume: bool, start: Path | None, 
                 "rate": round(factor, 3),
             }
             report |= {"seconds_a_step": round((now - told) / 50, 3)}
-            report |= {name: round(total / 50, 4) for name, total in totals.items()}
+            report |= {name: round(float(total) / 50, 4) for name, total in totals.items()}
             totals, told = {}, now
             if asked is not None and (now - tested > 420 or progress >= 1):
                 report["marks"] = marks(mean, tokenizer, asked)

@@ -214,6 +214,11 @@ def test_coco_truth_is_pycocotools(tmp_path: Path) -> None:
     content["annotations"][2]["category_id"] = 11
     (tmp_path / "gt.json").write_text(json.dumps(content))
     assert evaluate(tmp_path / "pred", tmp_path / "gt.json").document() == document, "categories of one name are one"
+    content["images"].append({"id": 7, "file_name": "imgs/b.png", "height": height, "width": width})
+    (tmp_path / "gt.json").write_text(json.dumps(content))
+    (tmp_path / "pred/a-cat/b.png").rename(tmp_path / "pred/a-cat/b.jpg.png")
+    grey(tmp_path / "pred/a-cat/b.png.png", np.zeros((height, width), np.uint8))
+    assert evaluate(tmp_path / "pred", tmp_path / "gt.json").document()["pairs"] == 3, "b.jpg and b.png are two"
     for wrong in ({"counts": [1, 2]}, [], None, [[]], [["a"] * 6], "runs", {"size": [1, 1]}):
         content["annotations"][1]["segmentation"] = wrong
         (tmp_path / "gt.json").write_text(json.dumps(content))

@@ -1,6 +1,8 @@
 """The drawn world tells the truth about its scenes, and the bundled model knows that world."""
 
+import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from shapes import architecture, colours, phrases
 from shapes.clipart import draw_clipart
 from shapes.exam import draw_exam, scored, soft_maps
 from shapes.lessons import Plan, flipped, lessons
-from shapes.train import pixels
+from shapes.train import Lessons, pixels, reading
 from shapes.vocabulary import COLOURS, HELD_OUT_PAIRS, SHAPES, UNHEARD_STRANGERS, all_words
 from shapes.world import Manner, Scene, Thing, draw_scene, squared
 
@@ -146,9 +148,18 @@ def test_lessons_repeat_and_their_answers_are_things() -> None:
     """The same plan gives the same lesson; no prompt means the ground."""
     first, again = (next(lessons(Plan(side=112, pictures=6, exemplars=2, seed=4))) for _ in range(2))
     assert first.texts == again.texts
-    assert np.array_equal(first.images, again.images)
+    assert torch.equal(first.images, again.images)
     assert not first.meant[:, 0].any()
-    assert first.meant.any(1).mean() > 0.2
+    assert first.meant.any(1).float().mean() > 0.2
+
+
+def test_readers_draw_the_plans_lessons_each_its_own() -> None:
+    """Two processes give the lessons of two seeds in turn, the first one's those that are drawn without any."""
+    plan = Plan(side=112, pictures=6, exemplars=2, seed=4)
+    read = iter(reading(Lessons(plan, 0), 2))
+    one, other = next(read), next(read)
+    assert one.texts == next(iter(Lessons(plan, 0))).texts
+    assert other.texts == next(lessons(replace(plan, seed=5))).texts != one.texts
 
 
 @pytest.mark.parametrize("name", COLOURS)
@@ -182,6 +193,22 @@ def test_many_prompts_at_once_are_transformers_decoder(new_model: tuple[CLIPSegF
         kept = [vision.hidden_states[layer + 1][owner] for layer in model.extract_layers]
         expected = model.decoder(kept, condition).logits
     assert torch.allclose(got, architecture.unfold(expected), atol=1e-5)
+
+
+def test_a_deeper_model_begins_with_a_shallower_ones_answers(tmp_path: Path) -> None:
+    """Vision layers that the start lacks change nothing at first, and learn: their gradient is not zero."""
+    deep = architecture.build(tmp_path, seed=1).eval()
+    config = copy.deepcopy(deep.config)
+    config.vision_config.num_hidden_layers, config.extract_layers = 4, [0, 2, 3]
+    start = CLIPSegForImageSegmentation(config).eval()
+    architecture.adopt(deep, start)
+    image, ids = torch.randn(1, 3, 224, 224), torch.tensor([[5, config.text_config.eos_token_id]])
+    logits = [model(input_ids=ids, pixel_values=image).logits for model in (start, deep)]
+    assert torch.equal(*logits)
+    states, _ = architecture.encode(deep, image)
+    (states[2] ** 2).sum().backward()
+    new = deep.clip.vision_model.encoder.layers[1].mlp.fc2.weight
+    assert not new.any() and new.grad is not None and new.grad.any()
 
 
 def test_training_sees_pixels_as_the_processor_does(new_model: tuple[CLIPSegForImageSegmentation, Path]) -> None:

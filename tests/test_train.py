@@ -24,7 +24,7 @@ from clipseg_cli.errors import OutputError, UsageError
 from clipseg_cli.fitting import Fit, Lessons, split, trainable
 from clipseg_cli.model import Segmenter
 from clipseg_cli.settings import ModelOptions, Recipe
-from clipseg_cli.train import Progress, train
+from clipseg_cli.train import Progress, _array, train
 from pictures import Shell
 
 SMALL = Recipe(steps=30, batch=4, check=10, hold=0.25)
@@ -139,6 +139,20 @@ def test_a_killed_training_goes_on_to_the_same_weights(start: Run, tmp_path: Pat
         for line in log:
             del line["seconds"]
     assert logs[0] == logs[1] and [line["step"] for line in logs[0]] == list(range(0, 61, 10))
+
+
+def test_kept_features_have_their_room_before_they_are_written(tmp_path: Path) -> None:
+    """An array on disk is not sparse, and is the same one when it is opened again; a disk without room is told."""
+    array = _array(tmp_path / "a.npy", np.float32, (1000, 1000))
+    if hasattr(os, "posix_fallocate"):
+        assert (tmp_path / "a.npy").stat().st_blocks * 512 >= 4_000_000
+    array[3] = 7
+    array.flush()
+    again = _array(tmp_path / "a.npy", np.float32, (1000, 1000))
+    assert again.dtype == np.float32 and again.sum() == 7000
+    with pytest.raises(OutputError, match="gone"):
+        _array(tmp_path / "gone/a.npy", np.float32, (10,))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
 
 
 def test_same_seed_same_weights_and_it_stops_early(start: Run, tmp_path: Path) -> None:
