@@ -223,7 +223,8 @@ def test_both_backends_find_the_same_in_photographs(find: Find, name: str) -> No
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_results_do_not_depend_on_the_company(find: Find, name: str, dtype: Any) -> None:
     """A picture alone or in a batch: features and logits bit for bit. A prompt alone or in a list: its embedding bit
-    for bit, its logits but for the order in which a matrix library adds, which may follow the number of rows."""
+    for bit, its logits but for the order in which a matrix library adds, which may follow the number of rows and, in
+    bf16, turn a rounding of the decoder's MLPs the other way."""
     segmenter = Segmenter.load(find(name), device="cpu", dtype=dtype)
     pictures = segmenter.pixels([*photographs(), *drawings(), data.coffee()[::-1]])
     embeddings = segmenter.embed(PROMPTS)
@@ -238,7 +239,7 @@ def test_results_do_not_depend_on_the_company(find: Find, name: str, dtype: Any)
     for index, prompt in enumerate(PROMPTS):
         np.testing.assert_array_equal(segmenter.embed([prompt]).values, embeddings[index].values)
         one = segmenter.logits(alone, embeddings[index])[:, 0]
-        np.testing.assert_allclose(one, logits[:, index], atol=1e-4, rtol=0)
+        np.testing.assert_allclose(one, logits[:, index], atol=1e-4 if dtype == "fp32" else 1e-2, rtol=0)
 
 
 @pytest.mark.parametrize("name", SMALL)
