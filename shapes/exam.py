@@ -11,7 +11,7 @@ from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
 
 from clipseg_cli import exemplar
 from shapes import phrases
-from shapes.lessons import exemplar_picture
+from shapes.lessons import Kind, example
 from shapes.vocabulary import UNHEARD_STRANGERS
 from shapes.world import Manner, Scene, draw_scene
 
@@ -37,6 +37,12 @@ class Exam:
     questions: tuple[Question, ...]
 
 
+def exemplar_of(kind: Kind, rng: np.random.Generator, held_out: bool = False) -> NDArray[np.float32]:
+    """What `clipseg oneshot` shows the network of a thing of `kind`: float32 (224, 224, 3), normalised colour."""
+    scene = example(kind, rng, Manner(held_out=held_out))
+    return exemplar.crop_blur_dim(scene.image, scene.owners == 1, 224)
+
+
 def questions_about(index: int, scene: Scene, pair_only: bool, rng: np.random.Generator) -> list[Question]:
     """Some of every kind about one scene; about held-out pairs alone with `pair_only`."""
     asked: dict[str, Question] = {}
@@ -55,12 +61,12 @@ def questions_about(index: int, scene: Scene, pair_only: bool, rng: np.random.Ge
         if pair_only:
             if phrases.is_held_out(pair):
                 add("unseen colour+shape", pair)
-                add("unseen one-shot", pair, exemplar_picture((thing.shape, thing.colour), 224, rng, held_out=True))
+                add("unseen one-shot", pair, exemplar_of((thing.shape, thing.colour), rng, held_out=True))
             continue
         add("colour+shape", pair)
         add("shape", phrases.Query(shape=thing.shape))
         add("colour", phrases.Query(colour=thing.colour))
-        add("one-shot", pair, exemplar_picture((thing.shape, thing.colour), 224, rng))
+        add("one-shot", pair, exemplar_of((thing.shape, thing.colour), rng))
         for _ in range(8):
             query = phrases.about(thing, rng)
             for part in ("pattern", "size", "place"):

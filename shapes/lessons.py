@@ -1,7 +1,7 @@
 """Lessons: what one training step is taught, as tensors. Pictures, questions about them, and the answers."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -11,11 +11,12 @@ from torch import Tensor
 
 from clipseg_cli import exemplar
 from shapes import phrases
-from shapes.vocabulary import COLOURS, PATTERNS, SHAPES, STRANGERS
+from shapes.vocabulary import COLOURS, HELD_OUT_PAIRS, PATTERNS, SHAPES, STRANGERS
 from shapes.world import Manner, Scene, draw_scene, squared
 
 MOST_THINGS = 8  # rows of a lesson's tables: the ground and at most seven things
 Kind = tuple[str, str]
+KINDS: tuple[Kind, ...] = tuple((s, c) for s in SHAPES for c in COLOURS if (s, c) not in HELD_OUT_PAIRS)
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Lesson:
     images: uint8 (N, S, S, 3) RGB. owners: uint8 (N, S, S), 0 = ground, i + 1 = thing i.
     labels: int64 (N, 8, 3), shape, colour and pattern of each owner plus one, 0 for the ground.
     measures: float32 (N, 8, 3), extent, x and y of each owner.
-    exemplars: float32 (E, S, S, 3), normalised colour. kinds: int64 (E,), which shape and colour each one shows.
+    exemplars: float32 (E, S, S, 3), normalised colour. kinds: int64 (E,), which of KINDS each one shows.
+    kind_texts: words for each of KINDS.
     picture: int64 (P,), the picture that each prompt is about. texts: P strings.
     shown: int64 (P,), the exemplar of each prompt, -1 for text alone. weight: float32 (P,), the text's share in [0, 1].
     meant: bool (P, 8), the owners that each prompt denotes.
@@ -46,8 +48,8 @@ class Lesson:
 
     def to(self, device: torch.device) -> "Lesson":
         """The lesson with its tensors on `device`."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Lesson(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()})
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
 
 
 @dataclass(frozen=True)
@@ -97,15 +99,22 @@ def jittered(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.u
     return image
 
 
-def exemplar_picture(kind: Kind, side: int, rng: np.random.Generator, held_out: bool = False) -> NDArray[np.float32]:
+def example(kind: Kind, rng: np.random.Generator, manner: Manner) -> Scene:
+    """A scene to cut an exemplar from: its first thing is of `kind`, with at most two others."""
+    manner = replace(manner, most=3, first=kind)
+    scene = draw_scene(rng, manner)
+    while not scene.things or (scene.things[0].shape, scene.things[0].colour) != kind:
+        scene = draw_scene(rng, manner)
+    return scene
+
+
+def exemplar_picture(kind: Kind, side: int, rng: np.random.Generator) -> NDArray[np.float32]:
     """A visual prompt of one thing of `kind` from a scene of its own: float32 (side, side, 3), normalised colour.
 
     Mostly the paper's recipe; in some cases a brighter or darker ground or a wider crop.
     """
-    manner = Manner(short=max(120, round(side * 0.8)), most=3, held_out=held_out, first=kind)
-    scene = draw_scene(rng, manner)
-    while not scene.things or (scene.things[0].shape, scene.things[0].colour) != kind:
-        scene = draw_scene(rng, manner)
+    manner = Manner(short=max(120, round(side * 0.8)))
+    scene = example(kind, rng, manner)
     if rng.random() < 0.2:
         scene = squared(scene, manner.short)
     mask = scene.owners == 1
@@ -202,8 +211,8 @@ def lesson(scenes: list[Scene], plan: Plan, rng: np.random.Generator) -> Lesson:
         exemplars=torch.from_numpy(
             np.stack([exemplar_picture(kind, plan.side, rng) for kind in kinds] or [np.zeros((0, 0, 3), np.float32)])
         ),
-        kinds=torch.tensor([SHAPES.index(s) * 12 + COLOURS.index(c) for s, c in kinds], dtype=torch.int64),
-        kind_texts=[phrases.wording(phrases.Query(shape=s, colour=c), rng) for s, c in kinds],
+        kinds=torch.tensor([KINDS.index(kind) for kind in kinds], dtype=torch.int64),
+        kind_texts=[phrases.wording(phrases.Query(shape=s, colour=c), rng) for s, c in KINDS],
         picture=torch.tensor([row[0] for row in rows], dtype=torch.int64),
         texts=[row[1] for row in rows],
         shown=torch.tensor([row[2] for row in rows], dtype=torch.int64),

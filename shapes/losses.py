@@ -75,12 +75,12 @@ def mask_loss(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def contrast(seen: Tensor, said: Tensor, kinds: Tensor, scale: Tensor) -> Tensor:
-    """Pulls the embeddings of an exemplar and of the words for it together; equal kinds all count as partners.
+    """Pulls each exemplar's embedding to the words for its kind and away from all others, and those words to it.
 
-    seen, said: (E, projection). kinds: int64 (E,).
+    seen: (E, projection). said: (K, projection), words for every kind. kinds: int64 (E,), rows of `said`.
     """
     cosine = functional.normalize(seen.float(), dim=1) @ functional.normalize(said.float(), dim=1).T
     logits = cosine * scale.exp().clamp(max=30)
     partners = (kinds[:, None] == kinds).float()
     partners = partners / partners.sum(1, keepdim=True)
-    return (functional.cross_entropy(logits, partners) + functional.cross_entropy(logits.T, partners)) / 2
+    return (functional.cross_entropy(logits, kinds) + functional.cross_entropy(logits[:, kinds].T, partners)) / 2

@@ -18,6 +18,7 @@ from clipseg_cli.model import Embeddings, Segmenter
 from clipseg_cli.pipeline import cosines
 from shapes import phrases
 from shapes.evaluate import put
+from shapes.lessons import example
 from shapes.vocabulary import COLOURS, SHAPES
 from shapes.world import Manner, Scene, draw_scene
 
@@ -53,9 +54,8 @@ def questions(count: int) -> list[Question]:
             continue
         seen: list[tuple[NDArray[np.uint8], NDArray[np.bool_]]] = []
         while len(seen) < max(EXEMPLARS):
-            shown = draw_scene(rng, Manner(most=3, first=(thing.shape, thing.colour)))
-            if shown.things and (shown.things[0].shape, shown.things[0].colour) == (thing.shape, thing.colour):
-                seen.append((shown.image, shown.owners == 1))
+            shown = example((thing.shape, thing.colour), rng, Manner())
+            seen.append((shown.image, shown.owners == 1))
         truth = phrases.truth(indices, scene.owners)
         found.append(Question(scene, truth, phrases.wording(query, rng), tuple(seen)))
     return found

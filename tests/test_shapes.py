@@ -13,7 +13,7 @@ from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor, CLIPToke
 from shapes import architecture, colours, phrases
 from shapes.clipart import draw_clipart
 from shapes.exam import draw_exam, scored, soft_maps
-from shapes.lessons import Plan, flipped, lessons
+from shapes.lessons import KINDS, Plan, flipped, lessons
 from shapes.train import Lessons, pixels, reading
 from shapes.vocabulary import COLOURS, HELD_OUT_PAIRS, SHAPES, UNHEARD_STRANGERS, all_words
 from shapes.world import Manner, Scene, Thing, draw_scene, squared
@@ -137,7 +137,7 @@ def test_held_out_pairs_are_neither_drawn_nor_named() -> None:
     forbidden = [(shape, colour) for shape, colour in HELD_OUT_PAIRS]
     for _ in range(12):
         lesson = next(stream)
-        pairs = {(SHAPES[kind // 12], COLOURS[kind % 12]) for kind in lesson.kinds}
+        pairs = {KINDS[kind] for kind in lesson.kinds}
         assert not pairs & HELD_OUT_PAIRS
         for text in lesson.texts:
             assert not any(shape in text.split() and colour in text.split() for shape, colour in forbidden)
