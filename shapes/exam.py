@@ -11,9 +11,9 @@ from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
 
 from clipseg_cli import exemplar
 from shapes import phrases
-from shapes.lessons import Kind, example
+from shapes.lessons import example
 from shapes.vocabulary import UNHEARD_STRANGERS
-from shapes.world import Manner, Scene, draw_scene
+from shapes.world import Kind, Manner, Scene, draw_scene
 
 Bool = NDArray[np.bool_]
 
@@ -61,12 +61,12 @@ def questions_about(index: int, scene: Scene, pair_only: bool, rng: np.random.Ge
         if pair_only:
             if phrases.is_held_out(pair):
                 add("unseen colour+shape", pair)
-                add("unseen one-shot", pair, exemplar_of((thing.shape, thing.colour), rng, held_out=True))
+                add("unseen one-shot", pair, exemplar_of(thing.kind, rng, held_out=True))
             continue
         add("colour+shape", pair)
         add("shape", phrases.Query(shape=thing.shape))
         add("colour", phrases.Query(colour=thing.colour))
-        add("one-shot", pair, exemplar_of((thing.shape, thing.colour), rng))
+        add("one-shot", pair, exemplar_of(thing.kind, rng))
         for _ in range(8):
             query = phrases.about(thing, rng)
             for part in ("pattern", "size", "place"):

@@ -12,10 +12,9 @@ from torch import Tensor
 from clipseg_cli import exemplar
 from shapes import phrases
 from shapes.vocabulary import COLOURS, HELD_OUT_PAIRS, PATTERNS, SHAPES, STRANGERS
-from shapes.world import Manner, Scene, draw_scene, squared
+from shapes.world import Kind, Manner, Scene, draw_scene, squared
 
 MOST_THINGS = 8  # rows of a lesson's tables: the ground and at most seven things
-Kind = tuple[str, str]
 KINDS: tuple[Kind, ...] = tuple((s, c) for s in SHAPES for c in COLOURS if (s, c) not in HELD_OUT_PAIRS)
 
 
@@ -103,7 +102,7 @@ def example(kind: Kind, rng: np.random.Generator, manner: Manner) -> Scene:
     """A scene to cut an exemplar from: its first thing is of `kind`, with at most two others."""
     manner = replace(manner, most=3, first=kind)
     scene = draw_scene(rng, manner)
-    while not scene.things or (scene.things[0].shape, scene.things[0].colour) != kind:
+    while not scene.things or scene.things[0].kind != kind:
         scene = draw_scene(rng, manner)
     return scene
 
@@ -143,7 +142,7 @@ def ask(
 
 def kinds_of(scene: Scene) -> list[Kind]:
     """Shape and colour of each thing."""
-    return [(thing.shape, thing.colour) for thing in scene.things]
+    return [thing.kind for thing in scene.things]
 
 
 def pair_up(scenes: list[Scene], count: int, each: int, rng: np.random.Generator) -> tuple[list[Kind], list[list[int]]]:

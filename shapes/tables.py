@@ -52,12 +52,10 @@ def questions(count: int) -> list[Question]:
         indices = phrases.denoted(query, scene)
         if not indices or phrases.is_held_out(query):
             continue
-        seen: list[tuple[NDArray[np.uint8], NDArray[np.bool_]]] = []
-        while len(seen) < max(EXEMPLARS):
-            shown = example((thing.shape, thing.colour), rng, Manner())
-            seen.append((shown.image, shown.owners == 1))
+        shown = [example(thing.kind, rng, Manner()) for _ in range(max(EXEMPLARS))]
+        seen = tuple((one.image, one.owners == 1) for one in shown)
         truth = phrases.truth(indices, scene.owners)
-        found.append(Question(scene, truth, phrases.wording(query, rng), tuple(seen)))
+        found.append(Question(scene, truth, phrases.wording(query, rng), seen))
     return found
 
 
@@ -111,7 +109,7 @@ def presence(segmenter: Segmenter, scenes: int) -> dict[str, tuple[float, float]
     while len(drawn) < scenes:
         if (scene := draw_scene(rng, Manner())).things:
             drawn.append(scene)
-    kinds = sorted({(thing.shape, thing.colour) for scene in drawn for thing in scene.things})
+    kinds = sorted({thing.kind for scene in drawn for thing in scene.things})
     picked = [kinds[index] for index in rng.permutation(len(kinds))[:PAIRS]]
     queries = [phrases.Query(shape=shape) for shape in SHAPES] + [phrases.Query(colour=colour) for colour in COLOURS]
     queries += [phrases.Query(shape=shape, colour=colour) for shape, colour in picked]

@@ -17,6 +17,9 @@ LEAST_CONTRAST = 70.0  # RGB distance between a thing's colour and what it cover
 LEAST_VISIBLE = 0.6  # of a thing's own pixels, after the ones above it are drawn
 
 
+Kind = tuple[str, str]  # shape and colour
+
+
 @dataclass(frozen=True)
 class Thing:
     """One drawn thing.
@@ -33,6 +36,11 @@ class Thing:
     extent: float
     x: float
     y: float
+
+    @property
+    def kind(self) -> Kind:
+        """Its shape and colour."""
+        return self.shape, self.colour
 
 
 @dataclass(frozen=True)
@@ -58,11 +66,11 @@ class Manner:
     most: int = 7
     held_out: bool = False
     only_held_out: bool = False
-    first: tuple[str, str] | None = None
+    first: Kind | None = None
     easy: bool = False
 
 
-def choose_kind(rng: np.random.Generator, placed: list[Thing], manner: Manner) -> tuple[str, str]:
+def choose_kind(rng: np.random.Generator, placed: list[Thing], manner: Manner) -> Kind:
     """A shape and a colour, often sharing one of them with a thing that is there already, so that both must be read."""
     if manner.only_held_out and (not placed or rng.random() < 0.3):
         pairs = sorted(HELD_OUT_PAIRS)
