@@ -213,17 +213,22 @@ def encode(model: CLIPSegForImageSegmentation, pixels: Tensor) -> tuple[list[Ten
     return [*reduced, kept[0], kept[1]], model.clip.visual_projection(vision.pooler_output)
 
 
-def decode(model: CLIPSegForImageSegmentation, reduced: list[Tensor], owner: Tensor, condition: Tensor) -> Tensor:
+def decode(
+    model: CLIPSegForImageSegmentation, reduced: list[Tensor], owner: Tensor, condition: Tensor
+) -> tuple[Tensor, list[Tensor]]:
     """Logits of prompts `condition` (P, projection) on the pictures owner[p]: (P, patches, 4, 4, 4, 4), see `unfold`.
+    Also what each layer reads, (P, tokens, reduce_dim).
 
     Equal to `model.decoder` up to rounding and the order of the pixels; transposed convolutions whose stride is their
     kernel are written as matrix products, which the processor does several times faster.
     """
     decoder = model.decoder
     output = decoder.film_mul(condition)[:, None] * reduced[0][owner] + decoder.film_add(condition)[:, None]
+    inputs = [output]
     output = decoder.layers[0](output, attention_mask=None)
     for layer, extra in zip(decoder.layers[1:], reduced[1:], strict=False):
-        output = layer(output + extra[owner], attention_mask=None)
+        inputs.append(output + extra[owner])
+        output = layer(inputs[-1], attention_mask=None)
     count, tokens, width = output.shape
     side = round((tokens - 1) ** 0.5)
     grid = output[:, 1:].transpose(1, 2).reshape(count, width, side, side)
@@ -232,7 +237,7 @@ def decode(model: CLIPSegForImageSegmentation, reduced: list[Tensor], owner: Ten
     first = grid @ widen.weight.flatten(1) + widen.bias.repeat_interleave(16)
     first = functional.relu(first).view(count, side * side, -1, 16).transpose(2, 3)
     last = first @ finish.weight.flatten(1) + finish.bias
-    return torch.as_tensor(last).view(count, side * side, 4, 4, 4, 4)
+    return torch.as_tensor(last).view(count, side * side, 4, 4, 4, 4), inputs
 
 
 def unfold(owners: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ def examine(folder: Path, scenes: int, others: int) -> dict[str, Any]:
     """All figures of the model in `folder`: threshold, both exams, and the validation table it was chosen on."""
     model = CLIPSegForImageSegmentation.from_pretrained(folder).float().eval()
     tokenizer = CLIPTokenizer.from_pretrained(folder)
-    check = draw_exam(max(40, scenes // 2), VALIDATION)
+    check = draw_exam(max(40, scenes // 3), VALIDATION)
     maps = soft_maps(model, tokenizer, check)
     table = {t: summary(scored(maps, check, t), check) for t in THRESHOLDS}
     threshold = choose_threshold(table)
@@ -92,8 +92,8 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m shapes.evaluate", description=__doc__)
     parser.add_argument("--model", type=Path, default=MODEL)
-    parser.add_argument("--scenes", type=int, default=300, help="held-out scenes of the training manner")
-    parser.add_argument("--others", type=int, default=120, help="scenes of the other manner")
+    parser.add_argument("--scenes", type=int, default=1000, help="held-out scenes of the training manner")
+    parser.add_argument("--others", type=int, default=400, help="scenes of the other manner")
     parser.add_argument("--card", action="store_true", help="write the figures beside the weights")
     given = parser.parse_args()
     figures = examine(given.model, given.scenes, given.others)

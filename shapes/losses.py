@@ -84,3 +84,12 @@ def contrast(seen: Tensor, said: Tensor, kinds: Tensor, scale: Tensor) -> Tensor
     partners = (kinds[:, None] == kinds).float()
     partners = partners / partners.sum(1, keepdim=True)
     return (functional.cross_entropy(logits, kinds) + functional.cross_entropy(logits[:, kinds].T, partners)) / 2
+
+
+def loudness(states: list[Tensor]) -> Tensor:
+    """How far states are from mean square one: the mean squared logarithm of it.
+
+    CLIPSeg's decoder normalises after its attention, not before. Nothing else holds what it reads to a size, and loud
+    states saturate its softmax: each token then sees one other, and no gradient says which.
+    """
+    return torch.stack([state.square().mean().log().square() for state in states]).mean()

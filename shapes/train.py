@@ -31,7 +31,7 @@ from shapes import architecture, losses
 from shapes.exam import draw_exam, marks
 from shapes.lessons import Lesson, Plan, lessons
 
-WEIGHTS = {"entropy": 4.0, "dice": 1.4, "presence": 0.7, "contrast": 0.2, "patch": 0.1}
+WEIGHTS = {"entropy": 4.0, "dice": 1.4, "presence": 0.7, "contrast": 0.2, "patch": 0.1, "loudness": 0.02}
 HEADS_RATE = 1.5e-3
 APART = 300  # steps in which new heads learn what a trained tower tells, before the tower learns from them
 
@@ -120,7 +120,7 @@ class Pupil(nn.Module):
             depth = len(self.model.extract_layers)
             with torch.autocast(device.type, enabled=False):  # a decoder's backward pass in bfloat16 may be mere noise
                 reduced = [state.float() for state in states[:depth]]
-                logits = architecture.decode(self.model, reduced, picture, condition.float())
+                logits, inputs = architecture.decode(self.model, reduced, picture, condition.float())
             folded = architecture.unfold(lesson.owners)
             belongs = losses.patch_owner(folded)
             read = [state[:count].detach() if self.apart else state[:count] for state in states[depth:]]
@@ -137,16 +137,22 @@ class Pupil(nn.Module):
             "presence": presence,
             "contrast": contrast,
             "patch": patch,
+            "loudness": losses.loudness(inputs),
         }
 
 
 def optimisers(pupil: Pupil, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the transformers, AdamW for all else of the model and for the heads."""
-    matrices: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
+    """Muon for the matrices inside the transformers, AdamW for all else of the model and for the heads.
+
+    The parts of the decoder that bring activations and prompts to size one may be small, and then learn as slowly.
+    """
+    matrices: list[dict[str, Any]] = []
+    rest: list[dict[str, Any]] = []
     for name, parameter in pupil.model.named_parameters():
         inside = ".layers." in name or "reduces" in name or "_projection" in name
-        (matrices if inside and parameter.ndim == 2 else rest).append(parameter)
+        size = min(1.0, 10 * float(parameter.detach().square().mean().sqrt()))
+        share = size if "reduces" in name or "film" in name else 1.0
+        (matrices if inside and parameter.ndim == 2 else rest).append({"params": [parameter], "share": share})
     muon = torch.optim.Muon(
         matrices, lr=recipe.muon_rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw", ns_steps=4
     )
@@ -242,7 +248,7 @@ def run(rank: int, out: Path, recipe: Recipe, resume: bool, start: Path | None, 
         factor = rate_at(step, progress, recipe)
         for tool, base in zip(tools, bases, strict=True):
             for group in tool.param_groups:
-                group["lr"] = base * factor
+                group["lr"] = base * factor * group.get("share", 1.0)
             if sound:
                 tool.step()
             tool.zero_grad(set_to_none=True)

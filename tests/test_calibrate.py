@@ -69,7 +69,7 @@ def test_ten_masks_find_the_threshold(shell: Shell, tmp_path: Path) -> None:
     shell("clipseg segment images -p 'a red circle' -p 'a green square' -f soft -o run -q")
     losses: dict[tuple[str, str], list[float]] = {}
     gains, rng = [], np.random.default_rng(0)
-    for run in (tmp_path / "run", distorted(tmp_path / "run", 3), distorted(tmp_path / "run", 0.4)):
+    for run in (tmp_path / "run", distorted(tmp_path / "run", 6), distorted(tmp_path / "run", 0.2)):
         curves = {truth.name: by_threshold(run, truth) for truth in (tmp_path / "truth").iterdir()}
         for lot in range(DRAWS):
             drawn = {name: set(rng.choice(sorted(rows), MASKS, replace=False)) for name, rows in curves.items()}

@@ -188,7 +188,7 @@ def test_many_prompts_at_once_are_transformers_decoder(new_model: tuple[CLIPSegF
     owner = torch.tensor([0, 1, 1])
     with torch.inference_mode():
         states, _ = architecture.encode(model, image)
-        got = architecture.decode(model, states[:3], owner, condition)
+        got, _ = architecture.decode(model, states[:3], owner, condition)
         vision = model.clip.vision_model(image, output_hidden_states=True)
         kept = [vision.hidden_states[layer + 1][owner] for layer in model.extract_layers]
         expected = model.decoder(kept, condition).logits
