@@ -201,6 +201,25 @@ def test_a_box_becomes_an_exemplar_and_a_run(served: Served, page: Any, shell: S
     until(page, "document.getElementById('command').textContent.endsWith('=0.5\\' -o clipseg-out-2')")
 
 
+def test_a_box_is_drawn_by_keyboard_too(served: Served, page: Any) -> None:
+    """Arrows move a box on the enlarged picture and, with Shift, size it, never out of the picture; Enter takes it."""
+    page.goto(served.url)
+    names = json.loads(served.ask("/images", X_Token=served.token)[1])["images"]
+    index = next(i for i, name in enumerate(names) if name.endswith("balcony.jpg"))
+    until(page, f"document.querySelectorAll('.card:not(.waiting)').length >= {len(names) - 1}")
+    page.locator(f"[data-id='{index}'] button").click()
+    until(page, "document.querySelector('#large canvas').dataset.turn > 0")
+    arrows = ["ArrowUp"] * 15 + ["ArrowLeft"] * 15 + ["Shift+ArrowRight"] * 3 + ["ArrowLeft"] * 6
+    for key in ["Shift+Tab"] * 2 + arrows:
+        page.keyboard.press(key)
+    assert page.locator("#large canvas").evaluate("canvas => canvas === document.activeElement")
+    page.keyboard.press("Enter")
+    until(page, SAYS, [index, "like this"])
+    height, width = cv2.imread(str(SAMPLES / "images/balcony.jpg")).shape[:2]
+    box = [0, round(height * 0.12), round(width * 0.26), round(height * 0.2)]
+    assert f"--support-box {','.join(map(str, box))}" in page.locator("#command").inner_text()
+
+
 def test_a_run_from_the_page_is_safe_and_the_next_has_its_own_place(serve: Serve, page: Any, tmp_path: Path) -> None:
     """No name or phrase reaches a shell; a run with another phrase goes into another folder."""
     for name in ("<img src=x onerror=alert(1)>.png", "{{nonce}}.png", "$(touch pwned).png", "b\udcff.png"):
