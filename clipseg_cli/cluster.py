@@ -28,6 +28,7 @@ from clipseg_cli.sources import Source
 STORE = 80_000_000  # bytes of shared memory of a local Ray, of which records need next to nothing: about its least
 PATIENCE = 20.0  # seconds without room for an actor after which the user is told
 REACH = 10.0  # seconds for a cluster to take a connection
+BIRTH = 3.0  # seconds that an actor is given to have begun, before it is killed
 AT_ONCE = 256  # messages of an actor in one answer
 ALTERNATIVE = "leave out --ray-address to run Ray on this machine, or use --engine local"
 
@@ -203,23 +204,30 @@ class _Actor(Worker):
         self._start()
 
     def dismiss(self) -> None:
-        """By a call, or by Ray where nothing is lost."""
-        self.until = time.monotonic() + GRACE
+        """By a call, or by Ray where nothing is lost.
+
+        Not while it begins: Ray (2.60) loses a kill that comes between an actor's place and its first call, and the
+        place stays taken for as long as this process lives.
+        """
+        self.asked = self.ready and bool(self.hand)
+        self.until = time.monotonic() + (GRACE if self.asked else BIRTH)
         with contextlib.suppress(self.ray.exceptions.RayError):
-            if self.ready and self.hand:
+            if self.asked:
                 self.actor.leave.remote()
-            else:
+            elif self.born.is_set():
                 self.ray.kill(self.actor)
 
     def end(self) -> None:
         """And of the thread that listens to it."""
-        self.listener.join(max(0.0, self.until - time.monotonic()))
+        wait = self.listener.join if self.asked else self.born.wait
+        wait(max(0.0, self.until - time.monotonic()))
         with contextlib.suppress(self.ray.exceptions.RayError):
             self.ray.kill(self.actor)
         self.listener.join()
 
     def _start(self) -> None:
-        self.ready, self.sent = False, 0
+        self.ready = self.asked = False
+        self.sent, self.born = 0, threading.Event()
         options = {"max_concurrency": 4, "max_restarts": 0, **self.size}  # a call of each kind at once
         remote = self.ray.remote(Labourer).options(scheduling_strategy="SPREAD", **options)
         self.actor = remote.remote(self.work, os.getcwd(), sys.path, __version__)
@@ -236,6 +244,7 @@ class _Actor(Worker):
                 need = f"{cpus:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
                 self.inbox.put((self, News(f"waiting for Ray to have room for an actor of {need}; -j N shares more")))
             self.ray.get(here)
+            self.born.set()
             self.inbox.put((self, "ready"))
             while True:
                 for message in self.ray.get(actor.pull.remote()):
@@ -250,6 +259,7 @@ class _Actor(Worker):
             self.reason = _fate(error)
         except Exception as error:
             self.reason = (_first_line(error), True)
+        self.born.set()  # or never will be
         self.inbox.put((self, None))
 
 

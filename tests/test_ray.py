@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -141,6 +142,25 @@ def test_leaving_early_leaves_no_actor(address: str) -> None:
     pid = next(stream).width
     stream.close()  # type: ignore[attr-defined]
     assert gone([pid])
+
+
+def test_leaving_while_actors_begin_leaves_their_places_free(address: str) -> None:
+    """A list that ends in an error ends the run at once; the actors that it asked for end within seconds, and what they
+    were given of the cluster is free again."""
+    import ray
+
+    def torn() -> Iterator[Source]:
+        yield Source("x", "a", "x")
+        raise ValueError("torn")
+
+    began = time.monotonic()
+    for _ in range(5):
+        with pytest.raises(ValueError, match="torn"):
+            list(engines.ray(torn(), [hands.work] * 2, lambda news: None, 8))
+    assert time.monotonic() - began < 5 * cluster.BIRTH + 10
+    while ray.available_resources().get("CPU", 0) < 2:
+        assert time.monotonic() - began < 60, ray.available_resources()
+        time.sleep(0.1)
 
 
 def test_local_ray_equals_a_local_run(shell: Shell, tmp_path: Path) -> None:
