@@ -226,8 +226,8 @@ def run(rank: int, out: Path, recipe: Recipe, resume: bool, start: Path | None, 
     parameters = list(pupil.parameters())
     bases = [recipe.muon_rate, recipe.rate, HEADS_RATE]
     source: Iterator[Lesson] | None = None
-    side = 0
-    totals: dict[str, Tensor | int] = {}
+    side = count = 0
+    totals: dict[str, Tensor | int] = {}  # of the `count` steps since the last line of the log
     saved = tested = told = time.monotonic()
     began = saved - progress * recipe.minutes * 60
     while progress < 1:
@@ -258,6 +258,7 @@ def run(rank: int, out: Path, recipe: Recipe, resume: bool, start: Path | None, 
         with torch.no_grad():
             keep = min(recipe.average, step / (step + 20))
             torch._foreach_lerp_(list(mean.parameters()), list(model.parameters()), 1 - keep)
+        count += 1
         for name, term in terms.items():
             totals[name] = totals.get(name, 0) + term.detach()
         now = time.monotonic()
@@ -268,9 +269,9 @@ def run(rank: int, out: Path, recipe: Recipe, resume: bool, start: Path | None, 
                 "side": side,
                 "rate": round(factor, 3),
             }
-            report |= {"seconds_a_step": round((now - told) / 50, 3)}
-            report |= {name: round(float(total) / 50, 4) for name, total in totals.items()}
-            totals, told = {}, now
+            report |= {"seconds_a_step": round((now - told) / count, 3)}
+            report |= {name: round(float(total) / count, 4) for name, total in totals.items()}
+            totals, told, count = {}, now, 0
             if asked is not None and (now - tested > 420 or progress >= 1):
                 report["marks"] = marks(mean, tokenizer, asked)
                 tested = told = time.monotonic()

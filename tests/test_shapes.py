@@ -2,6 +2,8 @@
 
 import copy
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from shapes.clipart import draw_clipart
 from shapes.evaluate import summary
 from shapes.exam import draw_exam, scored, soft_maps
 from shapes.lessons import KINDS, Plan, flipped, lessons
+from shapes.train import WEIGHTS as LOSSES
 from shapes.train import Lessons, pixels, reading
 from shapes.vocabulary import COLOURS, HELD_OUT_PAIRS, SHAPES, UNHEARD_STRANGERS, all_words
 from shapes.world import Manner, Scene, Thing, draw_scene, squared
@@ -227,6 +230,21 @@ def test_the_bundled_model_is_small_and_complete() -> None:
     assert config["architectures"] == ["CLIPSegForImageSegmentation"]
     assert (WEIGHTS / "README.md").read_text().startswith("---\nlicense")
     CLIPSegProcessor.from_pretrained(WEIGHTS, backend="pil")
+
+
+def test_a_training_leaves_a_model_and_its_log(tmp_path: Path) -> None:
+    """The documented command, a few steps of it from the bundled weights: every term is finite, the weights have moved,
+    what the decoder reads has kept its size, and transformers reads the result."""
+    line = (
+        f"-m shapes.train --start {WEIGHTS} --steps 4 --processes 1 --pictures 4 --exam 0 --warm 1 --device cpu --out"
+    )
+    subprocess.run([sys.executable, *line.split(), str(tmp_path)], check=True, capture_output=True)
+    (told,) = [json.loads(row) for row in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert told["step"] == 4 and told["rate"] == 0
+    assert all(0 <= told[name] < 10 for name in LOSSES) and told["loudness"] < 0.05
+    before, after = (CLIPSegForImageSegmentation.from_pretrained(folder) for folder in (WEIGHTS, tmp_path / "model"))
+    changed = [not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)]
+    assert sum(changed) > 0.9 * len(changed)
 
 
 def test_loudness_is_none_at_size_one_and_grows_either_way() -> None:
