@@ -241,7 +241,7 @@ def test_a_training_leaves_a_model_and_its_log(tmp_path: Path) -> None:
     subprocess.run([sys.executable, *line.split(), str(tmp_path)], check=True, capture_output=True)
     (told,) = [json.loads(row) for row in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert told["step"] == 4 and told["rate"] == 0
-    assert all(0 <= told[name] < 10 for name in LOSSES) and told["loudness"] < 0.05
+    assert all(np.isfinite(told[name]) for name in LOSSES) and told["loudness"] < 0.05
     before, after = (CLIPSegForImageSegmentation.from_pretrained(folder) for folder in (WEIGHTS, tmp_path / "model"))
     changed = [not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)]
     assert sum(changed) > 0.9 * len(changed)
