@@ -33,6 +33,12 @@ def prompts(texts: tuple[str, ...]) -> list[str]:
     return [word for text in texts for word in ("-p", text)]
 
 
+def drawn(page: Any) -> None:
+    """Waits for the masks. Not by the browser's own polling, which the page's policy refuses as `eval`."""
+    while not page.evaluate(DRAWN):
+        page.wait_for_timeout(50)
+
+
 def report(chromium: Any, place: Path) -> None:
     """The report of a run with soft maps, two pictures reviewed, a threshold moved."""
     clipseg(
@@ -53,11 +59,11 @@ def report(chromium: Any, place: Path) -> None:
     )
     page = chromium.new_page(viewport={"width": 1200, "height": 640})
     page.goto((place / "out" / "report.html").as_uri())
-    page.wait_for_function(DRAWN)
+    drawn(page)
     for key in ("a", "a", "r"):
         page.keyboard.press(key)
     page.locator("#t0").fill("0.4")
-    page.wait_for_function(DRAWN)
+    drawn(page)
     page.screenshot(path=DOCS / "report.jpg", type="jpeg", quality=QUALITY)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,3 +40,11 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
     """Intersection over union of two masks; 1 where both are empty."""
     either = np.count_nonzero((a > 0) | (b > 0))
     return np.count_nonzero((a > 0) & (b > 0)) / either if either else 1.0
+
+
+def until(page: Any, script: str, argument: Any = None) -> None:
+    """Waits for a script to be true. Not by the browser's own polling, which the page's policy refuses as `eval`."""
+    end = time.monotonic() + 600
+    while not page.evaluate(script, argument):
+        assert time.monotonic() < end, f"{script} {argument}: {page.locator('body').inner_text()}"
+        page.wait_for_timeout(50)

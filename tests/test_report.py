@@ -13,14 +13,16 @@ from PIL import Image
 
 import hostile
 from clipseg_cli.manifest import shown
-from pictures import SAMPLES, Shell, picture, save
+from pictures import SAMPLES, Shell, picture, save, until
+
+DRAWN = """(cards => cards.length > 0 && cards.every(each => each.dataset.drawn == each.token))
+    ([...document.querySelectorAll('.card canvas')])"""
 
 
 def opened(page: Any, report: Path) -> Any:
     """The page with all its pictures drawn."""
     page.goto(report.as_uri())
-    page.wait_for_function("""(cards => cards.length > 0 && cards.every(each => each.dataset.drawn == each.token))
-        ([...document.querySelectorAll('.card canvas')])""")
+    until(page, DRAWN)
     return page
 
 
@@ -35,7 +37,7 @@ def after(page: Any, index: int, act: Callable[[], Any]) -> np.ndarray:
     canvas = f"document.querySelectorAll('.card canvas')[{index}]"
     before = page.evaluate(f"{canvas}.token")
     act()
-    page.wait_for_function(f"{canvas}.dataset.drawn == {canvas}.token && {canvas}.token > {before}")
+    until(page, f"{canvas}.dataset.drawn == {canvas}.token && {canvas}.token > {before}")
     return pixels(page, index)
 
 

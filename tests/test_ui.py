@@ -12,7 +12,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,26 +24,18 @@ from PIL import Image
 import hostile
 from clipseg_cli import prompts
 from clipseg_cli.manifest import shown
-from pictures import SAMPLES, Shell, iou, picture, records, save
+from pictures import SAMPLES, Shell, iou, picture, records, save, until
 
 pytest.importorskip("uvicorn", reason="pip install 'clipseg-cli[ui]'")
 
 
-TURNED = "id => document.querySelector(`[data-id='${id}'] canvas`).dataset.turn == turn && !due"  # all is painted
+TURNED = "id => document.querySelector(`[data-id='${id}'] canvas`)?.dataset.turn == turn && !due"  # all is painted
 CENSUS = "document.querySelectorAll('*').length"
 HARMED = """[...document.querySelectorAll('main, aside, dialog')].flatMap(part => [part, ...part.querySelectorAll('*')])
     .filter(e => /^(IMG|SVG|A|SCRIPT|STYLE|IFRAME|OBJECT|EMBED|FORM|BASE|META|LINK|VIDEO|AUDIO|MATH|TEMPLATE)$/i
     .test(e.tagName) || [...e.attributes].some(a => /^on/i.test(a.name) || a.name === 'href')).length"""
 DOT = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
-SAYS = "([id, text]) => document.querySelector(`[data-id='${id}'] .numbers`).textContent.includes(text)"
-
-
-def until(page: Any, script: str, argument: Any = None) -> None:
-    """Waits for a script to be true. Not by the browser's own polling, which the page's policy refuses as `eval`."""
-    end = time.monotonic() + 600
-    while not page.evaluate(script, argument):
-        assert time.monotonic() < end, f"{script} {argument}: {page.locator('body').inner_text()}"
-        page.wait_for_timeout(50)
+SAYS = "([id, text]) => document.querySelector(`[data-id='${id}'] .numbers`)?.textContent.includes(text)"
 
 
 class Served:
