@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from benchmarks.page import FLAGS, SHOWN, browser, served
+from benchmarks.page import FLAGS, SHOWN, browser, served, until
 
 DOCS = Path(__file__).parent
 SAMPLES = DOCS.parent / "samples" / "images"
@@ -31,12 +31,6 @@ def clipseg(place: Path, *words: str) -> None:
 def prompts(texts: tuple[str, ...]) -> list[str]:
     """-p for each."""
     return [word for text in texts for word in ("-p", text)]
-
-
-def drawn(page: Any) -> None:
-    """Waits for the masks. Not by the browser's own polling, which the page's policy refuses as `eval`."""
-    while not page.evaluate(DRAWN):
-        page.wait_for_timeout(50)
 
 
 def report(chromium: Any, place: Path) -> None:
@@ -59,11 +53,11 @@ def report(chromium: Any, place: Path) -> None:
     )
     page = chromium.new_page(viewport={"width": 1200, "height": 640})
     page.goto((place / "out" / "report.html").as_uri())
-    drawn(page)
+    until(page, DRAWN)
     for key in ("a", "a", "r"):
         page.keyboard.press(key)
     page.locator("#t0").fill("0.4")
-    drawn(page)
+    until(page, DRAWN)
     page.screenshot(path=DOCS / "report.jpg", type="jpeg", quality=QUALITY)
 
 
@@ -73,8 +67,7 @@ def page(chromium: Any, place: Path) -> None:
     with served("shapes", Path("photos"), {"PYTHONPATH": str(DOCS.parent)}) as url:
         page = chromium.new_page(viewport={"width": 1200, "height": 640})
         page.goto(url)
-        while not page.evaluate("document.querySelectorAll('.card:not(.waiting)').length === 8"):
-            page.wait_for_timeout(100)
+        until(page, "document.querySelectorAll('.card:not(.waiting)').length === 8")
         page.get_by_label("Phrase", exact=True).fill("everything yellow")
         page.locator("#more").click()
         page.get_by_label("Phrase 2").fill("everything blue")

@@ -33,6 +33,7 @@ from shapes.lessons import Lesson, Plan, lessons
 
 WEIGHTS = {"entropy": 4.0, "dice": 1.4, "presence": 0.7, "contrast": 0.2, "patch": 0.1, "loudness": 0.02}
 HEADS_RATE = 1.5e-3
+USUAL = 0.1  # root mean square of a new matrix of the decoder
 APART = 300  # steps in which new heads learn what a trained tower tells, before the tower learns from them
 
 
@@ -146,18 +147,25 @@ def optimisers(pupil: Pupil, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
     The parts of the decoder that bring activations and prompts to size one may be small, and then learn as slowly.
     """
-    matrices: list[dict[str, Any]] = []
-    rest: list[dict[str, Any]] = []
+    matrices: list[dict[str, Any]] = [{"params": [], "share": 1.0}]  # then a group for each part that may be small
+    rest: list[dict[str, Any]] = [{"params": [], "share": 1.0}]
     for name, parameter in pupil.model.named_parameters():
         inside = ".layers." in name or "reduces" in name or "_projection" in name
-        size = min(1.0, 10 * float(parameter.detach().square().mean().sqrt()))
-        share = size if "reduces" in name or "film" in name else 1.0
-        (matrices if inside and parameter.ndim == 2 else rest).append({"params": [parameter], "share": share})
+        groups = matrices if inside and parameter.ndim == 2 else rest
+        if "reduces" in name or "film" in name:
+            size = float(parameter.detach().square().mean().sqrt())
+            groups.append({"params": [parameter], "share": min(1.0, size / USUAL)})
+        else:
+            groups[0]["params"].append(parameter)
     muon = torch.optim.Muon(
         matrices, lr=recipe.muon_rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw", ns_steps=4
     )
     adam = partial(torch.optim.AdamW, weight_decay=0.01, betas=(0.9, 0.98), eps=1e-7)
-    return [muon, adam(rest, lr=recipe.rate), adam(pupil.heads.parameters(), lr=HEADS_RATE)]
+    return [
+        muon,
+        adam(rest, lr=recipe.rate),
+        adam([{"params": list(pupil.heads.parameters()), "share": 1.0}], lr=HEADS_RATE),
+    ]
 
 
 def rate_at(step: int, progress: float, recipe: Recipe) -> float:
@@ -248,7 +256,7 @@ def run(rank: int, out: Path, recipe: Recipe, resume: bool, start: Path | None, 
         factor = rate_at(step, progress, recipe)
         for tool, base in zip(tools, bases, strict=True):
             for group in tool.param_groups:
-                group["lr"] = base * factor * group.get("share", 1.0)
+                group["lr"] = base * factor * group["share"]
             if sound:
                 tool.step()
             tool.zero_grad(set_to_none=True)

@@ -235,10 +235,9 @@ def test_the_bundled_model_is_small_and_complete() -> None:
 def test_a_training_leaves_a_model_and_its_log(tmp_path: Path) -> None:
     """The documented command, a few steps of it from the bundled weights: every term is finite, the weights have moved,
     what the decoder reads has kept its size, and transformers reads the result."""
-    line = (
-        f"-m shapes.train --start {WEIGHTS} --steps 4 --processes 1 --pictures 4 --exam 0 --warm 1 --device cpu --out"
-    )
-    subprocess.run([sys.executable, *line.split(), str(tmp_path)], check=True, capture_output=True)
+    line = f"-m shapes.train --out {tmp_path} --start {WEIGHTS} --device cpu"
+    line += " --steps 4 --processes 1 --pictures 4 --exam 0 --warm 1"
+    subprocess.run([sys.executable, *line.split()], check=True, capture_output=True)
     (told,) = [json.loads(row) for row in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert told["step"] == 4 and told["rate"] == 0
     assert all(np.isfinite(told[name]) for name in LOSSES) and told["loudness"] < 0.05

@@ -163,14 +163,20 @@ def canvas(page: Any, index: int) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGB"))
 
 
-def test_a_box_becomes_an_exemplar_and_a_run(served: Served, page: Any, shell: Shell, tmp_path: Path) -> None:
-    """A dragged box finds such things; a run from the page ends, and the copied command has nothing to add."""
+def enlarged(served: Served, page: Any) -> tuple[list[str], int]:
+    """Opens the page, all of it read, and enlarges the balcony; the pictures' names, and which of them it is."""
     page.goto(served.url)
     names = json.loads(served.ask("/images", X_Token=served.token)[1])["images"]
     index = next(i for i, name in enumerate(names) if name.endswith("balcony.jpg"))
     until(page, f"document.querySelectorAll('.card:not(.waiting)').length >= {len(names) - 1}")
     page.locator(f"[data-id='{index}'] button").click()
     until(page, "document.querySelector('#large canvas').dataset.turn > 0")
+    return names, index
+
+
+def test_a_box_becomes_an_exemplar_and_a_run(served: Served, page: Any, shell: Shell, tmp_path: Path) -> None:
+    """A dragged box finds such things; a run from the page ends, and the copied command has nothing to add."""
+    names, index = enlarged(served, page)
     truth = cv2.imread(str(SAMPLES / "masks/a-red-circle/balcony.png"), 0)
     x, y, w, h = cv2.boundingRect(truth)
     area = page.locator("#large canvas").bounding_box()
@@ -194,12 +200,7 @@ def test_a_box_becomes_an_exemplar_and_a_run(served: Served, page: Any, shell: S
 
 def test_a_box_is_drawn_by_keyboard_too(served: Served, page: Any) -> None:
     """Arrows move a box on the enlarged picture and, with Shift, size it, never out of the picture; Enter takes it."""
-    page.goto(served.url)
-    names = json.loads(served.ask("/images", X_Token=served.token)[1])["images"]
-    index = next(i for i, name in enumerate(names) if name.endswith("balcony.jpg"))
-    until(page, f"document.querySelectorAll('.card:not(.waiting)').length >= {len(names) - 1}")
-    page.locator(f"[data-id='{index}'] button").click()
-    until(page, "document.querySelector('#large canvas').dataset.turn > 0")
+    _, index = enlarged(served, page)
     arrows = ["ArrowUp"] * 15 + ["ArrowLeft"] * 15 + ["Shift+ArrowRight"] * 3 + ["ArrowLeft"] * 6
     for key in ["Shift+Tab"] * 2 + arrows:
         page.keyboard.press(key)
