@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.process import Timing, run
-from clipseg_cli.engines import News, Tell
-from clipseg_cli.manifest import JOURNAL, MANIFEST, Ledger, Mask, Record
+from clipseg_cli.inputs.discovery import Source, discover
+from clipseg_cli.outputs.manifest import JOURNAL, MANIFEST, Ledger, Mask, Record
+from clipseg_cli.run.engines import News, Tell
 from clipseg_cli.settings import InputOptions, MaskOptions
-from clipseg_cli.sources import Source, discover
 
 PROMPT = "a red circle"
 STAGED = 24  # images whose stages are looked at one by one, in each process
@@ -102,9 +102,11 @@ def _told(call: str) -> dict[str, float]:
 
 def stages(folder: str, part: int, of: int, out: str) -> None:
     """Prints the costs of loading, of the network and of what follows, for every `of`-th picture."""
-    from clipseg_cli import images, pipeline, store
-    from clipseg_cli.model import Segmenter
-    from clipseg_cli.prompts import Prompt
+    from clipseg_cli.inputs import decode
+    from clipseg_cli.model.segmenter import Segmenter
+    from clipseg_cli.prompts.text import Prompt
+    from clipseg_cli.run import pipeline
+    from clipseg_cli.storage import store
 
     sources = [*discover(InputOptions((folder,)), None)][part::of]
     segmenter = Segmenter.load("shapes", device="cpu")
@@ -118,7 +120,7 @@ def stages(folder: str, part: int, of: int, out: str) -> None:
         if index == WARM:
             spent = dict.fromkeys(spent, 0.0)
         begun = time.process_time()
-        pixels = images.load(source, max_pixels=10**9).pixels
+        pixels = decode.load(source, max_pixels=10**9).pixels
         timed("load", begun)
         begun = time.process_time()
         small = segmenter.resize(pixels)
@@ -196,8 +198,8 @@ def traffic(count: int, actors: int) -> None:
     """Prints what it costs to send images to actors and to have their records back."""
     import ray
 
-    from clipseg_cli import engines
-    from clipseg_cli.cluster import STORE
+    from clipseg_cli.run import engines
+    from clipseg_cli.run.ray_actors import STORE
 
     ray.init("local", include_dashboard=False, log_to_driver=False, object_store_memory=STORE)
     sources = (Source(f"imgs/{index:09}.jpg", f"imgs/{index:09}.jpg", f"{index:09}") for index in range(count))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from clipseg_cli import refine
+from clipseg_cli.masks import refine
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from clipseg_cli import Segmenter
-from clipseg_cli.architecture import read_architecture
-from clipseg_cli.model import DTYPES
+from clipseg_cli.model.architecture import read_architecture
+from clipseg_cli.model.segmenter import DTYPES
 
 BATCH = 4  # images encoded at once, as a run does
 PROMPTS = [f"a cat number {number}" for number in range(8)]

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clipseg_cli.model import Segmenter
+    from clipseg_cli.model.segmenter import Segmenter
 
 __all__ = ["Segmenter"]
 __version__ = version("clipseg-cli")
@@ -19,7 +19,7 @@ __version__ = version("clipseg-cli")
 def __getattr__(name: str) -> Any:
     """Imports the model side, and so torch, only when it is asked for."""
     if name == "Segmenter":
-        from clipseg_cli.model import Segmenter
+        from clipseg_cli.model.segmenter import Segmenter
 
         return Segmenter
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

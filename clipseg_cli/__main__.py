@@ -1,5 +1,5 @@
 """`python -m clipseg_cli`."""
 
-from clipseg_cli.cli import main
+from clipseg_cli.cli.main import main
 
 main()

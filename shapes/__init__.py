@@ -4,5 +4,5 @@
                                                       |
                     architecture (the network) -> lessons (batches) -> train -> evaluate -> model card
 
-Nothing here is shipped in the wheel; the product of this package is `clipseg_cli/weights/shapes/`.
+Nothing here is shipped in the wheel; the product of this package is `clipseg_cli/model/weights/shapes/`.
 """

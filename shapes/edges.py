@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_cli import masks, matting, metrics, refine, tiles
-from clipseg_cli.model import Embeddings, Segmenter
+from clipseg_cli.evaluation import metrics
+from clipseg_cli.masks import matting, refine, soft_maps, tiles
+from clipseg_cli.model.segmenter import Embeddings, Segmenter
 from shapes import phrases
 from shapes.evaluate import put
 from shapes.world import Manner, Scene, draw_scene
@@ -30,16 +31,16 @@ def logits(segmenter: Segmenter, embedding: Embeddings, scene: Scene, count: int
     """The map of one phrase at the scene's size, as the program makes it."""
     seen = tiles.views(*scene.image.shape[:2], count, flip)
     maps = [segmenter.logits(segmenter.encode([view.of(scene.image)]), embedding)[0] for view in seen]
-    return masks.upsample(tiles.joined(seen, maps)[0], *scene.image.shape[:2])
+    return soft_maps.upsample(tiles.joined(seen, maps)[0], *scene.image.shape[:2])
 
 
 def look(count: int = 1, flip: bool = False, sharpen: str = "none") -> Look:
     """A way from a scene to a mask."""
 
     def mask(segmenter: Segmenter, embedding: Embeddings, scene: Scene) -> NDArray[np.uint8]:
-        large = masks.LogitMap(logits(segmenter, embedding, scene, count, flip))
+        large = soft_maps.LogitMap(logits(segmenter, embedding, scene, count, flip))
         if sharpen == "guided":
-            return masks.kept(refine.guided(scene.image, large.soft())).cut(segmenter.threshold)
+            return soft_maps.kept(refine.guided(scene.image, large.soft())).cut(segmenter.threshold)
         plain = large.cut(segmenter.threshold)
         if sharpen == "matting":
             return np.where(matting.alpha(scene.image, large.soft(), plain) > 127, np.uint8(255), np.uint8(0))

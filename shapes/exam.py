@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
 
-from clipseg_cli import exemplar
+from clipseg_cli.prompts import highlight
 from shapes import phrases
 from shapes.lessons import example
 from shapes.vocabulary import UNHEARD_STRANGERS
@@ -40,7 +40,7 @@ class Exam:
 def exemplar_of(kind: Kind, rng: np.random.Generator, held_out: bool = False) -> NDArray[np.float32]:
     """What `clipseg oneshot` shows the network of a thing of `kind`: float32 (224, 224, 3), normalised colour."""
     scene = example(kind, rng, Manner(held_out=held_out))
-    return exemplar.crop_blur_dim(scene.image, scene.owners == 1, 224)
+    return highlight.crop_blur_dim(scene.image, scene.owners == 1, 224)
 
 
 def questions_about(index: int, scene: Scene, pair_only: bool, rng: np.random.Generator) -> list[Question]:
@@ -103,7 +103,7 @@ def prepared(image: NDArray[np.uint8], side: int = 224) -> NDArray[np.float32]:
     from PIL import Image
 
     square = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
-    return np.ascontiguousarray(exemplar.normalised(np.asarray(square)).transpose(2, 0, 1))
+    return np.ascontiguousarray(highlight.normalised(np.asarray(square)).transpose(2, 0, 1))
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clipseg_cli import exemplar
+from clipseg_cli.prompts import highlight
 from shapes import phrases
 from shapes.vocabulary import COLOURS, HELD_OUT_PAIRS, PATTERNS, SHAPES, STRANGERS
 from shapes.world import Kind, Manner, Scene, draw_scene, squared
@@ -118,10 +118,10 @@ def exemplar_picture(kind: Kind, side: int, rng: np.random.Generator) -> NDArray
         scene = squared(scene, manner.short)
     mask = scene.owners == 1
     if rng.random() < 0.8:
-        return exemplar.crop_blur_dim(scene.image, mask, side)
-    lit = exemplar.highlighted(exemplar.normalised(scene.image), mask, float(rng.choice((0.0, 0.3, 1.0))))
-    x0, y0, x1, y1 = exemplar.crop_box(mask, rng.uniform(0.05, 0.5))
-    return exemplar.resized_nearest(exemplar.padded_square(lit[y0:y1, x0:x1]), side)
+        return highlight.crop_blur_dim(scene.image, mask, side)
+    lit = highlight.highlighted(highlight.normalised(scene.image), mask, float(rng.choice((0.0, 0.3, 1.0))))
+    x0, y0, x1, y1 = highlight.crop_box(mask, rng.uniform(0.05, 0.5))
+    return highlight.resized_nearest(highlight.padded_square(lit[y0:y1, x0:x1]), side)
 
 
 def ask(

@@ -16,11 +16,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_cli import dataset, masks, metrics
-from clipseg_cli.model import Segmenter
+from clipseg_cli.datasets import training_data
+from clipseg_cli.datasets.ground_truth import read_mask
+from clipseg_cli.evaluation import metrics
+from clipseg_cli.masks import soft_maps
+from clipseg_cli.model.segmenter import Segmenter
 from clipseg_cli.settings import ModelOptions, Recipe
-from clipseg_cli.train import train
-from clipseg_cli.truth import read_mask
+from clipseg_cli.training.train import train
 from shapes import phrases
 from shapes.evaluate import put
 from shapes.vocabulary import COLOURS, SHAPES
@@ -67,7 +69,7 @@ def draw(folder: Path, count: int, seed: int, old: bool) -> None:
             masks[f"a-{colour}-{shape}"] = phrases.truth(found or [], scene.owners)
         for place, array in [
             ("images", scene.image[..., ::-1]),
-            *((f"masks/{k}", m * 255.0) for k, m in masks.items()),
+            *((f"masks/{k}", m * 255.0) for k, m in soft_maps.items()),
         ]:
             (folder / place).mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(folder / place / f"{number:03}.png"), np.ascontiguousarray(array).astype(np.uint8))
@@ -93,11 +95,13 @@ def score(segmenter: Segmenter, folder: Path) -> dict[str, tuple[float, float]]:
     embeddings = segmenter.embed([label.replace("-", " ") for label in labels])
     totals = {label: metrics.nothing(len(metrics.THRESHOLDS)) for label in labels}
     for image in sorted((folder / "images").iterdir()):
-        maps = segmenter.logits(segmenter.encode([dataset.pixels(image)]), embeddings)[0]
+        maps = segmenter.logits(segmenter.encode([training_data.pixels(image)]), embeddings)[0]
         for label, logits in zip(labels, maps, strict=True):
             truth = read_mask(folder / "masks" / label / image.name).mask
             if truth.any():
-                totals[label] += metrics.count(masks.soft(masks.upsample(logits, *truth.shape)), truth).as_class()
+                totals[label] += metrics.count(
+                    soft_maps.soft(soft_maps.upsample(logits, *truth.shape)), truth
+                ).as_class()
     curves = {label: metrics.miou(total) for label, total in totals.items()}
     return {label: (float(curve.max()), float(curve[own])) for label, curve in curves.items()}
 

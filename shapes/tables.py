@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_cli import exemplar, masks
-from clipseg_cli.model import Embeddings, Segmenter
-from clipseg_cli.pipeline import cosines
+from clipseg_cli.masks import soft_maps
+from clipseg_cli.model.segmenter import Embeddings, Segmenter
+from clipseg_cli.prompts import highlight
+from clipseg_cli.run.pipeline import cosines
 from shapes import phrases
 from shapes.evaluate import put
 from shapes.lessons import example
@@ -67,18 +68,18 @@ def one_shot(segmenter: Segmenter, asked: list[Question]) -> dict[str, dict[str,
         rows: list[tuple[str, str, NDArray[np.float32]]] = []
 
         def look(recipe: str, count: int, question: Question = question) -> NDArray[np.float32]:
-            shown = [exemplar.highlight(*one, recipe, segmenter.side) for one in question.seen[:count]]
+            shown = [highlight.highlight(*one, recipe, segmenter.side) for one in question.seen[:count]]
             embedded = [segmenter.embed_images(one.transpose(2, 0, 1)[None]).values[0] for one in shown]
             return np.asarray(np.mean(embedded, 0), np.float32)
 
         default = look("crop-blur-dim", 1)
-        rows += [("recipe", name, look(name, 1)) for name in exemplar.RECIPES]
+        rows += [("recipe", name, look(name, 1)) for name in highlight.RECIPES]
         rows += [("exemplars", str(count), look("crop-blur-dim", count)) for count in EXEMPLARS]
         text = segmenter.embed([question.text]).values[0]
         rows += [("text share", str(w), np.float32(w) * text + np.float32(1 - w) * default) for w in SHARES]
         logits = segmenter.logits(features, Embeddings(np.stack([row[2] for row in rows])))[0]
         for (table, name, _), one in zip(rows, logits, strict=True):
-            mask = masks.cut(masks.upsample(one, *question.truth.shape), segmenter.threshold) > 0
+            mask = soft_maps.cut(soft_maps.upsample(one, *question.truth.shape), segmenter.threshold) > 0
             iou = (mask & question.truth).sum() / max(1, (mask | question.truth).sum())
             marks[table].setdefault(name, []).append(float(iou))
     return {table: {name: float(np.mean(values)) for name, values in rows.items()} for table, rows in marks.items()}
@@ -86,12 +87,12 @@ def one_shot(segmenter: Segmenter, asked: list[Question]) -> dict[str, dict[str,
 
 Score = Callable[[NDArray[np.float32], float], float]  # of a map of logits (S, S) and the model's threshold
 SCORES: dict[str, Score] = {
-    "peak: the map's highest probability (`score`)": lambda logits, _: float(masks.sigmoid(logits).max()),
-    "mass: the map's mean probability (`mean`)": lambda logits, _: float(masks.sigmoid(logits).mean()),
-    "area: the share of the map above the threshold": lambda logits, t: float((masks.sigmoid(logits) > t).mean()),
-    "**the mean of the surest 0.2 % (`presence`)**": lambda logits, _: masks.presence(logits),
-    "the mean of the surest 1 %": lambda logits, _: masks.presence(logits, 0.01),
-    "the mean of the surest 5 %": lambda logits, _: masks.presence(logits, 0.05),
+    "peak: the map's highest probability (`score`)": lambda logits, _: float(soft_maps.sigmoid(logits).max()),
+    "mass: the map's mean probability (`mean`)": lambda logits, _: float(soft_maps.sigmoid(logits).mean()),
+    "area: the share of the map above the threshold": lambda logits, t: float((soft_maps.sigmoid(logits) > t).mean()),
+    "**the mean of the surest 0.2 % (`presence`)**": lambda logits, _: soft_maps.presence(logits),
+    "the mean of the surest 1 %": lambda logits, _: soft_maps.presence(logits, 0.01),
+    "the mean of the surest 5 %": lambda logits, _: soft_maps.presence(logits, 0.05),
 }
 SIMILARITY = "CLIP's image-prompt cosine (`similarity`)"
 

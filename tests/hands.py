@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from clipseg_cli.engines import News, Send, Step
 from clipseg_cli.errors import OutputError
-from clipseg_cli.manifest import Record
-from clipseg_cli.sources import Source
+from clipseg_cli.inputs.discovery import Source
+from clipseg_cli.outputs.manifest import Record
+from clipseg_cli.run.engines import News, Send, Step
 
 
 def work(sources: Iterable[Source], send: Send) -> Iterator[Record]:
@@ -47,7 +47,7 @@ def work(sources: Iterable[Source], send: Send) -> Iterator[Record]:
 
 def main() -> None:
     """A parent that a test may kill: does `slow` images with two workers, telling their process numbers first."""
-    from clipseg_cli.engines import local
+    from clipseg_cli.run.engines import local
 
     sources = [Source("x", name, "x") for name in sys.argv[1:]]
     for record in local(sources, [work, work], lambda news: None, 8):

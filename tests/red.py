@@ -12,10 +12,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_cli import engines, images, parts, runs, store
-from clipseg_cli.engines import News, Tell
-from clipseg_cli.manifest import MANIFEST
-from clipseg_cli.sources import Source
+from clipseg_cli.inputs import decode
+from clipseg_cli.inputs.discovery import Source
+from clipseg_cli.outputs.manifest import MANIFEST
+from clipseg_cli.run import engines, segment
+from clipseg_cli.run.engines import News, Tell
+from clipseg_cli.storage import bucket_lines, store
 
 FILE_POINTS = ("before-temp", "mid-write", "after-write", "before-rename", "after-rename")
 LINE_POINTS = ("before-line", "mid-line", "after-line")
@@ -143,19 +145,19 @@ def install() -> None:
     import sys
 
     worker = any("serve" in argument for argument in sys.orig_argv)
-    runs._model = model
+    segment._model = model
     if "RED_PARTS" in os.environ:
-        parts.SHORTEST = parts.LONGEST = 0.0
-    load, stuck = images.load, os.environ.get("RED_STUCK")
+        bucket_lines.SHORTEST = bucket_lines.LONGEST = 0.0
+    load, stuck = decode.load, os.environ.get("RED_STUCK")
     engines.PATIENCE = int(os.environ.get("RED_PATIENCE", engines.PATIENCE))
 
-    def slow(source: Source, *, max_pixels: int) -> images.Image:
+    def slow(source: Source, *, max_pixels: int) -> decode.Image:
         if stuck and stuck in source.name:
             print("stuck", file=sys.stderr, flush=True)
             threading.Event().wait()
         return load(source, max_pixels=max_pixels)
 
-    images.load = slow
+    decode.load = slow
     point, _, number = os.environ.get("RED_CRASH", "").partition(":")
     once = os.environ.get("RED_ONCE")
 

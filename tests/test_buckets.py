@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from clipseg_cli import parts, remote, store
 from clipseg_cli.errors import OutputError, UsageError
-from clipseg_cli.remote import Url
+from clipseg_cli.inputs.discovery import discover
 from clipseg_cli.settings import InputOptions
-from clipseg_cli.sources import discover
+from clipseg_cli.storage import bucket_lines, buckets, store
+from clipseg_cli.storage.buckets import Url
 from pictures import picture, save
 from s3 import Bucket, Server
 from test_crash import Swift, images, swift, swift_environment, swift_path
@@ -181,7 +181,7 @@ def test_shards_lists_globs_and_single_pictures(swift: Swift, bucket: Bucket, he
 
 WITHOUT = """
 import contextlib, io, json, sys
-from clipseg_cli.cli import main
+from clipseg_cli.cli.main import main
 sys.modules["s3fs"] = None
 for line in sys.argv[1:]:
     sys.argv = ["clipseg", *line.split()]
@@ -221,7 +221,7 @@ def test_a_missing_package_is_named_with_its_pip_line(swift_environment: dict[st
 def memory() -> Iterator[str]:
     """An empty file system in this process."""
     yield "memory://imgs"
-    remote.system("memory://").rm("memory://", recursive=True)
+    buckets.system("memory://").rm("memory://", recursive=True)
 
 
 def test_discovery_is_that_of_folders(memory: str, tmp_path: Path) -> None:
@@ -279,12 +279,12 @@ def test_discovery_is_that_of_folders(memory: str, tmp_path: Path) -> None:
 def test_records_of_several_writers_come_together(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Writers that end at the same time, in any order: every line is there, each writer's in its order, and a killed
     one loses what it had not put."""
-    monkeypatch.setattr(parts, "SHORTEST", 0.0)
-    monkeypatch.setattr(parts, "LONGEST", 0.0)
+    monkeypatch.setattr(bucket_lines, "SHORTEST", 0.0)
+    monkeypatch.setattr(bucket_lines, "LONGEST", 0.0)
     path = Url(f"{memory}/manifest.jsonl")
 
     def write(writer: int) -> None:
-        with parts.Parts(path) as lines:
+        with bucket_lines.Parts(path) as lines:
             for number in range(20):
                 lines.append(f"{writer} {number}")
             lines.rewrite(lambda found: list(dict.fromkeys(found)))
@@ -299,17 +299,17 @@ def test_records_of_several_writers_come_together(memory: str, monkeypatch: pyte
     assert all(
         [row for row in rows if row[0] == f"{writer}"] == [f"{writer} {n}" for n in range(20)] for writer in range(6)
     )
-    monkeypatch.setattr(parts, "SHORTEST", 9.0)
-    monkeypatch.setattr(parts, "LONGEST", 9.0)
-    killed = parts.Parts(path)
+    monkeypatch.setattr(bucket_lines, "SHORTEST", 9.0)
+    monkeypatch.setattr(bucket_lines, "LONGEST", 9.0)
+    killed = bucket_lines.Parts(path)
     killed.append("lost")
-    assert b"lost\n" not in [*parts.Parts(path)]
-    with pytest.raises(KeyError), parts.Parts(path) as ended:
+    assert b"lost\n" not in [*bucket_lines.Parts(path)]
+    with pytest.raises(KeyError), bucket_lines.Parts(path) as ended:
         ended.append("kept")
         raise KeyError
-    assert [*parts.Parts(path)][-1] == b"kept\n"
+    assert [*bucket_lines.Parts(path)][-1] == b"kept\n"
     ended.clear()
-    assert [*parts.Parts(path)] == [] and not path.exists()
+    assert [*bucket_lines.Parts(path)] == [] and not path.exists()
 
 
 def test_other_file_systems_get_whole_files_by_renaming(tmp_path: Path) -> None:

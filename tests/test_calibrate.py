@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from clipseg_cli import metrics
-from clipseg_cli.calibrate import THRESHOLDS, calibrate
 from clipseg_cli.errors import UsageError
-from clipseg_cli.prompts import read_file
+from clipseg_cli.evaluation import metrics
+from clipseg_cli.evaluation.calibrate import THRESHOLDS, calibrate
+from clipseg_cli.prompts.text import read_file
 from pictures import SAMPLES, Shell
 from shapes import phrases
 from shapes.world import Manner, draw_scene
@@ -149,7 +149,7 @@ def test_the_score_told_is_evals_at_that_threshold(tmp_path: Path) -> None:
 def test_the_spread_shrinks_with_masks_and_holds_the_truth(tmp_path: Path) -> None:
     """Of 40 draws of eight pictures, the 90 % interval holds the threshold of many pictures in most; it is the same
     each time it is computed, and narrower with more pictures."""
-    from clipseg_cli.calibrate import _choose
+    from clipseg_cli.evaluation.calibrate import _choose
 
     def row(count: int, seed: int) -> object:
         pairs = []

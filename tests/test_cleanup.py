@@ -12,8 +12,9 @@ from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 from skimage.filters import apply_hysteresis_threshold, threshold_otsu
 
-from clipseg_cli import cleanup, finish, masks, prompts
 from clipseg_cli.errors import UsageError
+from clipseg_cli.masks import cleanup, soft_maps
+from clipseg_cli.run import finish
 from clipseg_cli.settings import CleanUp
 from pictures import Shell, picture, records, save
 
@@ -95,7 +96,7 @@ def test_peaks_are_hysteresis(seed: int, low: int, more: int) -> None:
     """Parts above the threshold that reach the peak: scikit-image's hysteresis where no two parts touch by corners."""
     levels = (ndimage.gaussian_filter(np.random.default_rng(seed).random((40, 50)), 3) * 3 % 1 * 255).astype(np.uint8)
     weak, strong = levels > low, levels > low + more
-    one = masks.KeptMap(levels)
+    one = soft_maps.KeptMap(levels)
     ours = cleanup.reaching(one.cut(low / 255), one.cut((low + more) / 255)) > 0
     labels, by_corners = ndimage.label(weak, EIGHT)
     assert np.array_equal(ours, np.isin(labels, np.unique(labels[strong])) & weak)
@@ -109,8 +110,8 @@ def test_otsu_is_scikit_images(seed: int, span: int) -> None:
     """The same split of the same map, and a map of one level has an empty mask."""
     rng = np.random.default_rng(seed)
     levels = np.concatenate([rng.normal(60, 20, 500), rng.normal(180, 9, rng.integers(1, 500))]).clip(0, span - 1)
-    one = masks.KeptMap(levels.astype(np.uint8)[None])
-    flat = masks.KeptMap(np.full((1, 9), levels[0], np.uint8))
+    one = soft_maps.KeptMap(levels.astype(np.uint8)[None])
+    flat = soft_maps.KeptMap(np.full((1, 9), levels[0], np.uint8))
     assert not flat.cut(finish.chosen("otsu", flat)).any()
     theirs = one.levels > threshold_otsu(one.levels)
     between = [within(one.levels, one.levels > 0 if mask is None else mask) for mask in (theirs,)]
@@ -128,7 +129,7 @@ def within(levels: np.ndarray, mask: np.ndarray) -> float:
 @given(arrays.arrays(np.uint8, (7, 13)), st.integers(0, 1000).map(lambda n: n / 10))
 def test_a_percentile_leaves_the_share_above_it(levels: np.ndarray, percent: float) -> None:
     """numpy's own percentile of the map; a map full of the highest level keeps it."""
-    one = masks.KeptMap(levels)
+    one = soft_maps.KeptMap(levels)
     limit = min(np.percentile(levels, percent, method="inverted_cdf"), 254) if percent else 0
     assert np.array_equal(one.cut(finish.chosen(f"p{percent}", one)) > 0, levels > limit)
 
@@ -157,18 +158,18 @@ def test_a_wide_feather_is_a_wide_gaussian(radius: float) -> None:
 def test_sixteen_bits_hold_the_eight(seed: int) -> None:
     """The soft map of a 16-bit soft map is the soft map, to the bit, and both are the rounded probability."""
     logits = np.random.default_rng(seed).normal(0, 5, (40, 40)).astype(np.float32)
-    logits.flat[:255], logits.flat[255:510] = masks.EDGES[1:256], np.nextafter(masks.EDGES[1:256], -np.inf)
-    fine = masks.fine(logits)
-    assert np.array_equal(masks.coarse(fine), masks.soft(logits))
+    logits.flat[:255], logits.flat[255:510] = soft_maps.EDGES[1:256], np.nextafter(soft_maps.EDGES[1:256], -np.inf)
+    fine = soft_maps.fine(logits)
+    assert np.array_equal(soft_maps.coarse(fine), soft_maps.soft(logits))
     assert np.abs(fine - 65535 / (1 + np.exp(-logits.astype(np.float64)))).max() < 0.51
-    assert np.array_equal(masks.KeptMap(fine).soft(), masks.LogitMap(logits).soft())
+    assert np.array_equal(soft_maps.KeptMap(fine).soft(), soft_maps.LogitMap(logits).soft())
 
 
 @pytest.mark.parametrize("text", ["p101", "p", "Otsu", "1.2", "p-3", "nan", ""])
 def test_other_thresholds_are_refused(text: str) -> None:
     """A message that names what can be given."""
     with pytest.raises(UsageError, match="otsu"):
-        prompts.threshold(text, "--threshold")
+        text.threshold(text, "--threshold")
 
 
 def test_the_flags_reach_the_masks(shell: Shell, tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 import red
-from clipseg_cli import runs, store
-from clipseg_cli.sources import Source
+from clipseg_cli.inputs.discovery import Source
+from clipseg_cli.run import segment
+from clipseg_cli.storage import store
 from pictures import picture, records, save
 from test_engines import gone
 from test_resume import tree
@@ -227,7 +228,7 @@ def test_a_folding_file_system_gets_names_that_stay_apart(tmp_path: Path) -> Non
     """Where `A.png` and `a.png` are one file, or the two spellings of é, the second image's output is marked; this file
     system is asked and does not fold."""
     names = ["a", "A", "caf\u00e9", "cafe\u0301", "Stra\u00dfe", "STRASSE", "b"]
-    found = list(runs._unfolded(Source(name, name, name) for name in names))
+    found = list(segment._unfolded(Source(name, name, name) for name in names))
     assert [source.output == source.name for source in found] == [True, False, True, False, True, False, True]
     assert len({store.folded(source.output) for source in found}) == len(names)
     assert not store.folds(tmp_path) and not [*tmp_path.iterdir()]

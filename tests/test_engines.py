@@ -15,14 +15,14 @@ import pytest
 from numpy.typing import NDArray
 
 import hands
-from clipseg_cli import engines, pipeline, runs
-from clipseg_cli.embeddings import Wanted
 from clipseg_cli.errors import ClipsegError, ImageError, OutputError, UsageError
-from clipseg_cli.exemplars import Show
-from clipseg_cli.manifest import Record
-from clipseg_cli.prompts import Prompt
+from clipseg_cli.inputs.discovery import Source
+from clipseg_cli.outputs.manifest import Record
+from clipseg_cli.prompts.text import Prompt
+from clipseg_cli.run import engines, pipeline, segment
+from clipseg_cli.run.embeddings import Wanted
+from clipseg_cli.run.exemplars import Show
 from clipseg_cli.settings import InputOptions, MaskOptions, ModelOptions, OutputOptions, RunOptions, devices
-from clipseg_cli.sources import Source
 from pictures import Shell, picture, records, save
 from test_resume import tree
 
@@ -33,9 +33,9 @@ def load(source, *, max_pixels, _load=None):
     if "poison" in source.name:
         signal.raise_signal(signal.SIGSEGV)
     return original(source, max_pixels=max_pixels)
-if "from clipseg_cli.engines import serve" in " ".join(sys.orig_argv):
+if "from clipseg_cli.run.engines import serve" in " ".join(sys.orig_argv):
     sys.path[:] = sys.orig_argv[3:]
-    from clipseg_cli import images
+    from clipseg_cli.inputs import decode
     original, images.load = images.load, load
 """
 
@@ -211,11 +211,11 @@ def test_each_device_has_a_worker() -> None:
     """One worker a device, or as many as -j says, the devices in turn; each gets the request with its device alone."""
     mask = MaskOptions((), (), (), ())
     for jobs, plan in ((1, ["cuda:0", "cuda:1"]), (3, ["cuda:0", "cuda:1", "cuda:0"])):
-        request = runs.Request(
+        request = segment.Request(
             ModelOptions(device="cuda:0,1"), Wanted((), (), ()), (), mask, False, OutputOptions(), InputOptions(), (),
             Show(), RunOptions(jobs=jobs),
         )  # fmt: skip
-        assert [one.model.device for one in runs._crew(request)] == plan
+        assert [one.model.device for one in segment._crew(request)] == plan
 
 
 def test_several_devices_do_one_run(shell: Shell, tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ import pycocotools.mask as mask_tools
 import pytest
 import sklearn.metrics
 
-from clipseg_cli import regions
 from clipseg_cli.errors import NoInputError, UsageError
-from clipseg_cli.evaluate import evaluate
+from clipseg_cli.evaluation.evaluate import evaluate
+from clipseg_cli.masks import coco_codec
 from pictures import SAMPLES, Shell
 
 RNG = np.random.default_rng(11)
@@ -62,7 +62,7 @@ def test_the_samples_are_scored_in_a_pipe(shell: Shell, tmp_path: Path) -> None:
     assert 0 < own["presence_ap"] <= 1 and own["best"]["miou"][0] >= own["miou"] - 0.005
     code = (
         "import sys; sys.argv = ['clipseg', 'eval', 'out', 'gt']\n"
-        "from clipseg_cli.cli import main\n"
+        "from clipseg_cli.cli.main import main\n"
         "try: main()\n"
         "finally: print(*(set(sys.modules) & {'torch', 'transformers'}), file=sys.stderr)"
     )
@@ -187,11 +187,11 @@ def test_coco_truth_is_pycocotools(tmp_path: Path) -> None:
         packed = mask_tools.frPyObjects([points], height, width)[0]
         drawn = mask_tools.decode(packed).astype(bool)
         text = packed["counts"].decode()
-        assert np.array_equal(regions.from_polygon(points, height, width), drawn)
-        assert np.array_equal(regions.from_runs(text, height, width), drawn)
+        assert np.array_equal(coco_codec.from_polygon(points, height, width), drawn)
+        assert np.array_equal(coco_codec.from_runs(text, height, width), drawn)
         edges = np.flatnonzero(np.diff(np.concatenate([[0], drawn.T.ravel(), [0]])))
         runs = np.diff(np.concatenate([[0], edges, [height * width]])).tolist()
-        assert np.array_equal(regions.from_runs(runs, height, width), drawn)
+        assert np.array_equal(coco_codec.from_runs(runs, height, width), drawn)
         if number < 3:
             shapes = ([points], {"counts": runs, "size": [height, width]}, {"counts": text, "size": [height, width]})
             annotations.append({"image_id": 5, "category_id": 9, "segmentation": shapes[number]})

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clipseg_cli import exemplar
+from clipseg_cli.prompts import highlight
 
 Mask = NDArray[np.bool_]
 
@@ -60,29 +60,29 @@ def plain_square(pixels: NDArray[np.float64], side: int) -> NDArray[np.float64]:
 def test_the_highlight_is_the_authors_one() -> None:
     """Blur of 15 taps and sigma 3, a tenth of the ground, in normalised colour."""
     image, mask = picture((352, 352)), rectangle((352, 352), slice(90, 200), slice(30, 300))
-    got = exemplar.highlighted(exemplar.normalised(image), mask)
+    got = highlight.highlighted(highlight.normalised(image), mask)
     assert np.abs(got - plain_prompt(image, mask)).max() < 1e-5
 
 
 @pytest.mark.parametrize(("context", "box"), [(0.1, (46, 90, 94, 210)), (0.5, (30, 50, 110, 250))])
 def test_each_axis_has_its_own_context(context: float, box: tuple[int, int, int, int]) -> None:
     """The crop grows by the mask's width to the sides and by its height up and down."""
-    assert exemplar.crop_box(rectangle((352, 352), slice(100, 200), slice(50, 90)), context) == box
+    assert highlight.crop_box(rectangle((352, 352), slice(100, 200), slice(50, 90)), context) == box
 
 
 def test_the_crop_stays_in_the_picture() -> None:
     """At an edge the box is clipped, also where the picture is not square."""
-    assert exemplar.crop_box(rectangle((80, 120), slice(0, 40), slice(60, 120)), 0.1) == (54, 0, 120, 44)
+    assert highlight.crop_box(rectangle((80, 120), slice(0, 40), slice(60, 120)), 0.1) == (54, 0, 120, 44)
 
 
 def test_an_empty_mask_keeps_the_whole_picture() -> None:
     """Nothing to crop around."""
-    assert exemplar.crop_box(np.zeros((80, 120), bool)) == (0, 0, 120, 80)
+    assert highlight.crop_box(np.zeros((80, 120), bool)) == (0, 0, 120, 80)
 
 
 def test_padding_is_centred_and_its_odd_pixel_is_last() -> None:
     """Zero is the mean colour; an odd pixel goes right or below."""
-    square = exemplar.padded_square(np.ones((4, 7, 3), np.float32))
+    square = highlight.padded_square(np.ones((4, 7, 3), np.float32))
     assert square.shape == (7, 7, 3)
     assert square[:, 0, 0].tolist() == [0, 1, 1, 1, 1, 0, 0]
 
@@ -94,7 +94,7 @@ def test_the_whole_recipe_is_highlight_crop_pad_and_nearest() -> None:
     square = np.zeros((120, 120, 3))
     square[:, 36:84] = lit
     index = np.floor(np.arange(224) * (120 / 224) + 1e-9).astype(int)
-    got = exemplar.crop_blur_dim(image, mask, 224)
+    got = highlight.crop_blur_dim(image, mask, 224)
     assert got.shape == (224, 224, 3)
     assert got.dtype == np.float32
     assert np.abs(got - square[index][:, index]).max() < 1e-5
@@ -105,16 +105,16 @@ def test_a_large_picture_is_blurred_as_much_as_a_small_one() -> None:
     small = np.zeros((176, 176, 3), np.float32)
     small[:, 88:] = 1
     large = small.repeat(4, 0).repeat(4, 1)
-    soft = exemplar.blurred(large)[2::4, 2::4]
-    assert np.abs(soft - exemplar.blurred(small)).max() < 0.15
-    assert exemplar.blurred(large)[352, 344, 0] > 0.05
+    soft = highlight.blurred(large)[2::4, 2::4]
+    assert np.abs(soft - highlight.blurred(small)).max() < 0.15
+    assert highlight.blurred(large)[352, 344, 0] > 0.05
 
 
 def test_the_object_itself_is_untouched() -> None:
     """Pixels of the mask keep their colour."""
     image, mask = picture((60, 90), 2), rectangle((60, 90), slice(10, 30), slice(20, 50))
-    lit = exemplar.highlighted(exemplar.normalised(image), mask)
-    assert np.array_equal(lit[mask], exemplar.normalised(image)[mask])
+    lit = highlight.highlighted(highlight.normalised(image), mask)
+    assert np.array_equal(lit[mask], highlight.normalised(image)[mask])
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -144,7 +144,7 @@ def test_a_recipe_is_its_row_of_the_paper(recipe: str, share: float, soft: bool,
         left, right = int(max(0, x0 - 0.1 * width)), int(min(mask.shape[1], x0 + width + 0.1 * width))
         top, bottom = int(max(0, y0 - 0.1 * height)), int(min(mask.shape[0], y0 + height + 0.1 * height))
         lit = lit[top:bottom, left:right]
-    got = exemplar.highlight(image, mask, recipe, 96)
+    got = highlight.highlight(image, mask, recipe, 96)
     assert got.shape == (96, 96, 3)
     assert got.dtype == np.float32
     assert np.abs(got - plain_square(lit, 96)).max() < 1e-5
@@ -153,7 +153,7 @@ def test_a_recipe_is_its_row_of_the_paper(recipe: str, share: float, soft: bool,
 def test_dye_is_red_in_grey() -> None:
     """The object keeps its grey in red and a fifth of it in green and blue; the rest is grey."""
     image, mask = picture((60, 90), 3), rectangle((60, 90), slice(10, 30), slice(20, 50))
-    got = exemplar.highlight(image, mask, "dye", 90)
+    got = highlight.highlight(image, mask, "dye", 90)
     assert np.abs(got - plain_square(plain_dyed(image, mask), 90)).max() < 1e-4
     assert got.dtype == np.float32
 
@@ -164,7 +164,7 @@ def test_the_outline_is_the_authors_red_line(side: int) -> None:
     image, mask = picture((side, side), 4), rectangle((side, side), slice(90, 200), slice(30, 300))
     image[..., 1] |= 1  # no red pixel by chance
     mask[120:150, 100:200] = False  # a hole has no line
-    got = exemplar.highlight(image, mask, "outline", side)
+    got = highlight.highlight(image, mask, "outline", side)
     assert got.dtype == np.float32
     y, x = np.mgrid[:side, :side]
     dx, dy = np.maximum(np.maximum(30 - x, x - 299), 0), np.maximum(np.maximum(90 - y, y - 199), 0)
@@ -180,7 +180,7 @@ def test_the_outline_is_the_authors_red_line(side: int) -> None:
 def test_intensity_zero_is_the_mean_colour() -> None:
     """Darkening goes to the mean of ImageNet, (124, 116, 104), and not to black; so does the padding."""
     image, mask = picture((60, 90), 5), rectangle((60, 90), slice(10, 30), slice(20, 50))
-    shown = exemplar.denormalised(exemplar.highlight(image, mask, "mask", 90))
+    shown = highlight.denormalised(highlight.highlight(image, mask, "mask", 90))
     assert shown[0, 0].tolist() == shown[20, 5].tolist() == [124, 116, 104]
     assert np.array_equal(shown[25:45, 20:50], image[10:30, 20:50])
 
@@ -188,32 +188,34 @@ def test_intensity_zero_is_the_mean_colour() -> None:
 def test_a_dimmed_pixel_is_the_mean_and_a_tenth_of_the_difference() -> None:
     """In pixels: 255 * (mean + share * (value / 255 - mean))."""
     image, mask = np.full((40, 40, 3), 255, np.uint8), rectangle((40, 40), slice(10, 30), slice(20, 30))
-    shown = exemplar.denormalised(exemplar.highlight(image, mask, "dim", 40))
+    shown = highlight.denormalised(highlight.highlight(image, mask, "dim", 40))
     assert shown[0, 0].tolist() == np.rint(255 * (MEAN + 0.1 * (1 - MEAN))).tolist()
 
 
 def test_denormalised_is_the_inverse() -> None:
     """All 256 values of every channel come back; what lies beyond them is clipped."""
     image = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
-    assert np.array_equal(exemplar.denormalised(exemplar.normalised(image)), image)
-    assert exemplar.denormalised(np.array([[[-9, 0, 9]]], np.float32)).tolist() == [[[0, 116, 255]]]
+    assert np.array_equal(highlight.denormalised(highlight.normalised(image)), image)
+    assert highlight.denormalised(np.array([[[-9, 0, 9]]], np.float32)).tolist() == [[[0, 116, 255]]]
 
 
 def test_the_default_recipe_is_the_one_in_training() -> None:
     """`crop-blur-dim` stands first and is `crop_blur_dim` to the bit."""
     image, mask = picture((120, 70), 6), rectangle((120, 70), slice(10, 50), slice(20, 60))
-    assert next(iter(exemplar.RECIPES)) == "crop-blur-dim"
-    assert np.array_equal(exemplar.highlight(image, mask, "crop-blur-dim", 64), exemplar.crop_blur_dim(image, mask, 64))
+    assert next(iter(highlight.RECIPES)) == "crop-blur-dim"
+    assert np.array_equal(
+        highlight.highlight(image, mask, "crop-blur-dim", 64), highlight.crop_blur_dim(image, mask, 64)
+    )
 
 
-@pytest.mark.parametrize("recipe", exemplar.RECIPES)
+@pytest.mark.parametrize("recipe", highlight.RECIPES)
 def test_no_recipe_shows_nothing_or_changes_its_input(recipe: str) -> None:
     """An empty mask and one of another size are refused; picture and mask stay as they were; no value is missing."""
     image, mask = picture((40, 30), 7), rectangle((40, 30), slice(0, 1), slice(29, 30))
     with pytest.raises(ValueError, match="empty"):
-        exemplar.highlight(image, np.zeros((40, 30), bool), recipe, 32)
+        highlight.highlight(image, np.zeros((40, 30), bool), recipe, 32)
     with pytest.raises(ValueError, match="same size"):
-        exemplar.highlight(image, mask.T, recipe, 32)
-    assert np.isfinite(exemplar.highlight(image, mask, recipe, 32)).all()
+        highlight.highlight(image, mask.T, recipe, 32)
+    assert np.isfinite(highlight.highlight(image, mask, recipe, 32)).all()
     assert np.array_equal(image, picture((40, 30), 7))
     assert mask.sum() == 1

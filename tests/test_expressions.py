@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from clipseg_cli import expressions
 from clipseg_cli.errors import UsageError
-from clipseg_cli.expressions import And, Expression, Not, Or, Term
+from clipseg_cli.prompts import expressions
+from clipseg_cli.prompts.expressions import And, Expression, Not, Or, Term
 
 A, B, C, D = (Term(letter) for letter in "abcd")
 Pixels = NDArray[np.float32]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from clipseg_cli import tiles
-from clipseg_cli.features import SUFFIX, Shelf
-from clipseg_cli.model import Segmenter
+from clipseg_cli.masks import tiles
+from clipseg_cli.model.feature_store import SUFFIX, Shelf
+from clipseg_cli.model.segmenter import Segmenter
 from pictures import Shell, picture, save
 
 

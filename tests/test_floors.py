@@ -1,97 +1,138 @@
-"""The house keeps its floors: imports only go down, and the heavy libraries stay where they belong."""
+"""The packages keep their floors: imports only go down, without circles, and heavy libraries stay in their rooms."""
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "clipseg_cli"
 
-FLOORS = {
-    5: {"cli", "commands", "assess", "options", "configuration", "terminal", "__main__"},
-    4: {
-        "pipeline", "engines", "cluster", "finish", "post", "runs", "doctor", "report", "session", "ui", "evaluate",
-        "calibrate", "train", "status", "protocols", "launch",
-    },
-    3: {
-        "images", "sources", "folders", "remote", "exemplars", "embeddings", "truth", "registry", "manifest", "store",
-        "parts", "writers", "raster", "annotations", "shards", "whole", "result",
-        "model", "fast", "linear", "reference", "architecture", "preprocess", "tokenizer",
-        "features", "dataset", "fitting", "episodes",
-    },
-    2: {
-        "masks", "cleanup", "refine", "matting", "tiles", "outline", "render", "exemplar", "metrics", "regions",
-        "curves", "warp",
-    },
-    1: {"prompts", "settings", "errors", "files", "expressions"},
-}  # fmt: skip
-FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
-NETWORK = {"model", "fitting", "fast", "linear", "reference", "architecture", "preprocess"}  # may import torch
-MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
+# What each package may import beside `errors`, and beside itself. Lower floors stand first.
+ALLOWED = {
+    "errors": "",
+    "prompts": "",
+    "settings": "prompts",
+    "storage": "",
+    "masks": "prompts settings",
+    "model": "storage settings",
+    "inputs": "storage settings",
+    "outputs": "masks storage inputs settings",
+    "datasets": "inputs masks prompts storage settings",
+    "run": "prompts settings storage masks model inputs outputs",
+    "evaluation": "datasets outputs model prompts storage settings",
+    "training": "run evaluation datasets model prompts storage settings",
+    "pages": "run outputs inputs model masks prompts storage settings",
+    "cli": "prompts settings storage masks model inputs outputs datasets run evaluation training pages",
+}
+
+ARRAYS_OR_LESS = ("errors", "prompts", "settings", "masks")  # these packages open nothing
+NETWORK = ("model", "training")  # only these import torch
+MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-def imports(path: Path) -> list[tuple[str, bool]]:
-    """(module, whether at module level) for every import; those under TYPE_CHECKING do not run and do not count."""
-    found = []
+def dotted(path: Path) -> str:
+    """`clipseg_cli.masks.cleanup` for a file; a package's `__init__` has the package's name."""
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
 
-    def visit(node: ast.AST, top: bool) -> None:
+
+NAMES = {dotted(path) for path in MODULES}
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool, bool]]:
+    """(module, at module level, for type checkers only) of every import in a file, wherever it stands."""
+
+    def visit(node: ast.AST, top: bool, typing: bool) -> Iterator[tuple[str, bool, bool]]:
         for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
-                continue
             if isinstance(child, ast.Import):
-                found.extend((alias.name, top) for alias in child.names)
+                yield from ((alias.name, top, typing) for alias in child.names)
             elif isinstance(child, ast.ImportFrom) and child.module is not None:
                 assert child.level == 0, f"{path.name}: imports are absolute"
-                names = [f"{child.module}.{a.name}" for a in child.names] if child.module == "clipseg_cli" else []
-                found.extend((name, top) for name in names or [child.module])
-            visit(child, top and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef))
+                for alias in child.names:
+                    inner = f"{child.module}.{alias.name}"
+                    yield (inner if inner in NAMES else child.module), top, typing
+            inside = not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+            guard = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+            yield from visit(child, top and inside, typing or guard)
 
-    visit(ast.parse(path.read_text()), True)
-    return found
-
-
-def noun(module: str) -> str | None:
-    """The file that an import of this package names; None for other packages and for the package itself."""
-    parts = module.split(".")
-    return next((part for part in reversed(parts[1:]) if part in FLOOR), None) if parts[0] == "clipseg_cli" else None
+    return visit(ast.parse(path.read_text()), True, False)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
-def test_imports_only_go_down(path: Path) -> None:
-    """A file imports its own floor or a lower one; the table names every file."""
-    own = path.parent.name if path.name == "__init__.py" else path.stem
-    if own == "clipseg_cli":
+def package(module: str) -> str | None:
+    """The package of a module of ours: `masks`; None for other libraries and for `clipseg_cli` itself."""
+    head, *rest = module.split(".")
+    return rest[0] if head == "clipseg_cli" and rest else None
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_a_package_imports_only_what_the_table_allows(path: Path) -> None:
+    """Every arrow between packages stands in the table, those of lazy imports and of type checking included."""
+    own = package(dotted(path))
+    if own in (None, "__main__"):
         return
-    assert own in FLOOR, f"{path.name} stands on no floor"
-    for module, _ in imports(path):
-        if target := noun(module):
-            assert FLOOR[target] <= FLOOR[own], f"{own} (floor {FLOOR[own]}) imports {target} (floor {FLOOR[target]})"
+    assert own in ALLOWED, f"{path.name} belongs to no package of the table"
+    allowed = {own, "errors", *ALLOWED[own].split()}
+    for module, _, _ in imports(path):
+        assert package(module) is None or package(module) in allowed, f"{dotted(path)} imports {module}"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
-def test_heavy_libraries_stay_in_their_rooms(path: Path) -> None:
-    """torch and transformers are imported by the network's files only, and nobody imports those at module level;
-    the vocabulary needs the standard library only, the array floor neither paths nor torch."""
-    own = path.stem
-    for module, top in imports(path):
+def test_the_table_itself_only_goes_down() -> None:
+    """A package imports only packages that stand above it in the table, so no circle is possible."""
+    order = list(ALLOWED)
+    for own, allowed in ALLOWED.items():
+        assert all(order.index(each) < order.index(own) for each in allowed.split()), own
+
+
+@pytest.mark.parametrize("own", [each for each in ALLOWED if (PACKAGE / each).is_dir()])
+def test_modules_of_a_package_import_each_other_without_a_circle(own: str) -> None:
+    """Inside a package too, every import goes one way."""
+    graph = {
+        dotted(path): {name for name, _, _ in imports(path) if package(name) == own and name != dotted(path)}
+        for path in MODULES
+        if package(dotted(path)) == own
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_heavy_libraries_stay_in_their_packages(path: Path) -> None:
+    """Only the network's packages import torch and transformers; nobody imports a file that does at module level."""
+    own = package(dotted(path))
+    loads_torch = {
+        dotted(each)
+        for each in MODULES
+        if any(name.split(".")[0] == "torch" and top and not typing for name, top, typing in imports(each))
+    }
+    for module, top, typing in imports(path):
         root = module.split(".")[0]
-        if root == "torch":
-            assert own in NETWORK or not top, f"{own} imports torch at module level"
-        if root in ("transformers", "huggingface_hub"):
-            assert not top or own == "reference", f"{own} imports {root} at module level"
+        runs = top and not typing
+        if root in ("torch", "transformers", "huggingface_hub"):
+            assert own in NETWORK or (root == "torch" and dotted(path) == "clipseg_cli.cli.doctor"), f"{own}: {root}"
         if own not in NETWORK:
-            assert not (top and noun(module) in NETWORK), f"{own} imports {module} at module level"
-        if FLOOR.get(own) == 1:
+            assert not (runs and module in loads_torch), f"{dotted(path)} imports {module} at module level"
+        if own in ("errors", "settings"):
             assert root in sys.stdlib_module_names or root == "clipseg_cli", f"{own} imports {root}"
-        if FLOOR.get(own) == 2:
-            assert root not in ("os", "pathlib", "torch"), f"{own} imports {root}"
+        if own in ARRAYS_OR_LESS:
+            assert root not in ("torch", "PIL", "fsspec"), f"{own} imports {root}"
+
+
+def test_a_package_is_free_to_import() -> None:
+    """A package's `__init__` says in its docstring what it owns, and imports nothing that costs time."""
+    for own in (each for each in ALLOWED if (PACKAGE / each).is_dir()):
+        tree = ast.parse((PACKAGE / own / "__init__.py").read_text())
+        assert len((ast.get_docstring(tree) or "").split()) > 15, f"{own}/__init__.py does not say what it owns"
+        assert len(tree.body) == 1, f"{own}/__init__.py does more than say what it owns"
 
 
 def test_files_stay_small() -> None:
     """A file that passes 400 lines is asking to be two."""
-    long = {path.name: lines for path in MODULES if (lines := len(path.read_text().splitlines())) > 400}
+    long = {dotted(path): lines for path in MODULES if (lines := len(path.read_text().splitlines())) > 400}
     assert not long
 
 
@@ -111,7 +152,7 @@ def test_answers_that_need_no_model_come_without_torch(arguments: list[str]) -> 
     """Help, version, model list and usage errors load neither torch nor transformers, in a fresh process."""
     code = (
         "import sys; sys.argv = ['clipseg', *sys.argv[1:]]\n"
-        "from clipseg_cli.cli import main\n"
+        "from clipseg_cli.cli.main import main\n"
         "try: main()\n"
         "finally: print(*(set(sys.modules) & {'torch', 'transformers'}), file=sys.stderr)"
     )

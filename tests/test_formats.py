@@ -20,10 +20,11 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from scipy import ndimage
 
-from clipseg_cli import cleanup, masks, outline, regions, render
+from clipseg_cli.masks import cleanup, coco_codec, outline, soft_maps
+from clipseg_cli.outputs import drawing
+from clipseg_cli.outputs.writers import WRITERS, whole
+from clipseg_cli.outputs.writers.result import Result
 from clipseg_cli.settings import ExportOptions
-from clipseg_cli.writers import WRITERS, whole
-from clipseg_cli.writers.result import Result
 from pictures import SAMPLES, Shell, iou, picture, records, save
 
 pytestmark = pytest.mark.filterwarnings(
@@ -98,7 +99,7 @@ def test_outlines_run_between_the_pixels(mask: np.ndarray) -> None:
 @every_mask
 def test_run_lengths_are_pycocotools(mask: np.ndarray) -> None:
     """The compressed counts that COCO's own library makes, and the mask that it reads from them."""
-    counts = regions.packed(mask)
+    counts = coco_codec.packed(mask)
     assert counts == coco_mask.encode(np.asfortranarray(mask // 255))["counts"].decode()
     assert np.array_equal(coco_mask.decode({"size": list(mask.shape), "counts": counts}) * 255, mask)
 
@@ -236,7 +237,7 @@ def test_voc_is_read_by_pillow(mask: np.ndarray) -> None:
     classes, objects = (
         Image.open(io.BytesIO(files[f"voc/Segmentation{kind}/sub/a.png"])) for kind in ("Class", "Object")
     )
-    assert classes.mode == "P" and classes.getpalette()[:6] == [0, 0, 0, *render.colour(0)]
+    assert classes.mode == "P" and classes.getpalette()[:6] == [0, 0, 0, *drawing.colour(0)]
     index = np.array(classes)
     assert np.array_equal(index == 2, mask > 0) and np.array_equal(index == 1, (ring() > 0) & (mask == 0))
     assert np.array_equal(np.array(objects) > 0, index > 0)
@@ -245,7 +246,7 @@ def test_voc_is_read_by_pillow(mask: np.ndarray) -> None:
         [int(each.findtext(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax")]
         for each in tree.iter("object")
     ]
-    wanted = [masks.bbox(part) for one in (ring(), mask) for part in cleanup.parts(one)]
+    wanted = [soft_maps.bbox(part) for one in (ring(), mask) for part in cleanup.parts(one)]
     assert boxes == [[x + 1, y + 1, x + w, y + h] for x, y, w, h in wanted]
     assert {each.findtext("name") for each in tree.iter("object")} <= {'label "0" <&>', 'label "1" <&>'}
     assert "voc/JPEGImages/sub/a.jpg" in files
@@ -313,10 +314,10 @@ def test_a_cutout_carries_no_fringe(feather: float) -> None:
     """Nothing of the green ground shows on the edge of the red disc, hard or soft, also when the cutout is scaled."""
     photo, mask = antialiased()
     assert (photo[mask > 0][:, 1] > 60).any(), "the photo's own edge is greenish"
-    rgba = render.cutout(photo, mask, cleanup.feather(mask, feather))
+    rgba = drawing.cutout(photo, mask, cleanup.feather(mask, feather))
     assert rgba.shape == (100, 100, 4) and np.array_equal(rgba[50, 50], [*photo[50, 50], 255])
     assert (rgba[rgba[..., 3] > 0][:, 1] < 60).all()
-    white = render.on(rgba, (255, 255, 255)).astype(int)
+    white = drawing.on(rgba, (255, 255, 255)).astype(int)
     assert (white[..., 0] >= white[..., 1] - 1).all() and (white[0, 0] == 255).all()
     half = cv2.resize(rgba, (55, 55), interpolation=cv2.INTER_LINEAR)
     assert (half[half[..., 3] > 127][:, 1] < 60).all()
@@ -327,7 +328,7 @@ def test_a_thin_object_keeps_its_own_colours() -> None:
     photo = picture(60, 40)
     mask = np.zeros((40, 60), np.uint8)
     mask[20, 10:50] = 255
-    rgba = render.cutout(photo, mask, mask)
+    rgba = drawing.cutout(photo, mask, mask)
     assert np.array_equal(rgba[mask > 0][:, :3], photo[mask > 0])
 
 

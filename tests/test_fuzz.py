@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from clipseg_cli.errors import ERROR_CLASSES, ImageError
-from clipseg_cli.images import PLUGINS
+from clipseg_cli.inputs.decode import PLUGINS
 from test_images import VALID, read, saved
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "1"))  # of each kind of file

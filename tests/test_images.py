@@ -21,9 +21,9 @@ from PIL import ImageOps
 from skimage import color
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.files import MAGIC
-from clipseg_cli.images import BACKGROUND, PLUGINS, Image, load, orientation
-from clipseg_cli.sources import Source
+from clipseg_cli.inputs.decode import BACKGROUND, PLUGINS, Image, load, orientation
+from clipseg_cli.inputs.discovery import Source
+from clipseg_cli.storage.files import MAGIC
 
 PHOTOS = Path(skimage.__file__).parent / "data"
 LIMIT = 100_000_000  # pixels
@@ -607,9 +607,9 @@ def claiming(form: str, width: int, height: int) -> bytes:
 MEASURE = """
 import resource, sys
 import numpy as np
-from clipseg_cli.images import load
+from clipseg_cli.inputs.decode import load
 from clipseg_cli.errors import ImageError
-from clipseg_cli.sources import Source
+from clipseg_cli.inputs.discovery import Source
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 warm = Source(sys.argv[2], "", "")

@@ -14,12 +14,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from PIL import Image
 
 import red
-from clipseg_cli import embeddings, engines, runs
 from clipseg_cli.errors import OutputError
-from clipseg_cli.exemplars import Show
-from clipseg_cli.prompts import Prompt
+from clipseg_cli.inputs.discovery import discover
+from clipseg_cli.prompts.text import Prompt
+from clipseg_cli.run import embeddings, engines, segment
+from clipseg_cli.run.exemplars import Show
 from clipseg_cli.settings import InputOptions, MaskOptions, ModelOptions, OutputOptions
-from clipseg_cli.sources import discover
 from pictures import picture, records, save
 
 NAMES = ("a.png", "a.jpg", "sub/b.png", "sub/c.jpg", "\u00e9.png", "-x.jpg", "sub/deep/d.png")
@@ -55,7 +55,7 @@ class Folder(RuleBasedStateMachine):
         """One run of the program in this process."""
         wanted = embeddings.want([Prompt("red", "red")])
         inputs = InputOptions((str(self.imgs),))
-        request = runs.Request(
+        request = segment.Request(
             ModelOptions("shapes"),
             wanted,
             (threshold,),
@@ -67,7 +67,7 @@ class Folder(RuleBasedStateMachine):
             Show(),
         )
         sources = discover(inputs, None, str(out))
-        for _ in runs.segment(request, sources, lambda line: None, io.BytesIO()):
+        for _ in segment.segment(request, sources, lambda line: None, io.BytesIO()):
             pass
 
     def outputs(self) -> list[Path]:
@@ -154,7 +154,7 @@ class Folder(RuleBasedStateMachine):
 
 def test_any_history_ends_in_the_same_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     """Random histories of twelve events each."""
-    monkeypatch.setattr(runs, "_model", red.model)
+    monkeypatch.setattr(segment, "_model", red.model)
     monkeypatch.setitem(engines.ENGINES, "local", engines.inline)
     machine = Folder.TestCase
     machine.settings = settings(

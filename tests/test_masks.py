@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.special import expit
 
-from clipseg_cli import masks
+from clipseg_cli.masks import soft_maps
 
 
 @pytest.mark.parametrize(("height", "width"), [(352, 352), (480, 640), (1000, 353), (2000, 3000)])
 def test_enlarging_is_the_bilinear_interpolation_of_torch(height: int, width: int) -> None:
     """Half-pixel centres, edges repeated, as `interpolate(mode="bilinear", align_corners=False)`."""
     logits = np.random.default_rng(0).normal(0, 4, (352, 352)).astype(np.float32)
-    ours = masks.upsample(logits, height, width)
+    ours = soft_maps.upsample(logits, height, width)
     theirs = torch.nn.functional.interpolate(torch.from_numpy(logits)[None, None], (height, width), mode="bilinear")
     assert ours.shape == (height, width)
     np.testing.assert_allclose(ours, theirs[0, 0].numpy(), atol=2e-3)
@@ -25,7 +25,7 @@ def test_enlarging_is_the_bilinear_interpolation_of_torch(height: int, width: in
 def test_shrinking_averages_instead_of_skipping() -> None:
     """A picture smaller than the map gets the mean of the pixels under each of its own."""
     logits = np.random.default_rng(0).normal(0, 4, (352, 352)).astype(np.float32)
-    ours = masks.upsample(logits, 44, 88)
+    ours = soft_maps.upsample(logits, 44, 88)
     np.testing.assert_allclose(ours, logits.reshape(44, 8, 88, 4).mean((1, 3)), atol=1e-4)
 
 
@@ -33,7 +33,7 @@ def test_shrinking_averages_instead_of_skipping() -> None:
 def test_every_size_of_picture_gets_its_map(size: tuple[int, int]) -> None:
     """One pixel, one line, one long strip: the map has the picture's size and no invented values."""
     logits = np.random.default_rng(0).normal(0, 4, (64, 64)).astype(np.float32)
-    large = masks.upsample(logits, *size)
+    large = soft_maps.upsample(logits, *size)
     assert large.shape == size
     assert logits.min() - 1e-4 <= large.min() and large.max() <= logits.max() + 1e-4
 
@@ -42,12 +42,13 @@ def test_every_size_of_picture_gets_its_map(size: tuple[int, int]) -> None:
 def test_a_map_in_strips_is_the_whole_map(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Masks and soft maps that are made a few rows at a time are those of the whole map, to the bit, however few."""
     logits = np.random.default_rng(1).normal(0, 4, (40, 40)).astype(np.float32)
-    whole, one = masks.upsample(logits, *size), masks.LogitMap(logits, size)
-    for strip in (masks.STRIP, 1, 7 * size[1], whole.size):
-        monkeypatch.setattr(masks, "STRIP", strip)
-        assert np.array_equal(masks.upsample(logits, *size), whole)
-        assert np.array_equal(one.cut(0.3), masks.cut(whole, 0.3)) and np.array_equal(one.soft(), masks.soft(whole))
-        assert np.array_equal(one.fine(), masks.fine(whole))
+    whole, one = soft_maps.upsample(logits, *size), soft_maps.LogitMap(logits, size)
+    for strip in (soft_maps.STRIP, 1, 7 * size[1], whole.size):
+        monkeypatch.setattr(soft_maps, "STRIP", strip)
+        assert np.array_equal(soft_maps.upsample(logits, *size), whole)
+        assert np.array_equal(one.cut(0.3), soft_maps.cut(whole, 0.3))
+        assert np.array_equal(one.soft(), soft_maps.soft(whole))
+        assert np.array_equal(one.fine(), soft_maps.fine(whole))
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1))
@@ -55,17 +56,21 @@ def test_a_mask_from_logits_is_the_mask_from_their_soft_map(seed: int, threshold
     """Cutting logits and cutting the soft map they give are the same to the bit, at every threshold."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 5, (40, 40)).astype(np.float32)
-    edges = masks.EDGES[1:256]
+    edges = soft_maps.EDGES[1:256]
     logits.flat[: edges.size] = edges  # exactly on every edge
     logits.flat[edges.size : 2 * edges.size] = np.nextafter(edges, -np.inf)  # and just below
-    assert np.array_equal(masks.cut(logits, threshold), masks.cut_soft(masks.soft(logits), threshold))
+    assert np.array_equal(soft_maps.cut(logits, threshold), soft_maps.cut_soft(soft_maps.soft(logits), threshold))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 4), (4, 1)])
 def test_the_smallest_pictures_get_masks(shape: tuple[int, int]) -> None:
     """One pixel is a picture too, however an array library reads it."""
     logits = np.full(shape, 3, np.float32)
-    for one in (masks.LogitMap(logits), masks.KeptMap(masks.soft(logits)), masks.KeptMap(masks.fine(logits))):
+    for one in (
+        soft_maps.LogitMap(logits),
+        soft_maps.KeptMap(soft_maps.soft(logits)),
+        soft_maps.KeptMap(soft_maps.fine(logits)),
+    ):
         assert (one.cut(0.3) == 255).all() and one.cut(0.3).shape == shape and not one.cut(0.99).any()
 
 
@@ -73,22 +78,22 @@ def test_a_soft_map_is_the_rounded_probability() -> None:
     """Level = probability x 255, rounded; checked against float64."""
     logits = np.linspace(-20, 20, 100_001, dtype=np.float32)
     wanted = 255 * expit(logits.astype(np.float64))
-    assert np.abs(masks.soft(logits) - wanted).max() <= 0.5 + 1e-4
+    assert np.abs(soft_maps.soft(logits) - wanted).max() <= 0.5 + 1e-4
 
 
 @pytest.mark.parametrize(("threshold", "lowest"), [(0, 1), (0.2, 52), (0.3, 77), (0.5, 128), (0.999, 255), (1, 256)])
 def test_a_mask_is_what_lies_above_the_threshold(threshold: float, lowest: int) -> None:
     """The lowest level of a mask is the first above 255 t; at 1 nothing is left."""
-    assert masks.level(threshold) == lowest
+    assert soft_maps.level(threshold) == lowest
     levels = np.arange(256, dtype=np.uint8)[None]
-    assert np.array_equal(masks.cut_soft(levels, threshold) > 0, levels > 255 * threshold + 1e-9)
+    assert np.array_equal(soft_maps.cut_soft(levels, threshold) > 0, levels > 255 * threshold + 1e-9)
 
 
 def test_extreme_logits_are_no_accident() -> None:
     """Infinities and huge values give 0 and 1, without a warning."""
     logits = np.array([[-np.inf, -1e30, -100, 0, 100, 1e30, np.inf]], np.float32)
-    assert masks.soft(logits).tolist() == [[0, 0, 0, 128, 255, 255, 255]]
-    assert masks.sigmoid(logits)[0, [0, 3, 6]].tolist() == pytest.approx([0, 0.5, 1])
+    assert soft_maps.soft(logits).tolist() == [[0, 0, 0, 128, 255, 255, 255]]
+    assert soft_maps.sigmoid(logits)[0, [0, 3, 6]].tolist() == pytest.approx([0, 0.5, 1])
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -98,23 +103,23 @@ def test_a_box_holds_the_mask_and_nothing_more(seed: int) -> None:
     mask = np.where(rng.random((17, 23)) < rng.choice([0, 0.005, 0.1]), 255, 0).astype(np.uint8)
     found = ndimage.find_objects((mask > 0).astype(int))
     if not found:
-        assert masks.bbox(mask) is None
+        assert soft_maps.bbox(mask) is None
         return
     rows, columns = found[0]
-    assert masks.bbox(mask) == (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+    assert soft_maps.bbox(mask) == (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
 
 
 def test_drawing_an_overlay_leaves_the_photo_alone() -> None:
     """Inside a mask the tint shows, outside nothing changes but outline and name, and the input is not written to."""
-    from clipseg_cli import render
+    from clipseg_cli.outputs import drawing
 
     photo = np.full((200, 300, 3), 128, np.uint8)
     mask = cv2.circle(np.zeros((200, 300), np.uint8), (150, 140), 30, 255, -1)
     before = photo.copy()
-    drawn = render.overlay(photo, [mask, np.zeros_like(mask)], ["a disc", "nothing"])
+    drawn = drawing.overlay(photo, [mask, np.zeros_like(mask)], ["a disc", "nothing"])
     assert np.array_equal(photo, before)
-    tint = np.array(render.colour(0))
-    np.testing.assert_allclose(drawn[140, 150], 128 * (1 - render.TINT) + tint * render.TINT, atol=2)
+    tint = np.array(drawing.colour(0))
+    np.testing.assert_allclose(drawn[140, 150], 128 * (1 - drawing.TINT) + tint * drawing.TINT, atol=2)
     far = cv2.dilate(mask, np.ones((9, 9), np.uint8)) == 0
     far[:140] = False  # the name stands above
     assert np.array_equal(drawn[far], photo[far])

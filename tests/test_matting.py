@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from clipseg_cli import matting
+from clipseg_cli.masks import matting
 from pictures import Shell, picture, save
 
 COLOUR = np.array((214, 40, 40), np.float32)
@@ -82,7 +82,8 @@ def test_cutouts_carry_the_opacity_and_masks_stay_hard(shell: Shell, tmp_path: P
 def test_without_the_extra_it_says_what_to_install() -> None:
     """A usage error before anything is read, with the pip line."""
     code = (
-        "import sys; sys.modules['pymatting'] = None; sys.argv[0] = 'clipseg'\nfrom clipseg_cli.cli import main; main()"
+        "import sys; sys.modules['pymatting'] = None; sys.argv[0] = 'clipseg'\n"
+        "from clipseg_cli.cli.main import main; main()"
     )
     command = [sys.executable, "-c", code, "segment", "nowhere", "-p", "x", "--refine", "matting"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -9,8 +9,8 @@ import scipy.integrate
 import scipy.ndimage
 import sklearn.metrics
 
-from clipseg_cli import metrics
-from clipseg_cli.metrics import THRESHOLDS, count, nothing
+from clipseg_cli.evaluation import metrics
+from clipseg_cli.evaluation.metrics import THRESHOLDS, count, nothing
 
 Pair = tuple[np.ndarray, np.ndarray]
 

@@ -17,12 +17,12 @@ from skimage import data
 from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
 
 from checkpoints import network, picture, write_checkpoint, write_json
-from clipseg_cli.architecture import read_architecture
 from clipseg_cli.errors import ModelError, UsageError
-from clipseg_cli.fast import load_network
-from clipseg_cli.linear import can_fuse
-from clipseg_cli.model import Embeddings, Features, Segmenter, pick_dtype
-from clipseg_cli.registry import BUNDLED, Checkpoint
+from clipseg_cli.model.architecture import read_architecture
+from clipseg_cli.model.fast import load_network
+from clipseg_cli.model.linear import can_fuse
+from clipseg_cli.model.registry import BUNDLED, Checkpoint
+from clipseg_cli.model.segmenter import Embeddings, Features, Segmenter, pick_dtype
 
 PROMPTS = ["a red circle", "the blue bar on the left", "a cat", "a photo of a cup of coffee.", "rocket"]
 BUNDLED_IS_HERE = (BUNDLED / "config.json").is_file()
@@ -283,7 +283,7 @@ def test_a_fast_run_never_imports_transformers(find: Find) -> None:
     """In a fresh process, from load to probabilities."""
     code = (
         "import sys, numpy as np; from pathlib import Path; from clipseg_cli import Segmenter;"
-        "from clipseg_cli.registry import Checkpoint; path = Path(sys.argv[1]);"
+        "from clipseg_cli.model.registry import Checkpoint; path = Path(sys.argv[1]);"
         "s = Segmenter.load(Checkpoint('', path, path / 'model.safetensors', None, None, 0.3), device='cpu');"
         "p = s.decode(s.encode([np.zeros((5, 7, 3), np.uint8)]), ['a cat']);"
         "assert p.shape == (1, 1, 352, 352) and 'torch' in sys.modules and 'transformers' not in sys.modules"

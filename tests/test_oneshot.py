@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from clipseg_cli import embeddings, exemplar, exemplars
 from clipseg_cli.errors import UsageError
-from clipseg_cli.exemplars import Exemplar, Show
-from clipseg_cli.model import Segmenter
-from clipseg_cli.prompts import Prompt
+from clipseg_cli.model.segmenter import Segmenter
+from clipseg_cli.prompts import highlight
+from clipseg_cli.prompts.text import Prompt
+from clipseg_cli.run import embeddings, exemplars
+from clipseg_cli.run.exemplars import Exemplar, Show
 from pictures import SAMPLES, Shell, iou, picture, records, save
 
 
@@ -83,7 +84,7 @@ def test_a_region_comes_from_where_it_is_given(segmenter: Segmenter, reference: 
         few.save(reference, transparency=few.getpixel((0, 0)))
         image = np.where(region[..., None], (214, 40, 40), 255).astype(np.uint8)
     (one,) = exemplars.parse([str(reference)], masks, boxes, "it")
-    wanted = exemplar.highlight(image, region, "crop-blur-dim", segmenter.side).transpose(2, 0, 1)
+    wanted = highlight.highlight(image, region, "crop-blur-dim", segmenter.side).transpose(2, 0, 1)
     np.testing.assert_allclose(exemplars.shown(segmenter, one, Show((one,))), wanted, atol=1e-5)
 
 
@@ -104,7 +105,7 @@ def test_a_phrase_may_find_the_region(segmenter: Segmenter, reference: Path) -> 
     """--support-prompt takes the mask that the phrase gives in the exemplar itself."""
     (one,) = exemplars.parse([str(reference)], [], [], "it")
     shown = exemplars.shown(segmenter, one, Show((one,), region_prompt="a red circle"))
-    by_mask = exemplar.highlight(picture(200, 160, 5), disc(), "crop-blur-dim", segmenter.side).transpose(2, 0, 1)
+    by_mask = highlight.highlight(picture(200, 160, 5), disc(), "crop-blur-dim", segmenter.side).transpose(2, 0, 1)
     assert np.abs(shown - by_mask).mean() < 0.2, "about the same crop"
 
 

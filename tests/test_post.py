@@ -55,7 +55,7 @@ def test_post_gives_what_segment_gives(shell: Shell, run: Path, flags: str) -> N
     """The same options to `post` and to `segment`: the same tree, byte for byte, manifest included, and no torch."""
     shell(f"cd {run} && rm -rf one two && clipseg segment imgs -p 'a red circle' -p red {flags} -o one", expect=3)
     code = (
-        "import sys, clipseg_cli.cli as c\ntry: c.main()\n"
+        "import sys, clipseg_cli.cli.main as c\ntry: c.main()\n"
         "finally: assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     told = shell(f'cd {run} && {sys.executable} -c "{code}" post run {flags} -o two', expect=3)

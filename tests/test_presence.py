@@ -11,11 +11,13 @@ from safetensors import safe_open
 from safetensors.numpy import save as packed
 
 from checkpoints import write_checkpoint
-from clipseg_cli import embeddings, exemplar, masks
 from clipseg_cli.errors import UsageError
-from clipseg_cli.exemplars import Show
-from clipseg_cli.model import Segmenter
-from clipseg_cli.prompts import Prompt
+from clipseg_cli.masks import soft_maps
+from clipseg_cli.model.segmenter import Segmenter
+from clipseg_cli.prompts import highlight
+from clipseg_cli.prompts.text import Prompt
+from clipseg_cli.run import embeddings
+from clipseg_cli.run.exemplars import Show
 from pictures import SAMPLES, Shell, picture, records, save
 
 
@@ -77,15 +79,15 @@ def test_presence_is_the_mean_of_the_surest_part() -> None:
     """Equal to a sort of all probabilities; one pixel that errs moves it little, an object moves it much."""
     rng = np.random.default_rng(3)
     logits = rng.normal(-4, 1, (224, 224)).astype(np.float32)
-    count = round(masks.PRESENCE_SHARE * logits.size)
+    count = round(soft_maps.PRESENCE_SHARE * logits.size)
     surest = np.sort(1 / (1 + np.exp(-logits.astype(np.float64))), axis=None)[-count:]
-    assert masks.presence(logits) == pytest.approx(surest.mean(), abs=1e-6)
-    before = masks.presence(logits)
+    assert soft_maps.presence(logits) == pytest.approx(surest.mean(), abs=1e-6)
+    before = soft_maps.presence(logits)
     logits[0, 0] = 8
-    assert masks.presence(logits) < before + 0.02
+    assert soft_maps.presence(logits) < before + 0.02
     logits[50:90, 50:90] = 8
-    assert masks.presence(logits) > 0.99
-    assert masks.presence(np.full((1, 1), 2, np.float32)) == pytest.approx(0.8808, abs=1e-4)
+    assert soft_maps.presence(logits) > 0.99
+    assert soft_maps.presence(np.full((1, 1), 2, np.float32)) == pytest.approx(0.8808, abs=1e-4)
 
 
 def test_the_similarity_is_clips_own(shell: Shell, segmenter: Segmenter, tmp_path: Path) -> None:
@@ -177,12 +179,12 @@ def test_labels_compete_for_each_pixel(shell: Shell, tmp_path: Path) -> None:
 
 def test_an_indexed_picture_has_the_overlays_colours(shell: Shell, tmp_path: Path) -> None:
     """Palette entry i + 1 is the colour that label i has elsewhere; entry 0 is black."""
-    from clipseg_cli import render
+    from clipseg_cli.outputs import drawing
 
     save(tmp_path / "a.png", picture())
     shell("clipseg segment a.png -p red -f labels -o out")
     with Image.open(tmp_path / "out/labels/a.png") as file:
-        assert file.mode == "P" and file.getpalette()[:6] == [0, 0, 0, *render.colour(0)]
+        assert file.mode == "P" and file.getpalette()[:6] == [0, 0, 0, *drawing.colour(0)]
 
 
 def test_the_tables_of_the_page_are_measured_through_the_program(segmenter: Segmenter) -> None:
@@ -190,7 +192,7 @@ def test_the_tables_of_the_page_are_measured_through_the_program(segmenter: Segm
     from shapes import tables
 
     marks = tables.one_shot(segmenter, tables.questions(2))
-    assert list(marks["recipe"]) == list(exemplar.RECIPES) and marks["exemplars"]["1"] == marks["text share"]["0.0"]
+    assert list(marks["recipe"]) == list(highlight.RECIPES) and marks["exemplars"]["1"] == marks["text share"]["0.0"]
     assert all(0 <= value <= 1 for rows in marks.values() for value in rows.values())
     rng = np.random.default_rng(5)
     scores, shown = rng.normal(size=40), rng.random(40) < 0.3

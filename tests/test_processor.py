@@ -14,9 +14,9 @@ from transformers import CLIPSegProcessor, CLIPTokenizer
 
 from checkpoints import write_checkpoint, write_json
 from clipseg_cli.errors import ModelError
-from clipseg_cli.preprocess import preprocess, read_preprocessing
-from clipseg_cli.registry import BUNDLED
-from clipseg_cli.tokenizer import read_tokenizer
+from clipseg_cli.model.preprocess import preprocess, read_preprocessing
+from clipseg_cli.model.registry import BUNDLED
+from clipseg_cli.model.tokenizer import read_tokenizer
 
 LAYOUTS = ["released", "saved", *([BUNDLED] if (BUNDLED / "config.json").is_file() else [])]
 

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from PIL import Image
 from skimage.draw import polygon2mask
 
-from clipseg_cli import episodes, exemplar, warp
+from clipseg_cli.datasets import episodes, warp
 from clipseg_cli.errors import NoInputError, UsageError
-from clipseg_cli.model import Segmenter
-from clipseg_cli.protocols import PAPERS, examine, told
+from clipseg_cli.evaluation.protocols import PAPERS, examine, told
+from clipseg_cli.model.segmenter import Segmenter
+from clipseg_cli.prompts import highlight
 from clipseg_cli.settings import ProtocolOptions
 from pictures import Shell, save
 
@@ -219,11 +220,11 @@ def test_pascal_5i(tmp_path: Path, segmenter: Segmenter) -> None:
             warp.padded(np.asarray(Image.open(path)), segmenter.side) for path in (one.image, one.support)
         )
         region = warp.padded_mask(one.support_mask(), segmenter.side) == 1
-        seen = exemplar.crop_box(region)
-        lit = np.where(region[..., None], support, 0.1 * exemplar.blurred(support))[
+        seen = highlight.crop_box(region)
+        lit = np.where(region[..., None], support, 0.1 * highlight.blurred(support))[
             seen[1] : seen[3], seen[0] : seen[2]
         ]
-        prompt = exemplar.resized_nearest(exemplar.padded_square(lit), segmenter.side)
+        prompt = highlight.resized_nearest(highlight.padded_square(lit), segmenter.side)
         maps = segmenter.logits(
             segmenter.encode(np.ascontiguousarray(picture.transpose(2, 0, 1))[None]),
             segmenter.embed_images(np.ascontiguousarray(prompt.transpose(2, 0, 1))[None]),

@@ -13,10 +13,10 @@ import pytest
 
 import hands
 import red
-from clipseg_cli import cluster, engines
 from clipseg_cli.errors import ClipsegError, OutputError
-from clipseg_cli.manifest import Record
-from clipseg_cli.sources import Source
+from clipseg_cli.inputs.discovery import Source
+from clipseg_cli.outputs.manifest import Record
+from clipseg_cli.run import engines, ray_actors
 from pictures import Shell, picture, records, save
 from test_crash import images, leftovers, whole
 from test_engines import gone
@@ -36,7 +36,9 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         patch.setenv("PYTHONPATH", os.pathsep.join([SWIFT, os.environ.get("PYTHONPATH", "")]))
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("CLIPSEG_TEST", MARK)
-        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=cluster.STORE)
+        ray.init(
+            "local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=ray_actors.STORE
+        )
     yield ray.get_runtime_context().gcs_address  # its actors have the environment of its start, and nobody else
     ray.shutdown()
 
@@ -85,7 +87,7 @@ def processes(word: str, mark: str) -> set[int]:
 )  # fmt: skip
 def test_a_resource_is_shared_evenly(amounts: list[float], actors: int, each: float) -> None:
     """The most that so many actors can have at once, whole where there is enough; that many always fit."""
-    assert cluster.share(amounts, actors) == each
+    assert ray_actors.share(amounts, actors) == each
     if each:
         assert sum(int(amount / each + 1e-9) for amount in amounts) >= actors
 
@@ -94,12 +96,12 @@ def test_gpus_go_to_who_needs_them() -> None:
     """`cuda`, and `auto` where there is one, ask for GPUs, at most one an actor, on nodes that have them, and fractions
     where actors are more; `cpu` asks for none; a cluster that has none yet (it may grow) is asked for a whole one."""
     nodes: list[Mapping[str, float]] = [{"CPU": 64}, {"CPU": 16, "GPU": 2}, {"CPU": 16, "GPU": 2}]
-    assert cluster.room(nodes, 4, "auto") == {"num_cpus": 8, "num_gpus": 1}
-    assert cluster.room(nodes, 2, "cuda") == {"num_cpus": 16, "num_gpus": 1}
-    assert cluster.room(nodes, 6, "cuda") == {"num_cpus": 5, "num_gpus": 0.5}
-    assert cluster.room(nodes, 4, "cpu") == {"num_cpus": 16, "num_gpus": 0}
-    assert cluster.room(nodes[:1], 4, "auto") == {"num_cpus": 16, "num_gpus": 0}
-    assert cluster.room(nodes[:1], 4, "cuda") == {"num_cpus": 0, "num_gpus": 1}
+    assert ray_actors.room(nodes, 4, "auto") == {"num_cpus": 8, "num_gpus": 1}
+    assert ray_actors.room(nodes, 2, "cuda") == {"num_cpus": 16, "num_gpus": 1}
+    assert ray_actors.room(nodes, 6, "cuda") == {"num_cpus": 5, "num_gpus": 0.5}
+    assert ray_actors.room(nodes, 4, "cpu") == {"num_cpus": 16, "num_gpus": 0}
+    assert ray_actors.room(nodes[:1], 4, "auto") == {"num_cpus": 16, "num_gpus": 0}
+    assert ray_actors.room(nodes[:1], 4, "cuda") == {"num_cpus": 0, "num_gpus": 1}
 
 
 @pytest.mark.parametrize("ahead", [1, 8])
@@ -130,7 +132,7 @@ def test_what_ends_the_run_comes_through(address: str) -> None:
     """An OutputError of an actor is raised here. An actor that cannot be what it should be is told once."""
     with pytest.raises(OutputError, match="no space left"):
         run(["a", "full", "b"])
-    actor = cluster.Labourer(b"", ".", [], "0.0.1")
+    actor = ray_actors.Labourer(b"", ".", [], "0.0.1")
     (error,) = actor.pull()
     assert isinstance(error, ClipsegError) and "install the same on all nodes" in str(error)
 
@@ -157,7 +159,7 @@ def test_leaving_while_actors_begin_leaves_their_places_free(address: str) -> No
     for _ in range(5):
         with pytest.raises(ValueError, match="torn"):
             list(engines.ray(torn(), [hands.work] * 2, lambda news: None, 8))
-    assert time.monotonic() - began < 5 * cluster.BIRTH + 10
+    assert time.monotonic() - began < 5 * ray_actors.BIRTH + 10
     while ray.available_resources().get("CPU", 0) < 2:
         assert time.monotonic() - began < 60, ray.available_resources()
         time.sleep(0.1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from clipseg_cli import refine
+from clipseg_cli.masks import refine
 from pictures import iou, picture
 
 

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 REPO = "CIDAS/clipseg-rd64-refined"
 SCRIPT = """
 import dataclasses, json, sys
-from clipseg_cli import registry
+from clipseg_cli.model import registry
 from clipseg_cli.errors import ClipsegError
 answers = []
 for model in json.loads(sys.argv[1]):

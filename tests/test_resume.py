@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from clipseg_cli import store
 from clipseg_cli.errors import ImageError, OutputError
+from clipseg_cli.storage import store
 from pictures import Shell, picture, records, save
 
 COMMAND = "clipseg segment imgs -p 'a red circle' -f mask -f overlay -f soft -o out"

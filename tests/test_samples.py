@@ -97,7 +97,7 @@ def test_the_readme_does_what_it_says(shell: Shell, tmp_path: Path) -> None:
 
 def test_the_model_card_and_the_config_agree() -> None:
     """The default threshold stands once, in the bundled model's config.json, and is what `Segmenter` uses."""
-    from clipseg_cli.registry import BUNDLED, locate
+    from clipseg_cli.model.registry import BUNDLED, locate
 
     threshold = json.loads((BUNDLED / "config.json").read_text())["clipseg_threshold"]
     assert locate("shapes").threshold == threshold

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
+from clipseg_cli.inputs.discovery import discover
 from clipseg_cli.settings import InputOptions
-from clipseg_cli.sources import discover
 from pictures import Shell, picture, records, save
 
 

@@ -153,7 +153,9 @@ def test_hostile_names_and_phrases(swift: Swift, tmp_path: Path) -> None:
         {text for text in (hostile(rng) for _ in range(size(500, 60))) if text.strip() and "=" not in text}
     )
     phrases = [text for text in phrases if not any("\ud800" <= letter <= "\udfff" for letter in text)][:200]
-    code = "import sys, json; from clipseg_cli.cli import main; sys.argv[1:] = json.load(open('args.json')); main()"
+    code = (
+        "import sys, json; from clipseg_cli.cli.main import main; sys.argv[1:] = json.load(open('args.json')); main()"
+    )
     spoken = [each for number, text in enumerate(phrases) for each in ("--prompt", f"{number}={text}")]
     arguments = ["segment", "one", "-o", "two", *spoken]
     (tmp_path / "args.json").write_text(json.dumps(arguments))
@@ -170,7 +172,7 @@ def test_a_walk_over_a_million_files(tmp_path: Path) -> None:
     code = """
 import sys, time
 from clipseg_cli.settings import InputOptions
-from clipseg_cli.sources import discover
+from clipseg_cli.inputs.discovery import discover
 began = time.monotonic()
 found = discover(InputOptions((sys.argv[1],)), None)
 next(found)

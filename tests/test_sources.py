@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clipseg_cli.errors import UsageError
-from clipseg_cli.files import EXTENSIONS, output_names, sniff
+from clipseg_cli.inputs.discovery import OUTPUT_NAMES, Source, discover, escape
 from clipseg_cli.settings import InputOptions
-from clipseg_cli.sources import OUTPUT_NAMES, Source, discover, escape
+from clipseg_cli.storage.files import EXTENSIONS, output_names, sniff
 
 
 def make(folder: Path, *names: str) -> Path:
@@ -290,10 +290,10 @@ def test_a_run_never_takes_its_own_outputs(here: Path) -> None:
 
 NOBODY = """
 import os, sys
-from clipseg_cli.images import load
+from clipseg_cli.inputs.decode import load
 from clipseg_cli.errors import ImageError
 from clipseg_cli.settings import InputOptions
-from clipseg_cli.sources import discover
+from clipseg_cli.inputs.discovery import discover
 if os.geteuid() == 0:  # after the imports: the interpreter may be root's own
     os.setgid(65534)
     os.setuid(65534)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipseg_cli import masks, tiles
-from clipseg_cli.model import Segmenter
+from clipseg_cli.masks import soft_maps, tiles
+from clipseg_cli.model.segmenter import Segmenter
 from pictures import Shell, iou, picture, save
 
 
@@ -48,7 +48,7 @@ def test_what_all_views_agree_on_is_what_comes_out(size: tuple[int, int]) -> Non
         small = cv2.resize(part[:, ::-1] if view.flipped else part, (64, 64), interpolation=cv2.INTER_AREA)
         maps.append(np.stack([small, -small]))
     found = tiles.joined(seen, maps)
-    large = masks.upsample(found[0], *size)
+    large = soft_maps.upsample(found[0], *size)
     assert np.array_equal(found[0], -found[1])
     np.testing.assert_allclose(large, field, atol=0.08 if min(size) > 100 else 0.6)
 
@@ -96,7 +96,7 @@ def test_another_size_is_what_the_network_sees(shell: Shell, tmp_path: Path) -> 
     segmenter = Segmenter.load("shapes", device="cpu", dtype="fp32", size=96)
     logits = segmenter.logits(segmenter.encode([image]), segmenter.embed(["a red circle"]))[0, 0]
     assert logits.shape == (96, 96)
-    expected = masks.soft(masks.upsample(logits, 150, 200)).astype(int)
+    expected = soft_maps.soft(soft_maps.upsample(logits, 150, 200)).astype(int)
     found = cv2.imread(str(tmp_path / "small/soft/a-red-circle/a.png"), cv2.IMREAD_UNCHANGED)
     assert np.abs(found - expected).max() <= 1
     assert json.loads((tmp_path / "small/run.json").read_text())["settings"]["size"] == 96

@@ -19,12 +19,13 @@ from safetensors.torch import load_file
 from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
 
 from checkpoints import write_checkpoint
-from clipseg_cli import dataset, metrics
+from clipseg_cli.datasets import training_data
 from clipseg_cli.errors import OutputError, UsageError
-from clipseg_cli.fitting import Fit, Lessons, split, trainable
-from clipseg_cli.model import Segmenter
+from clipseg_cli.evaluation import metrics
+from clipseg_cli.model.segmenter import Segmenter
 from clipseg_cli.settings import ModelOptions, Recipe
-from clipseg_cli.train import Progress, _array, train
+from clipseg_cli.training.fit import Fit, Lessons, split, trainable
+from clipseg_cli.training.train import Progress, _array, train
 from pictures import Shell
 
 SMALL = Recipe(steps=30, batch=4, check=10, hold=0.25)
@@ -73,7 +74,7 @@ def test_it_learns_and_transformers_reads_the_result(start: Run, tmp_path: Path)
     model, info = CLIPSegForImageSegmentation.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     processor = CLIPSegProcessor.from_pretrained(tmp_path / "out", backend="pil")
-    picture = dataset.pixels(start[1] / "images/01.png")
+    picture = training_data.pixels(start[1] / "images/01.png")
     inputs = processor(text=["a dark disc"], images=[picture], return_tensors="pt")
     with torch.inference_mode():
         theirs = model.eval()(**inputs).logits.numpy()
@@ -94,13 +95,13 @@ def test_the_score_of_a_check_is_the_papers(start: Run, tmp_path: Path) -> None:
     stages = train(start[1], tmp_path / "out", options, SMALL, (), ("{}",))
     first = next(each for each in stages if each.stage == "check")
     stages.close()
-    examples = dataset.read(start[1])
+    examples = training_data.read(start[1])
     images = list(dict.fromkeys(each.image for each in examples))
     segmenter = Segmenter.load(str(start[0]), device="cpu", dtype="fp32", backend="transformers")
     order = np.random.default_rng([0, 0]).permutation(len(images))[:4]
     scores = []
     for number in sorted(order):
-        picture = dataset.pixels(images[number])
+        picture = training_data.pixels(images[number])
         for each in examples:
             mask = each.mask(picture.shape[:2])
             if each.image == images[number] and mask.any():
@@ -172,7 +173,7 @@ def test_same_seed_same_weights_and_it_stops_early(start: Run, tmp_path: Path) -
 def test_replay_keeps_the_old_answers(start: Run, tmp_path: Path) -> None:
     """With `--replay` the maps of an old phrase stay nearer to what they were than without."""
     old = "a photo of grey noise"
-    pictures = [dataset.pixels(path) for path in sorted((start[1] / "images").iterdir())]
+    pictures = [training_data.pixels(path) for path in sorted((start[1] / "images").iterdir())]
 
     def maps(folder: Path) -> np.ndarray:
         segmenter = Segmenter.load(str(folder), device="cpu", dtype="fp32")
@@ -290,7 +291,7 @@ def test_a_threshold_moves_only_where_it_must(before: float, after: float) -> No
 def test_every_layout_of_data_says_the_same(start: Run, tmp_path: Path) -> None:
     """Folders, CSV, JSON lines and COCO give the same phrases and masks; what is wrong is told with its place."""
     data = start[1]
-    folders = dataset.read(data)
+    folders = training_data.read(data)
     phrases = {"a dark disc": "a-dark-disc", "a bright bar": "a_bright_bar"}
     rows = [
         (f"{data}/images/{n:02}.png", f"{data}/masks/{d}/{n:02}.png", p) for n in range(16) for p, d in phrases.items()
@@ -312,17 +313,19 @@ def test_every_layout_of_data_says_the_same(start: Run, tmp_path: Path) -> None:
     coco = {"images": images, "categories": categories, "annotations": annotations}
     (data / "coco.json").write_text(json.dumps(coco))
 
-    def content(examples: tuple[dataset.Example, ...]) -> set[tuple[str, str, bytes]]:
+    def content(examples: tuple[training_data.Example, ...]) -> set[tuple[str, str, bytes]]:
         return {(each.image.name, each.phrase, each.mask((96, 128)).tobytes()) for each in examples}
 
     for path in (tmp_path / "a.csv", tmp_path / "a.jsonl"):
-        assert content(dataset.read(path)) == content(folders), path
+        assert content(training_data.read(path)) == content(folders), path
     assert len(folders) == 32
     there = {each for each in content(folders) if any(each[2])}
-    assert content(dataset.read(data / "coco.json")) == there, "of a category that a picture lacks COCO says nothing"
+    assert content(training_data.read(data / "coco.json")) == there, (
+        "of a category that a picture lacks COCO says nothing"
+    )
     coco["annotations"] = [each for each in annotations if each["image_id"] != 3]
     (data / "some.json").write_text(json.dumps(coco))
-    bare = [each for each in content(dataset.read(data / "some.json")) if each[0] == "03.png"]
+    bare = [each for each in content(training_data.read(data / "some.json")) if each[0] == "03.png"]
     assert len(bare) == 2 and not any(any(each[2]) for each in bare), "a picture of nothing lacks every category"
     for name, content_, told in (
         ("bad.csv", "image,mask,phrase\na.png,,x\n", "row 1"),
@@ -335,10 +338,10 @@ def test_every_layout_of_data_says_the_same(start: Run, tmp_path: Path) -> None:
     ):
         (tmp_path / name).write_text(content_)
         with pytest.raises(UsageError, match=told):
-            dataset.read(tmp_path / name)
+            training_data.read(tmp_path / name)
     for path, told in ((tmp_path, "no images/"), (tmp_path / "x", "no training data")):
         with pytest.raises(UsageError, match=told):
-            dataset.read(path)
+            training_data.read(path)
     with pytest.raises(UsageError, match="sizes differ"):
         folders[0].mask((5, 5))
 
@@ -350,7 +353,7 @@ def test_several_masks_of_one_phrase_are_one(start: Run, tmp_path: Path) -> None
     names = [f"masks/{label}/0{number}.png" for number, label in ((0, "a_bright_bar"), (1, "a-dark-disc"))]
     rows = [{"image": f"{data}/images/00.png", "mask": f"{data}/{name}", "phrase": "a\u2028thing"} for name in names]
     (tmp_path / "two.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    (one,) = dataset.read(tmp_path / "two.jsonl")
+    (one,) = training_data.read(tmp_path / "two.jsonl")
     both = [cv2.imread(str(data / name), 0) > 0 for name in names]
     assert np.array_equal(one.mask((96, 128)), both[0] | both[1]) and one.phrase == "a\u2028thing"
 
@@ -362,11 +365,11 @@ def test_a_mask_without_a_picture_is_told(start: Run, tmp_path: Path) -> None:
     (tmp_path / "images/a.jpg").write_bytes(b"")
     (tmp_path / "masks/cat/._a.png").write_bytes(b"")
     assert cv2.imwrite(str(tmp_path / "masks/cat/a.bmp"), np.full((4, 6), 255, np.uint8))
-    (one,) = dataset.read(tmp_path)
+    (one,) = training_data.read(tmp_path)
     assert one.phrase == "cat" and one.mask((4, 6)).all()
     (tmp_path / "masks/cat/b_mask.png").write_bytes(b"")
     with pytest.raises(UsageError, match="b_mask"):
-        dataset.read(tmp_path)
+        training_data.read(tmp_path)
 
 
 def test_it_refuses_what_is_there_already(start: Run, tmp_path: Path, shell: Shell) -> None:

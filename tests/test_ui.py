@@ -22,8 +22,8 @@ import pytest
 from PIL import Image
 
 import hostile
-from clipseg_cli import prompts
-from clipseg_cli.manifest import shown
+from clipseg_cli.outputs.manifest import shown
+from clipseg_cli.prompts import text
 from pictures import SAMPLES, Shell, iou, picture, records, save, until
 
 pytest.importorskip("uvicorn", reason="pip install 'clipseg-cli[ui]'")
@@ -268,7 +268,7 @@ def test_500_hostile_phrases_add_no_element(serve: Serve, page: Any, tmp_path: P
 
 def asked(phrase: str) -> str:
     """A phrase as the command says it: blanks at its ends and around its label are gone."""
-    prompt = prompts.parse(phrase)
+    prompt = text.parse(phrase)
     return prompt.text if prompt.label == prompt.text else f"{prompt.label}={prompt.text}"
 
 

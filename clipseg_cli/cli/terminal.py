@@ -1,0 +1,150 @@
+"""What a person sees on stderr (notes, progress, failures) and what a pipe gets on stdout."""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import typer
+
+from clipseg_cli.inputs.discovery import escape
+from clipseg_cli.outputs.manifest import Record
+from clipseg_cli.settings import Progress
+from clipseg_cli.storage.store import Place
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+PLAIN_SECONDS = 10.0  # between two lines of plain progress: a log of a night stays readable
+
+
+class Terminal:
+    """Progress of one run on stderr: a bar on a terminal, a line now and then otherwise. Use it with `with`."""
+
+    def __init__(self, progress: Progress = "auto", quiet: bool = False, color: bool = True) -> None:
+        plain = "bar" if sys.stderr.isatty() else "plain"
+        self.mode = "none" if quiet else plain if progress == "auto" else progress
+        self.quiet = quiet
+        self.color = color and sys.stderr.isatty() and "NO_COLOR" not in os.environ
+        self.done = self.failed = 0
+        self.total: int | None = None
+        self.started = self.last = time.monotonic()
+        self.bar: tqdm[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def begin(self, total: int | None) -> None:
+        """Starts the clock and the bar; `total` is None where the number of images is not known."""
+        self.total, self.started = total, time.monotonic()
+        if self.mode == "bar":
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=total, unit=" images", file=sys.stderr, dynamic_ncols=True, mininterval=0.2)
+
+    def note(self, text: str) -> None:
+        """One line, unless --quiet."""
+        if not self.quiet:
+            self._line(text)
+
+    def record(self, record: Record) -> None:
+        """Counts a record; a failure is named at once."""
+        self.done += record.ok
+        self.failed += not record.ok
+        if record.error is not None:
+            what = self.paint("failed", "31")
+            self._line(f"{what} {escape(record.image)}: {record.error.kind}: {escape(str(record.error))}")
+        if self.bar is not None:
+            self.bar.update()
+        elif self.mode == "plain" and time.monotonic() - self.last > PLAIN_SECONDS:
+            self.last = time.monotonic()
+            of = f" of {self.total}" if self.total else ""
+            rate = (self.done + self.failed) / (self.last - self.started)
+            self._line(f"{self.done + self.failed}{of} images, {self.failed} failed, {rate:.1f} images/s")
+
+    def paint(self, text: str, code: str) -> str:
+        """The text in an ANSI colour, where colour is wanted."""
+        return f"\x1b[{code}m{text}\x1b[0m" if self.color else text
+
+    def _line(self, text: str) -> None:
+        if self.bar is not None:
+            self.bar.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+
+def say(text: str) -> None:
+    """One line on stdout, at once; any bytes that a path may hold. Ends the program with 0 when nobody reads on."""
+    try:
+        sys.stdout.buffer.write(os.fsencode(text + "\n"))
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:  # `| head -1`: the reader has what it wanted
+        raise typer.Exit(0) from None
+
+
+def show_overlay(out: Place, record: Record) -> None:
+    """The overlay of a record as half blocks on stdout, two pixels a character; nothing where it has none."""
+    import cv2
+    import numpy as np
+
+    document = record.document()
+    overlay = document.get("overlay")
+    if not overlay:
+        return
+    try:
+        pixels = cv2.imdecode(np.frombuffer((out / overlay).read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    except OSError:
+        return
+    assert pixels is not None
+    columns, lines = shutil.get_terminal_size()
+    scale = min(columns / pixels.shape[1], 2 * (lines - 2) / pixels.shape[0], 1)
+    size = max(1, int(pixels.shape[1] * scale)), max(2, int(pixels.shape[0] * scale) // 2 * 2)
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)[..., ::-1].tolist()
+    for above, below in zip(small[::2], small[1::2], strict=True):
+        cells = (f"\x1b[38;2;{r};{g};{b};48;2;{x};{y};{z}m▀" for (r, g, b), (x, y, z) in zip(above, below, strict=True))
+        say("".join(cells) + "\x1b[0m")
+    say(escape(record.image))
+
+
+def table(found: Sequence[Record]) -> None:
+    """A ranking for people: presence of the surest label first, then of each."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    labels = [mask.label for mask in found[0].masks] if found else []
+    rows = Table("presence", "image", *(labels if len(labels) > 1 else []), box=None, pad_edge=False)
+    for record in found:
+        each = [f"{mask.presence:.2f}" for mask in record.masks] if len(labels) > 1 else []
+        rows.add_row(f"{record.presence:.2f}", Text(escape(record.image)), *each)
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    with console.capture() as text:
+        console.print(rows)
+    say(text.get().rstrip())
+
+
+def emitter(json: bool, print_: str | None, out: str, single: bool) -> Callable[[Record], None]:
+    """Puts each record on stdout as it comes: JSON, or mask paths where stdout is no terminal, or nothing."""
+
+    def paths(record: Record) -> None:
+        document = record.document()
+        for mask in document.get("masks", ()):
+            if path := mask["path"] or mask.get("soft") or document.get("overlay"):
+                say(os.path.join(out, path))
+
+    if out == "-":
+        return lambda record: None
+    if json:
+        return lambda record: say(record.line())
+    if single:
+        return lambda record: say(out) if record.ok and print_ != "none" and not sys.stdout.isatty() else None
+    return paths if print_ == "paths" or (print_ is None and not sys.stdout.isatty()) else lambda record: None

@@ -1,0 +1,5 @@
+"""Labelled data: ground-truth masks, training sets, and the data sets of the paper.
+
+Takes folders, COCO files, CSV and JSONL. Gives images, prompts and their true masks. May import `inputs`, `masks`,
+`prompts`, `storage` and `settings`.
+"""

@@ -1,0 +1,5 @@
+"""Scores: predictions against ground truth, thresholds from a few masks, and the paper's protocols.
+
+Takes a run's outputs and labelled data. Gives scores as values. May import `datasets`, `outputs`, `model`, `prompts`,
+`storage` and `settings`.
+"""

@@ -1,0 +1,67 @@
+"""Curves of scores as SVG, readable on light and dark pages. numpy in, text out."""
+
+from collections.abc import Mapping
+from html import escape
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipseg_cli.evaluation import metrics
+from clipseg_cli.outputs.drawing import colour
+
+SIDE = 320  # units of the square that both axes, 0 to 1, span
+LEFT, TOP, BELOW, LEGEND = 48, 34, 44, 200  # units around it
+MOST = 12  # curves in a chart: more could not be told apart
+STYLE = (
+    "text{font:12px system-ui,sans-serif;fill:#333}.g{stroke:#8884;fill:none}.c{fill:none;stroke-width:2}"
+    "@media(prefers-color-scheme:dark){text{fill:#ccc}}"
+)
+
+Line = tuple[NDArray[np.float64], NDArray[np.float64]]  # x and y, each (K,) in [0, 1]
+
+
+def precision_recall(counts: Mapping[str, metrics.Counts]) -> str:
+    """The paper's precision over its recall, a curve a label, with its area."""
+    lines = {}
+    for label, each in list(counts.items())[:MOST]:
+        y, x = metrics.precision_recall(each)
+        lines[f"{label} ({metrics.ap(each):.2f})"] = (x, y)
+    return chart("Precision and recall (AP)", "recall", "precision", lines)
+
+
+def iou_by_threshold(counts: Mapping[str, metrics.Counts]) -> str:
+    """The mean IoU at every threshold, a curve a label, with the best."""
+    lines = {}
+    for label, each in list(counts.items())[:MOST]:
+        scores = metrics.miou(each)
+        value, threshold = metrics.best(scores)
+        lines[f"{label} ({value:.2f} at {threshold:.2f})"] = (metrics.THRESHOLDS, scores)
+    return chart("Mean IoU by threshold (best)", "threshold", "mean IoU", lines)
+
+
+def chart(title: str, x_name: str, y_name: str, lines: Mapping[str, Line]) -> str:
+    """An SVG document: both axes from 0 to 1, one curve a name; points that are not finite are left out."""
+    box = f"0 0 {LEFT + SIDE + LEGEND} {TOP + SIDE + BELOW}"
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" role="img">',
+        f"<title>{escape(title)}</title><style>{STYLE}</style>",
+        f'<text x="{LEFT}" y="{TOP - 14}" font-weight="bold">{escape(title)}</text>',
+        f'<text x="{LEFT + SIDE / 2}" y="{TOP + SIDE + 36}" text-anchor="middle">{escape(x_name)}</text>',
+        f'<text transform="translate(14 {TOP + SIDE / 2}) rotate(-90)" text-anchor="middle">{escape(y_name)}</text>',
+    ]
+    for step in range(6):
+        at = step / 5
+        across, down = LEFT + at * SIDE, TOP + (1 - at) * SIDE
+        parts.append(f'<path class="g" d="M{across:g} {TOP}v{SIDE}M{LEFT} {down:g}h{SIDE}"/>')
+        parts.append(f'<text x="{across:g}" y="{TOP + SIDE + 17}" text-anchor="middle">{at:g}</text>')
+        parts.append(f'<text x="{LEFT - 7}" y="{down + 4:g}" text-anchor="end">{at:g}</text>')
+    for index, (name, (x, y)) in enumerate(lines.items()):
+        ink = "#{:02x}{:02x}{:02x}".format(*colour(index))
+        known = np.isfinite(x) & np.isfinite(y)
+        places = np.stack([LEFT + x[known] * SIDE, TOP + (1 - y[known]) * SIDE], 1)
+        points = " ".join(f"{place[0]:.1f},{place[1]:.1f}" for place in places)
+        parts.append(f'<polyline class="c" stroke="{ink}" points="{points}"/>')
+        row = TOP + 14 + 18 * index
+        parts.append(f'<path class="c" stroke="{ink}" d="M{LEFT + SIDE + 12} {row - 4}h16"/>')
+        parts.append(f'<text x="{LEFT + SIDE + 34}" y="{row}">{escape(name)}</text>')
+    return "\n".join([*parts, "</svg>\n"])

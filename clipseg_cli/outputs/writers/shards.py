@@ -1,0 +1,40 @@
+"""WebDataset: one sample an image, as members of a tar."""
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+
+from clipseg_cli.outputs.writers import raster
+from clipseg_cli.outputs.writers.annotations import PARTS
+from clipseg_cli.outputs.writers.result import File, Result
+
+
+def webdataset(stem: str, result: Result) -> Iterator[File]:
+    """The sample's members without the end of an archive: photo, one mask a label, and what the record knows.
+
+    A key ends at the first dot of its file name, so dots of the stem become underscores; such a key ends in `~` and
+    digits, so that `a.b` and `a_b` are two samples.
+    """
+    folder, slash, name = stem.rpartition("/")
+    digits = hashlib.sha256(name.encode()).hexdigest()[:8]
+    key = folder + slash + (f"{name.replace('.', '_')}~{digits}" if "." in name else name)
+    described = [
+        {"label": label, "mask": f"{slug}.png", "score": round(score, 4), "threshold": threshold}
+        for label, slug, score, threshold in zip(
+            result.labels, result.slugs, result.scores, result.thresholds, strict=True
+        )
+    ]
+    members = {"jpg": raster.jpeg(result.photo(), raster.DATASET_QUALITY)}
+    members |= {f"{slug}.png": raster.mask_png(mask) for slug, mask in zip(result.slugs, result.masks, strict=True)}
+    name = result.name.encode("utf-8", "backslashreplace").decode("utf-8")
+    document = json.dumps({"image": name, "masks": described}, ensure_ascii=False)
+    members["json"] = document.encode("utf-8", "backslashreplace")
+    data = io.BytesIO()
+    for extension, content in members.items():
+        info = tarfile.TarInfo(f"{key}.{extension}")
+        info.size = len(content)
+        data.write(info.tobuf(tarfile.PAX_FORMAT))
+        data.write(content + bytes(-len(content) % tarfile.BLOCKSIZE))
+    yield f"{PARTS}/webdataset/{stem}.tar", None, data.getvalue()

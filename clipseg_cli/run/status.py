@@ -1,0 +1,80 @@
+"""What a run's directory holds and lacks, over all its shards; and one manifest of them, in a fixed order."""
+
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from clipseg_cli.errors import UsageError
+from clipseg_cli.inputs.discovery import discover
+from clipseg_cli.outputs import manifest
+from clipseg_cli.outputs.manifest import MANIFEST, RUN
+from clipseg_cli.outputs.writers import whole
+from clipseg_cli.settings import InputOptions
+from clipseg_cli.storage import bucket_lines, files
+from clipseg_cli.storage.store import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Counts of images. `missing` is None where the inputs were a list on stdin, or are not there to be walked."""
+
+    done: int
+    failed: dict[str, int]  # by error class
+    missing: tuple[str, ...] | None
+    names: tuple[str, ...]  # of the failed
+
+    def document(self) -> dict[str, Any]:
+        """As JSON types."""
+        failed = dict(sorted(self.failed.items()))
+        missing = None if self.missing is None else [manifest.shown(name) for name in self.missing]
+        return {"done": self.done, "failed": failed, "missing": missing, "failures": [*map(manifest.shown, self.names)]}
+
+
+def status(out: Place) -> Status:
+    """What is done, failed and missing under `out`. Raises UsageError where no run is."""
+    records = _records(out)
+    failed = {name: record["error"]["class"] for name, record in records.items() if record["status"] != "ok"}
+    missing = None
+    inputs = _inputs(out)
+    if inputs is not None:
+        names = (source.name for source in discover(inputs, None, str(out)))
+        missing = tuple(name for name in names if name not in records)
+    return Status(len(records) - len(failed), Counter(failed.values()), missing, tuple(failed))
+
+
+def merge(out: Place) -> int:
+    """Rewrites the manifest: each image once, sorted by name, so that equal runs have equal manifests whatever their
+    shards; and makes again the files that speak of all images. Returns the number of images. Raises UsageError."""
+    records = _records(out)
+    run = json.loads((out / RUN).read_bytes())
+    with bucket_lines.lines(out / MANIFEST) as lines:
+        lines.rewrite(manifest.in_order)
+    labels = [prompt["label"] for prompt in run["settings"]["prompts"]]
+    whole.assemble(out, run["settings"]["formats"], labels)
+    return len(records)
+
+
+def _records(out: Place) -> dict[str, dict[str, Any]]:
+    """The latest record of each image, by name."""
+    if not (out / RUN).is_file():
+        raise UsageError(f"{out} holds no run: name the output directory of `clipseg segment`")
+    return manifest.latest(out / MANIFEST)
+
+
+def _inputs(out: Place) -> InputOptions | None:
+    """The inputs of the run without its shard and limit, where they can be walked again from here."""
+    try:
+        run = json.loads((out / RUN).read_bytes())
+        given: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in run["inputs"].items()
+        }
+        inputs = InputOptions(**(given | {"shard": (0, 1)}))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    here = run.get("directory") in (None, os.getcwd()) or all(
+        files.is_url(path) or os.path.isabs(path) for path in inputs.inputs
+    )
+    stdin = "-" in inputs.inputs or inputs.files_from == "-" or not (inputs.inputs or inputs.files_from)
+    return inputs if here and not stdin else None
