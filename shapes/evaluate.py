@@ -16,7 +16,7 @@ from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
 from shapes.clipart import draw_clipart
 from shapes.exam import Exam, draw_exam, scored, soft_maps
 
-MODEL = Path(__file__).parent.parent / "clipseg_cli" / "weights" / "shapes"
+MODEL = Path(__file__).parent.parent / "clipseg_cli" / "model" / "weights" / "shapes"
 THRESHOLDS = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7)
 VALIDATION, OWN, OTHER = 2_000_003, 3_000_017, 4_000_037  # seeds
 TEXT_KINDS = ("colour+shape", "shape", "colour", "pattern", "size", "place", "anything")

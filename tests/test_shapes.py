@@ -22,7 +22,7 @@ from shapes.train import Lessons, pixels, reading
 from shapes.vocabulary import COLOURS, HELD_OUT_PAIRS, SHAPES, UNHEARD_STRANGERS, all_words
 from shapes.world import Manner, Scene, Thing, draw_scene, squared
 
-WEIGHTS = Path(__file__).parent.parent / "clipseg_cli" / "weights" / "shapes"
+WEIGHTS = Path(__file__).parent.parent / "clipseg_cli" / "model" / "weights" / "shapes"
 
 
 def scenes(count: int, seed: int = 0, manner: Manner = Manner()) -> list[Scene]:  # noqa: B008

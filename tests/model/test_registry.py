@@ -22,7 +22,7 @@ import pytest
 from checkpoints import write_checkpoint
 from hub import Files, Hub, read_files
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 REPO = "CIDAS/clipseg-rd64-refined"
 SCRIPT = """
 import dataclasses, json, sys

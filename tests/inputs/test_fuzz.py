@@ -13,7 +13,7 @@ import pytest
 
 from clipseg_cli.errors import ERROR_CLASSES, ImageError
 from clipseg_cli.inputs.decode import PLUGINS
-from test_images import VALID, read, saved
+from test_decode import VALID, read, saved
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "1"))  # of each kind of file
 SLOW, HUNG = 10.0, 60.0  # seconds: of one file on a busy machine, and of a process over its time
