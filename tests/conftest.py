@@ -1,7 +1,10 @@
-"""What every test may use: the program as a shell finds it, and pictures."""
+"""What every test may use: the program inside this process or in a shell, and a browser."""
 
+import io
 import os
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pictures import Shell
+from pictures import Program, Shell
 
 # before anything loads torch: on a busy machine its threads would spin away the time that they wait for
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -44,6 +47,69 @@ def shell(tmp_path: Path, environment: dict[str, str]) -> Shell:
         if expect is not None:
             assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def loaded() -> dict[Any, Any]:
+    """The models that tests have loaded in this process, by what they were loaded with."""
+    return {}
+
+
+@pytest.fixture
+def clipseg(
+    tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, loaded: dict[Any, Any]
+) -> Program:
+    """Runs a command line inside this process, in an empty folder: all is real but the start of a new process.
+
+    A run has no worker processes, and a model is loaded once for all tests. Where a process itself is tested (signals,
+    pipes, workers, imports), use `shell`.
+    """
+    from clipseg_cli.cli.main import main
+    from clipseg_cli.model.segmenter import Segmenter
+    from clipseg_cli.run import engines
+
+    load = Segmenter.load
+
+    def once(model: Any, **options: Any) -> Segmenter:
+        key = (str(model), *sorted(options.items()))
+        if key not in loaded:
+            loaded[key] = load(model, **options)
+        return loaded[key]  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(Segmenter, "load", once)
+    monkeypatch.setitem(engines.ENGINES, "local", engines.inline)
+    monkeypatch.chdir(tmp_path)
+
+    def run(line: str, expect: int | None = 0, stdin: bytes = b"", **extra: str) -> subprocess.CompletedProcess[str]:
+        program, *arguments = shlex.split(line)
+        assert program == "clipseg"
+        handlers = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        streams = {name: io.TextIOWrapper(io.BytesIO(), errors="surrogateescape") for name in ("stdout", "stderr")}
+        with monkeypatch.context() as patch:
+            for name in os.environ.keys() - environment.keys():
+                patch.delenv(name)
+            for name, value in (environment | extra).items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", ["clipseg", *arguments])
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+            for name, stream in streams.items():
+                patch.setattr(sys, name, stream)
+            try:
+                main()
+            except SystemExit as leaving:
+                code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+            finally:
+                for name, handler in handlers.items():
+                    signal.signal(name, handler)
+        said = {}
+        for name, stream in streams.items():
+            stream.flush()
+            said[name] = stream.buffer.getvalue().decode(errors="surrogateescape")  # type: ignore[attr-defined]
+        if expect is not None:
+            assert code == expect, f"exit {code}\n{said['stdout']}\n{said['stderr']}"
+        return subprocess.CompletedProcess(line, code, said["stdout"], said["stderr"])
 
     return run
 

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "samples"
 
 Shell = Callable[..., subprocess.CompletedProcess[str]]
+Program = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def picture(width: int = 160, height: int = 120, seed: int = 0) -> np.ndarray:
