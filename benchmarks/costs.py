@@ -21,7 +21,8 @@ from benchmarks.process import Timing, run
 from clipseg_cli.inputs.discovery import Source, discover
 from clipseg_cli.outputs.manifest import JOURNAL, MANIFEST, Ledger, Mask, Record
 from clipseg_cli.run.engines import News, Tell
-from clipseg_cli.settings import InputOptions, MaskOptions
+from clipseg_cli.settings.inputs import InputOptions
+from clipseg_cli.settings.masks import MaskOptions
 
 PROMPT = "a red circle"
 STAGED = 24  # images whose stages are looked at one by one, in each process

@@ -21,7 +21,7 @@ from clipseg_cli.datasets.ground_truth import Answer, coco, label_folders, read_
 from clipseg_cli.errors import ImageError, UsageError
 from clipseg_cli.inputs.decode import load
 from clipseg_cli.inputs.discovery import Source
-from clipseg_cli.settings import MAX_PIXELS
+from clipseg_cli.settings.inputs import MAX_PIXELS
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -35,7 +35,7 @@ from clipseg_cli.evaluation import metrics
 from clipseg_cli.evaluation.metrics import Counts
 from clipseg_cli.outputs import manifest
 from clipseg_cli.outputs.manifest import MANIFEST, RUN
-from clipseg_cli.settings import Classes
+from clipseg_cli.settings.evaluation import Classes
 from clipseg_cli.storage import files
 
 T = TypeVar("T")
@@ -302,7 +302,7 @@ class Evaluation:
         return {"images": self.images} | self.total.document() | {"labels": labels}
 
 
-def evaluate(pred: Path, gt: Path, classes: Classes = "pictures") -> Evaluation:
+def evaluate(pred: Path, gt: Path, classes: Classes = "images") -> Evaluation:
     """Scores `pred` against `gt`. `classes`: what `miou` is the mean of, every picture and label (as on the paper's
     PhraseCut) or every label (as on its Pascal and COCO).
 
@@ -313,7 +313,7 @@ def evaluate(pred: Path, gt: Path, classes: Classes = "pictures") -> Evaluation:
     images, last = 0, None
     for stem, label, score in comparison.each(judge):
         images, last = images + (stem != last), stem
-        if classes == "pictures" and score.own.positives:
+        if classes == "images" and score.own.positives:
             score = score.as_class()
         by_label[label] = by_label[label] + score if label in by_label else score
     if not by_label:

@@ -25,7 +25,7 @@ from typing import BinaryIO, Literal
 from clipseg_cli.errors import ImageError, UsageError
 from clipseg_cli.inputs import folders
 from clipseg_cli.inputs.folders import Folder
-from clipseg_cli.settings import InputOptions
+from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.storage import buckets, files
 from clipseg_cli.storage.buckets import Tag
 from clipseg_cli.storage.files import EXTENSIONS, SNIFF, URL, apart, fault, is_url, not_a_file, part, sniff, stem

@@ -21,7 +21,7 @@ from clipseg_cli.model.architecture import Architecture, read_architecture
 from clipseg_cli.model.preprocess import Preprocessing, preprocess, read_preprocessing, resize
 from clipseg_cli.model.registry import Checkpoint, locate
 from clipseg_cli.model.tokenizer import ClipTokenizer, read_tokenizer, refuse_blank, refuse_long
-from clipseg_cli.settings import Backend, Dtype
+from clipseg_cli.settings.model import Backend, Dtype
 
 Picture = NDArray[np.uint8] | Image.Image
 Pictures = Sequence[Picture] | NDArray[np.uint8] | NDArray[np.float32] | Tensor

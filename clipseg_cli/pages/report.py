@@ -23,7 +23,8 @@ from clipseg_cli.inputs.discovery import Source
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.outputs import drawing, manifest
 from clipseg_cli.outputs.writers import raster
-from clipseg_cli.settings import MAX_PIXELS, CleanUp
+from clipseg_cli.settings.inputs import MAX_PIXELS
+from clipseg_cli.settings.masks import CleanUp
 from clipseg_cli.storage import files, store
 from clipseg_cli.storage.store import Place
 

@@ -30,7 +30,7 @@ from typing import Any, Literal, NoReturn
 from clipseg_cli.errors import ClipsegError, ImageError, Stage
 from clipseg_cli.inputs.discovery import Source
 from clipseg_cli.outputs.manifest import Record
-from clipseg_cli.settings import Device
+from clipseg_cli.settings.model import Device
 
 STARVED = 0.05  # seconds without a new source after which a worker finishes those that it has
 GRACE = 3.0  # seconds that a worker gets to end in order

@@ -11,7 +11,7 @@ from clipseg_cli.inputs.discovery import discover
 from clipseg_cli.outputs import manifest
 from clipseg_cli.outputs.manifest import MANIFEST, RUN
 from clipseg_cli.outputs.writers import whole
-from clipseg_cli.settings import InputOptions
+from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.storage import bucket_lines, files
 from clipseg_cli.storage.store import Place
 

@@ -23,8 +23,9 @@ from clipseg_cli.datasets import training_data
 from clipseg_cli.errors import OutputError, UsageError
 from clipseg_cli.model import registry
 from clipseg_cli.prompts import highlight
-from clipseg_cli.run.embeddings import check_templates
-from clipseg_cli.settings import ModelOptions, Recipe
+from clipseg_cli.run.query import check_templates
+from clipseg_cli.settings.model import ModelOptions
+from clipseg_cli.settings.training import Recipe
 from clipseg_cli.storage import files, store
 
 if TYPE_CHECKING:

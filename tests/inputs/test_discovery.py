@@ -20,7 +20,7 @@ from PIL import Image
 
 from clipseg_cli.errors import UsageError
 from clipseg_cli.inputs.discovery import OUTPUT_NAMES, Source, discover, escape
-from clipseg_cli.settings import InputOptions
+from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.storage.files import EXTENSIONS, output_names, sniff
 
 
@@ -292,7 +292,7 @@ NOBODY = """
 import os, sys
 from clipseg_cli.inputs.decode import load
 from clipseg_cli.errors import ImageError
-from clipseg_cli.settings import InputOptions
+from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.inputs.discovery import discover
 if os.geteuid() == 0:  # after the imports: the interpreter may be root's own
     os.setgid(65534)

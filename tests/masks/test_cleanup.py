@@ -14,7 +14,7 @@ from skimage.filters import apply_hysteresis_threshold, threshold_otsu
 
 from clipseg_cli.masks import cleanup, soft_maps
 from clipseg_cli.run import finish
-from clipseg_cli.settings import CleanUp
+from clipseg_cli.settings.masks import CleanUp
 from pictures import Shell, picture, records, save
 
 EIGHT = np.ones((3, 3), bool)

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from clipseg_cli.run.embeddings import Wanted
 from numpy.typing import NDArray
 
 import hands
@@ -20,9 +21,12 @@ from clipseg_cli.inputs.discovery import Source
 from clipseg_cli.outputs.manifest import Record
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.run import engines, pipeline, segment
-from clipseg_cli.run.embeddings import Wanted
 from clipseg_cli.run.exemplars import Show
-from clipseg_cli.settings import InputOptions, MaskOptions, ModelOptions, OutputOptions, RunOptions, devices
+from clipseg_cli.settings.inputs import InputOptions
+from clipseg_cli.settings.masks import MaskOptions
+from clipseg_cli.settings.model import ModelOptions, devices
+from clipseg_cli.settings.outputs import OutputOptions
+from clipseg_cli.settings.run import RunOptions
 from pictures import Shell, picture, records, save
 from test_resume import tree
 

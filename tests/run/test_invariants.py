@@ -19,7 +19,10 @@ from clipseg_cli.inputs.discovery import discover
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.run import embeddings, engines, segment
 from clipseg_cli.run.exemplars import Show
-from clipseg_cli.settings import InputOptions, MaskOptions, ModelOptions, OutputOptions
+from clipseg_cli.settings.inputs import InputOptions
+from clipseg_cli.settings.masks import MaskOptions
+from clipseg_cli.settings.model import ModelOptions
+from clipseg_cli.settings.outputs import OutputOptions
 from pictures import picture, records, save
 
 NAMES = ("a.png", "a.jpg", "sub/b.png", "sub/c.jpg", "\u00e9.png", "-x.jpg", "sub/deep/d.png")

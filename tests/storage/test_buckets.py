@@ -14,7 +14,7 @@ import pytest
 
 from clipseg_cli.errors import OutputError, UsageError
 from clipseg_cli.inputs.discovery import discover
-from clipseg_cli.settings import InputOptions
+from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.storage import bucket_lines, buckets, store
 from clipseg_cli.storage.buckets import Url
 from pictures import picture, save
