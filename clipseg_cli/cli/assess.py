@@ -12,7 +12,7 @@ from clipseg_cli import settings
 from clipseg_cli.cli import options
 from clipseg_cli.cli.terminal import say
 from clipseg_cli.errors import UsageError
-from clipseg_cli.storage import files
+from clipseg_cli.storage import paths
 
 if TYPE_CHECKING:
     from clipseg_cli.evaluation.evaluate import Evaluation
@@ -23,11 +23,11 @@ DEFAULT = settings.Recipe()
 
 def _here(path: str) -> Path:
     """A path on this machine. Raises UsageError for a bucket."""
-    if files.is_url(path):
+    if paths.is_url(path):
         raise UsageError(
             f"{path}: this command reads folders of this machine; copy it here first (aws s3 sync, rclone)"
         )
-    return Path(files.local(path))
+    return Path(paths.local(path))
 
 
 Run = Annotated[str, typer.Argument(help="The output directory of a run, or its URL.")]
@@ -128,9 +128,9 @@ def status(run: Run, json: options.Json = False, debug: options.Debug = False) -
 
     clipseg status out --json | jq -r '.missing[]'
     """
-    from clipseg_cli.inputs.discovery import escape
     from clipseg_cli.run.status import status as look
     from clipseg_cli.storage import store
+    from clipseg_cli.storage.paths import escape
 
     found = look(store.place(run))
     if json:

@@ -99,10 +99,11 @@ def run(
     from pathlib import Path
 
     from clipseg_cli.cli.terminal import Terminal, emitter, show_overlay
-    from clipseg_cli.inputs.discovery import discover, escape
+    from clipseg_cli.inputs.discovery import discover
     from clipseg_cli.prompts import text
     from clipseg_cli.run import segment
     from clipseg_cli.storage import store
+    from clipseg_cli.storage.paths import escape
 
     if context.info_name == "oneshot" and not support:
         raise UsageError("oneshot needs an exemplar: --support ref.jpg (or use `clipseg segment -p TEXT`)")

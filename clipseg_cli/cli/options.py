@@ -11,7 +11,7 @@ from clipseg_cli import settings
 from clipseg_cli.cli import configuration
 from clipseg_cli.errors import UsageError
 from clipseg_cli.prompts import text
-from clipseg_cli.storage import files
+from clipseg_cli.storage import paths
 
 _IN, _WHAT, _MODEL, _MASK, _OUT, _RUN = "Images", "Prompts", "Model", "Masks", "Output", "Run"
 
@@ -400,4 +400,4 @@ def output_options(
     for name in names:
         if name not in settings.FORMATS:
             raise UsageError(f"--format {name}: no such format; choose from {', '.join(settings.FORMATS)}")
-    return settings.OutputOptions(files.local(out or "clipseg-out"), names, resume, checksum, fsync)  # type: ignore[arg-type]
+    return settings.OutputOptions(paths.local(out or "clipseg-out"), names, resume, checksum, fsync)  # type: ignore[arg-type]

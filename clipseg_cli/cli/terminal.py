@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Self
 
 import typer
 
-from clipseg_cli.inputs.discovery import escape
 from clipseg_cli.outputs.manifest import Record
 from clipseg_cli.settings import Progress
+from clipseg_cli.storage.paths import escape
 from clipseg_cli.storage.store import Place
 
 if TYPE_CHECKING:

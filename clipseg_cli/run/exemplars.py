@@ -13,12 +13,12 @@ from PIL import Image as Pillow
 from PIL import ImageOps
 
 from clipseg_cli.errors import ImageError, UsageError
-from clipseg_cli.inputs import decode
-from clipseg_cli.inputs.discovery import Source
+from clipseg_cli.inputs import decode, kinds
+from clipseg_cli.inputs.source import Source
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.prompts import highlight
 from clipseg_cli.settings import MAX_PIXELS
-from clipseg_cli.storage import files
+from clipseg_cli.storage import paths
 
 if TYPE_CHECKING:
     from clipseg_cli.model.segmenter import Segmenter
@@ -51,7 +51,7 @@ class Show:
         """What decides the embedding, as JSON types: paths with size and time, and the rest."""
         return {
             "exemplars": [
-                [each.label, each.path, files.identity(each.path), each.mask and files.identity(each.mask), each.box]
+                [each.label, each.path, paths.identity(each.path), each.mask and paths.identity(each.mask), each.box]
                 for each in self.exemplars
             ],
             "highlight": self.recipe,
@@ -97,7 +97,7 @@ def parse(
 
 
 def _is_exemplar(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in files.EXTENSIONS and not path.name.endswith(SIBLING)
+    return path.is_file() and path.suffix.lower() in kinds.EXTENSIONS and not path.name.endswith(SIBLING)
 
 
 def _sibling(path: str) -> str | None:

@@ -21,7 +21,7 @@ from PIL.PngImagePlugin import PngImageFile
 from clipseg_cli import __version__
 from clipseg_cli.errors import ImageError, OutputError, UsageError
 from clipseg_cli.inputs import decode, folders
-from clipseg_cli.inputs.discovery import Source
+from clipseg_cli.inputs.source import Source
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.outputs import manifest
 from clipseg_cli.outputs.manifest import MANIFEST, RUN, Ledger, Record
@@ -31,7 +31,8 @@ from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.run.finish import finish
 from clipseg_cli.run.pipeline import ahead
 from clipseg_cli.settings import ExportOptions, Format, MaskOptions, OutputOptions
-from clipseg_cli.storage import files, store
+from clipseg_cli.storage import store
+from clipseg_cli.storage.paths import is_url
 
 KEPT = ("soft16", "soft")  # where a record names a soft map, the finer first
 
@@ -169,7 +170,7 @@ def _again(
 
     @cache
     def photo() -> NDArray[np.uint8]:
-        path = name if files.is_url(name) else os.path.join(before.get("directory", ""), name)
+        path = name if is_url(name) else os.path.join(before.get("directory", ""), name)
         image = decode.load(Source(path, name, name), max_pixels=request.max_pixels)
         if image.pixels.shape[:2] != shape:
             raise ImageError("changed", "load", f"it is not the picture of the run, which had {shape[1]} x {shape[0]}")

@@ -21,7 +21,8 @@ import numpy as np
 
 from clipseg_cli import __version__
 from clipseg_cli.errors import NoInputError, OutputError, Stage, TooManyErrors, UsageError
-from clipseg_cli.inputs.discovery import Source
+from clipseg_cli.inputs import names
+from clipseg_cli.inputs.source import Source
 from clipseg_cli.model import registry
 from clipseg_cli.outputs.manifest import MANIFEST, RUN, Ledger, Record, forget
 from clipseg_cli.outputs.writers import raster, refuse_many, whole
@@ -39,7 +40,7 @@ from clipseg_cli.settings import (
     RunOptions,
     devices,
 )
-from clipseg_cli.storage import files, store
+from clipseg_cli.storage import paths, store
 
 if TYPE_CHECKING:
     from clipseg_cli.model.segmenter import Embeddings, Segmenter
@@ -146,7 +147,7 @@ def _unfolded(sources: Iterator[Source]) -> Iterator[Source]:
     taken: set[int] = set()
     for source in sources:
         if hash(store.folded(source.output)) in taken:
-            source = replace(source, output=files.apart(source.output, source.name))
+            source = replace(source, output=names.renamed(source.output, source.name))
         taken.add(hash(store.folded(source.output)))
         yield source
 
@@ -235,14 +236,14 @@ def _job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[Forma
     # an image of a batch has the same bits as alone, so its size is no setting of the result
     batch = request.model.batch_size or BATCH.get(_devices(request)[0].model.device.replace("auto", _likely()), 16)
     if request.run.features is not None:
-        if files.is_url(request.run.features):
+        if paths.is_url(request.run.features):
             raise UsageError(f"--features {request.run.features}: encoded images are kept in a folder of this machine")
         store.check(Path(request.run.features))
     model = request.model
     return pipeline.Job(
         mask, formats, request.inputs.max_pixels, batch, request.export, request.output.checksum,
         model.tiles, model.flip, request.similarity, request.run.features,
-        any(map(files.is_url, (request.output.out, *request.inputs.inputs))),
+        any(map(paths.is_url, (request.output.out, *request.inputs.inputs))),
     )  # fmt: skip
 
 
@@ -301,7 +302,7 @@ def _document(request: Request, job: pipeline.Job, checkpoint: registry.Checkpoi
 
     `settings` is all that decides the content of the outputs: two runs that share a directory must agree in it.
     """
-    weights = checkpoint.revision or files.identity(str(checkpoint.weights))
+    weights = checkpoint.revision or paths.identity(str(checkpoint.weights))
     bundled = checkpoint.path == registry.BUNDLED
     model = {"name": checkpoint.name, "repo": checkpoint.repo, "revision": checkpoint.revision}
     mask = job.mask

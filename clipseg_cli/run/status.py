@@ -12,7 +12,8 @@ from clipseg_cli.outputs import manifest
 from clipseg_cli.outputs.manifest import MANIFEST, RUN
 from clipseg_cli.outputs.writers import whole
 from clipseg_cli.settings import InputOptions
-from clipseg_cli.storage import bucket_lines, files
+from clipseg_cli.storage import paths
+from clipseg_cli.storage.lines import open_lines
 from clipseg_cli.storage.store import Place
 
 
@@ -49,7 +50,7 @@ def merge(out: Place) -> int:
     shards; and makes again the files that speak of all images. Returns the number of images. Raises UsageError."""
     records = _records(out)
     run = json.loads((out / RUN).read_bytes())
-    with bucket_lines.lines(out / MANIFEST) as lines:
+    with open_lines(out / MANIFEST) as lines:
         lines.rewrite(manifest.in_order)
     labels = [prompt["label"] for prompt in run["settings"]["prompts"]]
     whole.assemble(out, run["settings"]["formats"], labels)
@@ -74,7 +75,7 @@ def _inputs(out: Place) -> InputOptions | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     here = run.get("directory") in (None, os.getcwd()) or all(
-        files.is_url(path) or os.path.isabs(path) for path in inputs.inputs
+        paths.is_url(path) or os.path.isabs(path) for path in inputs.inputs
     )
     stdin = "-" in inputs.inputs or inputs.files_from == "-" or not (inputs.inputs or inputs.files_from)
     return inputs if here and not stdin else None
