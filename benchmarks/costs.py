@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.process import Timing, run
-from clipseg_cli.inputs.discovery import Source, discover
+from clipseg_cli.inputs.discovery import discover
+from clipseg_cli.inputs.source import Source
 from clipseg_cli.outputs.manifest import JOURNAL, MANIFEST, Ledger, Mask, Record
 from clipseg_cli.run.engines import News, Tell
 from clipseg_cli.settings.inputs import InputOptions

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from clipseg_cli.errors import OutputError
-from clipseg_cli.inputs.discovery import Source
+from clipseg_cli.inputs.source import Source
 from clipseg_cli.outputs.manifest import Record
 from clipseg_cli.run.engines import News, Send, Step
 

@@ -17,7 +17,7 @@ from clipseg_cli.settings.prompts import PromptOptions
 from clipseg_cli.settings.run import ConsoleOptions, RunOptions
 
 if TYPE_CHECKING:
-    from clipseg_cli.inputs.discovery import Source
+    from clipseg_cli.inputs.source import Source
     from clipseg_cli.run.request import Request
 
 COUNTED = 100_000  # images counted before the first one is processed, so that the progress bar knows the total
@@ -102,8 +102,8 @@ def _carry_out(
     from pathlib import Path
 
     from clipseg_cli.cli.terminal import Terminal, present
-    from clipseg_cli.inputs.discovery import escape
     from clipseg_cli.run import segment as runs
+    from clipseg_cli.storage.paths import escape
 
     if show_exemplar is not None:
         runs.show_exemplars(request, Path(show_exemplar))

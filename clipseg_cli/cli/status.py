@@ -23,9 +23,9 @@ def status(run: Run, json: Json = False, debug: Debug = False) -> None:
     Example:
       clipseg status out --json | jq -r '.missing[]'
     """
-    from clipseg_cli.inputs.discovery import escape
     from clipseg_cli.run import status as runs
     from clipseg_cli.storage import store
+    from clipseg_cli.storage.paths import escape
 
     found = runs.status(store.place(run))
     if json:

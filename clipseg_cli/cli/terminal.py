@@ -63,7 +63,7 @@ class Terminal:
         self.done += record.ok
         self.failed += not record.ok
         if record.error is not None:
-            from clipseg_cli.inputs.discovery import escape
+            from clipseg_cli.storage.paths import escape
 
             what = self.paint("failed", "31")
             self._line(f"{what} {escape(record.image)}: {record.error.kind}: {escape(str(record.error))}")
@@ -100,7 +100,7 @@ def _show_overlay(out: "Place", record: "Record") -> None:
     import cv2
     import numpy as np
 
-    from clipseg_cli.inputs.discovery import escape
+    from clipseg_cli.storage.paths import escape
 
     document = record.document()
     overlay = document.get("overlay")
@@ -126,7 +126,7 @@ def ranking(found: Sequence["Record"]) -> str:
     from rich.table import Table
     from rich.text import Text
 
-    from clipseg_cli.inputs.discovery import escape
+    from clipseg_cli.storage.paths import escape
 
     labels = [mask.label for mask in found[0].masks] if found else []
     rows = Table("presence", "image", *(labels if len(labels) > 1 else []), box=None, pad_edge=False)

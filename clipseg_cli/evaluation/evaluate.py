@@ -33,10 +33,10 @@ from clipseg_cli.datasets.ground_truth import (
 from clipseg_cli.errors import NoInputError, UsageError
 from clipseg_cli.evaluation import metrics
 from clipseg_cli.evaluation.metrics import Counts
+from clipseg_cli.inputs import names
 from clipseg_cli.outputs import manifest
 from clipseg_cli.outputs.manifest import MANIFEST, RUN
 from clipseg_cli.settings.evaluation import Classes
-from clipseg_cli.storage import files
 
 T = TypeVar("T")
 AHEAD = 64  # pictures read at once
@@ -157,7 +157,7 @@ def _run(out: Path) -> tuple[tuple[str, ...], Iterator[Picture]]:
 
 def _picture(out: Path, document: dict[str, Any]) -> Picture:
     """What a record says of its picture."""
-    stems, predicted = [files.stem(document["image"])], []
+    stems, predicted = [names.stem(document["image"])], []
     for mask in document["masks"]:
         soft = mask.get("soft") or mask.get("soft16")
         for path in (mask["path"], soft):

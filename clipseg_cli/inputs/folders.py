@@ -9,9 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from clipseg_cli.inputs.kinds import MAGIC, SNIFF, sniff
+from clipseg_cli.inputs.names import keeps_extension
 from clipseg_cli.storage import buckets
 from clipseg_cli.storage.buckets import Tag
-from clipseg_cli.storage.files import MAGIC, SNIFF, is_url, keeps_extension, sniff
+from clipseg_cli.storage.paths import is_url
 
 LARGEST_RUN_FILE = 1 << 24  # bytes; a bigger run.json is not one
 
@@ -65,7 +67,7 @@ def listed(path: str, inner: str) -> Folder:
     return folder
 
 
-def beside(path: str) -> tuple[frozenset[str], dict[str, Tag]]:
+def neighbours(path: str) -> tuple[frozenset[str], dict[str, Tag]]:
     """Of a folder: the names whose output keeps the extension, and the objects; nothing where it cannot be listed."""
     try:
         folder = listed(path, "")

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from clipseg_cli.errors import ClipsegError, ImageError, UsageError
 from clipseg_cli.inputs import decode
-from clipseg_cli.inputs.discovery import Source, discover
+from clipseg_cli.inputs.discovery import discover
+from clipseg_cli.inputs.source import Source
 from clipseg_cli.masks import cleanup, matting, soft_maps
 from clipseg_cli.model import registry
 from clipseg_cli.outputs import drawing

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
 
 from clipseg_cli.errors import ClipsegError, ImageError, Stage
-from clipseg_cli.inputs.discovery import Source
+from clipseg_cli.inputs.source import Source
 from clipseg_cli.outputs.manifest import Record
 from clipseg_cli.settings.model import Device
 

@@ -13,12 +13,12 @@ from PIL import Image as Pillow
 from PIL import ImageOps
 
 from clipseg_cli.errors import ImageError, UsageError
-from clipseg_cli.inputs import decode
-from clipseg_cli.inputs.discovery import Source
+from clipseg_cli.inputs import decode, kinds
+from clipseg_cli.inputs.source import Source
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.prompts import highlight
 from clipseg_cli.settings.inputs import MAX_PIXELS
-from clipseg_cli.storage import files
+from clipseg_cli.storage import paths
 
 if TYPE_CHECKING:
     from clipseg_cli.model.segmenter import Segmenter
@@ -39,8 +39,8 @@ class Exemplar:
 
     def settings(self) -> list[object]:
         """What decides its embedding, as JSON types: paths with size and time of the files, and the box."""
-        mask = self.mask and files.identity(self.mask)
-        return [self.label, self.path, files.identity(self.path), mask, self.box]
+        mask = self.mask and paths.identity(self.mask)
+        return [self.label, self.path, paths.identity(self.path), mask, self.box]
 
 
 def parse(
@@ -85,7 +85,7 @@ def _files(support: str, default_label: str) -> list[tuple[str, str]]:
 
 
 def _is_exemplar(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in files.EXTENSIONS and not path.name.endswith(SIBLING)
+    return path.is_file() and path.suffix.lower() in kinds.EXTENSIONS and not path.name.endswith(SIBLING)
 
 
 def _sibling(path: str) -> str | None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from clipseg_cli.errors import ImageError, Stage, lacks_memory
 from clipseg_cli.inputs import decode
-from clipseg_cli.inputs.discovery import Source, identify
+from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.masks import soft_maps, tiles
 from clipseg_cli.model.feature_store import Shelf
 from clipseg_cli.outputs.manifest import Identity, Record
@@ -23,7 +23,7 @@ from clipseg_cli.prompts.expressions import Expression
 from clipseg_cli.run.finish import MaskPlan, Write, finish
 from clipseg_cli.settings.inputs import MAX_PIXELS
 from clipseg_cli.settings.model import EncodeOptions
-from clipseg_cli.storage import files
+from clipseg_cli.storage import paths
 
 if TYPE_CHECKING:
     from clipseg_cli.model.segmenter import Embeddings, Segmenter
@@ -168,7 +168,7 @@ def _load(source: Source, job: Job, network: _Network, progress: Progress) -> Lo
     try:
         identity = None if source.data is not None else identify(source, job.checksum)
     except (OSError, ValueError) as error:
-        return failed(files.fault(error, "load"))
+        return failed(paths.fault(error, "load"))
     try:
         image = decode.load(source, max_pixels=job.max_pixels)
         progress(source, "encode")

@@ -21,7 +21,7 @@ from PIL.PngImagePlugin import PngImageFile
 from clipseg_cli import __version__
 from clipseg_cli.errors import ImageError, OutputError, UsageError
 from clipseg_cli.inputs import decode, folders
-from clipseg_cli.inputs.discovery import Source
+from clipseg_cli.inputs.source import Source
 from clipseg_cli.masks import matting, soft_maps
 from clipseg_cli.outputs import manifest
 from clipseg_cli.outputs.manifest import MANIFEST, RUN, Ledger, Record
@@ -35,7 +35,7 @@ from clipseg_cli.settings.flag import decisive
 from clipseg_cli.settings.inputs import MAX_PIXELS
 from clipseg_cli.settings.masks import MaskOptions
 from clipseg_cli.settings.outputs import OutputOptions
-from clipseg_cli.storage import files, store
+from clipseg_cli.storage import paths, store
 
 OUT = "clipseg-post"  # the output folder where none is named
 SOFT = ("soft16", "soft")  # the keys under which a record names a soft map, the finer first
@@ -59,7 +59,7 @@ class Request:
     @property
     def out(self) -> str:
         """The output folder, or its URL."""
-        return files.local(self.output.out or OUT)
+        return paths.local(self.output.out or OUT)
 
 
 def post(request: Request, note: Callable[[str], None]) -> Iterator[Record]:
@@ -175,7 +175,7 @@ def _again(row: dict[str, Any], *, request: Request, directory: str, plan: MaskP
 
     @cache
     def photo() -> NDArray[np.uint8]:
-        path = name if files.is_url(name) else os.path.join(directory, name)
+        path = name if paths.is_url(name) else os.path.join(directory, name)
         image = decode.load(Source(path, name, name), max_pixels=request.max_pixels)
         if image.pixels.shape[:2] != shape:
             raise ImageError("changed", "load", f"it is not the image of the run, which had {shape[1]} x {shape[0]}")

@@ -21,7 +21,7 @@ from typing import Any
 
 from clipseg_cli import __version__
 from clipseg_cli.errors import ClipsegError, ModelError
-from clipseg_cli.inputs.discovery import Source
+from clipseg_cli.inputs.source import Source
 from clipseg_cli.outputs.manifest import Record
 from clipseg_cli.run import engines
 from clipseg_cli.run.engines import GRACE, Inbox, Message, News, Place, Todo, Work, Worker

@@ -17,7 +17,7 @@ from clipseg_cli.outputs.manifest import MANIFEST, RUN, forget
 from clipseg_cli.run.pipeline import Job
 from clipseg_cli.run.request import Request
 from clipseg_cli.settings.flag import decisive
-from clipseg_cli.storage import files, store
+from clipseg_cli.storage import paths, store
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "opencv-python", "pillow")
 
@@ -46,7 +46,7 @@ def describe(request: Request, job: Job, checkpoint: registry.Checkpoint) -> dic
 def settings(request: Request, job: Job, checkpoint: registry.Checkpoint) -> dict[str, Any]:
     """What decides the content of the outputs, as JSON types. Options at their defaults are left out."""
     bundled = checkpoint.path == registry.BUNDLED
-    weights = checkpoint.revision or files.identity(str(checkpoint.weights))
+    weights = checkpoint.revision or paths.identity(str(checkpoint.weights))
     plan = job.plan
     return {
         "model": checkpoint.repo or ("shapes" if bundled else str(checkpoint.path.absolute())),

@@ -12,7 +12,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from clipseg_cli.errors import NoInputError, TooManyErrors, UsageError
-from clipseg_cli.inputs.discovery import Source
+from clipseg_cli.inputs import names
+from clipseg_cli.inputs.source import Source
 from clipseg_cli.model import registry
 from clipseg_cli.outputs.manifest import MANIFEST, RUN, Ledger, Record
 from clipseg_cli.outputs.writers import raster, whole
@@ -23,7 +24,7 @@ from clipseg_cli.run.exemplars import visual_prompt
 from clipseg_cli.run.request import Request
 from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.settings.outputs import Format
-from clipseg_cli.storage import files, store
+from clipseg_cli.storage import store
 
 SINGLE: dict[str, Format] = {"": "mask", ".png": "mask", ".jpg": "overlay", ".jpeg": "overlay"}  # by suffix of -o FILE
 
@@ -114,7 +115,7 @@ def _unfolded(sources: Iterator[Source]) -> Iterator[Source]:
     taken: set[int] = set()
     for source in sources:
         if hash(store.folded(source.output)) in taken:
-            source = replace(source, output=files.apart(source.output, source.name))
+            source = replace(source, output=names.renamed(source.output, source.name))
         taken.add(hash(store.folded(source.output)))
         yield source
 

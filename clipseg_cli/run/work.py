@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipseg_cli.errors import OutputError, Stage, UsageError
-from clipseg_cli.inputs.discovery import Source
+from clipseg_cli.inputs.source import Source
 from clipseg_cli.model import registry
 from clipseg_cli.outputs.manifest import RUN, Record
 from clipseg_cli.outputs.writers import refuse_many
@@ -19,7 +19,7 @@ from clipseg_cli.run import embed, embedding_file, engines, pipeline
 from clipseg_cli.run.finish import MaskPlan
 from clipseg_cli.run.request import Request
 from clipseg_cli.settings.outputs import Format
-from clipseg_cli.storage import files, store
+from clipseg_cli.storage import paths, store
 
 if TYPE_CHECKING:
     from clipseg_cli.model.segmenter import Embeddings, Segmenter
@@ -35,7 +35,7 @@ def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[F
     refuse_many(len(query.prompts), request.masks.mode, formats)
     embedding_file.check(query.saved, checkpoint.weights, request.model.model)
     if encode.features is not None:
-        if files.is_url(encode.features):
+        if paths.is_url(encode.features):
             raise UsageError(f"--features {encode.features}: name a local folder; buckets are not supported here")
         store.check(Path(encode.features))
     # the batch size is no setting of the result: an image of a batch has the same bits as alone
@@ -48,7 +48,7 @@ def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[F
         encode,
         request.inputs.max_pixels,
         request.run.checksum,
-        any(map(files.is_url, (request.out, *request.inputs.inputs))),
+        any(map(paths.is_url, (request.out, *request.inputs.inputs))),
     )
 
 

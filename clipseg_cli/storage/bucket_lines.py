@@ -15,13 +15,8 @@ LOST = 0.01  # of a run's time: the lines that a kill may take, which also bound
 SHORTEST, LONGEST = 1.0, 60.0  # seconds between two parts
 
 
-def lines(path: store.Place, fsync: bool = False) -> "store.Lines | Parts":
-    """The lines at `path`, to read and to extend."""
-    return Parts(path) if isinstance(path, Url) else store.Lines(path, fsync)
-
-
-class Parts:
-    """As `store.Lines`, for any number of processes. Use it with `with`.
+class BucketLines:
+    """As `lines.Lines`, for any number of processes. Use it with `with`.
 
     Each puts its lines now and then as an object of its own, under a name that no other uses, and `rewrite` joins all
     of them at `path`. The parts stay, and they count: of two processes that end together one may join too little,

@@ -4,22 +4,19 @@ import contextlib
 import errno
 import functools
 import hashlib
-import io
 import os
 import socket
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Self
 
 from clipseg_cli.errors import ImageError, OutputError
-from clipseg_cli.storage import buckets, files
+from clipseg_cli.storage import buckets, paths
 from clipseg_cli.storage.buckets import Url
 
 NAME_BYTES = 200  # of the 255 that file systems allow: leaves room for extensions and the temporary file's own marks
 SUFFIXES = (".png", ".jpg", ".json", ".txt", ".xml", ".svg", ".npz")  # that writers put behind an output path
-LOCK = ".clipseg-lock"
 TEMPORARY = ".clipseg-tmp-"  # begins the name of every file that is not finished
 
 # The path itself is in the way: that image fails and the run goes on. Every other error of the output is fatal,
@@ -32,8 +29,8 @@ Place = Path | Url
 
 def place(path: str) -> Place:
     """Where a path or a URL leads."""
-    path = files.local(path)
-    return Url(path.rstrip("/")) if files.is_url(path) else Path(path)
+    path = paths.local(path)
+    return Url(path.rstrip("/")) if paths.is_url(path) else Path(path)
 
 
 def portable(output: str) -> str:
@@ -57,8 +54,7 @@ def _part(name: str, taken: bool = False) -> str:
 
 
 def _plain(character: str) -> bool:
-    # Cc control, Cf format (direction overrides, zero width), Cs surrogate, Zl and Zp line separators
-    return unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return unicodedata.category(character) not in paths.INVISIBLE
 
 
 def write(path: Place, data: bytes | Iterable[bytes], fsync: bool = False) -> None:
@@ -219,93 +215,3 @@ def contents(out: Place, paths: Sequence[str]) -> Iterator[bytes]:
         if data is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         yield data
-
-
-class Lines:
-    """A file of lines that several processes may extend at once, by whole lines only. Use it with `with`.
-
-    Every change is made under a lock beside the file. A line that a killed process left unfinished is dropped.
-    """
-
-    def __init__(self, path: Path, fsync: bool = False) -> None:
-        self.path, self.fsync = path, fsync
-        self.lock = path.with_name(LOCK)
-
-    def __enter__(self) -> Self:
-        with self._alone() as file:  # before anything is added to a torn end
-            whole = _whole_lines(file)
-            if whole < file.seek(0, os.SEEK_END):
-                file.truncate(whole)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None = None, *exception: object) -> None:
-        pass  # the lock file stays: whoever removed it could remove one that another process just took
-
-    def __iter__(self) -> Iterator[bytes]:
-        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
-            yield from file
-
-    def clear(self) -> None:
-        """Forgets all lines."""
-        self.path.unlink(missing_ok=True)
-
-    def append(self, line: str) -> None:
-        """Adds one line; where that fails the file is cut back to whole lines and OutputError is raised."""
-        data = (line + "\n").encode("utf-8")
-        with self._alone() as file:
-            before = file.seek(0, os.SEEK_END)
-            try:
-                if file.write(data) != len(data):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                if self.fsync:
-                    os.fsync(file.fileno())
-            except OSError:
-                with contextlib.suppress(OSError):
-                    file.truncate(before)
-                raise
-
-    def rewrite(self, change: Callable[[list[bytes]], list[bytes]]) -> None:
-        """Replaces all lines by `change` of them, at once for every reader."""
-        with self._alone() as file:
-            lines = file.read().splitlines(keepends=True)
-            changed = change(lines)
-            if changed != lines:
-                write(self.path, b"".join(changed), self.fsync)
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[io.FileIO]:
-        """The open file, while no other process changes it. The lock is a file of its own, since a rewrite puts a
-        new file at the path. OSError becomes OutputError."""
-        try:
-            with open(self.lock, "ab", buffering=0) as lock:
-                _lock(lock.fileno())
-                with open(self.path, "a+b", buffering=0) as file:
-                    file.seek(0)
-                    yield file
-        except OSError as error:
-            raise failure(error, self.path) from error
-
-
-def _whole_lines(file: io.FileIO) -> int:
-    """The length in bytes of the file up to its last line end."""
-    end = file.seek(0, os.SEEK_END)
-    while end > 0:
-        start = max(0, end - 65_536)
-        file.seek(start)
-        found = file.read(end - start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-        end = start
-    return 0
-
-
-def _lock(descriptor: int) -> None:
-    """Waits until no other process holds the file's lock, which ends with the file or the process."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(descriptor, msvcrt.LK_LOCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX)

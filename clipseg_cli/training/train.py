@@ -26,7 +26,7 @@ from clipseg_cli.prompts import highlight
 from clipseg_cli.run.query import check_templates
 from clipseg_cli.settings.model import ModelOptions
 from clipseg_cli.settings.training import Recipe
-from clipseg_cli.storage import files, store
+from clipseg_cli.storage import paths, store
 
 if TYPE_CHECKING:
     from clipseg_cli.model.segmenter import Segmenter
@@ -126,7 +126,7 @@ def _admit(
 def _identity(path: Path) -> list[int | str] | None:
     """By which an edited file is known; None for one that is not there, of which its reader will tell."""
     try:
-        return files.identity(str(path))
+        return paths.identity(str(path))
     except OSError:
         return None
 

@@ -21,9 +21,12 @@ from PIL import ImageOps
 from skimage import color
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.inputs.decode import BACKGROUND, PLUGINS, Image, load, orientation
-from clipseg_cli.inputs.discovery import Source
-from clipseg_cli.storage.files import MAGIC
+from clipseg_cli.inputs.colour import BACKGROUND
+from clipseg_cli.inputs.decode import Image, load
+from clipseg_cli.inputs.decoders import DECODERS
+from clipseg_cli.inputs.kinds import MAGIC
+from clipseg_cli.inputs.orientation import read_orientation
+from clipseg_cli.inputs.source import Source
 
 PHOTOS = Path(skimage.__file__).parent / "data"
 LIMIT = 100_000_000  # pixels
@@ -144,7 +147,7 @@ def test_photographs_equal_what_pillow_shows(name: str) -> None:
 
 def test_the_allowlist_is_what_discovery_recognises() -> None:
     """Each format has its magic bytes and its plug-in."""
-    assert set(PLUGINS) == set(MAGIC)
+    assert set(DECODERS) == set(MAGIC)
 
 
 def test_a_file_is_read_by_content_not_by_name(tmp_path: Path, photo: np.ndarray) -> None:
@@ -207,11 +210,11 @@ def test_orientation_reads_both_byte_orders_and_every_integer_type() -> None:
     """BYTE, SHORT and LONG in II and MM; no tag means 1; other tags are passed over."""
     for order, mark in (("<", b"II*\0"), (">", b"MM\0*")):
         start = mark + struct.pack(order + "I", 8)
-        assert orientation(start + struct.pack(order + "H", 0)) == 1
+        assert read_orientation(start + struct.pack(order + "H", 0)) == 1
         for kind, layout in ((1, "Bxxx"), (3, "Hxx"), (4, "I")):
             other = struct.pack(order + "HHII", 0x0110, 4, 1, 7)
             entry = struct.pack(order + "HHI" + layout, ORIENTATION, kind, 1, 6)
-            assert orientation(start + struct.pack(order + "H", 2) + other + entry) == 6
+            assert read_orientation(start + struct.pack(order + "H", 2) + other + entry) == 6
 
 
 def test_16_bit_grey_equals_its_8_bit_version(grey: np.ndarray) -> None:
@@ -609,7 +612,7 @@ import resource, sys
 import numpy as np
 from clipseg_cli.inputs.decode import load
 from clipseg_cli.errors import ImageError
-from clipseg_cli.inputs.discovery import Source
+from clipseg_cli.inputs.source import Source
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 warm = Source(sys.argv[2], "", "")
@@ -633,7 +636,7 @@ def measured(limit: int, *paths: Path) -> list[str]:
 
 def test_a_bomb_is_refused_from_its_header(tmp_path: Path) -> None:
     """165 megapixels claimed by a few hundred bytes of any format: `too_large`, 50 MB at most, the flag is named."""
-    paths = [tmp_path / form for form in PLUGINS]
+    paths = [tmp_path / form for form in DECODERS]
     for path in paths:
         path.write_bytes(claiming(path.name, 12845, 12845))
         assert path.stat().st_size < 1000

@@ -19,9 +19,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clipseg_cli.errors import UsageError
-from clipseg_cli.inputs.discovery import OUTPUT_NAMES, Source, discover, escape
+from clipseg_cli.inputs.discovery import discover
+from clipseg_cli.inputs.kinds import EXTENSIONS, sniff
+from clipseg_cli.inputs.names import output_names
+from clipseg_cli.inputs.search import OUTPUT_NAMES
+from clipseg_cli.inputs.source import Source
 from clipseg_cli.settings.inputs import InputOptions
-from clipseg_cli.storage.files import EXTENSIONS, output_names, sniff
+from clipseg_cli.storage.paths import escape
 
 
 def make(folder: Path, *names: str) -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from clipseg_cli.errors import ERROR_CLASSES, ImageError
-from clipseg_cli.inputs.decode import PLUGINS
+from clipseg_cli.inputs.decoders import DECODERS
 from test_decode import VALID, read, saved
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "1"))  # of each kind of file
@@ -51,7 +51,7 @@ def flip(form: str, seconds: float, seed: int) -> dict[str, object]:
 
 def test_every_format_that_is_read_is_damaged_here() -> None:
     """The table of kinds names every allowed format."""
-    assert {form.strip() for form in VALID} == set(PLUGINS)
+    assert {form.strip() for form in VALID} == set(DECODERS)
 
 
 @pytest.mark.parametrize("form", VALID)

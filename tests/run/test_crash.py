@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import red
-from clipseg_cli.inputs.discovery import Source
+from clipseg_cli.inputs.source import Source
 from clipseg_cli.run import segment
 from clipseg_cli.storage import store
 from pictures import picture, records, save

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import hands
 from clipseg_cli.errors import ClipsegError, ImageError, OutputError, UsageError
-from clipseg_cli.inputs.discovery import Source
+from clipseg_cli.inputs.source import Source
 from clipseg_cli.outputs.manifest import Record
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.run import engines, pipeline, segment

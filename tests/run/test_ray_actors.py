@@ -14,7 +14,7 @@ import pytest
 import hands
 import red
 from clipseg_cli.errors import ClipsegError, OutputError
-from clipseg_cli.inputs.discovery import Source
+from clipseg_cli.inputs.source import Source
 from clipseg_cli.outputs.manifest import Record
 from clipseg_cli.run import engines, ray_actors
 from pictures import Shell, picture, records, save

@@ -284,7 +284,7 @@ def test_records_of_several_writers_come_together(memory: str, monkeypatch: pyte
     path = Url(f"{memory}/manifest.jsonl")
 
     def write(writer: int) -> None:
-        with bucket_lines.Parts(path) as lines:
+        with bucket_lines.BucketLines(path) as lines:
             for number in range(20):
                 lines.append(f"{writer} {number}")
             lines.rewrite(lambda found: list(dict.fromkeys(found)))
@@ -301,15 +301,15 @@ def test_records_of_several_writers_come_together(memory: str, monkeypatch: pyte
     )
     monkeypatch.setattr(bucket_lines, "SHORTEST", 9.0)
     monkeypatch.setattr(bucket_lines, "LONGEST", 9.0)
-    killed = bucket_lines.Parts(path)
+    killed = bucket_lines.BucketLines(path)
     killed.append("lost")
-    assert b"lost\n" not in [*bucket_lines.Parts(path)]
-    with pytest.raises(KeyError), bucket_lines.Parts(path) as ended:
+    assert b"lost\n" not in [*bucket_lines.BucketLines(path)]
+    with pytest.raises(KeyError), bucket_lines.BucketLines(path) as ended:
         ended.append("kept")
         raise KeyError
-    assert [*bucket_lines.Parts(path)][-1] == b"kept\n"
+    assert [*bucket_lines.BucketLines(path)][-1] == b"kept\n"
     ended.clear()
-    assert [*bucket_lines.Parts(path)] == [] and not path.exists()
+    assert [*bucket_lines.BucketLines(path)] == [] and not path.exists()
 
 
 def test_other_file_systems_get_whole_files_by_renaming(tmp_path: Path) -> None:
