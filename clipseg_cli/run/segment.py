@@ -26,7 +26,7 @@ from clipseg_cli.model import registry
 from clipseg_cli.outputs.manifest import MANIFEST, RUN, Ledger, Record, forget
 from clipseg_cli.outputs.writers import raster, refuse_many, whole
 from clipseg_cli.prompts import highlight, text
-from clipseg_cli.run import embeddings, engines, exemplars, pipeline
+from clipseg_cli.run import embeddings, engines, exemplars, pipeline, workers
 from clipseg_cli.run.embeddings import Wanted
 from clipseg_cli.run.exemplars import Show
 from clipseg_cli.settings import (
@@ -107,7 +107,7 @@ def segment(request: Request, sources: Iterator[Source], note: Note, stdout: Bin
 
     at: set[str] = set()
 
-    def tell(news: engines.News) -> None:
+    def tell(news: workers.Notice) -> None:
         document.update(news.facts)
         if "device" in news.facts:
             at.add(news.facts["device"])
@@ -136,7 +136,7 @@ def segment(request: Request, sources: Iterator[Source], note: Note, stdout: Bin
     note(f"{done} of {done + failed} images done{before}{wrong}, {seconds:.1f} s -> {out}")
 
 
-def _line(note: Note) -> engines.Tell:
+def _line(note: Note) -> workers.Notify:
     """Tells the person what there is to tell, where no run.json takes the facts."""
     return lambda news: note(news.line)
 
@@ -158,14 +158,14 @@ def _failed(source: Source) -> Record | None:
 
 def _work(
     request: Request, checkpoint: registry.Checkpoint, job: pipeline.Job, items: Iterable[Source | Record],
-    tell: engines.Tell, alone: bool = False,
+    tell: workers.Notify, alone: bool = False,
 ) -> Iterator[Record]:  # fmt: skip
     """One record an item, by the engine; a single image is done here, and not kept waiting for a worker's start."""
     run = request.run
     private = any(path.startswith("memory://") for path in (request.output.out, *request.inputs.inputs))
     engine = engines.inline if (alone or private) and run.engine == "local" else engines.ENGINES[run.engine]
     works = [partial(_images, one, checkpoint, job) for one in _crew(request)]
-    return engine(items, works, tell, AHEAD * job.batch_size, engines.Place(run.ray_address, request.model.device))
+    return engine(items, works, tell, AHEAD * job.batch_size, workers.Cluster(run.ray_address, request.model.device))
 
 
 def _crew(request: Request) -> list[Request]:
@@ -180,7 +180,7 @@ def _devices(request: Request) -> list[Request]:
 
 
 def _images(
-    request: Request, checkpoint: registry.Checkpoint, job: pipeline.Job, sources: Iterable[Source], send: engines.Send
+    request: Request, checkpoint: registry.Checkpoint, job: pipeline.Job, sources: Iterable[Source], send: workers.Send
 ) -> Iterator[Record]:
     """The work of one process: does these images and writes their files. The manifest is its parent's.
 
@@ -194,7 +194,7 @@ def _images(
         raise OutputError(f"{node} does not see {out.absolute()}: give an --out that all machines of the run share")
 
     def at(source: Source, stage: Stage) -> None:
-        send(engines.Step(source.name, stage))
+        send(workers.Progress(source.name, stage))
 
     def write(path: str, data: bytes) -> None:
         store.write(out / path, data, request.output.fsync)
@@ -251,7 +251,7 @@ def _likely() -> str:
     return "cuda" if shutil.which("nvidia-smi") else "mps" if sys.platform == "darwin" else "cpu"
 
 
-def _model(request: Request, checkpoint: registry.Checkpoint, tell: engines.Tell) -> "tuple[Segmenter, Embeddings]":
+def _model(request: Request, checkpoint: registry.Checkpoint, tell: workers.Notify) -> "tuple[Segmenter, Embeddings]":
     """The loaded network and what to look for; says once which model runs where and how."""
     options = request.model
     gc.disable()  # half a million objects are made, all to stay: a tenth of a start is spent on looking through them
@@ -266,7 +266,7 @@ def _model(request: Request, checkpoint: registry.Checkpoint, tell: engines.Tell
         gc.freeze()
     at = f" ({checkpoint.repo} at {checkpoint.revision})" if checkpoint.repo else ""
     line = f"model {checkpoint.name}{at} on {segmenter.device} in {segmenter.dtype}, {segmenter.backend} backend"
-    tell(engines.News(line, {"device": segmenter.device, "dtype": segmenter.dtype, "backend": segmenter.backend}))
+    tell(workers.Notice(line, {"device": segmenter.device, "dtype": segmenter.dtype, "backend": segmenter.backend}))
     return segmenter, embeddings.embed(segmenter, request.wanted, request.show)
 
 
