@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from clipseg_cli.inputs import decode
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.outputs.manifest import MANIFEST
-from clipseg_cli.run import engines, segment
-from clipseg_cli.run.engines import News, Tell
+from clipseg_cli.run import work, workers
+from clipseg_cli.run.workers import Notice, Notify
 from clipseg_cli.storage import bucket_lines, lines, store
 
 FILE_POINTS = ("before-temp", "mid-write", "after-write", "before-rename", "after-rename")
@@ -45,10 +45,10 @@ class Red:
         return np.repeat(np.stack(maps)[:, None], self.terms, axis=1)
 
 
-def model(request: Any, checkpoint: Any, tell: Tell) -> tuple[Any, Any]:
+def model(request: Any, checkpoint: Any, tell: Notify) -> tuple[Any, Any]:
     """Takes the place of `runs._model`."""
-    tell(News("model red", {"device": "cpu", "dtype": "fp32", "backend": "fast"}))
-    return Red(len(request.wanted.texts)), None
+    tell(Notice("model red", {"device": "cpu", "dtype": "fp32", "backend": "fast"}))
+    return Red(len(request.query.texts)), None
 
 
 def arm(point: str, number: int, die: Callable[[], None]) -> None:
@@ -145,11 +145,11 @@ def install() -> None:
     import sys
 
     worker = any("serve" in argument for argument in sys.orig_argv)
-    segment._model = model
+    work.load_model = model
     if "RED_PARTS" in os.environ:
         bucket_lines.SHORTEST = bucket_lines.LONGEST = 0.0
     load, stuck = decode.load, os.environ.get("RED_STUCK")
-    engines.PATIENCE = int(os.environ.get("RED_PATIENCE", engines.PATIENCE))
+    workers.LOAD_TIMEOUT = int(os.environ.get("RED_PATIENCE", workers.LOAD_TIMEOUT))
 
     def slow(source: Source, *, max_pixels: int) -> decode.Image:
         if stuck and stuck in source.name:

@@ -19,7 +19,7 @@ from clipseg_cli.outputs.manifest import MANIFEST, RUN, Ledger, Record
 from clipseg_cli.outputs.writers import raster, whole
 from clipseg_cli.prompts import highlight
 from clipseg_cli.prompts.slugs import unique_slugs
-from clipseg_cli.run import embedding_file, engines, pipeline, run_file, work
+from clipseg_cli.run import embedding_file, pipeline, run_file, work, workers
 from clipseg_cli.run.exemplars import visual_prompt
 from clipseg_cli.run.request import Request
 from clipseg_cli.settings.inputs import InputOptions
@@ -91,11 +91,11 @@ def _to_folder(request: Request, sources: Iterator[Source], note: Note, alone: b
     note(f"{done} of {done + failed} images done{before}{wrong}, {seconds:.1f} s -> {out}")
 
 
-def _teller(document: dict[str, Any], note: Note) -> engines.Tell:
+def _teller(document: dict[str, Any], note: Note) -> workers.Notify:
     """Passes news on to the user, and their facts to run.json."""
     seen: set[str] = set()
 
-    def tell(news: engines.News) -> None:
+    def tell(news: workers.Notice) -> None:
         document.update(news.facts)
         if "device" in news.facts:
             seen.add(news.facts["device"])
@@ -105,7 +105,7 @@ def _teller(document: dict[str, Any], note: Note) -> engines.Tell:
     return tell
 
 
-def _line(note: Note) -> engines.Tell:
+def _line(note: Note) -> workers.Notify:
     """Passes news on to the user where there is no run.json."""
     return lambda news: note(news.line)
 

@@ -15,7 +15,7 @@ from clipseg_cli.model import registry
 from clipseg_cli.outputs.manifest import RUN, Record
 from clipseg_cli.outputs.writers import refuse_many
 from clipseg_cli.prompts.thresholds import resolve_thresholds
-from clipseg_cli.run import embed, embedding_file, engines, pipeline
+from clipseg_cli.run import embed, embedding_file, engines, pipeline, workers
 from clipseg_cli.run.finish import MaskPlan
 from clipseg_cli.run.request import Request
 from clipseg_cli.settings.outputs import Format
@@ -62,16 +62,16 @@ def work(
     checkpoint: registry.Checkpoint,
     job: pipeline.Job,
     items: Iterable[Source | Record],
-    tell: engines.Tell,
+    notify: workers.Notify,
     alone: bool = False,
 ) -> Iterator[Record]:
     """Yields one record per item, by the request's engine. An image that is `alone` needs no worker process."""
-    workers = request.run.workers
+    options = request.run.workers
     private = any(path.startswith("memory://") for path in (request.out, *request.inputs.inputs))
-    engine = engines.inline if (alone or private) and workers.engine == "local" else engines.ENGINES[workers.engine]
+    engine = engines.inline if (alone or private) and options.engine == "local" else engines.ENGINES[options.engine]
     works = [partial(_process, one, checkpoint, job) for one in request.per_worker()]
-    place = engines.Place(workers.ray_address, request.model.device)
-    return engine(items, works, tell, AHEAD * job.batch_size, place)
+    cluster = workers.Cluster(options.ray_address, request.model.device)
+    return engine(items, works, notify, AHEAD * job.batch_size, cluster)
 
 
 def _process(
@@ -79,7 +79,7 @@ def _process(
     checkpoint: registry.Checkpoint,
     job: pipeline.Job,
     sources: Iterable[Source],
-    send: engines.Send,
+    send: workers.Send,
 ) -> Iterator[Record]:
     """The work of one process: processes these images and writes their files. The manifest is its parent's.
 
@@ -94,7 +94,7 @@ def _process(
         raise OutputError(f"{node} does not see {out.absolute()}: use an --out that all machines of the run share")
 
     def progress(source: Source, stage: Stage) -> None:
-        send(engines.Step(source.name, stage))
+        send(workers.Progress(source.name, stage))
 
     def write(path: str, data: bytes) -> None:
         store.write(out / path, data, request.output.fsync)
@@ -102,8 +102,10 @@ def _process(
     return pipeline.run(sources, job, partial(load_model, request, checkpoint, send), write, progress)
 
 
-def load_model(request: Request, checkpoint: registry.Checkpoint, tell: engines.Tell) -> "tuple[Segmenter, Embeddings]":
-    """The loaded network and the embedded query; tells which model runs where and how."""
+def load_model(
+    request: Request, checkpoint: registry.Checkpoint, notify: workers.Notify
+) -> "tuple[Segmenter, Embeddings]":
+    """The loaded network and the embedded query; notifies which model runs where and how."""
     options = request.model
     gc.disable()  # loading makes half a million objects that all stay; looking through them takes a tenth of the time
     try:
@@ -117,5 +119,5 @@ def load_model(request: Request, checkpoint: registry.Checkpoint, tell: engines.
         gc.freeze()
     at = f" ({checkpoint.repo} at {checkpoint.revision})" if checkpoint.repo else ""
     line = f"model {checkpoint.name}{at} on {segmenter.device} in {segmenter.dtype}, {segmenter.backend} backend"
-    tell(engines.News(line, {"device": segmenter.device, "dtype": segmenter.dtype, "backend": segmenter.backend}))
+    notify(workers.Notice(line, {"device": segmenter.device, "dtype": segmenter.dtype, "backend": segmenter.backend}))
     return segmenter, embed.embed(segmenter, request.query)

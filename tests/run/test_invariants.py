@@ -157,7 +157,7 @@ class Folder(RuleBasedStateMachine):
 
 def test_any_history_ends_in_the_same_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     """Random histories of twelve events each."""
-    monkeypatch.setattr(segment, "_model", red.model)
+    monkeypatch.setattr(work, "load_model", red.model)
     monkeypatch.setitem(engines.ENGINES, "local", engines.inline)
     machine = Folder.TestCase
     machine.settings = settings(
