@@ -38,7 +38,7 @@ def rgb(image: PIL.Image.Image, notes: list[str]) -> np.ndarray:
         image = ImageCms.applyTransform(image, ImageCms.buildTransform(lab, srgb, "LAB", "RGB")) or image
         notes.append("LAB converted to sRGB")
     elif image.mode not in PLAIN_MODES:
-        raise ImageError("unsupported", "load", f"pixel mode {image.mode} is not read; save it as 8-bit RGB")
+        raise ImageError("unsupported", "load", f"pixel mode {image.mode} is not supported; save it as 8-bit RGB")
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
@@ -47,7 +47,7 @@ def _on_background(image: PIL.Image.Image, notes: list[str]) -> PIL.Image.Image:
     alpha = rgba.getchannel("A")
     if alpha.getextrema() == (255, 255):
         return rgba.convert("RGB")
-    notes.append("transparency shown on white")
+    notes.append("transparency composited on white")
     canvas = PIL.Image.new("RGB", rgba.size, BACKGROUND)
     canvas.paste(rgba, mask=alpha)
     return canvas
@@ -59,11 +59,11 @@ def _from_cmyk(image: PIL.Image.Image, notes: list[str]) -> PIL.Image.Image:
             inks = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             converted = ImageCms.profileToProfile(image, inks, ImageCms.createProfile("sRGB"), outputMode="RGB")
         except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
-            notes.append("broken colour profile ignored")
+            notes.append("broken ICC profile ignored")
         else:
-            notes.append("CMYK converted by its profile")
+            notes.append("CMYK converted with its ICC profile")
             return converted or image
-    notes.append("CMYK converted without a profile")
+    notes.append("CMYK converted without an ICC profile")
     return image.convert("RGB")
 
 
@@ -82,7 +82,7 @@ def _from_grey(image: PIL.Image.Image, notes: list[str]) -> np.ndarray:
         grey = 255 - grey
     if isinstance(clear := image.info.get("transparency"), int) and (values == clear).any():
         grey[values == clear] = BACKGROUND[0]
-        notes.append("transparency shown on white")
+        notes.append("transparency composited on white")
     return np.repeat(grey[:, :, None], 3, axis=2)
 
 

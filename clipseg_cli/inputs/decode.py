@@ -72,7 +72,7 @@ def _opened(source: Source) -> Iterator[BinaryIO]:
             finally:
                 after = os.fstat(file.fileno())
                 if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-                    why = "modified while it was read; it is read again by the next run"
+                    why = "the file changed while it was read; the next run reads it again"
                     raise ImageError("changed", "load", why)
     except (OSError, ValueError) as error:
         raise fault(error, "load") from error
@@ -81,10 +81,10 @@ def _opened(source: Source) -> Iterator[BinaryIO]:
 def _decode(file: BinaryIO, max_pixels: int) -> Image:
     head = file.read(SNIFF)
     if not head:
-        raise ImageError("empty", "load", "the file has no bytes; copy it again")
+        raise ImageError("empty", "load", "the file is empty; copy it again")
     kind = sniff(head)
     if kind not in DECODERS:
-        what = "not an image" if kind is None else f"{kind} is not read"
+        what = "not a known image format" if kind is None else f"{kind} is not supported"
         raise ImageError("unsupported", "load", f"{what}; convert it to one of {', '.join(DECODERS)}")
     file.seek(0)
     pixels, frames, notes = DECODERS[kind](file, max_pixels)

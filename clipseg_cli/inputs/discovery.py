@@ -42,7 +42,7 @@ def discover(options: InputOptions, stdin: BinaryIO | None, out: str | None = No
         inputs = ("-",)
     from_stdin = ("-" in inputs) + (options.files_from == "-")
     if from_stdin == 2:
-        raise UsageError("standard input is named twice: give either '-' or '--files-from -'")
+        raise UsageError("standard input is named twice: use either '-' or '--files-from -'")
     if from_stdin and stdin is None:
         raise UsageError("nothing to read: name images or folders, or pipe in an image or a list of paths")
     listing: BinaryIO | None = stdin if options.files_from == "-" else None
@@ -129,7 +129,7 @@ def _lines(stream: BinaryIO, head: bytes, null: bool) -> Iterator[str]:
             if path := line.removesuffix(tail):
                 yield os.fsdecode(path)
         if len(rest) > LONGEST_LINE:
-            raise UsageError("the list of paths has no line end in a megabyte; for a NUL-separated list use --null")
+            raise UsageError("the list of paths has a line of over a megabyte; for a NUL-separated list use --null")
         if not (more := _read(stream, CHUNK)):
             break
         rest += more

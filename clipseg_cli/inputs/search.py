@@ -50,14 +50,14 @@ class Search:
         return cls(options, out, excluded, functools.lru_cache(maxsize=8)(folders.neighbours), set())
 
     def named(self, path: str, listed: bool = False) -> Iterator[Source]:
-        """Yields what the user named: a file whatever its extension, or the images of a folder.
+        """Yields what the user named: a file with any extension, or the images of a folder.
 
         `listed`: the path comes from a list, so others probably are in the same folder.
         """
         above, name = os.path.split(path)
         try:
             tag = self.neighbours(above)[1].get(name) if listed and is_url(path) else None
-            kind, tag = ("file", tag) if tag is not None else folders.found(path)
+            kind, tag = ("file", tag) if tag is not None else folders.look_up(path)
         except (OSError, ValueError) as error:
             yield _failed(path, fault(error, "discover"))
             return
@@ -89,8 +89,10 @@ class Search:
                 yield from self.named(path)
 
     def walk(self, root: str, prefix: str) -> Iterator[Source]:
-        """Yields every image below `root`, depth first; output paths begin with `prefix`. Not recursive, so that a
-        deep tree cannot exhaust the stack."""
+        """Yields every image below `root`, depth first; output paths begin with `prefix`.
+
+        It is a loop and not recursive, so that a deep tree cannot exhaust the stack.
+        """
         base = slashes(root) if root.endswith(("/", os.sep)) else slashes(root) + "/"
         stack: list[Folder] = []
         pending: tuple[str, str] | None = (root, "")
@@ -128,7 +130,7 @@ class Search:
 
     def _enter(self, path: str, inner: str) -> Folder:
         """Lists a folder. Raises OSError if it cannot be read."""
-        folder = folders.listed(path, inner)
+        folder = folders.list_folder(path, inner)
         if self.options.follow and not self._first_visit(path):
             return Folder(folder.path, inner)
         folder.whole = folder.keeping()
@@ -137,8 +139,7 @@ class Search:
         return folder
 
     def _classify(self, folder: Folder, name: str, path: str) -> Literal["folder", "file", "link"] | ImageError:
-        """Returns what an entry is, or why it cannot be used. With --follow a link counts as its target; without,
-        it is a "link"."""
+        """Returns what an entry is, or why it cannot be used. With --follow a link counts as its target."""
         if name in folder.folders:
             return "folder"
         if name in folder.odd:
@@ -148,7 +149,7 @@ class Search:
         if not self.options.follow:
             return "link"
         try:
-            kind, _ = folders.found(path)
+            kind, _ = folders.look_up(path)
         except OSError as error:
             return fault(error, "discover")
         return not_a_file("discover") if kind == "odd" else kind
@@ -163,8 +164,7 @@ class Search:
         return os.path.splitext(name)[1].lower() in (self.options.extensions or EXTENSIONS)
 
     def _first_visit(self, path: str) -> bool:
-        """Returns whether this inode is visited for the first time. A path that was just deleted counts as new:
-        opening it will report that."""
+        """Returns whether this inode is new. A path that was just deleted is new too: opening it will report that."""
         try:
             info = os.stat(path)
         except OSError:

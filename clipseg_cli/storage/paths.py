@@ -60,18 +60,20 @@ def fault(error: OSError | ValueError, stage: Stage) -> ImageError:
     """Converts an error of the operating system on an input path into the ImageError for its record."""
     code = getattr(error, "errno", None)
     if not isinstance(error, OSError):  # open() and stat() raise ValueError for a NUL byte
-        return ImageError("vanished", stage, f"not a path ({error}); for a NUL-separated list use --null")
+        return ImageError("vanished", stage, f"not a valid path ({error}); for a NUL-separated list use --null")
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        return ImageError("vanished", stage, "no such file: deleted since it was listed, mistyped, or a dangling link")
+        return ImageError(
+            "vanished", stage, "no such file: deleted since it was listed, misspelled, or a dangling link"
+        )
     if code == errno.ELOOP:
-        return ImageError("vanished", stage, "a symbolic link that leads to itself")
+        return ImageError("vanished", stage, "a symbolic link that points to itself; fix or delete it")
     if isinstance(error, IsADirectoryError) or code in (errno.ENXIO, errno.ENODEV):
         return not_a_file(stage)
     if code == errno.ENAMETOOLONG:
-        return ImageError("permission", stage, "path too long for this system; run from a folder nearer to it")
+        return ImageError("permission", stage, "the path is too long for this system; run from a folder closer to it")
     if code == errno.EIO:
-        return ImageError("permission", stage, f"could not be read ({error.strerror}); the next run tries it again")
-    return ImageError("permission", stage, f"may not be read ({error.strerror}); see its mode or policy")
+        return ImageError("permission", stage, f"could not be read ({error.strerror}); the next run tries again")
+    return ImageError("permission", stage, f"no permission to read it ({error.strerror}); check its mode or policy")
 
 
 def not_a_file(stage: Stage) -> ImageError:

@@ -17,7 +17,7 @@ import red
 from clipseg_cli.errors import OutputError
 from clipseg_cli.inputs.discovery import discover
 from clipseg_cli.prompts.text import Prompt
-from clipseg_cli.run import embeddings, engines, segment
+from clipseg_cli.run import embeddings, engines, segment, work
 from clipseg_cli.run.exemplars import Show
 from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.settings.masks import MaskOptions

@@ -1,4 +1,4 @@
-"""JPEG: refuses the variants that libjpeg-turbo cannot decode, and files that it would fill up with grey."""
+"""JPEG: refuses variants that libjpeg-turbo cannot decode, and damaged files whose gaps it would fill with grey."""
 
 import io
 import re
@@ -23,7 +23,7 @@ def decode(file: BinaryIO, max_pixels: int) -> Decoded:
     """Decodes a JPEG, also MPO and Ultra HDR. Raises ImageError."""
     data = pillow.whole(file, max_pixels)
     if variant := _unsupported(data):
-        raise ImageError("unsupported", "load", f"{variant} is not read; save it as 8-bit RGB")
+        raise ImageError("unsupported", "load", f"{variant} is not supported; save it as baseline JPEG")
     image = pillow.opened("JPEG", io.BytesIO(data), max_pixels)
     if damage := _damage(data, image.width * image.height):
         raise ImageError("corrupt", "load", f"{damage}; copy or export it again")
@@ -36,7 +36,7 @@ def _unsupported(data: bytes) -> str:
         if marker == JPEG_LS:
             return "JPEG-LS"
         if marker in FRAMES or marker == SOS:
-            return "JPEG without loss or in layers" if marker in FRAMES - READ else ""
+            return "lossless or hierarchical JPEG" if marker in FRAMES - READ else ""
     return ""
 
 
@@ -48,10 +48,10 @@ def _damage(data: bytes, pixels: int) -> str:
             # A block of 8 x 8 pixels takes at least one bit: the Huffman code of its first coefficient.
             return "too few bytes for its size" if huffman and pixels > len(data) * 8 * 64 else ""
         if scanned and marker not in BETWEEN_SCANS:
-            return f"marker ff{marker:02x} in the midst of its pixels"
+            return f"damaged: marker ff{marker:02x} among its pixels"
         scanned = scanned or marker == SOS
         huffman = huffman and marker not in ARITHMETIC
-    return "cut short: it has no end marker"
+    return "truncated: it has no end marker"
 
 
 def _markers(data: bytes) -> Iterator[int]:

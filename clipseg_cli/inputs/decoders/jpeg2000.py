@@ -1,4 +1,4 @@
-"""JPEG 2000: refuses files that are cut short, whose missing part OpenJPEG would leave black."""
+"""JPEG 2000: refuses truncated files, whose missing part OpenJPEG would leave black."""
 
 import io
 from typing import BinaryIO
@@ -16,5 +16,5 @@ def decode(file: BinaryIO, max_pixels: int) -> Decoded:
     image = pillow.opened("JPEG2000", io.BytesIO(data), max_pixels)
     start = data.find(START)
     if not data.find(END, start) > start >= 0:
-        raise ImageError("corrupt", "load", "cut short: it has no end marker; copy or export it again")
+        raise ImageError("corrupt", "load", "truncated: it has no end marker; copy or export it again")
     return pillow.finished(image)

@@ -145,7 +145,7 @@ def reasons() -> Iterator[None]:
     except (ImageError, MemoryError):
         raise
     except PIL.Image.DecompressionBombError as error:
-        raise too_large("a part of it") from error
+        raise too_large("a part of the image") from error
     except Exception as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a seek before the start
             raise  # an error of the disk, not of the image
@@ -155,11 +155,11 @@ def reasons() -> Iterator[None]:
             text = f"no {TiffTags.TAGS_V2[key].name}"
         elif key is not None or re.search(UNREAD, text):
             text = f"compression {text}" if text.isdecimal() else text
-            why = f"a kind of pixels that is not read ({text}); save it as 8-bit RGB"
+            why = f"unsupported pixel format ({text}); save it as 8-bit RGB"
             raise ImageError("unsupported", "load", why) from error
-        raise ImageError("corrupt", "load", f"broken or cut short ({text}); copy or export it again") from error
+        raise ImageError("corrupt", "load", f"damaged or truncated ({text}); copy or export it again") from error
 
 
 def too_large(what: str) -> ImageError:
     """Returns the error for an image that exceeds --max-pixels."""
-    return ImageError("too_large", "load", f"{what} is more than --max-pixels allows; raise it if memory does")
+    return ImageError("too_large", "load", f"{what} exceeds --max-pixels; raise that limit if there is enough memory")

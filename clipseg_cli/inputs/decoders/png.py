@@ -23,7 +23,7 @@ def decode(file: BinaryIO, max_pixels: int) -> Decoded:
     """Decodes a PNG or APNG. Raises ImageError."""
     data = pillow.whole(file, max_pixels)
     if data[12:16] == b"CgBI":
-        raise ImageError("unsupported", "load", "Apple's CgBI is not read; save it as 8-bit RGB")
+        raise ImageError("unsupported", "load", "Apple's CgBI variant is not supported; save it as standard PNG")
     data, frames = _without_metadata(data)
     image = pillow.opened("PNG", io.BytesIO(data), max_pixels)
     if damage := _damage(data):
@@ -33,13 +33,15 @@ def decode(file: BinaryIO, max_pixels: int) -> Decoded:
         # a missing row stays black; in an interlaced image it may be any
         doubtful = data[28] or not np.asarray(image.crop((0, image.height - 1, image.width, image.height))).any()
         if doubtful and _lacks_rows(data):
-            raise ImageError("corrupt", "load", "fewer pixels than its header says; copy or export it again")
+            raise ImageError("corrupt", "load", "truncated: fewer pixels than its header says; copy or export it again")
     return pillow.finished(image, frames)
 
 
 def _without_metadata(data: bytes) -> tuple[bytes, int]:
-    """Returns a PNG without the chunks that do not change its pixels, and the number of its frames, of which the first
-    remains. A text or a profile may be huge or damaged, and Pillow would refuse an image that viewers show."""
+    """Returns a PNG without the chunks that do not change its pixels, and the number of its frames; the first is kept.
+
+    A text or a profile may be huge or damaged, and Pillow would refuse an image that viewers show.
+    """
     view, end = memoryview(data), 8
     kept: list[bytes | memoryview] = [data[:8]]
     frames, apart, moves, pixels = 0, False, False, False
@@ -62,7 +64,7 @@ def _damage(data: bytes) -> str:
         if name == b"IDAT" and not _sound(data, start, end):
             return "damaged: a checksum does not match"
         if name == b"IDAT" and indexed:
-            return "it has no palette"
+            return "its palette is missing"
         indexed = indexed and name != b"PLTE"
     return ""
 

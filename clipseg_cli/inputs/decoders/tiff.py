@@ -35,21 +35,23 @@ def _check(image: TiffImagePlugin.TiffImageFile) -> None:
     decompression bomb, missing pixels, and two encodings."""
     tags, (width, height) = image.tag_v2, image.size
     if tags.get(TiffImagePlugin.COMPRESSION) == WEBP:
-        raise ImageError("unsupported", "load", "WebP within TIFF is not read; save it as one or the other")
+        raise ImageError(
+            "unsupported", "load", "WebP compression in TIFF is not supported; save it as WebP, or as plain TIFF"
+        )
     if DNG_VERSION in tags or (tags.get(SUBFILE_TYPE, 0) == 1 and TiffImagePlugin.SUBIFD in tags):
-        raise ImageError("unsupported", "load", "a camera's raw file is not read; convert it to JPEG or TIFF")
+        raise ImageError("unsupported", "load", "camera raw files are not supported; convert it to JPEG or TIFF")
     tile = int(tags.get(TiffImagePlugin.TILEWIDTH, 0)) * int(tags.get(TiffImagePlugin.TILELENGTH, 0))
     if tile > max(width * height, LARGEST_TILE):
         raise pillow.too_large(f"a tile of {tile} pixels")
     raw = [tile for tile in image.tile if tile.codec_name == "raw"]
     layers = len(image.getbands()) if tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 else 1
     if raw and layers > 1 and max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8:  # Pillow reads every other byte
-        why = "16-bit colour in planes is not read; save it compressed, or as 8-bit RGB"
+        why = "uncompressed 16-bit colour planes are not supported; save it compressed, or as 8-bit RGB"
         raise ImageError("unsupported", "load", why)
     boxes = [tile.extents or (0, 0, 0, 0) for tile in raw]
     covered = sum((right - left) * (lower - upper) for left, upper, right, lower in boxes)
     if raw and (covered < layers * width * height or min(tile.offset for tile in raw) < HEADER):
-        raise ImageError("corrupt", "load", "parts of its pixels are missing; copy or export it again")
+        raise ImageError("corrupt", "load", "some of its pixels are missing; copy or export it again")
 
 
 def _pages(image: TiffImagePlugin.TiffImageFile) -> int:
