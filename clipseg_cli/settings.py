@@ -7,7 +7,8 @@ from typing import Literal, get_args
 
 from clipseg_cli.errors import UsageError
 from clipseg_cli.prompts.expressions import Expression
-from clipseg_cli.prompts.text import Prompt, Threshold
+from clipseg_cli.prompts.text import Prompt
+from clipseg_cli.prompts.thresholds import Threshold
 
 Device = str  # "auto", "cpu", "cuda", "cuda:1", "mps"; of a run also several: "cuda:0,1"
 Dtype = Literal["auto", "fp32", "bf16", "fp16"]

@@ -100,7 +100,7 @@ def run(
 
     from clipseg_cli.cli.terminal import Terminal, emitter, show_overlay
     from clipseg_cli.inputs.discovery import discover, escape
-    from clipseg_cli.prompts import text
+    from clipseg_cli.prompts.thresholds import resolve_thresholds
     from clipseg_cli.run import segment
     from clipseg_cli.storage import store
 
@@ -111,7 +111,7 @@ def run(
         prompt, prompts_file, expr, support, support_mask, support_box, support_prompt, highlight, mix, template,
         embedding,
     )  # fmt: skip
-    text.thresholds(threshold or (), wanted.prompts, 0)  # a wrong one is told before anything is read
+    resolve_thresholds(threshold or (), wanted.prompts, 0)  # a wrong one is told before anything is read
     chosen = options.input_options(
         inputs, files_from, null, ext, exclude, max_depth, follow, hidden, limit, shard, max_pixels
     )

@@ -10,7 +10,7 @@ import typer
 from clipseg_cli import settings
 from clipseg_cli.cli import configuration
 from clipseg_cli.errors import UsageError
-from clipseg_cli.prompts import text
+from clipseg_cli.prompts.thresholds import probability
 from clipseg_cli.storage import files
 
 _IN, _WHAT, _MODEL, _MASK, _OUT, _RUN = "Images", "Prompts", "Model", "Masks", "Output", "Run"
@@ -359,7 +359,7 @@ def clean_up(
     holes = fill_holes if fill_holes == "all" else _pixels(fill_holes, "--fill-holes", "a number of pixels, or all")
     area, share = 0, 0.0
     if min_area.endswith("%"):
-        share = text.probability(_hundredth(min_area), f"--min-area {min_area}: a share of the picture")
+        share = probability(_hundredth(min_area), f"--min-area {min_area}: a share of the picture")
     else:
         area = _pixels(min_area, "--min-area", "a number of pixels, or a share of the picture like 0.5%")
     return settings.CleanUp(refine, peak, open_, close, holes, area, share, keep_largest, grow, invert, feather)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from clipseg_cli.errors import UsageError
 from clipseg_cli.inputs.decode import PLUGINS
 from clipseg_cli.masks import coco_codec
-from clipseg_cli.prompts.text import slugs
+from clipseg_cli.prompts.slugs import unique_slugs
 from clipseg_cli.storage import files
 
 CLASSES = "classes.txt"
@@ -70,15 +70,15 @@ def open_truth(path: Path, wanted: Sequence[str] | None) -> Truth:
         return Folders({"": path})
     raise UsageError(
         f"{path} has no folder for any of the labels {', '.join(wanted)}, but {', '.join(folders) or 'none at all'}: "
-        f"name the folders like the labels, {path}/{slugs(wanted[:1])[0]}/... first"
+        f"name the folders like the labels, {path}/{unique_slugs(wanted[:1])[0]}/... first"
     )
 
 
 def pair(wanted: Sequence[str], known: Sequence[str]) -> dict[str, str | None]:
     """For each wanted label the known one of that name or, failing that, of that name as a folder; or None."""
     exact = {name: name for name in known}
-    folded = dict(zip(slugs(known), known, strict=True))
-    return {label: exact.get(label, folded.get(slugs([label])[0])) for label in wanted}
+    folded = dict(zip(unique_slugs(known), known, strict=True))
+    return {label: exact.get(label, folded.get(unique_slugs([label])[0])) for label in wanted}
 
 
 def label_folders(path: Path) -> list[str]:

@@ -25,7 +25,8 @@ from clipseg_cli.outputs import drawing
 from clipseg_cli.outputs.writers import raster
 from clipseg_cli.pages.background_run import PATIENCE, Run, free
 from clipseg_cli.prompts import highlight
-from clipseg_cli.prompts.text import Prompt, distinct, parse, probability
+from clipseg_cli.prompts.text import Prompt, distinct, parse
+from clipseg_cli.prompts.thresholds import probability
 from clipseg_cli.run.finish import cut
 from clipseg_cli.settings import MAX_PIXELS, CleanUp, InputOptions, ModelOptions, Refine
 

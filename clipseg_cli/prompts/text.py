@@ -1,4 +1,4 @@
-"""What the user asks for: phrases, their labels, slugs and thresholds. Standard library only.
+"""What the user asks for: phrases, their labels and prompts files. Standard library only.
 
 parse("a cat")            Prompt(label="a cat", text="a cat")
 parse("cat=a fluffy cat") Prompt(label="cat", text="a fluffy cat")
@@ -6,24 +6,14 @@ parse('"a=b"')            Prompt(label='"a=b"', text='"a=b"')
 """
 
 import csv
-import hashlib
 import io
-import re
 import tomllib
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clipseg_cli.errors import UsageError
-
-SLUG_BYTES = 80  # leaves room for a suffix in the 255 bytes that file systems allow a name
-# Names that Windows keeps for devices: a folder of that name cannot be made there.
-_RESERVED = {"con", "prn", "aux", "nul", *(f"{d}{i}" for d in ("com", "lpt") for i in range(1, 10))}
-
-
-# A probability in [0, 1]; or chosen for each map: "otsu", or "p90" for its 90th percentile.
-Threshold = float | str
+from clipseg_cli.prompts.thresholds import Threshold, parse_threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,53 +95,7 @@ def _entry(row: Mapping[str, object], where: str) -> Prompt:
         raise UsageError(f"{where}: text is empty")
     prompt = Prompt(label.strip() or text.strip(), text.strip())
     value = row.get("threshold")
-    return prompt if value in (None, "") else replace(prompt, threshold=threshold(str(value), where))
-
-
-def probability(text: str, where: str) -> float:
-    """Reads a number in [0, 1]; UsageError names `where` it stood."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0.0 <= value <= 1.0:  # also refuses nan
-        raise UsageError(f"{where}: {text!r} is not a number from 0 to 1")
-    return value
-
-
-def threshold(text: str, where: str) -> Threshold:
-    """Reads a number in [0, 1], `otsu`, or a percentile like `p90`; UsageError names `where` it stood."""
-    text = text.strip()
-    if text == "otsu" or (re.fullmatch(r"p\d+(\.\d+)?", text) and float(text[1:]) <= 100):
-        return text
-    try:
-        return probability(text, where)
-    except UsageError:
-        raise UsageError(
-            f"{where}: {text!r} is neither a number from 0 to 1, nor otsu, nor a percentile like p90"
-        ) from None
-
-
-def thresholds(arguments: Iterable[str], prompts: Iterable[Prompt], default: Threshold) -> tuple[Threshold, ...]:
-    """The threshold of each prompt from `-t` arguments (`0.4` for all, `label=0.4` for one).
-
-    A label's own argument beats its entry in a prompts file, which beats the bare argument, which beats the
-    model's default. Raises UsageError for a label that no prompt has.
-    """
-    general: Threshold | None = None
-    own: dict[str, Threshold] = {}
-    for argument in arguments:
-        label, equals, value = argument.rpartition("=")
-        if equals:
-            own[label.strip()] = threshold(value, f"--threshold {argument}")
-        else:
-            general = threshold(argument, "--threshold")
-    prompts = tuple(prompts)
-    if unknown := sorted(own.keys() - {prompt.label for prompt in prompts}):
-        known = ", ".join(prompt.label for prompt in prompts)
-        raise UsageError(f"--threshold names the label {unknown[0]!r}, which no prompt has (labels: {known})")
-    rest = default if general is None else general
-    return tuple(own.get(prompt.label, rest if prompt.threshold is None else prompt.threshold) for prompt in prompts)
+    return prompt if value in (None, "") else replace(prompt, threshold=parse_threshold(str(value), where))
 
 
 def distinct(prompts: Iterable[Prompt]) -> tuple[Prompt, ...]:
@@ -167,34 +111,3 @@ def distinct(prompts: Iterable[Prompt]) -> tuple[Prompt, ...]:
     if not found:
         raise UsageError("no prompt: say what to look for with -p 'a cat' or a file of phrases with -P prompts.txt")
     return tuple(found.values())
-
-
-def slugs(labels: Iterable[str]) -> tuple[str, ...]:
-    """A folder name for each label: letters and digits of any script in lower case, joined by hyphens.
-
-    The names are distinct even where a file system folds case, safe on Windows, and at most 80 bytes each; equal
-    labels in equal order give equal names.
-    """
-    taken: set[str] = set()
-    result = []
-    for label in labels:
-        base = _slug(label)
-        name, number = base, 1
-        while name in taken:
-            number += 1
-            name = f"{base}-{number}"
-        taken.add(name)
-        result.append(name)
-    return tuple(result)
-
-
-def _slug(label: str) -> str:
-    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", label).casefold())
-    kept = (c if c.isalnum() or unicodedata.category(c).startswith("M") else " " for c in folded)
-    slug = "-".join("".join(kept).split())
-    digest = hashlib.sha256(label.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    if len(slug.encode("utf-8", "surrogatepass")) > SLUG_BYTES:
-        slug = slug.encode("utf-8", "surrogatepass")[: SLUG_BYTES - 9].decode("utf-8", "ignore") + "-" + digest
-    if not slug or slug in _RESERVED:
-        slug = f"label-{digest}"
-    return slug

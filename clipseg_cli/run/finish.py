@@ -14,7 +14,8 @@ from clipseg_cli.masks import cleanup, matting, refine, soft_maps
 from clipseg_cli.outputs.manifest import Mask, Record
 from clipseg_cli.outputs.writers import WRITERS
 from clipseg_cli.outputs.writers.result import Result
-from clipseg_cli.prompts.text import Threshold, slugs
+from clipseg_cli.prompts.slugs import unique_slugs
+from clipseg_cli.prompts.thresholds import Threshold
 from clipseg_cli.settings import CleanUp, ExportOptions, Format, MaskOptions
 from clipseg_cli.storage import store
 
@@ -106,7 +107,7 @@ def _masks(
         name,
         photo,
         labels,
-        slugs(labels),
+        unique_slugs(labels),
         tuple(cuts),
         tuple(record.score for record in records),
         tuple(record.threshold for record in records),

@@ -26,8 +26,8 @@ from clipseg_cli.masks import soft_maps
 from clipseg_cli.outputs import manifest
 from clipseg_cli.outputs.manifest import MANIFEST, RUN, Ledger, Record
 from clipseg_cli.outputs.writers import refuse_many, whole
-from clipseg_cli.prompts import text
 from clipseg_cli.prompts.text import Prompt
+from clipseg_cli.prompts.thresholds import resolve_thresholds
 from clipseg_cli.run.finish import finish
 from clipseg_cli.run.pipeline import ahead
 from clipseg_cli.settings import ExportOptions, Format, MaskOptions, OutputOptions
@@ -126,7 +126,7 @@ def _options(request: Request, before: dict[str, Any]) -> MaskOptions:
     bare = any("=" not in text for text in request.thresholds)
     kept = before.get("own_thresholds", {}) if bare else {row["label"]: row["threshold"] for row in rows}
     given = [replace(prompt, threshold=kept.get(prompt.label)) for prompt in known]
-    thresholds = text.thresholds(request.thresholds, given, 0.5)
+    thresholds = resolve_thresholds(request.thresholds, given, 0.5)
     refuse_many(len(known), request.mask.mode, request.output.formats)
     if "soft16" in request.output.formats and "soft16" not in before["settings"]["formats"]:
         raise UsageError(f"{request.run} kept its maps in 8 bits: run it again with -f soft16")

@@ -25,7 +25,9 @@ from clipseg_cli.inputs.discovery import Source
 from clipseg_cli.model import registry
 from clipseg_cli.outputs.manifest import MANIFEST, RUN, Ledger, Record, forget
 from clipseg_cli.outputs.writers import raster, refuse_many, whole
-from clipseg_cli.prompts import highlight, text
+from clipseg_cli.prompts import highlight
+from clipseg_cli.prompts.slugs import unique_slugs
+from clipseg_cli.prompts.thresholds import resolve_thresholds
 from clipseg_cli.run import embeddings, engines, exemplars, pipeline
 from clipseg_cli.run.embeddings import Wanted
 from clipseg_cli.run.exemplars import Show
@@ -228,7 +230,7 @@ def _one(request: Request, sources: Iterator[Source], note: Note, stdout: Binary
 
 def _job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[Format, ...]) -> pipeline.Job:
     wanted = request.wanted
-    thresholds = text.thresholds(request.thresholds, wanted.prompts, checkpoint.threshold)
+    thresholds = resolve_thresholds(request.thresholds, wanted.prompts, checkpoint.threshold)
     mask = replace(request.mask, thresholds=thresholds)
     refuse_many(len(wanted.prompts), mask.mode, formats)
     embeddings.check(wanted, checkpoint.weights, request.model.model)
@@ -387,6 +389,6 @@ def _json(document: dict[str, Any]) -> bytes:
 
 def planned(source: Source, request: Request) -> str:
     """One line of --dry-run: what would be read, and the masks that it would give."""
-    slugs = text.slugs(prompt.label for prompt in request.wanted.prompts)
+    slugs = unique_slugs(prompt.label for prompt in request.wanted.prompts)
     stem = store.portable(source.output)
     return source.name + " -> " + " ".join(f"masks/{slug}/{stem}.png" for slug in slugs)
