@@ -1,19 +1,19 @@
-"""Slugs: a folder name for each label. Standard library only."""
+"""Slugs: folder names made from labels. Standard library only."""
 
 import hashlib
 import unicodedata
 from collections.abc import Iterable
 
-SLUG_BYTES = 80  # leaves room for a suffix in the 255 bytes that file systems allow a name
-# Names that Windows keeps for devices: a folder of that name cannot be made there.
+SLUG_BYTES = 80  # bytes of UTF-8: leaves room for a suffix in the 255 that file systems allow
+# Windows reserves these names for devices and refuses folders of that name.
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{d}{i}" for d in ("com", "lpt") for i in range(1, 10))}
 
 
 def unique_slugs(labels: Iterable[str]) -> tuple[str, ...]:
-    """A folder name for each label: letters and digits of any script in lower case, joined by hyphens.
+    """Returns a folder name for each label: its letters and digits, of any script, in lower case, joined by hyphens.
 
-    The names are distinct even where a file system folds case, safe on Windows, and at most 80 bytes each; equal
-    labels in equal order give equal names.
+    The names differ even where a file system ignores case, are valid on Windows, and have at most SLUG_BYTES bytes
+    before a number that tells equal names apart. The same labels in the same order give the same names.
     """
     taken: set[str] = set()
     result = []

@@ -1,4 +1,7 @@
-"""Thresholds as values: a probability, or a rule that chooses one for each soft map. Standard library only."""
+"""Thresholds: parsing, and which one applies to each prompt. Standard library only.
+
+A threshold is a probability in [0, 1], or a rule that picks one for each soft map: `otsu`, or a percentile like `p90`.
+"""
 
 import re
 from collections.abc import Iterable
@@ -6,8 +9,7 @@ from typing import Protocol
 
 from clipseg_cli.errors import UsageError
 
-# A probability in [0, 1]; or chosen for each map: "otsu", or "p90" for its 90th percentile.
-Threshold = float | str
+Threshold = float | str  # a str is "otsu" or a percentile like "p90"
 
 
 class Labelled(Protocol):
@@ -15,15 +17,15 @@ class Labelled(Protocol):
 
     @property
     def label(self) -> str:
-        """Name in the outputs."""
+        """The prompt's name in the outputs."""
 
     @property
     def threshold(self) -> Threshold | None:
-        """The prompt's own threshold, if it has one."""
+        """The threshold from the prompts file; None if it gives none."""
 
 
 def probability(text: str, where: str) -> float:
-    """Reads a number in [0, 1]; UsageError names `where` it stood."""
+    """Parses a number in [0, 1]. Raises UsageError that starts with `where`, the place of the text."""
     try:
         value = float(text)
     except ValueError:
@@ -34,37 +36,37 @@ def probability(text: str, where: str) -> float:
 
 
 def parse_threshold(text: str, where: str) -> Threshold:
-    """Reads a number in [0, 1], `otsu`, or a percentile like `p90`; UsageError names `where` it stood."""
+    """Parses a number in [0, 1], `otsu`, or a percentile like `p90`. Raises UsageError that starts with `where`."""
     text = text.strip()
     if text == "otsu" or (re.fullmatch(r"p\d+(\.\d+)?", text) and float(text[1:]) <= 100):
         return text
     try:
         return probability(text, where)
     except UsageError:
-        raise UsageError(
-            f"{where}: {text!r} is neither a number from 0 to 1, nor otsu, nor a percentile like p90"
-        ) from None
+        raise UsageError(f"{where}: {text!r} is not a number from 0 to 1, otsu, or a percentile like p90") from None
 
 
 def resolve_thresholds(
     arguments: Iterable[str], prompts: Iterable[Labelled], default: Threshold
 ) -> tuple[Threshold, ...]:
-    """The threshold of each prompt from `-t` arguments (`0.4` for all, `label=0.4` for one).
+    """Returns the threshold of each prompt, given the `-t` arguments: `0.4` for all prompts, `label=0.4` for one.
 
-    A label's own argument beats its entry in a prompts file, which beats the bare argument, which beats the
-    model's default. Raises UsageError for a label that no prompt has.
+    In order of precedence: `label=0.4`, the prompts file, `0.4`, the default. Raises UsageError for a wrong value and
+    for a label that no prompt has.
     """
     general: Threshold | None = None
-    own: dict[str, Threshold] = {}
+    by_label: dict[str, Threshold] = {}
     for argument in arguments:
         label, equals, value = argument.rpartition("=")
         if equals:
-            own[label.strip()] = parse_threshold(value, f"--threshold {argument}")
+            by_label[label.strip()] = parse_threshold(value, f"--threshold {argument}")
         else:
             general = parse_threshold(argument, "--threshold")
     prompts = tuple(prompts)
-    if unknown := sorted(own.keys() - {prompt.label for prompt in prompts}):
+    if unknown := sorted(by_label.keys() - {prompt.label for prompt in prompts}):
         known = ", ".join(prompt.label for prompt in prompts)
-        raise UsageError(f"--threshold names the label {unknown[0]!r}, which no prompt has (labels: {known})")
-    rest = default if general is None else general
-    return tuple(own.get(prompt.label, rest if prompt.threshold is None else prompt.threshold) for prompt in prompts)
+        raise UsageError(f"--threshold {unknown[0]}=...: no prompt has the label {unknown[0]!r} (labels: {known})")
+    fallback = default if general is None else general
+    return tuple(
+        by_label.get(prompt.label, fallback if prompt.threshold is None else prompt.threshold) for prompt in prompts
+    )

@@ -1,4 +1,4 @@
-"""Slugs: folder names of labels."""
+"""Slugs: folder names made from labels."""
 
 import pytest
 from hypothesis import given
@@ -18,13 +18,13 @@ from clipseg_cli.prompts.slugs import unique_slugs
     ],
 )
 def test_a_slug_reads_like_its_label(label: str, slug: str) -> None:
-    """Letters and digits of any script, in lower case, joined by hyphens."""
+    """A slug has the label's letters and digits, of any script, in lower case, joined by hyphens."""
     assert unique_slugs([label]) == (slug,)
 
 
 @given(st.lists(st.text(min_size=1, max_size=120), unique=True, max_size=20))
 def test_slugs_are_distinct_safe_folder_names(labels: list[str]) -> None:
-    """Any labels give distinct names, also where case is folded, that fit in a path part and cannot leave a folder."""
+    """Any labels give names that differ even if case is ignored, fit in a path component and stay in their folder."""
     names = unique_slugs(labels)
     assert len({name.casefold() for name in names}) == len(labels)
     for name in names:

@@ -1,4 +1,4 @@
-"""Phrases, labels and prompts files."""
+"""Text prompts, labels and prompts files."""
 
 from pathlib import Path
 
@@ -19,14 +19,14 @@ from clipseg_cli.prompts.text import Prompt, distinct, parse, read_file
         ("sign='a=b'", "sign", "'a=b'"),
     ],
 )
-def test_a_prompt_is_a_text_or_a_label_and_a_text(argument: str, label: str, text: str) -> None:
-    """`label=text` names the label; otherwise, and where it begins with a quote, the label is the text."""
+def test_a_prompt_is_a_text_with_an_optional_label(argument: str, label: str, text: str) -> None:
+    """Without `label=`, or where the argument starts with a quote, the label is the text."""
     assert parse(argument) == Prompt(label, text)
 
 
 @pytest.mark.parametrize("argument", ["", "  ", "cat=", "=a cat", " = "])
 def test_a_blank_prompt_is_refused(argument: str) -> None:
-    """Neither side of a prompt may be blank."""
+    """Neither the label nor the text may be blank."""
     with pytest.raises(UsageError, match="empty prompt"):
         parse(argument)
 
@@ -34,14 +34,14 @@ def test_a_blank_prompt_is_refused(argument: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("a.txt", "# phrases\ncat=a cat\n\nsky\n"),
+        ("a.txt", "# prompts\ncat=a cat\n\nsky\n"),
         ("a.csv", "label,text,threshold\ncat,a cat,\n,sky,0.4\n"),
         ("a.CSV", "\ufefflabel, text, threshold\ncat, a cat,\n, sky, 0.4\n"),
         ("a.toml", '[[prompt]]\nlabel="cat"\ntext="a cat"\n[[prompt]]\ntext="sky"\nthreshold=0.4\n'),
     ],
 )
-def test_every_kind_of_prompts_file_says_the_same(tmp_path: Path, name: str, content: str) -> None:
-    """Lines, CSV and TOML give the same prompts; the last two also a threshold."""
+def test_every_format_of_prompts_file_gives_the_same_prompts(tmp_path: Path, name: str, content: str) -> None:
+    """Lines, CSV and TOML hold labels and texts; CSV and TOML also thresholds."""
     (tmp_path / name).write_text(content)
     read = read_file(str(tmp_path / name))
     assert [(each.label, each.text) for each in read] == [("cat", "a cat"), ("sky", "sky")]
@@ -49,9 +49,9 @@ def test_every_kind_of_prompts_file_says_the_same(tmp_path: Path, name: str, con
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "says"),
+    ("name", "content", "message"),
     [
-        ("a.csv", "name,phrase\na,b\n", "column"),
+        ("a.csv", "name,prompt\na,b\n", "column"),
         ("a.csv", "label,text\na,\n", "line 2"),
         ("a.csv", "text,threshold\na,2\n", "0 to 1"),
         ("a.toml", "prompt = 3\n", r"\[\[prompt\]\]"),
@@ -63,16 +63,16 @@ def test_every_kind_of_prompts_file_says_the_same(tmp_path: Path, name: str, con
         ("a.txt", "# nothing\n", "no prompt"),
     ],
 )
-def test_a_wrong_prompts_file_is_named_with_the_place(tmp_path: Path, name: str, content: str, says: str) -> None:
-    """The message names the file and what is wrong in it."""
+def test_an_error_in_a_prompts_file_says_where_it_is(tmp_path: Path, name: str, content: str, message: str) -> None:
+    """The message names the file, the line or entry, and what is wrong."""
     (tmp_path / name).write_text(content)
-    with pytest.raises(UsageError, match=says) as caught:
+    with pytest.raises(UsageError, match=message) as caught:
         read_file(str(tmp_path / name))
     assert name in str(caught.value)
 
 
 def test_a_label_given_twice_is_refused() -> None:
-    """Two prompts may not share a label, since they would share their files."""
+    """Prompts with the same label would share their output files. No prompt at all is refused too."""
     with pytest.raises(UsageError, match="twice"):
         distinct([Prompt("a", "x"), Prompt("a", "y")])
     with pytest.raises(UsageError, match="no prompt"):
