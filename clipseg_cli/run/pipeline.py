@@ -17,7 +17,7 @@ from clipseg_cli.errors import ImageError, Stage, lacks_memory
 from clipseg_cli.inputs import decode
 from clipseg_cli.inputs.discovery import Source, identify
 from clipseg_cli.masks import soft_maps, tiles
-from clipseg_cli.model.feature_store import Shelf
+from clipseg_cli.model.feature_store import FeatureStore
 from clipseg_cli.outputs.manifest import Identity, Record
 from clipseg_cli.run.finish import Write, finish
 from clipseg_cli.settings import ExportOptions, Format, MaskOptions
@@ -90,7 +90,7 @@ class _Lazy:
 
     def __init__(self, load: Callable[[], "tuple[Segmenter, Embeddings]"], features: str | None = None) -> None:
         self.load, self.folder = load, features
-        self.shelf: Shelf | None = None
+        self.store: FeatureStore | None = None
         self.lock = threading.Lock()
         self.made: tuple[Segmenter, Embeddings] | None = None
 
@@ -98,7 +98,7 @@ class _Lazy:
         with self.lock:
             if self.made is None:
                 self.made = self.load()
-                self.shelf = Shelf.of(Path(self.folder), self.made[0]) if self.folder is not None else None
+                self.store = FeatureStore.of(Path(self.folder), self.made[0]) if self.folder is not None else None
             return self.made
 
     def see(self, pictures: Sequence[NDArray[np.uint8]], similarity: bool) -> "list[Seen | ImageError]":
@@ -120,10 +120,10 @@ class _Lazy:
 
     def _see(self, pictures: Sequence[NDArray[np.uint8]], similarity: bool) -> "Iterator[Seen]":
         segmenter, embeddings = self.get()
-        if self.shelf is None:
+        if self.store is None:
             features = segmenter.encode(pictures, pooled=similarity)
         else:
-            features = self.shelf.encode(segmenter, pictures, pooled=similarity)
+            features = self.store.encode(segmenter, pictures, pooled=similarity)
         for index, logits in enumerate(segmenter.logits(features, embeddings)):
             pooled = None if features.pooled is None else features.pooled[index]
             yield Seen(logits, None if pooled is None else cosines(embeddings.values, pooled))
