@@ -21,6 +21,7 @@ DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git blob id of a small file
 
 CHUNK = 1 << 16  # bytes: the most that is lost when a connection breaks
 ATTEMPTS = 5  # a download gives up after this many broken connections in a row that brought no byte
+PAUSE = 0.5  # seconds before a new attempt, times the number of failures so far
 TIMEOUT = 10  # seconds without a byte
 
 
@@ -143,7 +144,7 @@ def _download(url: str, partial: Path, size: int, name: str, progress: bool) -> 
         ) as bar,
     ):
         while (before := file.tell()) < size and failures < ATTEMPTS:
-            time.sleep(0.5 * failures)
+            time.sleep(PAUSE * failures)
             part = headers | {"Range": f"bytes={before}-"}
             try:
                 with library.get_session().stream("GET", url, headers=part, timeout=TIMEOUT) as response:
