@@ -17,7 +17,7 @@ from clipseg_cli.errors import ImageError, Stage, lacks_memory
 from clipseg_cli.inputs import decode
 from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.masks import soft_maps, tiles
-from clipseg_cli.model.feature_store import Shelf
+from clipseg_cli.model.feature_store import FeatureStore
 from clipseg_cli.outputs.manifest import Identity, Record
 from clipseg_cli.prompts.expressions import Expression
 from clipseg_cli.run.finish import MaskPlan, Write, finish
@@ -88,7 +88,7 @@ class _Network:
 
     def __init__(self, load: Callable[[], "tuple[Segmenter, Embeddings]"], options: EncodeOptions) -> None:
         self.load, self.options = load, options
-        self.shelf: Shelf | None = None
+        self.store: FeatureStore | None = None
         self.lock = threading.Lock()
         self.made: tuple[Segmenter, Embeddings] | None = None
 
@@ -98,7 +98,7 @@ class _Network:
             if self.made is None:
                 self.made = self.load()
                 folder = self.options.features
-                self.shelf = None if folder is None else Shelf.of(Path(folder), self.made[0])
+                self.store = None if folder is None else FeatureStore.of(Path(folder), self.made[0])
             return self.made
 
     def see(self, views: Sequence[NDArray[np.uint8]]) -> "list[Seen | ImageError]":
@@ -123,10 +123,10 @@ class _Network:
     def _see(self, views: Sequence[NDArray[np.uint8]]) -> "Iterator[Seen]":
         segmenter, embeddings = self.get()
         pooled = self.options.similarity
-        if self.shelf is None:
+        if self.store is None:
             features = segmenter.encode(views, pooled=pooled)
         else:
-            features = self.shelf.encode(segmenter, views, pooled=pooled)
+            features = self.store.encode(segmenter, views, pooled=pooled)
         for index, logits in enumerate(segmenter.logits(features, embeddings)):
             image = None if features.pooled is None else features.pooled[index]
             yield Seen(logits, None if image is None else cosines(embeddings.values, image))

@@ -76,7 +76,8 @@ def train(
     The same call again goes on where the last one stopped. Raises UsageError for data that cannot be used, OutputError
     for an `out` that holds something else, ModelError.
     """
-    from clipseg_cli.model.segmenter import DTYPES, Segmenter, pick_dtype
+    from clipseg_cli.model.devices import DTYPES, pick_dtype
+    from clipseg_cli.model.segmenter import Segmenter
     from clipseg_cli.training.fit import Fit, trainable
 
     check_templates(frames)
