@@ -168,7 +168,7 @@ def evaluate(
     ] = None,
     classes: Annotated[
         settings.Classes, typer.Option(help="What miou is the mean of: every picture and label, or every label.")
-    ] = "pictures",
+    ] = "images",
     debug: options.Debug = False,
 ) -> None:
     """Scores predictions against ground-truth masks: the paper's scores, and precision, recall, Dice, boundary F.
@@ -228,7 +228,7 @@ def calibrate(
     if out is not None and out.suffix.lower() != ".csv":
         raise UsageError(f"-o {out}: name it like prompts.csv, so that segment -P reads it as such")
     rows, notes = use.calibrate(run, gt, score)
-    for line in (*notes, *use.told(rows)):
+    for line in (*notes, *use.summary(rows)):
         sys.stderr.write(f"{line}\n")
     if json:
         known = {row.label: {**asdict(row), "enough": row.enough} for row in rows}
@@ -245,7 +245,7 @@ def train(
         typer.Argument(
             parser=_here,
             metavar="DATA",
-            help="A folder with images/ and masks/<label>/; or .csv, .jsonl (image, mask, phrase), COCO.",
+            help="A folder with images/ and masks/<label>/; or .csv, .jsonl (image, mask, prompt), COCO.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", parser=_here, metavar="MODEL_DIR", help="Of the new model.")],
@@ -292,7 +292,7 @@ def train(
         replay_weight=replay_weight, hold=hold,
         check=check, patience=patience, seed=seed,
     )  # fmt: skip
-    for now in use.train(data, out, chosen, recipe, kept, template or use.FRAMES):
+    for now in use.train(data, out, chosen, recipe, kept, template or use.TEMPLATES):
         if not quiet:
             _tell(now)
     say(str(out))
@@ -330,8 +330,8 @@ def protocol(
     asked = settings.ProtocolOptions(name, data, tuple(fold or (0, 1, 2, 3)), split, seed, limit)
     segmenter = Segmenter.load(model, device=device, dtype=dtype, offline=offline)
     with tqdm(unit=" questions", disable=True if quiet else None) as bar:
-        found = use.examine(segmenter, asked, bar.update)
-    say(dumps({"model": model} | found.document()) if json else "\n".join(use.told(found, model)))
+        found = use.run(segmenter, asked, bar.update)
+    say(dumps({"model": model} | found.document()) if json else "\n".join(use.table(found, model)))
 
 
 def _tell(now: "Progress") -> None:
