@@ -51,7 +51,7 @@ def calibrate(
     from clipseg_cli.storage import store
 
     rows, notes = scores.calibrate(run, gt, score)
-    for line in (*notes, *scores.told(rows)):
+    for line in (*notes, *scores.summary(rows)):
         sys.stderr.write(f"{line}\n")
     if json:
         known = {row.label: {**asdict(row), "enough": row.enough} for row in rows}

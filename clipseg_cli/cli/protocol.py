@@ -26,6 +26,6 @@ def protocol(evaluation: ProtocolOptions, model: ModelOptions, console: ConsoleO
 
     segmenter = Segmenter.load(model.model, device=model.device, dtype=model.dtype, offline=model.offline)
     with tqdm(unit=" samples", disable=True if console.quiet else None) as bar:
-        found = protocols.examine(segmenter, evaluation, bar.update)
+        found = protocols.run(segmenter, evaluation, bar.update)
     document = {"model": model.model} | found.document()
-    say(dumps(document) if json else "\n".join(protocols.told(found, model.model)))
+    say(dumps(document) if json else "\n".join(protocols.table(found, model.model)))

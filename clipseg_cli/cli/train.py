@@ -58,7 +58,7 @@ def train(
     from clipseg_cli.training import train as training
 
     replayed = [each.text for each in text.read_file(replay)] if replay else []
-    for now in training.train(data, out, model, recipe, replayed, template or training.FRAMES):
+    for now in training.train(data, out, model, recipe, replayed, template or training.TEMPLATES):
         if not console.quiet:
             _tell(now)
     say(str(out))

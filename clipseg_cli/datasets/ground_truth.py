@@ -1,11 +1,11 @@
-"""Ground truth: for a picture and a label, which pixels are right. Read one mask at a time.
+"""Ground truth: the true mask of an image and a label. Masks are read one at a time, when they are needed.
 
-    GT/<label>/<dir>/<stem>.png         a folder of masks a label
-    GT/<dir>/<stem>.png                 one label: the only one that was predicted
-    GT.json                             COCO: the categories are the labels, polygons or runs the masks
-    GT/classes.txt and GT/<stem>.png    the pixel's value is the label's number, 0 the background, 255 unknown
+    GT/<label>/<dir>/<stem>.png         one folder of masks per label
+    GT/<dir>/<stem>.png                 a single label: the only one that was predicted
+    GT.json                             COCO: categories are labels, polygons and run lengths are masks
+    GT/classes.txt and GT/<stem>.png    indexed masks: a pixel's value is its label's number, 0 background, 255 unknown
 
-A mask is bright where it is true: above 127, or above 0 where no pixel is above 1.
+A mask file is true where its value is above 127, or above 0 if no value is above 1.
 """
 
 import json
@@ -27,81 +27,86 @@ from clipseg_cli.masks import coco_codec
 from clipseg_cli.prompts.slugs import unique_slugs
 
 CLASSES = "classes.txt"
-UNKNOWN = 255  # of an indexed mask: pixels that count nowhere
+UNKNOWN = 255  # value of an indexed mask: these pixels are not scored
 BACKGROUNDS = {"background", "__background__", "_background_"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Answer:
-    """The truth of one picture and label."""
+class TrueMask:
+    """The ground truth of one image and label."""
 
     mask: NDArray[np.bool_]  # (H, W)
-    valid: NDArray[np.bool_] | None  # (H, W): the pixels that count; None: all
-    where: str  # the file it was read from
+    valid: NDArray[np.bool_] | None  # (H, W): the pixels that are scored; None: all
+    source: str  # the file it was read from, for error messages
 
 
-class Truth(Protocol):
-    """A ground truth of any layout."""
+class GroundTruth(Protocol):
+    """Ground truth in any layout."""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The names of its labels; one empty name where it has a single label without a name."""
+        """The label names; one empty name if there is a single label without a name."""
 
     def stems(self, label: str) -> Iterator[str]:
-        """The path without extension, "/"-separated, of every picture it answers for, sorted."""
+        """Yields the stem ("/"-separated path without extension) of every image that has ground truth, sorted."""
 
-    def answer(self, label: str, stem: str) -> Answer | None:
-        """What is right; None where it knows nothing of the picture. Raises UsageError for a file that is no mask."""
+    def find(self, label: str, stem: str) -> TrueMask | None:
+        """Returns the true mask; None if the image has no ground truth. Raises UsageError for an unreadable mask."""
 
 
-def open_truth(path: Path, wanted: Sequence[str] | None) -> Truth:
-    """The truth at `path`. `wanted`: the labels that were predicted, which tell folders of labels from other folders;
-    None: every folder is a label. Raises UsageError where there is no truth."""
+def open_ground_truth(path: Path, predicted: Sequence[str] | None) -> GroundTruth:
+    """Opens the ground truth at `path`, in whichever layout it has.
+
+    `predicted`: the predicted labels. They tell label folders from other folders; None: every folder is a label.
+    Raises UsageError if `path` holds no ground truth.
+    """
     if path.suffix.lower() == ".json" and path.is_file():
-        return coco(path)
+        return read_coco(path)
     if not path.is_dir():
         raise UsageError(f"no ground truth at {path}: give a folder of masks, or a COCO file *.json")
     if (path / CLASSES).is_file():
-        return indexed(path)
+        return read_indexed(path)
     folders = {name: path / name for name in label_folders(path)}
-    if wanted is None or any(pair(wanted, tuple(folders)).values()):
-        return Folders(folders)
-    if len(wanted) == 1:
-        return Folders({"": path})
+    if predicted is None or any(match_labels(predicted, tuple(folders)).values()):
+        return MaskFolders(folders)
+    if len(predicted) == 1:
+        return MaskFolders({"": path})
     raise UsageError(
-        f"{path} has no folder for any of the labels {', '.join(wanted)}, but {', '.join(folders) or 'none at all'}: "
-        f"name the folders like the labels, {path}/{unique_slugs(wanted[:1])[0]}/... first"
+        f"{path} has no folder for any of the labels {', '.join(predicted)}. Its folders: "
+        f"{', '.join(folders) or 'none'}. Name the folders like the labels: {path}/{unique_slugs(predicted[:1])[0]}/..."
     )
 
 
-def pair(wanted: Sequence[str], known: Sequence[str]) -> dict[str, str | None]:
-    """For each wanted label the known one of that name or, failing that, of that name as a folder; or None."""
+def match_labels(wanted: Sequence[str], known: Sequence[str]) -> dict[str, str | None]:
+    """Maps each wanted label to the known label of the same name or, failing that, of the same slug; else to None."""
     exact = {name: name for name in known}
-    folded = dict(zip(unique_slugs(known), known, strict=True))
-    return {label: exact.get(label, folded.get(unique_slugs([label])[0])) for label in wanted}
+    by_slug = dict(zip(unique_slugs(known), known, strict=True))
+    return {label: exact.get(label, by_slug.get(unique_slugs([label])[0])) for label in wanted}
 
 
 def label_folders(path: Path) -> list[str]:
-    """The names of the folders in a folder, sorted; hidden ones, which notebooks and file managers leave, aside."""
+    """Returns the names of the folders in `path`, sorted, without hidden ones (notebooks and file managers leave
+    those)."""
     return sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith("."))
 
 
-def read_mask(path: Path) -> Answer:
-    """A mask's file, of any format that is read here and any depth. Raises UsageError."""
+def read_mask(path: Path) -> TrueMask:
+    """Reads a mask file of any supported image format and bit depth. Raises UsageError."""
     values = read_values(path)
-    return Answer(values > (127 if values.max(initial=0) > 1 else 0), None, str(path))
+    return TrueMask(values > (127 if values.max(initial=0) > 1 else 0), None, str(path))
 
 
 def read_values(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """The file's own numbers, uint8 or uint16 (H, W): grey levels, or the indices of a palette; of colours their grey.
+    """Returns the stored values of an image file, uint8 or uint16 (H, W): grey levels or palette indices. Colour is
+    converted to grey.
 
-    Raises UsageError where the file is missing or is no picture.
+    Raises UsageError if the file is missing or is not an image.
     """
     try:
         with path.open("rb") as file:
             form = kinds.sniff(file.read(kinds.SNIFF))
             if form not in PLUGINS:
-                raise ValueError("not a picture")
+                raise ValueError("not an image in a supported format")
             file.seek(0)
             image: PIL.Image.Image = PLUGINS[form](file, "")
             image.load()
@@ -114,11 +119,14 @@ def read_values(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
 
 
 def walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, Path]]:
-    """(stem, file) of every picture below the folder, in the order of the stems' parts; one folder in memory."""
+    """Yields (stem, file) for every image below `folder`, ordered by the components of the stem.
+
+    Holds the entries of one folder per level in memory.
+    """
     entries = [
         (entry.name if entry.is_dir() else names.stem(entry.name), entry.is_dir(), entry.name)
         for entry in os.scandir(folder)
-        if is_picture(entry) or (entry.is_dir() and not entry.name.startswith("."))
+        if is_image_file(entry) or (entry.is_dir() and not entry.name.startswith("."))
     ]
     for stem, is_folder, name in sorted(entries):
         if is_folder:
@@ -127,58 +135,62 @@ def walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, Path]]:
             yield prefix + stem, folder / name
 
 
-def is_picture(entry: "os.DirEntry[str]") -> bool:
-    """Whether an entry of a folder is called like a picture and no hidden one. A link that leads nowhere is one too:
-    who reads it says so."""
+def is_image_file(entry: "os.DirEntry[str]") -> bool:
+    """Whether a folder entry has an image extension and is not hidden.
+
+    A dangling link counts: reading it then raises an error, where skipping it would be silent.
+    """
     named = os.path.splitext(entry.name)[1].lower() in kinds.EXTENSIONS and not entry.name.startswith(".")
     return named and (entry.is_file() or entry.is_symlink()) and not entry.is_dir()
 
 
-def nearest(stem: str, others: Sequence[str]) -> str | None:
-    """The only one of `others` that ends in the same path as `stem`, or that `stem` ends in; None where none or
-    several do."""
-    found = [other for other in others if ("/" + other).endswith("/" + stem) or ("/" + stem).endswith("/" + other)]
-    return found[0] if len(found) == 1 else None
+def match_stem(stem: str, others: Sequence[str]) -> str | None:
+    """Returns the one stem of `others` that ends in `stem`, or that `stem` ends in, by whole path components.
+
+    Returns None if there is no such stem, or more than one.
+    """
+    matches = [other for other in others if ("/" + other).endswith("/" + stem) or ("/" + stem).endswith("/" + other)]
+    return matches[0] if len(matches) == 1 else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Folders:
-    """A folder of masks for each label."""
+class MaskFolders:
+    """One folder of masks per label."""
 
-    folders: dict[str, Path]
-    _elsewhere: dict[str, dict[str, list[str]]] = field(default_factory=dict)  # label: last part of a stem: stems
-    _paths: dict[tuple[str, str], Path] = field(default_factory=dict)  # of the masks whose name does not end in .png
+    folders: dict[str, Path]  # by label
+    _by_name: dict[str, dict[str, list[str]]] = field(default_factory=dict)  # label: last component: stems
+    _paths: dict[tuple[str, str], Path] = field(default_factory=dict)  # (label, stem): file, for those in `_by_name`
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The folders' names."""
+        """The names of the folders."""
         return tuple(self.folders)
 
     def stems(self, label: str) -> Iterator[str]:
-        """As the walk finds them."""
+        """Yields the stems of the label's folder, in the order of `walk`."""
         return (stem for stem, _ in walk(self.folders[label]))
 
-    def answer(self, label: str, stem: str) -> Answer | None:
-        """The mask of that very path; failing that, the only one whose path ends alike."""
+    def find(self, label: str, stem: str) -> TrueMask | None:
+        """Returns the mask at exactly this path or, failing that, the only one whose path ends alike."""
         direct = self.folders[label] / f"{stem}.png"
         if direct.is_file():
             return read_mask(direct)
-        if label not in self._elsewhere:  # only where names do not meet, since it holds them all
-            places: dict[str, list[str]] = defaultdict(list)
+        if label not in self._by_name:  # built only when a path does not match, since it holds every stem
+            by_name: dict[str, list[str]] = defaultdict(list)
             for other, path in walk(self.folders[label]):
-                places[other.rsplit("/", 1)[-1]].append(other)
+                by_name[other.rsplit("/", 1)[-1]].append(other)
                 self._paths[label, other] = path
-            self._elsewhere[label] = places
-        found = nearest(stem, self._elsewhere[label].get(stem.rsplit("/", 1)[-1], ()))
-        return None if found is None else read_mask(self._paths[label, found])
+            self._by_name[label] = by_name
+        match = match_stem(stem, self._by_name[label].get(stem.rsplit("/", 1)[-1], ()))
+        return None if match is None else read_mask(self._paths[label, match])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Indexed:
-    """Pictures whose pixels are the numbers of labels."""
+class IndexedMasks:
+    """Images whose pixel values are label numbers."""
 
-    folder: Folders
-    numbers: dict[str, int]
+    folder: MaskFolders
+    numbers: dict[str, int]  # by label
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -186,80 +198,88 @@ class Indexed:
         return tuple(self.numbers)
 
     def stems(self, label: str) -> Iterator[str]:
-        """Every picture, whatever the label."""
+        """Yields the stem of every image, whatever the label."""
         return self.folder.stems("")
 
-    def answer(self, label: str, stem: str) -> Answer | None:
-        """The pixels of the label's number."""
-        place = self.folder.folders[""] / f"{stem}.png"
-        if not place.is_file():
-            found = self.folder.answer("", stem)
-            if found is None:
+    def find(self, label: str, stem: str) -> TrueMask | None:
+        """Returns the pixels that have the label's number."""
+        path = self.folder.folders[""] / f"{stem}.png"
+        if not path.is_file():
+            match = self.folder.find("", stem)
+            if match is None:
                 return None
-            place = Path(found.where)
-        values = read_values(place)
+            path = Path(match.source)
+        values = read_values(path)
         valid = values != UNKNOWN
-        return Answer(values == self.numbers[label], None if valid.all() else valid, str(place))
+        return TrueMask(values == self.numbers[label], None if valid.all() else valid, str(path))
 
 
-def indexed(path: Path) -> Indexed:
-    """Reads the classes file: one name a line from number 1 on, or from 0 where the first is the background."""
+def read_indexed(path: Path) -> IndexedMasks:
+    """Reads the classes file of a folder of indexed masks. Raises UsageError.
+
+    The file has one name per line. Numbers start at 1, or at 0 if the first name is the background.
+    """
     try:
         content = (path / CLASSES).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path / CLASSES} cannot be read: {error}") from error
-    lines = [line.strip() for line in content.splitlines() if line.strip()]
-    if twice := [name for name in lines if lines.count(name) > 1]:
-        raise UsageError(f"{path / CLASSES} names the class {twice[0]!r} twice: each number needs a name of its own")
-    first = 0 if lines and lines[0].casefold() in BACKGROUNDS else 1
-    numbers = {name: number for number, name in enumerate(lines, first) if number > 0}
+    names = [line.strip() for line in content.splitlines() if line.strip()]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"{path / CLASSES} has the class {repeated[0]!r} twice: give each number its own name")
+    first = 0 if names and names[0].casefold() in BACKGROUNDS else 1
+    numbers = {name: number for number, name in enumerate(names, first) if number > 0}
     if not numbers:
-        raise UsageError(f"{path / CLASSES} names no class: write one name a line, the background first or not at all")
-    return Indexed(Folders({"": path}), numbers)
+        raise UsageError(
+            f"{path / CLASSES} has no class: write one name per line (the background may come first, or be left out)"
+        )
+    return IndexedMasks(MaskFolders({"": path}), numbers)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Coco:
-    """A COCO file. A picture that it lists is answered for in every category; crowds count as the category, and
-    categories of one name, which some exporters write, as one."""
+class CocoFile:
+    """The contents of a COCO file.
+
+    A listed image has ground truth for every category: without annotations its mask is empty. Crowd annotations count
+    as their category. Categories of the same name, which some exporters write, count as one.
+    """
 
     path: Path
-    labels: tuple[str, ...]  # the categories' names
-    images: dict[str, dict[str, Any]]  # by stem, or by name where two have one stem, as outputs are
-    annotations: dict[tuple[int, str], list[Any]]  # (image, category's name): segmentations
-    ends: dict[str, list[str]]  # last part of a stem: stems
+    labels: tuple[str, ...]  # the category names
+    images: dict[str, dict[str, Any]]  # by stem, or by full name where two images share a stem, as outputs are named
+    annotations: dict[tuple[int, str], list[Any]]  # (image id, category name): segmentations
+    by_name: dict[str, list[str]]  # last component of a stem: stems
 
     def stems(self, label: str) -> Iterator[str]:
-        """Every picture, whatever the label."""
+        """Yields the stem of every image, whatever the label."""
         return iter(self.images)
 
-    def answer(self, label: str, stem: str) -> Answer | None:
-        """The union of the category's annotations."""
+    def find(self, label: str, stem: str) -> TrueMask | None:
+        """Returns the union of the category's annotations."""
         if stem not in self.images:
-            near = nearest(stem, self.ends.get(stem.rsplit("/", 1)[-1], ()))
-            if near is None:
+            match = match_stem(stem, self.by_name.get(stem.rsplit("/", 1)[-1], ()))
+            if match is None:
                 return None
-            stem = near
+            stem = match
         image = self.images[stem]
-        where = f"{self.path}, image {image['file_name']}"
+        source = f"{self.path}, image {image['file_name']}"
         try:
             height, width = int(image["height"]), int(image["width"])
             mask = np.zeros((height, width), bool)
-            for shape in self.annotations.get((image["id"], label), ()):
-                if not shape:
-                    raise ValueError("it has no segmentation, only a box or nothing")
-                if isinstance(shape, dict):
-                    mask |= coco_codec.from_runs(shape["counts"], height, width)
+            for segmentation in self.annotations.get((image["id"], label), ()):
+                if not segmentation:
+                    raise ValueError("it has no segmentation")
+                if isinstance(segmentation, dict):
+                    mask |= coco_codec.from_runs(segmentation["counts"], height, width)
                 else:
-                    for polygon in shape:
+                    for polygon in segmentation:
                         mask |= coco_codec.from_polygon(polygon, height, width)
         except (KeyError, ValueError, TypeError, OverflowError) as error:
-            raise UsageError(f"{where}: its annotation cannot be read: {error!r}") from error
-        return Answer(mask, None, where)
+            raise UsageError(f"{source}: an annotation cannot be read: {error!r}") from error
+        return TrueMask(mask, None, source)
 
 
-def coco(path: Path) -> Coco:
-    """Reads a COCO file. Raises UsageError where it is none."""
+def read_coco(path: Path) -> CocoFile:
+    """Reads a COCO file. Raises UsageError if it is not one."""
     try:
         content = json.loads(path.read_bytes())
         categories = {each["id"]: str(each["name"]) for each in content["categories"]}
@@ -271,9 +291,9 @@ def coco(path: Path) -> Coco:
             if each["category_id"] in categories:
                 annotations[each["image_id"], categories[each["category_id"]]].append(each.get("segmentation"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UsageError(f"{path}: not a COCO file of images, annotations and categories: {error!r}") from error
-    ends: dict[str, list[str]] = defaultdict(list)
+        raise UsageError(f"{path}: not a COCO file with images, annotations and categories: {error!r}") from error
+    by_name: dict[str, list[str]] = defaultdict(list)
     for stem, _ in stems:
-        ends[stem.rsplit("/", 1)[-1]].append(stem)
+        by_name[stem.rsplit("/", 1)[-1]].append(stem)
     labels = tuple(dict.fromkeys(categories.values()))
-    return Coco(path, labels, {stem: by_id[number] for stem, number in stems}, annotations, ends)
+    return CocoFile(path, labels, {stem: by_id[number] for stem, number in stems}, annotations, by_name)

@@ -1,4 +1,4 @@
-"""Scores: predictions against ground truth, thresholds from a few masks, and the paper's protocols.
+"""Evaluation: scores of predictions against ground truth, thresholds from a few masks, and the paper's protocols.
 
 Takes a run's outputs and labelled data. Gives scores as values. May import `datasets`, `outputs`, `model`, `prompts`,
 `storage` and `settings`.

@@ -1,9 +1,9 @@
-"""The threshold of each label, from a run's soft maps and a few true masks.
+"""Chooses each label's threshold from a run's soft maps and a few ground-truth masks.
 
-The threshold chosen is the peak of the score by threshold after that curve is smoothed: with ten masks its own peak
-wanders, and that of the smoothed one loses half as much on other pictures (0.007 mean IoU instead of 0.013, over three
-labels and three bends of the probabilities, by forty draws that SPREAD was not chosen on). How far it may wander is
-measured by drawing the pictures again, with replacement (the bootstrap), and choosing anew each time.
+The choice is the peak of the score-by-threshold curve after smoothing. With ten masks the peak of the raw curve is
+noisy; the smoothed one loses half as much on other images (0.007 mean IoU instead of 0.013, over three labels and three
+distortions of the probabilities, in forty draws that were not used to choose SPREAD). The bootstrap measures the
+uncertainty: it draws the images again with replacement and chooses anew each time.
 """
 
 import csv
@@ -16,98 +16,100 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_cli.datasets.ground_truth import Answer
+from clipseg_cli.datasets.ground_truth import TrueMask
 from clipseg_cli.errors import NoInputError, UsageError
 from clipseg_cli.evaluation import metrics
-from clipseg_cli.evaluation.evaluate import Predicted, compare
 from clipseg_cli.evaluation.metrics import Counts
+from clipseg_cli.evaluation.predictions import Prediction, compare
 from clipseg_cli.outputs.manifest import RUN
 from clipseg_cli.settings.evaluation import Score
 
 THRESHOLDS = np.arange(1, 100) / 100
-SPREAD = 0.14  # of probability: the standard deviation of the Gaussian that smooths the score by threshold
+SPREAD = 0.14  # of probability: standard deviation of the Gaussian that smooths the score-by-threshold curve
 DRAWS = 1000  # of the bootstrap
-LEAST = 3  # pictures that show the thing: fewer say nothing about the spread
-RISK = 0.02  # of score: a choice that is expected to lose more than this is none
+MIN_IMAGES = 3  # images that show the object: fewer say nothing about the uncertainty
+MAX_RISK = 0.02  # of score: a threshold that is expected to lose more is not used
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """One label's threshold."""
+    """The threshold of one label, and how certain it is."""
 
     label: str
-    text: str | None  # its phrase; None for exemplars and boolean expressions, which a prompts file cannot say
-    pictures: int  # with a true mask that is not empty
-    absent: int  # with an empty one
+    text: str | None  # its text prompt; None for exemplars and boolean expressions, which a prompts file cannot hold
+    images: int  # whose true mask is not empty
+    absent: int  # images whose true mask is empty
     threshold: float
     low: float  # of the middle 90 % of the bootstrap's thresholds
     high: float
-    score: float  # on these masks, at the threshold
-    before: float  # the same at the run's own threshold
-    risk: float  # how much score a choice from so many masks is expected to lose
+    score: float  # on these masks, at `threshold`
+    before: float  # the same at the run's threshold
+    risk: float  # expected loss of score, because there are only so many masks
 
     @property
     def enough(self) -> bool:
-        """Whether the masks decide it."""
-        return self.pictures >= LEAST and self.risk <= RISK
+        """Whether there are enough masks to use the threshold."""
+        return self.images >= MIN_IMAGES and self.risk <= MAX_RISK
 
 
 def calibrate(run: Path, gt: Path, score: Score = "miou", seed: int = 0) -> tuple[list[Calibration], tuple[str, ...]]:
-    """Every label that has a true mask in `gt`, in the run's order, and notes for the user.
+    """Returns a calibration for every label with ground truth in `gt`, in the run's order, and notes for the user.
 
-    `score`: "miou" is the mean IoU of the pictures that show the thing; "iou_fg" the IoU of all pixels together,
-    pictures without the thing among them. Raises UsageError for a run without soft maps, NoInputError without a mask.
+    `score`: "miou" is the mean IoU over images that show the object; "iou_fg" is the IoU over the pixels of all images.
+    Raises UsageError for a run without soft maps, NoInputError if no image has a true mask.
     """
     comparison = compare(run, gt)
-    found: dict[str, list[tuple[float | None, Counts]]] = {}
-    for _, label, counted in comparison.each(_count):
-        found.setdefault(label, []).append(counted)
-    if not found:
-        raise NoInputError(f"no picture of {run} has a mask in {gt}: their paths must end alike")
-    texts, rng = phrases(run), np.random.default_rng(seed)
-    labels = [label for label in comparison.names if label in found]
-    return [_choose(label, texts.get(label), found[label], score, rng) for label in labels], comparison.notes
+    by_label: dict[str, list[tuple[float | None, Counts]]] = {}
+    for _, label, pair in comparison.each(_count):
+        by_label.setdefault(label, []).append(pair)
+    if not by_label:
+        raise NoInputError(f"no image of {run} has a mask in {gt}: their paths without extension must end alike")
+    texts, rng = prompt_texts(run), np.random.default_rng(seed)
+    labels = [label for label in comparison.label_pairs if label in by_label]
+    return [_choose(label, texts.get(label), by_label[label], score, rng) for label in labels], comparison.notes
 
 
-def _count(predicted: Predicted, answer: Answer) -> tuple[float | None, Counts]:
-    levels = predicted.levels(answer)
+def _count(prediction: Prediction, truth: TrueMask) -> tuple[float | None, Counts]:
+    """Returns the run's threshold, and the counts of one pair at every threshold."""
+    levels = prediction.read_soft(truth)
     if levels is None:
-        raise UsageError(f"the run kept no soft map of {predicted.label!r}: run it again with -f soft")
-    return predicted.threshold, metrics.count(levels, answer.mask, THRESHOLDS, answer.valid)
+        raise UsageError(f"the run kept no soft map of {prediction.label!r}: run it again with -f soft")
+    return prediction.threshold, metrics.count(levels, truth.mask, THRESHOLDS, truth.valid)
 
 
 def _choose(
     label: str, text: str | None, pairs: list[tuple[float | None, Counts]], score: Score, rng: np.random.Generator
 ) -> Calibration:
     counts = [each for _, each in pairs]
-    shows = np.array([each.positives > 0 for each in counts])
-    if not shows.any():
+    present = np.array([each.positives > 0 for each in counts])
+    if not present.any():
         unknown = float("nan")
         return Calibration(label, text, 0, len(pairs), unknown, unknown, unknown, unknown, unknown, 1.0)
-    curves = _Curves(counts, shows, score)
+    curves = _ScoreCurves(counts, present, score)
     whole = curves(np.ones((1, len(counts))))[0]
-    index = int(peak(whole[None])[0])
-    drawn = curves(rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), DRAWS).astype(np.float64))
-    chosen = peak(drawn)
-    low, high = THRESHOLDS[np.quantile(chosen, (0.05, 0.95)).round().astype(int)]
+    index = int(smoothed_peak(whole[None])[0])
+    weights = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), DRAWS).astype(np.float64)
+    drawn = smoothed_peak(curves(weights))
+    low, high = THRESHOLDS[np.quantile(drawn, (0.05, 0.95)).round().astype(int)]
     own = pairs[0][0]
     before = float("nan") if own is None else whole[int(np.argmin(np.abs(THRESHOLDS - own)))]
     return Calibration(
         label,
         text,
-        int(shows.sum()),
-        int((~shows).sum()),
+        int(present.sum()),
+        int((~present).sum()),
         float(THRESHOLDS[index]),
         float(low),
         float(high),
         float(whole[index]),
         float(before),
-        float(np.mean(whole.max() - whole[chosen])),
+        float(np.mean(whole.max() - whole[drawn])),
     )
 
 
-def peak(scores: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The index of the smoothed curve's peak: float64 (B, T) to (B,). Beyond its ends a curve goes on level."""
+def smoothed_peak(scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Returns the index of each smoothed curve's peak: float64 (B, T) to (B,). Curves are extended by their end
+    values."""
     steps = np.arange(-len(THRESHOLDS), len(THRESHOLDS) + 1)
     weights = np.exp(-((steps * (THRESHOLDS[1] - THRESHOLDS[0]) / SPREAD) ** 2) / 2)
     wide = np.pad(scores, ((0, 0), (len(THRESHOLDS),) * 2), mode="edge")
@@ -116,44 +118,44 @@ def peak(scores: NDArray[np.float64]) -> NDArray[np.int64]:
     return best
 
 
-class _Curves:
-    """Score by threshold of any weighting of the pictures."""
+class _ScoreCurves:
+    """Score by threshold, for any weighting of the images."""
 
-    def __init__(self, counts: list[Counts], shows: NDArray[np.bool_], score: Score) -> None:
-        self.score, self.shows = score, shows
+    def __init__(self, counts: list[Counts], present: NDArray[np.bool_], score: Score) -> None:
+        self.score, self.present = score, present
         self.tp = np.stack([each.tp for each in counts]).astype(np.float64)
-        self.either = np.stack([each.fp + each.positives for each in counts]).astype(np.float64)
+        self.union = np.stack([each.fp + each.positives for each in counts]).astype(np.float64)
 
     def __call__(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """float64 (B, N), how often each picture counts, to (B, T)."""
+        """Returns float64 (B, T) for weights (B, N): how often each image counts."""
         if self.score == "iou_fg":
-            pooled: NDArray[np.float64] = weights @ self.tp / (1 + weights @ self.either)
+            pooled: NDArray[np.float64] = weights @ self.tp / (1 + weights @ self.union)
             return pooled
-        some = weights[:, self.shows]
-        means: NDArray[np.float64] = some @ (self.tp / (1 + self.either))[self.shows]
-        means /= np.maximum(some.sum(1, keepdims=True), 1)
+        weights = weights[:, self.present]
+        means: NDArray[np.float64] = weights @ (self.tp / (1 + self.union))[self.present]
+        means /= np.maximum(weights.sum(1, keepdims=True), 1)
         return means
 
 
-def phrases(run: Path) -> dict[str, str]:
-    """The phrase of each label that is one, from run.json."""
+def prompt_texts(run: Path) -> dict[str, str]:
+    """Returns the text prompt of each label that has one, from run.json. Raises UsageError."""
     try:
         settings = json.loads((run / RUN).read_bytes())["settings"]
-        kept = {label for label, *_ in settings.get("embeddings", ())}
-        shown = {label for label, *_ in settings.get("exemplars", ())}
+        embedded = {label for label, *_ in settings.get("embeddings", ())}
+        exemplars = {label for label, *_ in settings.get("exemplars", ())}
         return {
             each["label"]: each["text"]
             for each in settings["prompts"]
             if not each.get("boolean")
-            and each["label"] not in kept
-            and not (each["label"] in shown and each["text"].startswith("exemplar "))
+            and each["label"] not in embedded
+            and not (each["label"] in exemplars and each["text"].startswith("exemplar "))
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{run} is not a run's directory: its {RUN} cannot be read ({error!r})") from error
+        raise UsageError(f"{run} is not a run's output folder: its {RUN} cannot be read ({error!r})") from error
 
 
 def prompts_file(rows: list[Calibration]) -> str:
-    """A CSV file for `segment -P`; where the masks do not decide, the threshold is left to the model."""
+    """Returns a CSV file for `segment -P`. Leaves the threshold to the model where there are too few masks."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("label", "text", "threshold"))
@@ -163,19 +165,19 @@ def prompts_file(rows: list[Calibration]) -> str:
     return text.getvalue()
 
 
-def told(rows: list[Calibration]) -> Iterator[str]:
-    """One line a label, for a person."""
+def summary(rows: list[Calibration]) -> Iterator[str]:
+    """Yields one line of text per label."""
     for row in rows:
-        shown = f"{row.pictures} mask{'s' * (row.pictures != 1)}" + f" and {row.absent} empty" * (row.absent > 0)
-        if row.pictures == 0:
-            yield f"{row.label}: {shown}: nothing to choose a threshold by"
+        masks = f"{row.images} mask{'s' * (row.images != 1)}" + f" and {row.absent} empty" * (row.absent > 0)
+        if row.images == 0:
+            yield f"{row.label}: {masks}: nothing to choose a threshold from"
             continue
         gain = "" if np.isnan(row.before) else f" (run: {row.before:.3f})"
         line = (
             f"{row.label}: {row.threshold:.2f}, 90 % within {row.low:.2f} to {row.high:.2f}, IoU {row.score:.3f}{gain}"
         )
         if row.enough:
-            flag = "" if row.text is not None else f"; not a phrase, so give -t '{row.label}={row.threshold:.2f}'"
-            yield f"{line}, from {shown}{flag}"
+            flag = "" if row.text is not None else f"; not a text prompt, so use -t '{row.label}={row.threshold:.2f}'"
+            yield f"{line}, from {masks}{flag}"
         else:
-            yield f"{line}: too few to tell, from {shown} (expected loss {row.risk:.3f}); threshold left open"
+            yield f"{line}: too few masks ({masks}, expected loss {row.risk:.3f}); threshold left open"

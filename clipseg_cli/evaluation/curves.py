@@ -1,4 +1,4 @@
-"""Curves of scores as SVG, readable on light and dark pages. numpy in, text out."""
+"""Charts of scores as SVG, readable on light and dark pages. numpy in, text out."""
 
 from collections.abc import Mapping
 from html import escape
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from clipseg_cli.evaluation import metrics
 from clipseg_cli.outputs.drawing import colour
 
-SIDE = 320  # units of the square that both axes, 0 to 1, span
-LEFT, TOP, BELOW, LEGEND = 48, 34, 44, 200  # units around it
-MOST = 12  # curves in a chart: more could not be told apart
+SIDE = 320  # units: the plot is a square, and both axes run from 0 to 1
+LEFT, TOP, BELOW, LEGEND = 48, 34, 44, 200  # units around the plot
+MAX_CURVES = 12  # in a chart: more could not be told apart
 STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#333}.g{stroke:#8884;fill:none}.c{fill:none;stroke-width:2}"
     "@media(prefers-color-scheme:dark){text{fill:#ccc}}"
@@ -21,18 +21,18 @@ Line = tuple[NDArray[np.float64], NDArray[np.float64]]  # x and y, each (K,) in 
 
 
 def precision_recall(counts: Mapping[str, metrics.Counts]) -> str:
-    """The paper's precision over its recall, a curve a label, with its area."""
+    """Returns a chart of the paper's precision and recall, one curve per label, with its average precision."""
     lines = {}
-    for label, each in list(counts.items())[:MOST]:
+    for label, each in list(counts.items())[:MAX_CURVES]:
         y, x = metrics.precision_recall(each)
         lines[f"{label} ({metrics.ap(each):.2f})"] = (x, y)
     return chart("Precision and recall (AP)", "recall", "precision", lines)
 
 
 def iou_by_threshold(counts: Mapping[str, metrics.Counts]) -> str:
-    """The mean IoU at every threshold, a curve a label, with the best."""
+    """Returns a chart of the mean IoU at every threshold, one curve per label, with its best."""
     lines = {}
-    for label, each in list(counts.items())[:MOST]:
+    for label, each in list(counts.items())[:MAX_CURVES]:
         scores = metrics.miou(each)
         value, threshold = metrics.best(scores)
         lines[f"{label} ({value:.2f} at {threshold:.2f})"] = (metrics.THRESHOLDS, scores)
@@ -40,7 +40,7 @@ def iou_by_threshold(counts: Mapping[str, metrics.Counts]) -> str:
 
 
 def chart(title: str, x_name: str, y_name: str, lines: Mapping[str, Line]) -> str:
-    """An SVG document: both axes from 0 to 1, one curve a name; points that are not finite are left out."""
+    """Returns an SVG document with one curve per name, both axes from 0 to 1. Leaves out points that are not finite."""
     box = f"0 0 {LEFT + SIDE + LEGEND} {TOP + SIDE + BELOW}"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" role="img">',
@@ -57,9 +57,9 @@ def chart(title: str, x_name: str, y_name: str, lines: Mapping[str, Line]) -> st
         parts.append(f'<text x="{LEFT - 7}" y="{down + 4:g}" text-anchor="end">{at:g}</text>')
     for index, (name, (x, y)) in enumerate(lines.items()):
         ink = "#{:02x}{:02x}{:02x}".format(*colour(index))
-        known = np.isfinite(x) & np.isfinite(y)
-        places = np.stack([LEFT + x[known] * SIDE, TOP + (1 - y[known]) * SIDE], 1)
-        points = " ".join(f"{place[0]:.1f},{place[1]:.1f}" for place in places)
+        finite = np.isfinite(x) & np.isfinite(y)
+        positions = np.stack([LEFT + x[finite] * SIDE, TOP + (1 - y[finite]) * SIDE], 1)
+        points = " ".join(f"{left:.1f},{top:.1f}" for left, top in positions)
         parts.append(f'<polyline class="c" stroke="{ink}" points="{points}"/>')
         row = TOP + 14 + 18 * index
         parts.append(f'<path class="c" stroke="{ink}" d="M{LEFT + SIDE + 12} {row - 4}h16"/>')

@@ -1,11 +1,11 @@
-"""How good masks are: the paper's scores, and those that stand beside them. numpy in, numbers out.
+"""Scores of masks: the paper's, and a few common ones. numpy in, numbers out.
 
-count(levels, truth, THRESHOLDS)   one picture and label, at every threshold at once
-a + b                              pictures and labels together: any number of them in the memory of one
-iou_fg(total), ap(total), ...      scores of the total, one a threshold
+count(levels, true_mask, THRESHOLDS)   counts of one image and label, at all thresholds at once
+a + b                                  counts of several together, in the memory of one
+iou_fg(total), ap(total), ...          scores of the total, one per threshold
 
-The paper's scores are those of its code (timojl/clipseg, metrics.py), the 1 in their denominators included. What is
-undefined (a precision without a prediction) is NaN.
+The paper's scores follow its code (timojl/clipseg, metrics.py), including the 1 in their denominators. An undefined
+score (precision without a prediction) is NaN.
 """
 
 import math
@@ -20,24 +20,24 @@ Floats = NDArray[np.float64]
 Levels = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
 
 THRESHOLDS: Floats = np.linspace(0, 1, 51)[1:-1]  # the paper's: 0.02 to 0.98
-TOLERANCE = 0.008  # of the diagonal: how far apart boundaries may lie and still meet; the number of DAVIS
-PEAKS = 256  # bins of `peaks`
-LARGEST = {"uint8": 255, "uint16": 65535, "float32": 1}  # what stands for certainty, by the map's dtype
+TOLERANCE = 0.008  # of the diagonal: boundaries this close count as equal, as in DAVIS
+PEAK_BINS = 256  # of `peak_histogram`
+LARGEST = {"uint8": 255, "uint16": 65535, "float32": 1}  # the value of probability 1, by the soft map's dtype
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Counts:
-    """Pixels at T thresholds, of one picture and label or of many."""
+    """Pixel counts at T thresholds, of one image and label or of many."""
 
-    tp: NDArray[np.int64]  # (T,): found and true
-    fp: NDArray[np.int64]  # (T,): found and not true
+    tp: NDArray[np.int64]  # (T,): predicted and true
+    fp: NDArray[np.int64]  # (T,): predicted but not true
     positives: int  # true
-    pixels: int
-    ious: Floats  # (T,): the sum of the classes' own IoU
+    pixels: int  # all
+    ious: Floats  # (T,): the sum of each class's IoU
     classes: int
 
     def __add__(self, other: Self) -> Self:
-        """Both together; they must have the same thresholds."""
+        """Returns the sum. Both must have the same thresholds."""
         return type(self)(
             self.tp + other.tp,
             self.fp + other.fp,
@@ -49,86 +49,91 @@ class Counts:
 
     @property
     def fn(self) -> NDArray[np.int64]:
-        """(T,): true and not found."""
+        """(T,): true but not predicted."""
         return self.positives - self.tp
 
     @property
     def tn(self) -> NDArray[np.int64]:
-        """(T,): neither true nor found."""
+        """(T,): neither true nor predicted."""
         return self.pixels - self.positives - self.fp
 
     def as_class(self) -> Self:
-        """The same pixels, as one of the classes whose IoU `miou` is the mean of."""
+        """Returns the same counts as one class: `miou` is the mean IoU over classes."""
         return type(self)(self.tp, self.fp, self.positives, self.pixels, iou_fg(self), 1)
 
 
 def nothing(thresholds: int) -> Counts:
-    """Counts of no pixel, to add to."""
-    none = np.zeros(thresholds, np.int64)
-    return Counts(none, none, 0, 0, none.astype(np.float64), 0)
+    """Returns counts of no pixels, to start a sum with."""
+    zeros = np.zeros(thresholds, np.int64)
+    return Counts(zeros, zeros, 0, 0, zeros.astype(np.float64), 0)
 
 
 def count(
-    levels: Levels, truth: NDArray[np.bool_], thresholds: Floats = THRESHOLDS, valid: NDArray[np.bool_] | None = None
+    levels: Levels,
+    true_mask: NDArray[np.bool_],
+    thresholds: Floats = THRESHOLDS,
+    valid: NDArray[np.bool_] | None = None,
 ) -> Counts:
-    """Counts of one soft map against its truth, bool (H, W).
+    """Counts the pixels of one soft map against its true mask, bool (H, W).
 
-    `levels`: (H, W), probability times 255 (uint8), times 65535 (uint16) or itself (float32). A pixel is found where
-    its probability is above the threshold, not where it is equal. `thresholds`: (T,), ascending. `valid`: bool
-    (H, W), the pixels that count; None: all.
+    `levels`: (H, W), probability times 255 (uint8), times 65535 (uint16), or unscaled (float32). A pixel is predicted
+    if its probability is above the threshold, not equal to it. `thresholds`: (T,), ascending. `valid`: bool (H, W), the
+    pixels to count; None: all.
     """
     if valid is not None:
-        levels, truth = levels[valid], truth[valid]
+        levels, true_mask = levels[valid], true_mask[valid]
     if levels.dtype == np.float32:
         edges = thresholds.astype(np.float32)
-        yes, no = (
+        inside, outside = (
             np.bincount(np.searchsorted(edges, part), minlength=len(edges) + 1)
-            for part in (levels[truth], levels[~truth])
+            for part in (levels[true_mask], levels[~true_mask])
         )
     else:
-        peak = LARGEST[levels.dtype.name]
-        # level q is above t where q >= floor(peak t) + 1; 0.2 * 255 is 51.000000000000004
-        above = np.searchsorted(np.floor(peak * thresholds + 1e-9), np.arange(peak + 1))
-        yes, no = (
-            np.bincount(above, np.bincount(part, minlength=peak + 1), len(thresholds) + 1).astype(np.int64)
-            for part in (levels[truth], levels[~truth])
+        largest = LARGEST[levels.dtype.name]
+        # level q is above t if q >= floor(largest * t) + 1; the 1e-9 is for 0.2 * 255 = 51.000000000000004
+        above = np.searchsorted(np.floor(largest * thresholds + 1e-9), np.arange(largest + 1))
+        inside, outside = (
+            np.bincount(above, np.bincount(part, minlength=largest + 1), len(thresholds) + 1).astype(np.int64)
+            for part in (levels[true_mask], levels[~true_mask])
         )
-    # a pixel above k thresholds is found at the k lowest
-    tp, fp = (part[::-1].cumsum()[::-1][1:] for part in (yes, no))
-    return Counts(tp, fp, int(yes.sum()), truth.size, np.zeros(len(thresholds)), 0)
+    # a pixel above k thresholds is predicted at the k lowest
+    tp, fp = (part[::-1].cumsum()[::-1][1:] for part in (inside, outside))
+    return Counts(tp, fp, int(inside.sum()), true_mask.size, np.zeros(len(thresholds)), 0)
 
 
 def iou_fg(counts: Counts) -> Floats:
-    """The paper's IoU_FG, (T,): intersection over union of all pixels together."""
+    """Returns the paper's IoU_FG, (T,): intersection over union of all pixels together."""
     scores: Floats = counts.tp / (1 + counts.positives + counts.fp)
     return scores
 
 
 def iou_bin(counts: Counts) -> Floats:
-    """The paper's IoU_BIN, (T,): the mean of the foreground's and the background's."""
+    """Returns the paper's IoU_BIN, (T,): the mean of the foreground's IoU and the background's."""
     scores: Floats = (iou_fg(counts) + counts.tn / (1 + counts.tn + counts.fn + counts.fp)) / 2
     return scores
 
 
 def miou(counts: Counts) -> Floats:
-    """The paper's mIoU, (T,): the mean over classes of each one's IoU_FG. On PhraseCut its classes are the single
-    pictures, on Pascal and COCO the categories: whatever was added `as_class`."""
+    """Returns the paper's mIoU, (T,): the mean of IoU_FG over classes, which are the counts added `as_class`.
+
+    On PhraseCut each image and phrase is a class; on Pascal and COCO each category is.
+    """
     scores: Floats = counts.ious / counts.classes if counts.classes else np.full(len(counts.tp), math.nan)
     return scores
 
 
 def precision(counts: Counts) -> Floats:
-    """(T,): the share of the found that is true."""
+    """Returns the precision, (T,): the share of predicted pixels that are true."""
     return _share(counts.tp, counts.tp + counts.fp)
 
 
 def recall(counts: Counts) -> Floats:
-    """(T,): the share of the true that is found."""
+    """Returns the recall, (T,): the share of true pixels that are predicted."""
     return _share(counts.tp, np.full_like(counts.tp, counts.positives))
 
 
 def dice(counts: Counts) -> Floats:
-    """(T,): twice the intersection over the sum of both areas; the F1 score of pixels."""
+    """Returns the Dice score, (T,): twice the intersection over the sum of both areas; the F1 score of pixels."""
     return _share(2 * counts.tp, counts.tp + counts.fp + counts.positives)
 
 
@@ -138,27 +143,33 @@ def _share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> Floats:
 
 
 def precision_recall(counts: Counts) -> tuple[Floats, Floats]:
-    """The paper's curve: precision and recall, each (K,), by rising recall, of the thresholds that find anything;
-    thresholds that agree in both are one point."""
-    some = counts.tp + counts.fp > 0
-    precisions = (counts.tp / (1 + counts.tp + counts.fp))[some]
-    recalls = (counts.tp / (1 + counts.positives))[some]
+    """Returns the paper's curve: precision and recall, each (K,), in order of recall.
+
+    Thresholds without a predicted pixel are left out; equal points are merged.
+    """
+    predicted = counts.tp + counts.fp > 0
+    precisions = (counts.tp / (1 + counts.tp + counts.fp))[predicted]
+    recalls = (counts.tp / (1 + counts.positives))[predicted]
     points = sorted(set(zip(recalls.tolist(), (-precisions).tolist(), strict=True)))
     return -np.array([point[1] for point in points]), np.array([point[0] for point in points])
 
 
 def ap(counts: Counts) -> float:
-    """The paper's average precision: Simpson's integral of its precision over its recall. NaN without a prediction.
+    """Returns the paper's average precision: Simpson's integral of precision over recall. NaN without a prediction.
 
-    Recalls below the highest threshold's do not count, so that a perfect model is near 1 only if it is not sure.
+    Recalls below that of the highest threshold are not part of the integral. A perfect model that is always certain
+    therefore scores 0.
     """
     y, x = precision_recall(counts)
     return simpson(y, x) if len(x) else math.nan
 
 
 def simpson(y: Floats, x: Floats) -> float:
-    """Simpson's rule over unequal steps as scipy had it until 1.10, and the paper's code with it: of an odd number of
-    steps the mean of two results, with a trapezium at the one end or the other. Steps of no width weigh nothing."""
+    """Integrates by Simpson's rule over unequal steps, as scipy did until 1.10, and so the paper's code.
+
+    For an odd number of steps it is the mean of two results, with a trapezium at either end. Steps of zero width add
+    nothing.
+    """
     n = len(x)
     if n % 2:
         return _parabolas(y, x)
@@ -168,7 +179,7 @@ def simpson(y: Floats, x: Floats) -> float:
 
 
 def _parabolas(y: Floats, x: Floats) -> float:
-    """The integral over an even number of steps, two a parabola."""
+    """Integrates over an even number of steps, one parabola per two steps."""
     h = np.diff(x)
     left, right = h[0::2], h[1::2]
     both, plain = left + right, (left > 0) & (right > 0)
@@ -182,21 +193,23 @@ def _parabolas(y: Floats, x: Floats) -> float:
 
 
 def best(scores: Floats, thresholds: Floats = THRESHOLDS) -> tuple[float, float]:
-    """The highest score and its threshold, the lowest of equals."""
+    """Returns the highest score and its threshold; of equal scores the lowest threshold."""
     index = int(np.argmax(scores))
     return float(scores[index]), float(thresholds[index])
 
 
-def boundary_f(mask: NDArray[np.bool_], truth: NDArray[np.bool_], tolerance: float = TOLERANCE) -> float:
-    """How well outlines meet, in [0, 1]: the harmonic mean of the share of the mask's outline within `tolerance` of the
-    truth's and of the share of the truth's within `tolerance` of the mask's. Both bool (H, W); the picture's own edge
-    is no outline. NaN where both masks are empty."""
-    if not mask.any() and not truth.any():
+def boundary_f(mask: NDArray[np.bool_], true_mask: NDArray[np.bool_], tolerance: float = TOLERANCE) -> float:
+    """Returns how well the boundaries of two masks, bool (H, W), agree, in [0, 1]. NaN if both masks are empty.
+
+    It is the harmonic mean of two shares: how much of the mask's boundary lies within `tolerance` of the true one, and
+    the reverse. The border of the image is not a boundary.
+    """
+    if not mask.any() and not true_mask.any():
         return math.nan
     reach = math.ceil(tolerance * math.hypot(*mask.shape))
-    lines = [outline(each) for each in (mask, truth)]
-    if not lines[0].any() or not lines[1].any():  # a full mask has none either
-        return float(np.array_equal(mask, truth))
+    lines = [boundary(each) for each in (mask, true_mask)]
+    if not lines[0].any() or not lines[1].any():  # a full mask has no boundary either
+        return float(np.array_equal(mask, true_mask))
     shares = [
         np.mean(cv2.distanceTransform((~other).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[own] <= reach)
         for own, other in (lines, lines[::-1])
@@ -204,27 +217,29 @@ def boundary_f(mask: NDArray[np.bool_], truth: NDArray[np.bool_], tolerance: flo
     return float(2 * shares[0] * shares[1] / (shares[0] + shares[1])) if any(shares) else 0.0
 
 
-def outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """bool (H, W): the mask's pixels that have one above, below, left or right that is not the mask's."""
+def boundary(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Returns bool (H, W): the pixels of the mask with a neighbour above, below, left or right outside it."""
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
     inner = cv2.erode(np.ascontiguousarray(mask).view(np.uint8), cross, borderType=cv2.BORDER_REPLICATE)
     line: NDArray[np.bool_] = mask & (inner == 0)
     return line
 
 
-def peaks(levels: Levels, present: bool) -> NDArray[np.int64]:
-    """(2, PEAKS): where the soft map's maximum lies, in the second row where the thing is there. Sums of these are
-    what `presence_ap` takes."""
+def peak_histogram(levels: Levels, present: bool) -> NDArray[np.int64]:
+    """Returns int64 (2, PEAK_BINS) with one 1: its column is the soft map's maximum, its row whether the object is
+    present. `presence_ap` takes sums of these."""
     top = float(levels.max()) if levels.size else 0.0
-    bins = np.zeros((2, PEAKS), np.int64)
-    bins[int(present), round(top / LARGEST[levels.dtype.name] * (PEAKS - 1))] = 1
+    bins = np.zeros((2, PEAK_BINS), np.int64)
+    bins[int(present), round(top / LARGEST[levels.dtype.name] * (PEAK_BINS - 1))] = 1
     return bins
 
 
 def presence_ap(bins: NDArray[np.int64]) -> float:
-    """The average precision of ranking pictures by the soft map's maximum, equal ones together; NaN where the thing is
-    in none of them."""
-    found, hits = bins.sum(0)[::-1].cumsum(), bins[1][::-1].cumsum()
+    """Returns the average precision of ranking images by their soft map's maximum. Equal maxima share a rank.
+
+    NaN if no image shows the object.
+    """
+    ranked, hits = bins.sum(0)[::-1].cumsum(), bins[1][::-1].cumsum()
     if not hits[-1]:
         return math.nan
-    return float((bins[1][::-1] / hits[-1] * hits / np.maximum(found, 1)).sum())
+    return float((bins[1][::-1] / hits[-1] * hits / np.maximum(ranked, 1)).sum())

@@ -1,0 +1,204 @@
+"""Predictions, paired with their ground truth: from a run's output folder or a folder of masks.
+
+Pairs are read one by one, so memory does not grow with their number.
+"""
+
+import heapq
+import itertools
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipseg_cli.datasets.ground_truth import (
+    GroundTruth,
+    TrueMask,
+    is_image_file,
+    label_folders,
+    match_labels,
+    open_ground_truth,
+    read_mask,
+    read_values,
+    walk,
+)
+from clipseg_cli.errors import NoInputError, UsageError
+from clipseg_cli.evaluation import metrics
+from clipseg_cli.inputs import names
+from clipseg_cli.outputs import manifest
+from clipseg_cli.outputs.manifest import MANIFEST, RUN
+
+T = TypeVar("T")
+READ_AHEAD = 64  # images
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The output files of one label in one image."""
+
+    label: str
+    mask: Path | None = None
+    soft: Path | None = None
+    threshold: float | None = None  # of the mask; None: unknown
+    empty: bool = False  # the mask has no pixel, and may have no file because of that
+
+    def read_soft(self, truth: TrueMask) -> NDArray[np.uint8] | NDArray[np.uint16] | None:
+        """Reads the soft map, (H, W); None if the run kept none. Raises UsageError if its size is not the truth's."""
+        return None if self.soft is None else _same_size(read_values(self.soft), truth, self.soft)
+
+    def read_mask(self, truth: TrueMask) -> NDArray[np.bool_]:
+        """Reads the mask, bool (H, W), or thresholds the soft map if the run kept no mask. Raises UsageError."""
+        if self.mask is not None:
+            return _same_size(read_mask(self.mask).mask, truth, self.mask)
+        levels = self.read_soft(truth)
+        if levels is not None and self.threshold is not None:
+            return levels > math.floor(metrics.LARGEST[levels.dtype.name] * self.threshold + 1e-9)
+        if self.empty:
+            return np.zeros_like(truth.mask)
+        raise UsageError(f"the run kept neither a mask nor a soft map of {self.label!r}: run it again with -f mask")
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePredictions:
+    """The predictions of one image, and the stems under which its ground truth may be found."""
+
+    stems: tuple[str, ...]
+    predictions: tuple[Prediction, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Predictions and ground truth, with their labels matched."""
+
+    ground_truth: GroundTruth
+    label_pairs: dict[str, str]  # predicted label: ground-truth label
+    images: Iterator[ImagePredictions]
+    notes: tuple[str, ...]  # what the user should know before the scores
+
+    def each(self, judge: Callable[[Prediction, TrueMask], T]) -> Iterator[tuple[str, str, T]]:
+        """Yields (stem, label, result of `judge`) for every pair, in order. Reads ahead in several threads."""
+
+        def judge_image(image: ImagePredictions) -> list[tuple[str, str, T]]:
+            results = []
+            for prediction in image.predictions:
+                label = self.label_pairs[prediction.label]
+                candidates = (self.ground_truth.find(label, stem) for stem in image.stems)
+                truth = next((each for each in candidates if each is not None), None)
+                if truth is not None:
+                    results.append((image.stems[0], prediction.label, judge(prediction, truth)))
+            return results
+
+        with ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 1))) as pool:
+            while batch := list(itertools.islice(self.images, READ_AHEAD)):
+                for results in pool.map(judge_image, batch):
+                    yield from results
+
+
+def compare(pred: Path, gt: Path) -> Comparison:
+    """Opens predictions and ground truth, and matches their labels.
+
+    `pred`: a run's output folder, or masks as PRED/<label>/<dir>/<stem>.png or PRED/<dir>/<stem>.png. Raises UsageError
+    if either is something else, or if they have no label in common.
+    """
+    labels, images = _open_run(pred) if (pred / MANIFEST).is_file() else _open_folder(pred)
+    ground_truth = open_ground_truth(gt, labels)
+    known = ground_truth.labels
+    if known == ("",) or (labels == ("",) and len(known) == 1):
+        if len(labels) > 1:
+            raise UsageError(f"{gt} has masks of one label, but {pred} has {len(labels)} labels: {', '.join(labels)}")
+        return Comparison(ground_truth, {labels[0]: known[0]}, images, ())
+    pairs = {label: match for label, match in match_labels(labels, known).items() if match is not None}
+    if not pairs:
+        raise UsageError(
+            f"no label in common: {pred} has {', '.join(map(repr, labels))}, "
+            f"{gt} has {', '.join(map(repr, known))}. Name them alike: -p label=text sets a prompt's label"
+        )
+    notes = [f"no ground truth for the label {label!r}" for label in labels if label not in pairs]
+    notes += [f"no predictions for the label {name!r}" for name in known if name not in pairs.values()]
+
+    def matched(image: ImagePredictions) -> ImagePredictions:
+        return ImagePredictions(image.stems, tuple(each for each in image.predictions if each.label in pairs))
+
+    return Comparison(ground_truth, pairs, map(matched, images), tuple(notes))
+
+
+def _open_run(out: Path) -> tuple[tuple[str, ...], Iterator[ImagePredictions]]:
+    """Returns the labels of a run and, per image, its predictions. Raises NoInputError for a run without images."""
+
+    def images() -> Iterator[ImagePredictions]:
+        for record in manifest.documents(out / MANIFEST):
+            if record.get("status") != "ok":
+                continue
+            try:
+                image = _from_record(out, record)
+            except (KeyError, TypeError, AttributeError) as error:
+                raise UsageError(
+                    f"{out / MANIFEST}: the record of {record['image']} is broken ({error!r}); run it again"
+                ) from error
+            yield image
+
+    try:
+        labels = [prompt["label"] for prompt in json.loads((out / RUN).read_bytes())["settings"]["prompts"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        labels = [each.label for each in next(images(), ImagePredictions((), ())).predictions]
+    if not labels:
+        raise NoInputError(f"the run in {out} has no image that was segmented")
+    return tuple(labels), images()
+
+
+def _from_record(out: Path, record: dict[str, Any]) -> ImagePredictions:
+    """Returns the predictions of one manifest record."""
+    stems, predictions = [names.stem(record["image"])], []
+    for mask in record["masks"]:
+        soft = mask.get("soft") or mask.get("soft16")
+        for path in (mask["path"], soft):
+            if path and len(parts := path.split("/", 2)) == 3:
+                stems.insert(0, parts[2].removesuffix(".png"))
+        predictions.append(
+            Prediction(
+                mask["label"],
+                out / mask["path"] if mask["path"] else None,
+                out / soft if soft else None,
+                mask["threshold"] if isinstance(mask["threshold"], float | int) else None,
+                mask["area"] == 0,
+            )
+        )
+    return ImagePredictions(tuple(dict.fromkeys(stems)), tuple(predictions))
+
+
+def _open_folder(path: Path) -> tuple[tuple[str, ...], Iterator[ImagePredictions]]:
+    """Returns the labels of a folder of masks and, per image, its predictions. Raises UsageError, NoInputError."""
+    if not path.is_dir():
+        raise UsageError(f"no predictions at {path}: give the output folder of a run, or a folder of masks")
+    with os.scandir(path) as entries:
+        single_label = any(is_image_file(entry) for entry in entries)
+    labels = ("",) if single_label else tuple(label_folders(path))
+    if not labels:
+        raise NoInputError(f"{path} has neither a {MANIFEST} nor a mask")
+
+    def of_label(label: str) -> Iterator[tuple[list[str], str, Prediction]]:
+        for stem, file in walk(path / label):
+            yield stem.split("/"), stem, Prediction(label, file)
+
+    def images() -> Iterator[ImagePredictions]:
+        merged = heapq.merge(*map(of_label, labels), key=lambda item: item[0])
+        for stem, items in itertools.groupby(merged, key=lambda item: item[1]):
+            yield ImagePredictions((stem,), tuple(item[2] for item in items))
+
+    return labels, images()
+
+
+def _same_size(array: NDArray[Any], truth: TrueMask, path: Path) -> NDArray[Any]:
+    """Returns `array`. Raises UsageError if it does not have the true mask's size."""
+    if array.shape != truth.mask.shape:
+        sizes = " and ".join(f"{shape[1]} x {shape[0]}" for shape in (array.shape, truth.mask.shape))
+        raise UsageError(
+            f"sizes differ: {path} and {truth.source} are {sizes} pixels; a mask must have the size of its image"
+        )
+    return array
