@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from clipseg_cli.outputs.manifest import MANIFEST, RUN, shown
+from clipseg_cli.outputs.manifest import MANIFEST, RUN, readable_name
 
 PATIENCE = 10.0  # seconds for what is told to end to put its things in order
 SPOKEN = ("--json", "--progress", "none")  # of a run that is listened to

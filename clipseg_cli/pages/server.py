@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipseg_cli.errors import ClipsegError, ImageError, UsageError
-from clipseg_cli.outputs.manifest import shown
+from clipseg_cli.outputs.manifest import readable_name
 from clipseg_cli.outputs.writers import raster
 from clipseg_cli.pages.session import THUMB, Session, Stale, read_ask
 

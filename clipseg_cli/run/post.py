@@ -25,7 +25,7 @@ from clipseg_cli.inputs.discovery import Source
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.outputs import manifest
 from clipseg_cli.outputs.manifest import MANIFEST, RUN, Ledger, Record
-from clipseg_cli.outputs.writers import refuse_many, whole
+from clipseg_cli.outputs.writers import check_label_count, per_run
 from clipseg_cli.prompts import text
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.run.finish import finish
@@ -97,7 +97,7 @@ def post(request: Request, note: Callable[[str], None]) -> Iterator[Record]:
             done, failed = done + record.ok, failed + (not record.ok)
             yield record
         ledger.close()
-    whole.assemble(out, formats, [prompt.label for prompt in mask.prompts], fsync)
+    per_run.assemble(out, formats, [prompt.label for prompt in mask.prompts], fsync)
     seconds = time.monotonic() - started
     store.write(
         out / RUN, _json(document | {"images": {"done": done, "failed": failed}, "seconds": round(seconds, 3)}), fsync
@@ -127,7 +127,7 @@ def _options(request: Request, before: dict[str, Any]) -> MaskOptions:
     kept = before.get("own_thresholds", {}) if bare else {row["label"]: row["threshold"] for row in rows}
     given = [replace(prompt, threshold=kept.get(prompt.label)) for prompt in known]
     thresholds = text.thresholds(request.thresholds, given, 0.5)
-    refuse_many(len(known), request.mask.mode, request.output.formats)
+    check_label_count(len(known), request.mask.mode, request.output.formats)
     if "soft16" in request.output.formats and "soft16" not in before["settings"]["formats"]:
         raise UsageError(f"{request.run} kept its maps in 8 bits: run it again with -f soft16")
     return replace(request.mask, prompts=tuple(known), thresholds=thresholds)

@@ -24,7 +24,7 @@ from clipseg_cli.errors import NoInputError, OutputError, Stage, TooManyErrors, 
 from clipseg_cli.inputs.discovery import Source
 from clipseg_cli.model import registry
 from clipseg_cli.outputs.manifest import MANIFEST, RUN, Ledger, Record, forget
-from clipseg_cli.outputs.writers import raster, refuse_many, whole
+from clipseg_cli.outputs.writers import check_label_count, per_run, raster
 from clipseg_cli.prompts import highlight, text
 from clipseg_cli.run import embeddings, engines, exemplars, pipeline
 from clipseg_cli.run.embeddings import Wanted
@@ -127,7 +127,7 @@ def segment(request: Request, sources: Iterator[Source], note: Note, stdout: Bin
         ledger.close()
     if not ended or "workers_died" in document:
         store.sweep(out)
-    whole.assemble(out, job.formats, [prompt.label for prompt in job.mask.prompts], fsync)
+    per_run.assemble(out, job.formats, [prompt.label for prompt in job.mask.prompts], fsync)
     seconds = time.monotonic() - started
     counts = {"done": done, "of_these_before": kept, "failed": failed}
     store.write(out / RUN, _json(document | {"images": counts, "seconds": round(seconds, 3)}), fsync)
@@ -230,7 +230,7 @@ def _job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[Forma
     wanted = request.wanted
     thresholds = text.thresholds(request.thresholds, wanted.prompts, checkpoint.threshold)
     mask = replace(request.mask, thresholds=thresholds)
-    refuse_many(len(wanted.prompts), mask.mode, formats)
+    check_label_count(len(wanted.prompts), mask.mode, formats)
     embeddings.check(wanted, checkpoint.weights, request.model.model)
     # an image of a batch has the same bits as alone, so its size is no setting of the result
     batch = request.model.batch_size or BATCH.get(_devices(request)[0].model.device.replace("auto", _likely()), 16)

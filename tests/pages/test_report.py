@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 import hostile
-from clipseg_cli.outputs.manifest import shown
+from clipseg_cli.outputs.manifest import readable_name
 from pictures import SAMPLES, Shell, picture, save, until
 
 DRAWN = """(cards => cards.length > 0 && cards.every(each => each.dataset.drawn == each.token))

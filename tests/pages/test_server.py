@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 import hostile
-from clipseg_cli.outputs.manifest import shown
+from clipseg_cli.outputs.manifest import readable_name
 from clipseg_cli.prompts import text
 from pictures import SAMPLES, Shell, iou, picture, records, save, until
 

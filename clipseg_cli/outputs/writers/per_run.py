@@ -1,7 +1,8 @@
-"""Files that speak of all images: made at the end of a run, of the parts that each image left and the manifest names.
+"""Files that cover the whole run, such as coco.json: assembled at its end from one fragment per image.
 
-They depend on those parts alone, in the order of the images' names, so that a run that was killed and resumed, or
-shared by several processes, ends with the same bytes as one that was not.
+A fragment is a file that the manifest names. The fragments are read in the order of the images' names, and nothing
+else is. A run that was killed and resumed, or shared by several processes, therefore ends with the same bytes as a run
+in one go.
 """
 
 import json
@@ -14,61 +15,61 @@ from clipseg_cli.settings import Format
 from clipseg_cli.storage import store
 from clipseg_cli.storage.store import Place
 
-SHARD = 1000  # samples of a webdataset shard at most
-END = bytes(1024)  # of a tar: two empty blocks
+SHARD = 1000  # samples: the most that a WebDataset shard holds
+TAR_END = bytes(1024)  # two empty blocks end a tar archive
 
-Parts = Sequence[tuple[str, str]]  # (image, path of its part under the output directory), sorted
+Fragments = Sequence[tuple[str, str]]  # (image, path relative to the output folder), sorted
 
 
-def coco(out: Place, parts: Parts, labels: Sequence[str], fsync: bool) -> None:
-    """coco.json: images, annotations and categories, numbered from 1."""
-    paths = [path for _, path in parts]
+def coco(out: Place, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
+    """Writes coco.json: images, annotations and categories, numbered from 1."""
+    paths = [path for _, path in fragments]
 
     def text() -> Iterator[bytes]:
         head = {"info": {"description": "masks by clipseg"}, "categories": _categories(labels)}
         yield json.dumps(head, ensure_ascii=False)[:-1].encode("utf-8", "backslashreplace") + b',\n"images": [\n'
-        for number, part in enumerate(store.contents(out, paths), 1):
-            image = json.loads(part)["image"]
-            yield _line({"id": number} | image, number == len(parts))
+        for number, fragment in enumerate(store.contents(out, paths), 1):
+            image = json.loads(fragment)["image"]
+            yield _line({"id": number} | image, number == len(fragments))
         yield b'],\n"annotations": [\n'
-        total, before = 0, b""
-        for number, part in enumerate(store.contents(out, paths), 1):
-            for annotation in json.loads(part)["annotations"]:
+        total, previous = 0, b""
+        for number, fragment in enumerate(store.contents(out, paths), 1):
+            for annotation in json.loads(fragment)["annotations"]:
                 total += 1
-                yield before
-                before = _line({"id": total, "image_id": number} | annotation, False)
-        yield before.removesuffix(b",\n") + (b"\n" if before else b"") + b"]}\n"
+                yield previous
+                previous = _line({"id": total, "image_id": number} | annotation, False)
+        yield previous.removesuffix(b",\n") + (b"\n" if previous else b"") + b"]}\n"
 
     store.write(out / "coco.json", text(), fsync)
 
 
-def yolo(out: Place, parts: Parts, labels: Sequence[str], fsync: bool) -> None:
-    """yolo/data.yaml. Paths are relative to it; the images are not split: `val` names the same as `train`."""
+def yolo(out: Place, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
+    """Writes yolo/data.yaml. Paths are relative to it. Images are not split: `train` and `val` name the same folder."""
     names = "".join(f"  {index}: {_quoted(label)}\n" for index, label in enumerate(labels))
     store.write(out / "yolo/data.yaml", f"train: images\nval: images\nnames:\n{names}".encode(), fsync)
 
 
-def voc(out: Place, parts: Parts, labels: Sequence[str], fsync: bool) -> None:
-    """voc/ImageSets/Segmentation/train.txt, one image a line, and voc/classes.txt, the name of index 0 first."""
-    stems = (PurePosixPath(path).relative_to("voc/SegmentationClass").with_suffix("") for _, path in parts)
+def voc(out: Place, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
+    """Writes voc/ImageSets/Segmentation/train.txt, one image per line, and voc/classes.txt, background first."""
+    stems = (PurePosixPath(path).relative_to("voc/SegmentationClass").with_suffix("") for _, path in fragments)
     lines = "".join(f"{stem}\n" for stem in stems)
     store.write(out / "voc/ImageSets/Segmentation/train.txt", lines.encode(), fsync)
     store.write(out / "voc/classes.txt", _names(labels), fsync)
 
 
-def labels(out: Place, parts: Parts, labels: Sequence[str], fsync: bool) -> None:
-    """labels/classes.txt: its line i + 1 names index i of the pictures beside it."""
+def labels(out: Place, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
+    """Writes labels/classes.txt: line i + 1 names the value i of the label images."""
     store.write(out / "labels/classes.txt", _names(labels), fsync)
 
 
-def webdataset(out: Place, parts: Parts, labels: Sequence[str], fsync: bool) -> None:
-    """webdataset/000000.tar and on. A shard that is newer than its samples and has their size stays as it is."""
-    count = -(-len(parts) // SHARD)
+def webdataset(out: Place, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
+    """Writes webdataset/000000.tar, 000001.tar, ... A shard that is newer than its samples and complete is kept."""
+    count = -(-len(fragments) // SHARD)
     for index in range(count):
-        some = parts[index * SHARD : (index + 1) * SHARD]
-        shard, paths = f"webdataset/{index:06}.tar", [path for _, path in some]
+        samples = fragments[index * SHARD : (index + 1) * SHARD]
+        shard, paths = f"webdataset/{index:06}.tar", [path for _, path in samples]
         if not _current(out, shard, paths):
-            store.write(out / shard, chain(store.contents(out, paths), [END]), fsync)
+            store.write(out / shard, chain(store.contents(out, paths), [TAR_END]), fsync)
     for stale in (out / "webdataset").glob("*.tar"):
         number = stale.name.removesuffix(".tar")
         if number.isdigit() and int(number) >= count:
@@ -76,27 +77,27 @@ def webdataset(out: Place, parts: Parts, labels: Sequence[str], fsync: bool) -> 
 
 
 def _current(out: Place, shard: str, paths: Sequence[str]) -> bool:
-    if not isinstance(out, Path):  # it would take a request a sample to know
+    if not isinstance(out, Path):  # in a bucket this would cost one request per sample
         return False
-    states = [(out / path).stat() for path in paths]
+    members = [(out / path).stat() for path in paths]
     try:
         made = (out / shard).stat()
     except FileNotFoundError:
         return False
-    size = sum(state.st_size for state in states) + len(END)
-    return made.st_size == size and made.st_mtime_ns > max(state.st_mtime_ns for state in states)
+    size = sum(member.st_size for member in members) + len(TAR_END)
+    return made.st_size == size and made.st_mtime_ns > max(member.st_mtime_ns for member in members)
 
 
 def _names(labels: Sequence[str]) -> bytes:
-    """One name a line, that of the ground first; blanks and line ends within a name become one space."""
+    """Returns one name per line, `background` first; white space within a name becomes one space."""
     names = "".join(" ".join(name.split()) + "\n" for name in ("background", *labels))
     return names.encode("utf-8", "backslashreplace")
 
 
 def _quoted(text: str) -> str:
-    """A YAML string; what YAML cannot hold as it is stands as its number."""
-    marked = (f"\\U{ord(c):08x}" if not c.isprintable() else f"\\{c}" if c in '"\\' else c for c in text)
-    return f'"{"".join(marked)}"'
+    """Returns a YAML string; characters that are not printable become numeric escapes."""
+    escaped = (f"\\U{ord(c):08x}" if not c.isprintable() else f"\\{c}" if c in '"\\' else c for c in text)
+    return f'"{"".join(escaped)}"'
 
 
 def _categories(labels: Sequence[str]) -> list[dict[str, object]]:
@@ -109,17 +110,22 @@ def _line(document: dict[str, object], last: bool) -> bytes:
 
 
 def assemble(out: Place, formats: Sequence[Format], labels: Sequence[str], fsync: bool = False) -> None:
-    """Makes every file of `formats` that speaks of all images, from the manifest of a run that came to its end."""
+    """Writes every file of `formats` that covers the whole run, from the manifest of a finished run."""
     for form in formats:
-        if make := WHOLE.get(form):
-            make(out, sorted(_parts(out, form)), labels, fsync)
+        if write := PER_RUN.get(form):
+            write(out, sorted(_fragments(out, form)), labels, fsync)
 
 
-def _parts(out: Place, form: Format) -> Iterator[tuple[str, str]]:
+def _fragments(out: Place, form: Format) -> Iterator[tuple[str, str]]:
     for document in manifest.documents(out / manifest.MANIFEST):
         if path := document.get(form):
             yield document["image"], path
 
 
-Whole = Callable[[Place, Parts, Sequence[str], bool], None]
-WHOLE: dict[Format, Whole] = {"labels": labels, "coco": coco, "yolo": yolo, "voc": voc, "webdataset": webdataset}
+PER_RUN: dict[Format, Callable[[Place, Fragments, Sequence[str], bool], None]] = {
+    "labels": labels,
+    "coco": coco,
+    "yolo": yolo,
+    "voc": voc,
+    "webdataset": webdataset,
+}
