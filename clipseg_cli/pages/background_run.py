@@ -22,7 +22,7 @@ STREAM_OPTIONS = ("--json", "--progress", "none")  # added to a run, so that its
 def is_free(out: str, command: list[str]) -> bool:
     """Returns whether the folder `out` holds no run, or only an earlier run of this same command."""
     try:
-        before = json.loads((Path(out) / RUN).read_bytes())["command"]
+        before = [*json.loads((Path(out) / RUN).read_bytes())["command"]]
     except FileNotFoundError:
         return not (Path(out) / MANIFEST).exists()
     except (OSError, ValueError, KeyError, TypeError):
