@@ -7,6 +7,7 @@ import pytest
 
 from live import Process, Server, Start, fill, serving
 
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Serves two samples, one image more and a broken one in a thread, all encoded."""

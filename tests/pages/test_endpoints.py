@@ -64,7 +64,7 @@ def test_the_page_has_a_nonce_and_a_policy(small: Server) -> None:
 
 
 def test_masks_of_a_text_prompt_and_of_an_exemplar(small: Server) -> None:
-    """Full-size masks fit the ground truth, thumbnails are small, a broken image says why; the command does the same."""
+    """Full-size masks fit the ground truth; a broken image says why; the command has the same prompts."""
     names = small.names()
     index = next(i for i, name in enumerate(names) if name.endswith("balcony.jpg"))
     expected = cv2.imread(str(SAMPLES / "masks/a-red-circle/balcony.png"), 0)
@@ -74,7 +74,10 @@ def test_masks_of_a_text_prompt_and_of_an_exemplar(small: Server) -> None:
     assert [each["id"] for each in reply["images"]] == body["images"]
     assert "broken" in reply["images"][-1]["failed"]
     found = reply["images"][index]
-    assert found["size"] == [*expected.shape] and [each["label"] for each in found["masks"]] == ["a red circle", "exemplar"]
+    assert found["size"] == [*expected.shape] and [each["label"] for each in found["masks"]] == [
+        "a red circle",
+        "exemplar",
+    ]
     for mask in found["masks"]:
         assert iou(decoded(mask["mask"]), expected) > 0.6 and mask["presence"] > 0.5
         assert mask["area"] == pytest.approx(np.count_nonzero(decoded(mask["mask"])) / expected.size)

@@ -10,13 +10,34 @@ from clipseg_cli.pages.mask_request import MaskRequest, parse_request
 
 def test_prompts_thresholds_and_clean_up_become_options() -> None:
     """Every field of the page has its option; defaults have none."""
-    clean = {"open": 1, "close": 2, "min_area": 3, "keep_largest": 4, "grow": -5, "fill_holes": True, "refine": "guided"}
+    clean = {
+        "open": 1,
+        "close": 2,
+        "min_area": 3,
+        "keep_largest": 4,
+        "grow": -5,
+        "fill_holes": True,
+        "refine": "guided",
+    }
     box = {"label": "dog", "image": 1, "box": [1, 2, 30, 40], "threshold": None}
     document = {"prompts": [box, {"text": "cat"}, {"text": "x = a star", "threshold": 0.25}], "clean": clean}
     words = parse_request(document, 2).options(lambda image: f"imgs/{image}.png")
     assert words == [
         *("-p", "cat", "-p", "x=a star", "--support", "dog=imgs/1.png", "--support-box", "1,2,30,40", "-t", "x=0.25"),
-        *("--open", "1", "--close", "2", "--fill-holes", "all", "--min-area", "3", "--keep-largest", "4", "--grow", "-5"),
+        *(
+            "--open",
+            "1",
+            "--close",
+            "2",
+            "--fill-holes",
+            "all",
+            "--min-area",
+            "3",
+            "--keep-largest",
+            "4",
+            "--grow",
+            "-5",
+        ),
         *("--refine", "guided"),
     ]
     assert parse_request({"prompts": []}, 0) == MaskRequest() and MaskRequest().options(str) == []
