@@ -32,7 +32,8 @@ READ = f"document.querySelectorAll('.card:not(.waiting)').length === {VISIBLE}"
 # The time of the last key is that of its event; all is new once no question waits and every picture shows the latest.
 KEYS = "addEventListener('input', () => { window.key = performance.now(); }, true)"
 SHOWN = """new Promise(done => { const look = () => {
-    const fresh = !due && [...document.querySelectorAll('.card canvas')].every(each => each.dataset.turn == turn);
+    const cards = [...document.querySelectorAll('.card canvas')];
+    const fresh = !due && cards.every(each => each.dataset.generation == generation);
     if (fresh) done((performance.now() - window.key) / 1000); else requestAnimationFrame(look); }; look(); })"""
 
 
@@ -60,7 +61,7 @@ def measure(model: str, place: Path, phrases: Sequence[str], environment: dict[s
         page = chromium.new_page(viewport={"width": 1600, "height": 1200})
         page.goto(url)
         page.evaluate(KEYS)
-        field = page.get_by_label("Phrase", exact=True)
+        field = page.get_by_label("Prompt", exact=True)
         until(page, READ)
         found = [typed(page, field, phrase) for phrase in phrases]
         chromium.close()

@@ -1,10 +1,10 @@
-"""Names and phrases that mean something to HTML, scripts, URLs, CSS, templates, JSON, shells or terminals; by rule."""
+"""Generates names and prompts with a meaning to HTML, scripts, URLs, CSS, templates, JSON, shells or terminals."""
 
 import itertools
 import random
 from collections.abc import Iterator
 
-RUN = "pwned=1"  # what a script would do
+RUN = "pwned=1"  # the effect of a script that runs
 WRAPS = (
     "{}", '"{}', "'{}", '">{}', "'>{}", "-->{}", "<!--{}", "]]>{}", "</script>{}", "</style>{}", "</title>{}",
     "</textarea>{}", "\\{}", "\\u003c{}", "&lt;{}", "{}\u2028", "\u202e{}", "\ufeff{}", "`{}`", "{{{{{}}}}}",
@@ -24,7 +24,7 @@ CORES = (
 
 
 def texts() -> Iterator[str]:
-    """Each core in each wrap, every one once."""
+    """Yields each core in each wrap, without repetition."""
     seen = set()
     for wrap, core in itertools.product(WRAPS, CORES):
         text = wrap.format(core)
@@ -34,7 +34,7 @@ def texts() -> Iterator[str]:
 
 
 def names(count: int) -> list[bytes]:
-    """Relative paths of PNG files, as a file system takes them: a `/` makes folders; some are not UTF-8."""
+    """Returns relative paths of PNG files. A `/` makes folders; some names are not UTF-8."""
     found = []
     for index, text in enumerate(texts()):
         raw = text.encode() + (b"\xff" if index % 9 == 0 else b"")
@@ -43,11 +43,11 @@ def names(count: int) -> list[bytes]:
     return random.Random(count).sample(list(dict.fromkeys(found)), count)
 
 
-def phrases(count: int) -> list[str]:
-    """Phrases with labels that are all different; a field of the page holds one line."""
+def prompts(count: int) -> list[str]:
+    """Returns prompts of one line whose labels all differ."""
     found: dict[str, str] = {}
     for index, text in enumerate(texts()):
         line = "".join(" " if char in "\r\n" else char for char in text).strip()
-        phrase = f"{index} {line}" if "=" in line else line  # what stands before a `=` is the label
-        found.setdefault(phrase, phrase)
+        prompt = f"{index} {line}" if "=" in line else line  # the label is the text before a `=`
+        found.setdefault(prompt, prompt)
     return random.Random(count).sample(list(found), count)

@@ -1,5 +1,5 @@
-"""What a run writes: one writer per format, the overlay, and the manifest with one record per image.
+"""The files of a run: one writer per format, the overlay, and the manifest with one record per image.
 
-Takes masks and soft maps of one image. Gives files, by way of `storage`, and records. May import `masks`, `inputs`,
-`storage` and `settings`.
+Takes the masks and soft maps of one image. Writes files through `storage` and returns records. May import `masks`,
+`inputs`, `storage` and `settings`.
 """

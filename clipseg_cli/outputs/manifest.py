@@ -1,4 +1,8 @@
-"""The record of each image, and the manifest they are kept in: JSON, one line an image, schema version 1."""
+"""The record of one image, and the manifest that holds one record per image: JSON Lines, schema version 1.
+
+Beside the manifest stands a journal. It says which input file each record describes and which files were written for
+it, so that a resumed run can tell whether a record still holds.
+"""
 
 import base64
 import contextlib
@@ -18,18 +22,18 @@ from clipseg_cli.storage.store import Place
 
 VERSION = 1
 MANIFEST = "manifest.jsonl"
-JOURNAL = ".clipseg-journal.jsonl"  # beside each record what is needed to know later that it still holds
+JOURNAL = ".clipseg-journal.jsonl"
 RUN = "run.json"
 
-# JSON leaves these as they are, but many a reader takes them for the end of a line
+# JSON does not escape these characters, but many readers end a line at them
 _LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 
-Identity = list[int | str]  # of an input file: size in bytes and mtime in nanoseconds, or size and sha256
+Identity = list[int | str]  # of an input file: [size in bytes, mtime in nanoseconds] or [size in bytes, sha256]
 
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """One prompt's result on one image. Areas in pixels, box x, y, width, height in pixels, rest in [0, 1]."""
+    """The result of one prompt on one image. Areas are in pixels, scores in [0, 1]."""
 
     label: str
     prompt: str
@@ -38,48 +42,48 @@ class Mask:
     mean: float  # the soft map's mean
     area: int
     area_frac: float
-    bbox: tuple[int, int, int, int] | None
-    presence: float  # how surely the image shows it: see `masks.presence`
-    path: str | None = None  # of the mask, under the output directory
-    soft: str | None = None  # of the soft map
-    similarity: float | None = None  # cosine of the image's embedding and the prompt's, where it was asked for
+    bbox: tuple[int, int, int, int] | None  # x, y, width, height in pixels; None for an empty mask
+    presence: float  # presence score: see `soft_maps.presence`
+    path: str | None = None  # of the mask file, relative to the output folder
+    soft: str | None = None  # of the soft map file, likewise
+    similarity: float | None = None  # cosine similarity of image and prompt embeddings; None unless requested
     files: tuple[tuple[str, str], ...] = ()  # (format, path) of the label's other files
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What became of one image: masks, or an error."""
+    """The result of one image: its masks, or the error that it failed with."""
 
-    image: str  # as the operating system gives it: may hold bytes that are not UTF-8, as surrogates
+    image: str  # path as the operating system gives it; bytes that are not UTF-8 are surrogates
     width: int = 0
     height: int = 0
-    format: str | None = None  # of the file's content, whatever its extension says
+    format: str | None = None  # detected from the content, not from the extension
     frames: int = 1
     masks: tuple[Mask, ...] = ()
     overlay: str | None = None
     files: tuple[tuple[str, str], ...] = ()  # (format, path) of the image's other files
     notes: tuple[str, ...] = ()
     error: ImageError | None = None
-    identity: Identity | None = None  # of the file that was read
-    output: str = ""  # what the paths of its files have in common
-    outputs: tuple[tuple[str, int], ...] = ()  # path under the output directory, bytes
-    kept: dict[str, Any] | None = None  # the record's document, where an earlier run did the image
+    identity: Identity | None = None  # of the input file
+    output: str = ""  # the image's output path: the common part of the paths of its files
+    outputs: tuple[tuple[str, int], ...] = ()  # (path relative to the output folder, size in bytes)
+    kept: dict[str, Any] | None = None  # the JSON document of an earlier run, where the image was skipped
 
     @property
     def ok(self) -> bool:
-        """True when the image was segmented; its masks may be empty."""
+        """True if the image was segmented, even if all its masks are empty."""
         return self.error is None
 
     @property
     def presence(self) -> float:
-        """That of the label which the image shows most surely; 0 without masks."""
+        """The highest presence score of all labels; 0 without masks."""
         return max((mask.presence for mask in self.masks), default=0.0)
 
     def document(self) -> dict[str, Any]:
-        """The record as JSON types. `image_b64` holds the name's bytes where they are not UTF-8."""
+        """Returns the record as JSON types. A name that is not UTF-8 also stands in `image_b64`, byte for byte."""
         if self.kept is not None:
             return self.kept
-        name = shown(self.image)
+        name = readable_name(self.image)
         document: dict[str, Any] = {"v": VERSION, "image": name}
         if name != self.image:
             document["image_b64"] = base64.b64encode(os.fsencode(self.image)).decode("ascii")
@@ -100,7 +104,7 @@ class Record:
         return document
 
     def line(self) -> str:
-        """The record as one line of JSON, without its line end."""
+        """Returns the record as one line of JSON, without the line end."""
         return _dumps(self.document())
 
 
@@ -125,23 +129,21 @@ def _mask(mask: Mask) -> dict[str, Any]:
 
 
 class Ledger:
-    """The manifest and the journal of an output directory: what is done there, and room for more. Use it with `with`.
+    """The manifest and the journal of one output folder. A context manager: entering reads both.
 
-    The journal's line comes first, the manifest's last: an image is done where both say so, its outputs have the
-    sizes that were recorded, and it is still the file that was read.
+    The journal line of an image is written before its manifest line. An image counts as done if both lines exist, its
+    output files have the recorded sizes, and the input file is unchanged.
     """
 
     def __init__(self, out: Place, fsync: bool = False) -> None:
         self.out = out
-        self.manifest, self.journal = (
-            open_lines(out / MANIFEST, fsync),
-            open_lines(out / JOURNAL, fsync),
-        )
+        self.manifest = open_lines(out / MANIFEST, fsync)
+        self.journal = open_lines(out / JOURNAL, fsync)
         self.size = store.sizes(out)
-        self.known: dict[str, bytes] = {}  # image -> its line in the manifest when the run began
-        self.proofs: dict[str, tuple[Identity, dict[str, int]]] = {}
-        self.taken: dict[int, int] = {}  # hash of an output path -> hash of the name of the image that has it
-        self.again = False  # the manifest has two lines of an image, or one that is no record
+        self.known: dict[str, bytes] = {}  # image name -> its manifest line when the run began
+        self.proofs: dict[str, tuple[Identity, dict[str, int]]] = {}  # image name -> input identity, sizes of outputs
+        self.owners: dict[int, int] = {}  # hash of an output path -> hash of the name of its image; hashes save memory
+        self.untidy = False  # the manifest holds two lines of one image, or a line that is no record
 
     def __enter__(self) -> Self:
         self.manifest.__enter__()
@@ -151,10 +153,10 @@ class Ledger:
             if document.get("v", VERSION) != VERSION:
                 raise OutputError(
                     f"{self.out / MANIFEST} was written by another version of clipseg (schema {document['v']}): "
-                    "choose another --out, or --overwrite"
+                    "choose another --out, or use --overwrite"
                 )
             name = image_name(document) if "image" in document else None
-            self.again |= name is None or name in self.known
+            self.untidy |= name is None or name in self.known
             if name is not None:
                 self.known[name] = line
         for line in self.journal:
@@ -162,7 +164,7 @@ class Ledger:
             if {"image", "input", "outputs"} <= document.keys():
                 name = image_name(document)
                 self.proofs[name] = document["input"], document["outputs"]
-                self.taken.setdefault(hash(document.get("output")), hash(name))
+                self.owners.setdefault(hash(document.get("output")), hash(name))
         return self
 
     def __exit__(self, kind: type[BaseException] | None = None, *exception: object) -> None:
@@ -170,27 +172,37 @@ class Ledger:
         self.manifest.__exit__(kind)
 
     def kept(self, source: Source, checksum: bool) -> Record | None:
-        """The record of an image that need not be done again, or None. Only what the journal knows is looked at."""
-        line, (read, outputs) = self.known.get(source.name), self.proofs.get(source.name, (None, {}))
-        if line is None or read is None or source.error is not None or source.data is not None:
+        """Returns the record of an image that an earlier run finished, or None if it must be segmented.
+
+        `checksum` compares the input by its sha256, not by its time. Images without a journal line are never opened.
+        """
+        line, (recorded, outputs) = self.known.get(source.name), self.proofs.get(source.name, (None, {}))
+        if line is None or recorded is None or source.error is not None or source.data is not None:
             return None
         document = _document(line)
         try:
-            same = identify(source, checksum) == read
-            whole = same and all(self.size(path) == size for path, size in outputs.items())
+            unchanged = identify(source, checksum) == recorded
+            complete = unchanged and all(self.size(path) == size for path, size in outputs.items())
         except (OSError, ValueError):
             return None
-        return Record(source.name, kept=document) if whole and document.get("status") == "ok" else None
+        return Record(source.name, kept=document) if complete and document.get("status") == "ok" else None
 
     def claim(self, source: Source) -> Source:
-        """The source with an output path that no image of an earlier run has: two folders that are done into one."""
-        owner = self.taken.get(hash(store.portable(source.output)), hash(source.name))
-        mine = owner == hash(source.name)
-        return source if mine else replace(source, output=names.renamed(source.output, source.name))
+        """Returns the source with an output path that no other image of an earlier run owns.
+
+        Two input folders may be segmented into one output folder, and hold images of the same relative path.
+        """
+        owner = self.owners.get(hash(store.portable(source.output)), hash(source.name))
+        return (
+            source if owner == hash(source.name) else replace(source, output=names.renamed(source.output, source.name))
+        )
 
     def add(self, record: Record) -> None:
-        """Keeps a record whose files are written; one that an earlier run kept stays as it is. What an earlier run
-        wrote for the image and this one did not is removed: a mask under a final name is that of the last picture."""
+        """Appends the record of an image whose files are written; the record of a skipped image stays as it is.
+
+        Files that an earlier run wrote for this image and this run did not are deleted, so that no outdated mask stays.
+        Raises OutputError.
+        """
         if record.kept is not None:
             return
         _, before = self.proofs.get(record.image, (None, {}))
@@ -202,18 +214,18 @@ class Ledger:
             proof: dict[str, Any] = {key: document[key] for key in ("image", "image_b64") if key in document}
             proof |= {"output": record.output, "input": record.identity, "outputs": dict(record.outputs)}
             self.journal.append(_dumps(proof))
-        self.again |= record.image in self.known
+        self.untidy |= record.image in self.known
         self.manifest.append(_dumps(document))
 
     def close(self) -> None:
-        """Ends a run: of two records of one image the later takes the place of the earlier; parts are joined."""
-        if self.again or isinstance(self.out, Url):
+        """Ends a run: keeps the latest record of each image and, in a bucket, joins the parts. Raises OutputError."""
+        if self.untidy or isinstance(self.out, Url):
             for lines in (self.manifest, self.journal):
                 lines.rewrite(_latest)
 
 
 def forget(out: Place) -> None:
-    """Takes from an output directory what tells that a run is there. Raises OutputError."""
+    """Deletes the manifest, the journal and run.json of an output folder. Raises OutputError."""
     for name in (MANIFEST, JOURNAL):
         open_lines(out / name).clear()
     with store.failing(out):
@@ -221,7 +233,7 @@ def forget(out: Place) -> None:
 
 
 def _latest(lines: list[bytes]) -> list[bytes]:
-    """Each image's last line, at the place of its first; lines that are no record are dropped."""
+    """Returns the last line of each image, in the order of the first lines; drops lines that are no record."""
     latest: dict[str, bytes] = {}
     for line in lines:
         document = _document(line)
@@ -231,28 +243,28 @@ def _latest(lines: list[bytes]) -> list[bytes]:
 
 
 def in_order(lines: list[bytes]) -> list[bytes]:
-    """Each image's last line, sorted by the image's name."""
+    """Returns the last line of each image, sorted by the image's name."""
     return sorted(_latest(lines), key=lambda line: os.fsencode(image_name(_document(line))))
 
 
-def shown(name: str) -> str:
-    """A name as valid Unicode: bytes that are not UTF-8 become escapes."""
+def readable_name(name: str) -> str:
+    """Returns a name as valid Unicode: bytes that are not UTF-8 become escapes like `\\xff`."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def documents(path: Place) -> Iterator[dict[str, Any]]:
-    """The records of a manifest, as it stands; a bucket's each image once."""
+    """Yields the records of a manifest. In a bucket, each image comes once; elsewhere, once per line."""
     lines = _latest(list(open_lines(path))) if isinstance(path, Url) else open_lines(path)
     return (document for line in lines if "image" in (document := _document(line)))
 
 
 def latest(path: Place) -> dict[str, dict[str, Any]]:
-    """The record of each image by its name: the later one, where an unfinished run holds two."""
+    """Returns the record of each image by its name; the later one, where an unfinished run holds two."""
     return {image_name(document): document for document in documents(path)}
 
 
 def _document(line: bytes) -> dict[str, Any]:
-    """The object on a line; empty for anything else, such as a line that was edited by hand."""
+    """Returns the JSON object on a line; an empty one if the line holds anything else, such as a bad manual edit."""
     try:
         document = json.loads(line)
     except ValueError:
@@ -261,7 +273,7 @@ def _document(line: bytes) -> dict[str, Any]:
 
 
 def image_name(document: dict[str, Any]) -> str:
-    """The name of a record's image as the operating system gives it."""
+    """Returns the name of a record's image as the operating system gives it."""
     if "image_b64" in document:
         return os.fsdecode(base64.b64decode(document["image_b64"]))
     return str(document["image"])

@@ -1,5 +1,5 @@
 """Web pages: the report of a run, and the live page with its local server.
 
-Takes a run's folder, or a folder of images. Gives HTML and a server on 127.0.0.1. Prints nothing. May import `run`,
-`outputs`, `inputs`, `model`, `masks`, `prompts`, `storage` and `settings`.
+Takes an output folder, or a folder of images. Returns HTML, and serves it on 127.0.0.1. Prints nothing. May import
+`run`, `outputs`, `inputs`, `model`, `masks`, `prompts`, `storage` and `settings`.
 """

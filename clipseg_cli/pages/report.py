@@ -1,6 +1,6 @@
-"""One self-contained HTML page of a run: thumbnails, soft maps for a live threshold, failures, a review list.
+"""The report: one self-contained HTML page of a run, with thumbnails, live thresholds, failures and a review list.
 
-All text reaches the page as JSON inside a script element and is put on it as text; nothing is fetched from anywhere.
+All text reaches the page as JSON inside a script element and is inserted as text. The page loads nothing from outside.
 """
 
 import base64
@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +22,25 @@ from clipseg_cli.inputs.source import Source
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.outputs import drawing, manifest
 from clipseg_cli.outputs.writers import raster
+from clipseg_cli.settings.flag import fill, spelled
 from clipseg_cli.settings.inputs import MAX_PIXELS
-from clipseg_cli.settings.masks import CleanUp
+from clipseg_cli.settings.masks import MaskOptions
 from clipseg_cli.storage import paths, store
 from clipseg_cli.storage.store import Place
 
 TEMPLATE = Path(__file__).parent / "report.html"
-LARGE, SMALL, FEW = 640, 256, 200  # pixels, the longer side of a thumbnail: LARGE for up to FEW images
-MAP = 192  # pixels, the longer side of a soft map on the page
-BINS = 20
-KEPT = ("soft", "soft16")  # where a record names a soft map
-DOUBT = 0.1  # a pixel whose probability is nearer to the threshold is in doubt
+LARGE, SMALL, FEW = 640, 256, 200  # pixels: the longer side of a thumbnail, LARGE for up to FEW images, else SMALL
+MAP = 192  # pixels: the longer side of a soft map on the page
+BINS = 20  # of the presence histogram
+SOFT_FORMATS = ("soft", "soft16")  # keys under which a record names a soft map
+UNCERTAIN = 0.1  # probability: a pixel this close to the threshold is uncertain
 
 
 def write(run: Place, note: Callable[[str], None], target: Place | None = None) -> Place:
-    """Writes the page of the run in the directory `run`, there or at `target`; returns its path. Raises OutputError."""
+    """Writes the report of the run in the folder `run`, there or at `target`, and returns its path.
+
+    `note` gets a line for the user if images are missing. Raises OutputError, and UsageError if there is no run.
+    """
     target = target or run / "report.html"
     store.check(target.parent)
     store.write(target, page(run, note))
@@ -45,18 +48,44 @@ def write(run: Place, note: Callable[[str], None], target: Place | None = None) 
 
 
 def page(run: Place, note: Callable[[str], None]) -> bytes:
-    """The page of the run in the directory `run`. Raises UsageError where there is none."""
+    """Returns the HTML of the run in the folder `run`. Raises UsageError if there is no run."""
     records = list(manifest.latest(run / manifest.MANIFEST).values())
     try:
         about = json.loads((run / manifest.RUN).read_bytes())
     except (OSError, ValueError):
         about = {}
-    done = [record for record in records if record["status"] == "ok"]
     if not records:
-        raise UsageError(f"{run} holds no run: name the output directory of `clipseg segment`")
+        raise UsageError(f"{run} holds no run: name the output folder of `clipseg segment`")
+    done = [record for record in records if record["status"] == "ok"]
     side = LARGE if len(done) <= FEW else SMALL
-    flags = _flags(about.get("settings") or {})
-    labels = [
+    options = _post_options(about.get("settings") or {})
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        images = [*pool.map(lambda record: _image(record, run, about, side, bool(options)), done)]
+    missing = sum(image.pop("missing") for image in images)
+    if missing:
+        note(f"{missing} of {len(done)} images have moved or changed: the report shows their masks on grey")
+    started = about.get("started")
+    data = {
+        "id": hashlib.sha256(
+            f"{run.absolute() if isinstance(run, Path) else run}{started}".encode("utf-8", "replace")
+        ).hexdigest()[:16],
+        "run": str(run).encode("utf-8", "replace").decode(),
+        "model": about.get("model", {}).get("name", "?"),
+        "soft": any(form in mask for record in done for mask in record["masks"] for form in SOFT_FORMATS),
+        "options": options,
+        "labels": _labels(done),
+        "images": [{"id": index} | image for index, image in enumerate(images)],
+        "failures": [{"name": record["image"]} | record["error"] for record in records if record["status"] != "ok"],
+    }
+    # `<` could end the script element; U+2028 and U+2029 end a line in old JavaScript engines
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    text = text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return TEMPLATE.read_text("utf-8").replace("{{data}}", text).encode("utf-8", "replace")
+
+
+def _labels(done: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns name, threshold, colour and presence histogram of each label; `varies`: thresholds differ by image."""
+    return [
         {
             "name": mask["label"],
             "threshold": mask["threshold"],
@@ -66,77 +95,47 @@ def page(run: Place, note: Callable[[str], None]) -> bytes:
         }
         for index, mask in enumerate(done[0]["masks"] if done else [])
     ]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        shown = list(pool.map(lambda item: _shown(item[0], item[1], run, about, side, bool(flags)), enumerate(done)))
-    missing = sum(item.pop("missing") for item in shown)
-    if missing:
-        note(f"{missing} of {len(done)} pictures are not where they were: the page shows their masks alone")
-    data = {
-        "id": hashlib.sha256(
-            f"{run.absolute() if isinstance(run, Path) else run}{about.get('started')}".encode("utf-8", "replace")
-        ).hexdigest()[:16],
-        "run": str(run).encode("utf-8", "replace").decode(),
-        "model": about.get("model", {}).get("name", "?"),
-        "soft": any(form in mask for record in done for mask in record["masks"] for form in KEPT),
-        "flags": flags,
-        "labels": labels,
-        "images": shown,
-        "failures": [{"name": record["image"]} | record["error"] for record in records if record["status"] != "ok"],
-    }
-    # inside a script element only `<` can end it; the other two are line ends to JavaScript of old
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    text = text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-    return TEMPLATE.read_text("utf-8").replace("{{data}}", text).encode("utf-8", "replace")
 
 
-def _flags(settings: dict[str, Any]) -> list[str]:
-    """What made the run's masks of its soft maps beside thresholds, as options of `clipseg post`."""
-    given = dict(settings.get("clean") or {})
-    if share := given.pop("min_share", 0):
-        given["min_area"] = f"{100 * share:g}%"
-    given |= {key: settings.get(key) for key in ("mode", "background", "min_presence", "empty")}
-    usual = asdict(CleanUp()) | {"mode": "binary", "background": 0, "min_presence": 0, "empty": "write"}
-    found = []
-    for key, value in given.items():
-        if value is not None and value != usual[key]:
-            flag = "--" + key.replace("_", "-")
-            found += [flag] if value is True else [flag, str(value)]
-    return found
+def _post_options(settings: dict[str, Any]) -> list[str]:
+    """Returns the run's mask options, thresholds excepted, as options of `clipseg post`."""
+    return spelled(fill(MaskOptions, settings))
 
 
-def _shown(
-    index: int, record: dict[str, Any], run: Place, about: dict[str, Any], side: int, changed: bool
-) -> dict[str, Any]:
-    """What the page knows of one image. `changed`: its masks are not just what lies above the thresholds."""
+def _image(record: dict[str, Any], run: Place, about: dict[str, Any], side: int, cleaned: bool) -> dict[str, Any]:
+    """Returns what the page needs of one image.
+
+    `cleaned`: the run's masks differ from their thresholded soft maps, so the page needs both.
+    """
     photo = _photo(record, about)
     missing = photo is None
     if photo is None:
         photo = np.full((max(1, record["height"]), max(1, record["width"]), 3), 128, np.uint8)
-    maps, made, doubts = [], [], [0.0]
+    maps, masks, uncertain = [], [], [0.0]
     for mask in record["masks"]:
-        soft = next((mask[form] for form in KEPT if form in mask), None)
+        soft = next((mask[form] for form in SOFT_FORMATS if form in mask), None)
         grey = _grey(run, soft or mask["path"])
         maps.append(_small(grey))
-        made.append(_small(_grey(run, mask["path"])) if changed and soft else None)
+        masks.append(_small(_grey(run, mask["path"])) if cleaned and soft else None)
         if grey is not None and soft:
-            doubts.append(float((np.abs(grey / 255 - mask["threshold"]) < DOUBT).mean()))
+            uncertain.append(float((np.abs(grey / 255 - mask["threshold"]) < UNCERTAIN).mean()))
+    presences = [mask["presence"] for mask in record["masks"]]
     return {
-        "id": index,
         "name": record["image"],
-        "thumb": _url("jpeg", raster.jpeg(drawing.fitted(photo, side))),
-        "maps": maps,
-        "made": made,
-        "thresholds": [mask["threshold"] if mask["area_frac"] else 1 for mask in record["masks"]],  # 1: nothing shows
-        "numbers": [mask["presence"] for mask in record["masks"]],
-        "presence": max((mask["presence"] for mask in record["masks"]), default=0),
+        "thumb": _data_url("jpeg", raster.jpeg(drawing.fitted(photo, side))),
+        "maps": maps,  # soft maps; masks, where the run stored no soft maps
+        "masks": masks,  # the run's masks, where they differ
+        "thresholds": [mask["threshold"] if mask["area_frac"] else 1 for mask in record["masks"]],  # 1 hides all
+        "presences": presences,
+        "presence": max(presences, default=0),
         "area": sum(mask["area_frac"] for mask in record["masks"]),
-        "doubt": max(doubts),
+        "uncertain": max(uncertain),
         "missing": missing,
     } | ({"b64": record["image_b64"]} if "image_b64" in record else {})
 
 
 def _grey(run: Place, path: str | None) -> NDArray[np.uint8] | None:
-    """A mask or a soft map, uint8 (H, W); None where it cannot be read."""
+    """Reads a mask or a soft map, uint8 (H, W); None if it cannot be read."""
     try:
         data = np.frombuffer(b"" if path is None else (run / path).read_bytes(), np.uint8)
     except OSError:
@@ -146,11 +145,14 @@ def _grey(run: Place, path: str | None) -> NDArray[np.uint8] | None:
 
 
 def _small(grey: NDArray[np.uint8] | None) -> str | None:
-    return None if grey is None else _url("png", raster.png(drawing.fitted(grey, MAP)))
+    return None if grey is None else _data_url("png", raster.png(drawing.fitted(grey, MAP)))
 
 
 def _photo(record: dict[str, Any], about: dict[str, Any]) -> NDArray[np.uint8] | None:
-    """The picture of a record, from here or from where the run was made; None where it is gone or changed size."""
+    """Reads the image of a record, uint8 (H, W, 3); None if it is gone or its size has changed.
+
+    Relative names are tried from the working directory, then from the directory of the run.
+    """
     name = manifest.image_name(record)
     for base in ("", about.get("directory") or ""):
         try:
@@ -168,5 +170,5 @@ def _histogram(values: list[float]) -> list[int]:
     return counts
 
 
-def _url(kind: str, data: bytes) -> str:
+def _data_url(kind: str, data: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"

@@ -25,7 +25,7 @@ from clipseg_cli.inputs.source import Source
 from clipseg_cli.masks import matting, soft_maps
 from clipseg_cli.outputs import manifest
 from clipseg_cli.outputs.manifest import MANIFEST, RUN, Ledger, Record
-from clipseg_cli.outputs.writers import refuse_many, whole
+from clipseg_cli.outputs.writers import check_label_count, per_run
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.prompts.thresholds import resolve_thresholds
 from clipseg_cli.run.finish import MaskPlan, Write, finish
@@ -88,7 +88,7 @@ def post(request: Request, note: Callable[[str], None]) -> Iterator[Record]:
             done, failed = done + record.ok, failed + (not record.ok)
             yield record
         ledger.close()
-    whole.assemble(out, plan.formats, [prompt.label for prompt in plan.prompts], fsync)
+    per_run.assemble(out, plan.formats, [prompt.label for prompt in plan.prompts], fsync)
     seconds = time.monotonic() - started
     counts = {"done": done, "failed": failed}
     store.write(out / RUN, to_json(document | {"images": counts, "seconds": round(seconds, 3)}), fsync)
@@ -140,7 +140,7 @@ def _plan(request: Request, before: dict[str, Any]) -> MaskPlan:
     given = [replace(prompt, threshold=kept.get(prompt.label)) for prompt in known]
     chosen = resolve_thresholds(request.masks.threshold, given, 0.5)
     formats = request.output.formats or ("mask", "overlay")
-    refuse_many(len(known), request.masks.mode, formats)
+    check_label_count(len(known), request.masks.mode, formats)
     if "soft16" in formats and "soft16" not in before["settings"]["formats"]:
         raise UsageError(f"{request.run} has soft maps of 8 bits only: run it again with -f soft16")
     return MaskPlan(tuple(known), chosen, request.masks, formats, request.output.export)

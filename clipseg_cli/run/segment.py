@@ -16,7 +16,7 @@ from clipseg_cli.inputs import names
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.model import registry
 from clipseg_cli.outputs.manifest import MANIFEST, RUN, Ledger, Record
-from clipseg_cli.outputs.writers import raster, whole
+from clipseg_cli.outputs.writers import per_run, raster
 from clipseg_cli.prompts import highlight
 from clipseg_cli.prompts.slugs import unique_slugs
 from clipseg_cli.run import embedding_file, pipeline, run_file, work, workers
@@ -82,7 +82,7 @@ def _to_folder(request: Request, sources: Iterator[Source], note: Note, alone: b
         ledger.close()
     if not ended or "workers_died" in document:
         store.sweep(out)
-    whole.assemble(out, job.plan.formats, [prompt.label for prompt in job.plan.prompts], fsync)
+    per_run.assemble(out, job.plan.formats, [prompt.label for prompt in job.plan.prompts], fsync)
     seconds = time.monotonic() - started
     counts = {"done": done, "of_these_before": kept, "failed": failed}
     store.write(out / RUN, run_file.to_json(document | {"images": counts, "seconds": round(seconds, 3)}), fsync)

@@ -10,7 +10,7 @@ from clipseg_cli.errors import UsageError
 from clipseg_cli.inputs.discovery import discover
 from clipseg_cli.outputs import manifest
 from clipseg_cli.outputs.manifest import MANIFEST, RUN
-from clipseg_cli.outputs.writers import whole
+from clipseg_cli.outputs.writers import per_run
 from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.storage import paths
 from clipseg_cli.storage.lines import open_lines
@@ -29,8 +29,9 @@ class Status:
     def document(self) -> dict[str, Any]:
         """As JSON types."""
         failed = dict(sorted(self.failed.items()))
-        missing = None if self.missing is None else [manifest.shown(name) for name in self.missing]
-        return {"done": self.done, "failed": failed, "missing": missing, "failures": [*map(manifest.shown, self.names)]}
+        missing = None if self.missing is None else [manifest.readable_name(name) for name in self.missing]
+        failures = [*map(manifest.readable_name, self.names)]
+        return {"done": self.done, "failed": failed, "missing": missing, "failures": failures}
 
 
 def status(out: Place) -> Status:
@@ -56,7 +57,7 @@ def merge(out: Place) -> int:
     with open_lines(out / MANIFEST) as lines:
         lines.rewrite(manifest.in_order)
     labels = [prompt["label"] for prompt in run["settings"]["prompts"]]
-    whole.assemble(out, run["settings"]["formats"], labels)
+    per_run.assemble(out, run["settings"]["formats"], labels)
     return len(records)
 
 

@@ -13,7 +13,7 @@ from clipseg_cli.errors import OutputError, Stage, UsageError
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.model import registry
 from clipseg_cli.outputs.manifest import RUN, Record
-from clipseg_cli.outputs.writers import refuse_many
+from clipseg_cli.outputs.writers import check_label_count
 from clipseg_cli.prompts.thresholds import resolve_thresholds
 from clipseg_cli.run import embed, embedding_file, engines, pipeline, workers
 from clipseg_cli.run.finish import MaskPlan
@@ -32,7 +32,7 @@ def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[F
     """What to do with each image. Raises UsageError, and OutputError for a features folder that cannot be written."""
     query, encode = request.query, request.encode
     chosen = resolve_thresholds(request.masks.threshold, query.prompts, checkpoint.threshold)
-    refuse_many(len(query.prompts), request.masks.mode, formats)
+    check_label_count(len(query.prompts), request.masks.mode, formats)
     embedding_file.check(query.saved, checkpoint.weights, request.model.model)
     if encode.features is not None:
         if paths.is_url(encode.features):

@@ -1,33 +1,36 @@
-"""The report in a real browser: the slider moves masks, the review downloads, hostile names stay text."""
+"""The report: its data, and in a real browser the sliders, the review list and hostile names."""
 
 import base64
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 import hostile
-from clipseg_cli.outputs.manifest import shown
-from pictures import SAMPLES, Shell, picture, save, until
+from clipseg_cli.outputs.manifest import readable_name
+from clipseg_cli.pages import report
+from pictures import SAMPLES, Program, picture, save, until
 
 DRAWN = """(cards => cards.length > 0 && cards.every(each => each.dataset.drawn == each.token))
     ([...document.querySelectorAll('.card canvas')])"""
 
 
-def opened(page: Any, report: Path) -> Any:
-    """The page with all its pictures drawn."""
-    page.goto(report.as_uri())
+def opened(page: Any, path: Path) -> Any:
+    """Opens a report and waits until all its images are drawn."""
+    page.goto(path.as_uri())
     until(page, DRAWN)
     return page
 
 
 def pixels(page: Any, index: int) -> np.ndarray:
-    """What a card's canvas shows: uint8 (H, W, 3)."""
+    """What a card's canvas shows: int (H, W, 3)."""
     url = page.evaluate(f"document.querySelectorAll('.card canvas')[{index}].toDataURL('image/png')")
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGB")).astype(int)
 
@@ -41,9 +44,10 @@ def after(page: Any, index: int, act: Callable[[], Any]) -> np.ndarray:
     return pixels(page, index)
 
 
-def test_the_slider_moves_the_mask(shell: Shell, page: Any, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_slider_moves_the_mask(clipseg: Program, page: Any, tmp_path: Path) -> None:
     """The tinted pixels are those above the slider's threshold in the soft map; the command line to copy says so."""
-    shell(f"clipseg segment {SAMPLES}/images -p disc='a red circle' -f mask -f soft -o out; clipseg report out")
+    clipseg(f"clipseg segment {SAMPLES}/images -p disc='a red circle' -f mask -f soft -o out --report")
     opened(page, tmp_path / "out/report.html")
     assert page.locator(".card").count() == len(list((SAMPLES / "images").iterdir()))
     names = page.locator(".card .file").all_inner_texts()
@@ -59,46 +63,49 @@ def test_the_slider_moves_the_mask(shell: Shell, page: Any, tmp_path: Path) -> N
     assert "clipseg post 'out' -t 'disc=0.1'" in page.locator("#command").inner_text()
 
 
-def test_the_masks_are_the_runs_until_a_threshold_is_moved(shell: Shell, page: Any, tmp_path: Path) -> None:
-    """Each picture's own threshold, and the clean-up too; the command to copy has that clean-up, and runs."""
+@pytest.mark.slow
+def test_the_masks_are_the_runs_until_a_threshold_is_moved(clipseg: Program, page: Any, tmp_path: Path) -> None:
+    """With each image's own threshold and the clean-up; the command to copy repeats that clean-up, and it runs."""
     for index, side in enumerate((64, 96, 128)):
         save(tmp_path / f"imgs/{index}.png", picture(side, 64, index))
-    shell("clipseg segment imgs -p red -t otsu --invert --min-area 1.5% -f mask,soft16 -o out; clipseg report out")
+    clipseg("clipseg segment imgs -p red -t otsu --invert --min-area 1.5% -f mask,soft16 -o out --report")
     opened(page, tmp_path / "out/report.html")
-    shown = [pixels(page, index) for index in range(3)]
-    for index, with_mask in enumerate(shown):
+    drawn = [pixels(page, index) for index in range(3)]
+    for index, with_mask in enumerate(drawn):
         mask = np.asarray(Image.open(tmp_path / f"out/masks/red/{index}.png")) > 0
         photo = np.asarray(Image.open(tmp_path / f"imgs/{index}.png")).astype(int)
         assert (((np.abs(with_mask - photo) > 24).any(-1) != mask).mean()) < 0.1
-    assert page.locator(".label output").inner_text() == "own" and page.locator("#again").is_hidden()
-    assert (after(page, 0, lambda: page.locator("#t0").fill("0.99")) != shown[0]).any()
+    assert page.locator(".label output").inner_text() == "auto" and page.locator("#apply").is_hidden()
+    assert (after(page, 0, lambda: page.locator("#t0").fill("0.99")) != drawn[0]).any()
     command = page.locator("#command").inner_text()
     assert command == "clipseg post 'out' -t 'red=0.99' --min-area 1.5% --invert"
-    shell(command)
+    clipseg(command)
 
 
-def test_a_review_by_keyboard_downloads_a_list(shell: Shell, page: Any, tmp_path: Path) -> None:
-    """a, r and arrows judge; the accepted list is what --files-from takes; names with line ends go NUL-separated."""
+@pytest.mark.slow
+def test_a_review_by_keyboard_downloads_a_list(clipseg: Program, page: Any, tmp_path: Path) -> None:
+    """a, r and arrow keys review; --files-from reads the accepted list; names with line ends are separated by NUL."""
     for name in ("a.png", "b.png", "new\nline.png"):
         save(tmp_path / "imgs" / name, picture())
-    shell("clipseg segment imgs -p red -o out; clipseg report out -o page.html")
+    clipseg("clipseg segment imgs -p red -o out")
+    clipseg("clipseg report out -o page.html")
     opened(page, tmp_path / "page.html")
     page.keyboard.press("a")
     page.keyboard.press("r")
     with page.expect_download() as one:
-        page.locator("#take-accepted").click()
+        page.locator("#download-accepted").click()
     one.value.save_as(tmp_path / "accepted.txt")
     assert (tmp_path / "accepted.txt").read_text() == "imgs/a.png\n"
-    shell("clipseg segment --files-from accepted.txt -p red -o again")
+    clipseg("clipseg segment --files-from accepted.txt -p red -o again")
     page.locator(".card").nth(2).locator("button.yes").click()
     with page.expect_download() as two:
-        page.locator("#take-accepted").click()
+        page.locator("#download-accepted").click()
     assert two.value.suggested_filename == "accepted.nul"
     two.value.save_as(tmp_path / "accepted.nul")
     assert (tmp_path / "accepted.nul").read_bytes() == b"imgs/a.png\0imgs/new\nline.png\0"
-    page.locator(".card .picture").nth(2).focus()
+    page.locator(".card .image").nth(2).focus()
     page.keyboard.press("u")
-    assert page.locator(".card.accepted").count() == 1, "keys judge the picture that has the focus"
+    assert page.locator(".card.accepted").count() == 1, "keys act on the image that has the focus"
     page.keyboard.press("a")
     page.select_option("#show", "rejected")
     assert page.locator(".card .file").all_inner_texts() == ["imgs/b.png"]
@@ -106,15 +113,16 @@ def test_a_review_by_keyboard_downloads_a_list(shell: Shell, page: Any, tmp_path
     assert page.locator("#nothing").is_visible()
 
 
-def test_hostile_names_and_prompts_stay_text(shell: Shell, page: Any, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_hostile_names_and_prompts_stay_text(clipseg: Program, page: Any, tmp_path: Path) -> None:
     """Markup in file names, labels, prompts and error messages adds no element and runs nothing."""
     names = ["<img src=x onerror=alert(1)>.png", "<!--.png", "\u2028'\"&amp;.png", "{{data}}.png", "b\udcff.png"]
     for name in names:
         save(tmp_path / "imgs" / "x.png", picture(64, 64)).rename(tmp_path / "imgs" / name)
     (tmp_path / "imgs/<svg onload=alert(2)>.png").write_bytes(b"rubbish")
     line = "clipseg segment imgs -p '<b>red</b>' -p 'x<script>alert(3)'='star' -f mask -f soft -o out"
-    shell(line, expect=3)
-    shell("clipseg report out")
+    clipseg(line, expect=3)
+    clipseg("clipseg report out")
     opened(page, tmp_path / "out/report.html")
     assert page.locator("main img, main svg, main b:text('red'), .card script, [onerror], [onload]").count() == 0
     assert page.locator("script").count() == 2 and page.locator(".card").count() == len(names)
@@ -124,35 +132,39 @@ def test_hostile_names_and_prompts_stay_text(shell: Shell, page: Any, tmp_path: 
     assert {image["name"] for image in data["images"]} > {"imgs/<!--.png", "imgs/{{data}}.png"}
 
 
-def test_500_hostile_names_labels_and_reasons_add_no_element(shell: Shell, page: Any, tmp_path: Path) -> None:
-    """Pages of a run with 500 such names, and of one with 500 such labels: as many elements as of a run with plain
-    ones, and the text as it was. A fifth of the names failed, for reasons no better."""
+@pytest.mark.slow
+def test_500_hostile_names_labels_and_reasons_add_no_element(clipseg: Program, page: Any, tmp_path: Path) -> None:
+    """Runs with 500 such names and with 500 such labels have as many elements as runs with plain ones, and the text is
+    unchanged. A fifth of the images failed, with reasons just as hostile."""
     plain = [f"plain {number}" for number in range(500)]
     counts = []
-    for place, names in (("plain", plain), ("hostile", [shown(os.fsdecode(name)) for name in hostile.names(500)])):
+    for place, names in (
+        ("plain", plain),
+        ("hostile", [readable_name(os.fsdecode(name)) for name in hostile.names(500)]),
+    ):
         rows = [forged(name, ["disc"]) for name in names]
         for row in rows[::5]:
             row |= {"status": "failed", "error": {"class": "corrupt", "stage": "load", "message": row["image"]}}
-        counts.append(census(shell, page, tmp_path / place, rows))
+        counts.append(census(clipseg, page, tmp_path / place, rows))
     assert page.locator("#reasons tr").evaluate_all("rows => rows.map(row => row.cells[2].textContent)") == names[::5]
     assert counts[0] == counts[1]
-    for place, labels in (("plain labels", plain), ("hostile labels", hostile.phrases(500))):
-        counts.append(census(shell, page, tmp_path / place, [forged("a.png", labels)]))
+    for place, labels in (("plain labels", plain), ("hostile labels", hostile.prompts(500))):
+        counts.append(census(clipseg, page, tmp_path / place, [forged("a.png", labels)]))
     assert page.locator(".label .name").evaluate_all("names => names.map(name => name.textContent)") == labels
     assert counts[2] == counts[3]
 
 
 def forged(name: str, labels: list[str]) -> dict[str, Any]:
-    """A manifest's record of a picture that is gone."""
+    """A manifest's record of an image that is gone."""
     masks = [{"label": label, "threshold": 0.3, "presence": 0.5, "area_frac": 0.1, "path": None} for label in labels]
     return {"v": 1, "image": name, "status": "ok", "width": 4, "height": 3, "masks": masks}
 
 
-def census(shell: Shell, page: Any, run: Path, rows: list[dict[str, Any]]) -> list[int]:
-    """How many elements each page of the report of these records has; none of them dangerous, nothing was run."""
+def census(clipseg: Program, page: Any, run: Path, rows: list[dict[str, Any]]) -> list[int]:
+    """Counts the elements on each page of the report of these records; none is dangerous, and no script ran."""
     run.mkdir()
     (run / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    shell(f"clipseg report '{run}'")
+    clipseg(f"clipseg report '{run}'")
     opened(page, run / "report.html")
     counts = [page.evaluate("document.querySelectorAll('*').length")]
     while page.locator("#after").is_enabled():
@@ -165,27 +177,70 @@ def census(shell: Shell, page: Any, run: Path, rows: list[dict[str, Any]]) -> li
     return counts
 
 
-def test_a_report_needs_a_run(shell: Shell, tmp_path: Path) -> None:
-    """A folder without a run is a usage error; pictures that are gone are told, and the page still opens."""
+def data_of(page: bytes) -> dict[str, Any]:
+    """The JSON data inside a report."""
+    text = page.decode().split('<script type="application/json" id="data">')[1].split("</script>")[0]
+    return dict(json.loads(text))
+
+
+def test_a_report_needs_a_run(clipseg: Program, tmp_path: Path) -> None:
+    """A folder without a run is a usage error; missing images are reported, and the report is still written."""
     (tmp_path / "empty").mkdir()
-    assert "holds no run" in shell("clipseg report empty", expect=2).stderr
+    assert "holds no run" in clipseg("clipseg report empty", expect=2).stderr
     save(tmp_path / "imgs/a.png", picture())
-    shell("clipseg segment imgs -p red -o out; rm -r imgs")
-    assert "1 of 1 pictures are not where they were" in shell("clipseg report out").stderr
+    clipseg("clipseg segment imgs -p red -o out")
+    shutil.rmtree(tmp_path / "imgs")
+    assert "1 of 1 images have moved or changed" in clipseg("clipseg report out").stderr
+    assert (tmp_path / "out/report.html").is_file()
     save(tmp_path / "imgs/a.png", picture())
-    shell("clipseg segment imgs -p red -f mask -o other --report")
+    clipseg("clipseg segment imgs -p red -f mask -o other --report")
     assert b"imgs/a.png" in (tmp_path / "other/report.html").read_bytes()
 
 
-def test_many_images_are_paged(shell: Shell, page: Any, tmp_path: Path) -> None:
-    """A page holds 48 cards at most; sorting by presence puts the surest first."""
+def test_the_data_are_those_of_the_run(clipseg: Program, tmp_path: Path) -> None:
+    """Soft maps, run masks, thresholds, presence scores, failures and the options of `clipseg post` are in the page."""
+    for name in ("a.png", "b.png"):
+        save(tmp_path / "imgs" / name, picture(64, 48))
+    (tmp_path / "imgs/c.png").write_bytes(b"rubbish")
+    clipseg("clipseg segment imgs -p disc='a red circle' -t 0.4 --fill-holes all -f mask,soft -o out", expect=3)
+    data = data_of(report.page(tmp_path / "out", pytest.fail))
+    assert data["soft"] and data["options"] == ["--fill-holes", "all"] and data["model"] == "shapes"
+    (label,) = data["labels"]
+    assert (label["name"], label["threshold"], label["varies"]) == ("disc", 0.4, False)
+    assert sum(label["histogram"]) == 2
+    assert [image["name"] for image in data["images"]] == ["imgs/a.png", "imgs/b.png"]
+    assert [image["id"] for image in data["images"]] == [0, 1]
+    assert [failure["name"] for failure in data["failures"]] == ["imgs/c.png"]
+    rows = [json.loads(line) for line in (tmp_path / "out/manifest.jsonl").read_text().splitlines()]
+    for image, row in zip(data["images"], rows, strict=False):
+        assert image["presences"] == [row["masks"][0]["presence"]] == [image["presence"]]
+        for kind, path in (("maps", row["masks"][0]["soft"]), ("masks", row["masks"][0]["path"])):
+            encoded = base64.b64decode(image[kind][0].split(",")[1])
+            assert (
+                np.asarray(Image.open(io.BytesIO(encoded))) == np.asarray(Image.open(tmp_path / "out" / path))
+            ).all()
+
+
+def test_hostile_text_cannot_leave_the_data(tmp_path: Path) -> None:
+    """Whatever names and labels contain, the page has its two script elements, and the data are read back unchanged."""
+    names = [readable_name(os.fsdecode(name)) for name in hostile.names(100)]
+    rows = [forged(name, hostile.prompts(3)) for name in names]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = report.page(tmp_path, lambda line: None)
+    assert page.count(b"<script") == 2 and page.count(b"</script>") == 2
+    assert [image["name"] for image in data_of(page)["images"]] == names
+
+
+@pytest.mark.slow
+def test_many_images_are_paged(clipseg: Program, page: Any, tmp_path: Path) -> None:
+    """A page holds at most 48 cards; sorting by presence puts the highest score first."""
     for index in range(60):
         save(tmp_path / f"imgs/{index:02}.png", picture(48, 48, index))
-    shell("clipseg segment imgs -p 'a red circle' -f mask -o out -q; clipseg report out")
+    clipseg("clipseg segment imgs -p 'a red circle' -f mask -o out -q --report")
     opened(page, tmp_path / "out/report.html")
     assert page.locator(".card").count() == 48 and page.locator("#page").inner_text() == "1 of 2"
     page.locator("#after").click()
     assert page.locator(".card").count() == 12
     page.select_option("#sort", "presence")
-    shown = [float(text.split()[-1]) for text in page.locator(".card .numbers").all_inner_texts()]
-    assert shown == sorted(shown, reverse=True)
+    scores = [float(text.split()[-1]) for text in page.locator(".card .scores").all_inner_texts()]
+    assert scores == sorted(scores, reverse=True)

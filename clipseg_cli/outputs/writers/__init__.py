@@ -1,4 +1,7 @@
-"""From arrays to files' bytes: one function a format, keyed by the command line's choice. Nothing is written here."""
+"""One function per output format, from arrays to the bytes of files. Nothing is written to disk here.
+
+The keys of WRITERS are the choices of `--format`.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -7,23 +10,20 @@ import numpy as np
 from clipseg_cli.errors import UsageError
 from clipseg_cli.masks import cleanup, matting
 from clipseg_cli.outputs import drawing
-from clipseg_cli.outputs.writers import annotations, raster, shards
+from clipseg_cli.outputs.writers import annotations, raster, webdataset
 from clipseg_cli.outputs.writers.result import File, Result
 from clipseg_cli.settings.masks import Mode
 from clipseg_cli.settings.outputs import Format
 
-# `stem` is the image's output path. A format's first path is the one that its record names.
+# Takes the image's output path without suffix and its result. The record names the first file that is yielded.
 Writer = Callable[[str, Result], Iterator[File]]
 
 
 def _mask(stem: str, result: Result) -> Iterator[File]:
+    encode = raster.png if result.feather else raster.mask_png
     for index, (slug, mask) in enumerate(zip(result.slugs, result.masks, strict=True)):
         if not result.skip[index]:
-            yield (
-                f"masks/{slug}/{stem}.png",
-                index,
-                (raster.png if result.feather else raster.mask_png)(cleanup.feather(mask, result.feather)),
-            )
+            yield f"masks/{slug}/{stem}.png", index, encode(cleanup.feather(mask, result.feather))
 
 
 def _soft(stem: str, result: Result) -> Iterator[File]:
@@ -37,16 +37,13 @@ def _soft16(stem: str, result: Result) -> Iterator[File]:
 
 
 def _npz(stem: str, result: Result) -> Iterator[File]:
-    yield (
-        f"npz/{stem}.npz",
-        None,
-        raster.npz(
-            masks=np.stack(result.masks) > 0,
-            soft=np.stack(result.softs),
-            labels=np.array(result.labels),
-            thresholds=np.array(result.thresholds),
-        ),
+    data = raster.npz(
+        masks=np.stack(result.masks) > 0,
+        soft=np.stack(result.softs),
+        labels=np.array(result.labels),
+        thresholds=np.array(result.thresholds),
     )
+    yield f"npz/{stem}.npz", None, data
 
 
 def _overlay(stem: str, result: Result) -> Iterator[File]:
@@ -60,16 +57,16 @@ def _labels(stem: str, result: Result) -> Iterator[File]:
 
 def _cutout(stem: str, result: Result) -> Iterator[File]:
     for index, (slug, mask) in enumerate(zip(result.slugs, result.masks, strict=True)):
-        if not result.skip[index]:
-            if result.alphas:
-                alpha = result.alphas[index]
-                rgba = np.dstack([matting.foreground(result.photo(), alpha) * (alpha[..., None] > 0), alpha])
-            else:
-                rgba = drawing.cutout(result.photo(), mask, cleanup.feather(mask, result.feather))
-            if result.export.backdrop is None:
-                yield f"cutouts/{slug}/{stem}.png", index, raster.rgba_png(rgba)
-            else:
-                yield f"cutouts/{slug}/{stem}.png", index, raster.rgb_png(drawing.on(rgba, result.export.backdrop))
+        if result.skip[index]:
+            continue
+        if result.alphas:
+            alpha = result.alphas[index]
+            rgba = np.dstack([matting.foreground(result.photo(), alpha) * (alpha[..., None] > 0), alpha])
+        else:
+            rgba = drawing.cutout(result.photo(), mask, cleanup.feather(mask, result.feather))
+        backdrop = result.export.backdrop
+        data = raster.rgba_png(rgba) if backdrop is None else raster.rgb_png(drawing.flattened(rgba, backdrop))
+        yield f"cutouts/{slug}/{stem}.png", index, data
 
 
 WRITERS: dict[Format, Writer] = {
@@ -85,12 +82,18 @@ WRITERS: dict[Format, Writer] = {
     "voc": annotations.voc,
     "labelme": annotations.labelme,
     "svg": annotations.svg,
-    "webdataset": shards.webdataset,
+    "webdataset": webdataset.webdataset,
 }
 
 
-def refuse_many(labels: int, mode: Mode, formats: Sequence[Format]) -> None:
-    """Raises UsageError for more labels than an indexed picture holds beside its ground; VOC keeps 255 for "void"."""
-    most = 254 if "voc" in formats else 255
-    if labels > most and (mode == "labels" or {"labels", "voc"} & {*formats}):
-        raise UsageError(f"an indexed picture has {most} labels at most here, and there are {labels}")
+def check_label_count(labels: int, mode: Mode, formats: Sequence[Format]) -> None:
+    """Raises UsageError for more labels than an 8-bit label image can hold beside the background.
+
+    Pascal VOC holds one less, because it reserves 255 for "void".
+    """
+    limit = 254 if "voc" in formats else 255
+    if labels > limit and (mode == "labels" or {"labels", "voc"} & {*formats}):
+        raise UsageError(
+            f"there are {labels} labels, but --mode labels and the formats labels and voc hold at most {limit}: "
+            "use fewer prompts, or another mode and format"
+        )

@@ -1,7 +1,6 @@
-"""Annotations of one image for the tools that train on them or correct them: COCO, YOLO, Pascal VOC, labelme.
+"""Annotations of one image for training and labelling tools: COCO, YOLO, Pascal VOC, labelme, SVG.
 
-Each function gives one image's part. What a consumer wants in one file for all images is made of these parts in
-`whole.py`.
+Each function yields the files of one image. `per_run.py` assembles the files that cover all images.
 """
 
 import base64
@@ -16,19 +15,19 @@ from clipseg_cli.masks import cleanup, coco_codec, outline, soft_maps
 from clipseg_cli.outputs.writers import raster
 from clipseg_cli.outputs.writers.result import File, Result
 
-PARTS = ".clipseg-parts"  # folder of what `whole.py` puts together
-LABELME = "5.5.0"  # whose file format this is
+PARTS = ".clipseg-parts"  # folder of the fragments that `per_run.py` assembles
+LABELME = "5.5.0"  # version of the file format
 
 
 def objects(result: Result) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """(label index, mask) of each annotation: one a label that was found, or with --components one a part."""
+    """Yields (label index, mask) for each annotation: one per non-empty label or, with --components, per component."""
     for index, mask in enumerate(result.masks):
         if mask.any():
-            yield from ((index, one) for one in (cleanup.parts(mask) if result.export.components else [mask]))
+            yield from ((index, each) for each in (cleanup.parts(mask) if result.export.components else [mask]))
 
 
 def coco(stem: str, result: Result) -> Iterator[File]:
-    """The image and its annotations as JSON; ids are given where the parts are put together."""
+    """Yields a JSON fragment: the image and its annotations. `per_run.coco` adds the ids."""
     height, width = result.masks[0].shape
     annotations = []
     for index, mask in objects(result):
@@ -52,24 +51,25 @@ def coco(stem: str, result: Result) -> Iterator[File]:
 
 
 def _polygons(mask: NDArray[np.uint8]) -> list[list[int]]:
-    """COCO knows no holes: a line of no width leads to each and back."""
+    """Returns one polygon per component. COCO has no holes, so a zero-width channel connects each hole to the edge."""
     return [outline.cut_open(outline.simplified(part)).ravel().tolist() for part in outline.edges(mask)]
 
 
 def yolo(stem: str, result: Result) -> Iterator[File]:
-    """The photo, and one line a polygon: class, then x y as shares of the width and height.
+    """Yields the label file, one polygon per line, and the photo.
 
-    A line is one polygon without holes: several parts become several lines, and a line of no width leads to a hole.
-    Trainers look for the lines where the last folder `images` of the photo's path is called `labels`.
+    A line is the class, then x y pairs as fractions of width and height. Each component is a line of its own, and a
+    zero-width channel connects each hole to the edge. Trainers look for the label file under the photo's path, with
+    the last folder `images` replaced by `labels`.
     """
     height, width = result.masks[0].shape
     lines = []
     for index, mask in objects(result):
         for part in outline.centres(mask):
             ring = outline.cut_open(outline.simplified(part))
-            ring = ring if len(ring) > 2 else np.repeat(ring, 3, 0)  # readers drop what has fewer than three points
-            shares = (ring + 0.5) / (width, height)
-            lines.append(f"{index} " + " ".join(f"{share:.6f}" for share in shares.ravel()))
+            ring = ring if len(ring) > 2 else np.repeat(ring, 3, 0)  # readers drop polygons of fewer than three points
+            fractions = (ring + 0.5) / (width, height)
+            lines.append(f"{index} " + " ".join(f"{fraction:.6f}" for fraction in fractions.ravel()))
     photo = f"yolo/images/{stem}.jpg"
     text = "/labels/".join(photo.rsplit("/images/", 1)).removesuffix(".jpg") + ".txt"
     yield text, None, "".join(line + "\n" for line in lines).encode()
@@ -77,7 +77,7 @@ def yolo(stem: str, result: Result) -> Iterator[File]:
 
 
 def voc(stem: str, result: Result) -> Iterator[File]:
-    """The photo, the indexed masks of classes and of objects, and the boxes. Of masks that overlap the later wins."""
+    """Yields the class image, the object image, the boxes and the photo. Where masks overlap, the later label wins."""
     height, width = result.masks[0].shape
     classes, numbers = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
     boxes = []
@@ -85,7 +85,9 @@ def voc(stem: str, result: Result) -> Iterator[File]:
         classes[mask > 0] = index + 1
         numbers[mask > 0] = min(number, 254)
         x, y, w, h = soft_maps.bbox(mask) or (0, 0, 0, 0)
-        corners = zip(("xmin", "ymin", "xmax", "ymax"), (x + 1, y + 1, x + w, y + h), strict=True)  # from 1, inclusive
+        corners = zip(
+            ("xmin", "ymin", "xmax", "ymax"), (x + 1, y + 1, x + w, y + h), strict=True
+        )  # VOC counts from 1, inclusive
         box = "".join(f"<{name}>{value}</{name}>" for name, value in corners)
         boxes.append(
             f"  <object><name>{xml(result.labels[index])}</name><pose>Unspecified</pose><truncated>0</truncated>"
@@ -104,7 +106,7 @@ def voc(stem: str, result: Result) -> Iterator[File]:
 
 
 def labelme(stem: str, result: Result) -> Iterator[File]:
-    """The file that labelme opens, the photo inside; the parts of one annotation share a group."""
+    """Yields the file that labelme opens, with the photo inside. The components of one annotation share a group id."""
     height, width = result.masks[0].shape
     shapes = []
     for group, (index, mask) in enumerate(objects(result), 1):
@@ -136,7 +138,7 @@ def labelme(stem: str, result: Result) -> Iterator[File]:
 
 
 def svg(stem: str, result: Result) -> Iterator[File]:
-    """One path a label, exactly along the borders of pixels; holes by the even-odd rule."""
+    """Yields one path per label, exactly along the pixel edges. Holes follow the even-odd rule."""
     height, width = result.masks[0].shape
     paths = []
     for index, (label, slug, mask) in enumerate(zip(result.labels, result.slugs, result.masks, strict=True)):
@@ -158,11 +160,11 @@ def svg(stem: str, result: Result) -> Iterator[File]:
 
 
 def xml(text: str) -> str:
-    """As content or in a quoted attribute; what XML cannot hold becomes U+FFFD."""
-    kept = "".join(
+    """Returns text escaped for XML content and quoted attributes; characters that XML forbids become U+FFFD."""
+    valid = "".join(
         c if c in "\t\n\r" or (c >= " " and not "\ud800" <= c <= "\udfff" and c not in "￾￿") else "�" for c in text
     )
-    return escape(kept)
+    return escape(valid)
 
 
 def _json(document: object) -> bytes:

@@ -1,4 +1,4 @@
-"""What the writers are given of one image."""
+"""The result of one image: the input of every writer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,28 +9,28 @@ from numpy.typing import NDArray
 from clipseg_cli.outputs import drawing
 from clipseg_cli.settings.outputs import ExportOptions
 
-File = tuple[str, int | None, bytes]  # path under the output directory, label index or None, the file's bytes
+File = tuple[str, int | None, bytes]  # path relative to the output folder, label index or None, content
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What is known of one image when its masks are done; every array has the image's own size (H, W)."""
+    """The finished masks of one image. Tuples have one entry per label; arrays have the image's own size (H, W)."""
 
-    name: str  # as its record has it
-    photo: Callable[[], NDArray[np.uint8]]  # (H, W, 3) RGB; read where a format asks for it
+    name: str  # of the image, as in its record
+    photo: Callable[[], NDArray[np.uint8]]  # returns RGB (H, W, 3); read only if a format needs it
     labels: tuple[str, ...]
-    slugs: tuple[str, ...]  # a folder name for each label
-    masks: tuple[NDArray[np.uint8], ...]  # 0 and 255, one a label
-    scores: tuple[float, ...]  # one a label, in [0, 1]
+    slugs: tuple[str, ...]  # folder names
+    masks: tuple[NDArray[np.uint8], ...]  # 0 or 255
+    scores: tuple[float, ...]  # the soft map's maximum, in [0, 1]
     thresholds: tuple[float, ...]
-    softs: tuple[NDArray[np.uint8], ...]  # levels, one a label; empty where no format asked for them
-    fines: tuple[NDArray[np.uint16], ...]  # the same in 16 bits
-    alphas: tuple[NDArray[np.uint8], ...]  # opacity, one a label; empty but with --refine matting
-    index: NDArray[np.uint8] | None  # i + 1 where label i has the pixel, 0 elsewhere; None where no one asked for it
-    skip: tuple[bool, ...]  # labels that get no file: absent, and --empty skip
-    feather: float  # pixels: the blur of the edge of masks' files and of cutouts
+    softs: tuple[NDArray[np.uint8], ...]  # soft maps, probability x 255; empty if no format needs them
+    fines: tuple[NDArray[np.uint16], ...]  # soft maps, probability x 65535; empty if no format needs them
+    alphas: tuple[NDArray[np.uint8], ...]  # opacity x 255; empty without --refine matting
+    index: NDArray[np.uint8] | None  # 0 for background, i + 1 for the label i; None if no format needs it
+    skip: tuple[bool, ...]  # labels without a file: the mask is empty, and --empty skip is given
+    feather: float  # pixels: blur radius of the edge in mask files and cutouts
     export: ExportOptions
 
     def colour(self, index: int) -> tuple[int, int, int]:
-        """RGB of a label, as the overlay has it."""
+        """Returns the RGB colour of a label, the same as in the overlay."""
         return drawing.colour(index)

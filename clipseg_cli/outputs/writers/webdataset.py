@@ -1,4 +1,4 @@
-"""WebDataset: one sample an image, as members of a tar."""
+"""WebDataset: one sample per image, as members of a tar archive."""
 
 import hashlib
 import io
@@ -12,10 +12,10 @@ from clipseg_cli.outputs.writers.result import File, Result
 
 
 def webdataset(stem: str, result: Result) -> Iterator[File]:
-    """The sample's members without the end of an archive: photo, one mask a label, and what the record knows.
+    """Yields the tar members of one sample, without the end of an archive: photo, one mask per label, and JSON.
 
-    A key ends at the first dot of its file name, so dots of the stem become underscores; such a key ends in `~` and
-    digits, so that `a.b` and `a_b` are two samples.
+    WebDataset ends a sample's key at the first dot of the file name. Dots of the stem therefore become underscores,
+    and `~` with a hash is added, so that `a.b` and `a_b` stay two samples.
     """
     folder, slash, name = stem.rpartition("/")
     digits = hashlib.sha256(name.encode()).hexdigest()[:8]

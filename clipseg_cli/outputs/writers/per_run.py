@@ -1,0 +1,131 @@
+"""Files that cover the whole run, such as coco.json: assembled at its end from one fragment per image.
+
+A fragment is a file that the manifest names. The fragments are read in the order of the images' names, and nothing
+else is. A run that was killed and resumed, or shared by several processes, therefore ends with the same bytes as a run
+in one go.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path, PurePosixPath
+
+from clipseg_cli.outputs import manifest
+from clipseg_cli.settings.outputs import Format
+from clipseg_cli.storage import store
+from clipseg_cli.storage.store import Place
+
+SHARD = 1000  # samples: the most that a WebDataset shard holds
+TAR_END = bytes(1024)  # two empty blocks end a tar archive
+
+Fragments = Sequence[tuple[str, str]]  # (image, path relative to the output folder), sorted
+
+
+def coco(out: Place, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
+    """Writes coco.json: images, annotations and categories, numbered from 1."""
+    paths = [path for _, path in fragments]
+
+    def text() -> Iterator[bytes]:
+        head = {"info": {"description": "masks by clipseg"}, "categories": _categories(labels)}
+        yield json.dumps(head, ensure_ascii=False)[:-1].encode("utf-8", "backslashreplace") + b',\n"images": [\n'
+        for number, fragment in enumerate(store.contents(out, paths), 1):
+            image = json.loads(fragment)["image"]
+            yield _line({"id": number} | image, number == len(fragments))
+        yield b'],\n"annotations": [\n'
+        total, previous = 0, b""
+        for number, fragment in enumerate(store.contents(out, paths), 1):
+            for annotation in json.loads(fragment)["annotations"]:
+                total += 1
+                yield previous
+                previous = _line({"id": total, "image_id": number} | annotation, False)
+        yield previous.removesuffix(b",\n") + (b"\n" if previous else b"") + b"]}\n"
+
+    store.write(out / "coco.json", text(), fsync)
+
+
+def yolo(out: Place, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
+    """Writes yolo/data.yaml. Paths are relative to it. Images are not split: `train` and `val` name the same folder."""
+    names = "".join(f"  {index}: {_quoted(label)}\n" for index, label in enumerate(labels))
+    store.write(out / "yolo/data.yaml", f"train: images\nval: images\nnames:\n{names}".encode(), fsync)
+
+
+def voc(out: Place, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
+    """Writes voc/ImageSets/Segmentation/train.txt, one image per line, and voc/classes.txt, background first."""
+    stems = (PurePosixPath(path).relative_to("voc/SegmentationClass").with_suffix("") for _, path in fragments)
+    lines = "".join(f"{stem}\n" for stem in stems)
+    store.write(out / "voc/ImageSets/Segmentation/train.txt", lines.encode(), fsync)
+    store.write(out / "voc/classes.txt", _names(labels), fsync)
+
+
+def labels(out: Place, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
+    """Writes labels/classes.txt: line i + 1 names the value i of the label images."""
+    store.write(out / "labels/classes.txt", _names(labels), fsync)
+
+
+def webdataset(out: Place, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
+    """Writes webdataset/000000.tar, 000001.tar, ... A shard that is newer than its samples and complete is kept."""
+    count = -(-len(fragments) // SHARD)
+    for index in range(count):
+        samples = fragments[index * SHARD : (index + 1) * SHARD]
+        shard, paths = f"webdataset/{index:06}.tar", [path for _, path in samples]
+        if not _current(out, shard, paths):
+            store.write(out / shard, chain(store.contents(out, paths), [TAR_END]), fsync)
+    for stale in (out / "webdataset").glob("*.tar"):
+        number = stale.name.removesuffix(".tar")
+        if number.isdigit() and int(number) >= count:
+            stale.unlink()
+
+
+def _current(out: Place, shard: str, paths: Sequence[str]) -> bool:
+    if not isinstance(out, Path):  # in a bucket this would cost one request per sample
+        return False
+    members = [(out / path).stat() for path in paths]
+    try:
+        made = (out / shard).stat()
+    except FileNotFoundError:
+        return False
+    size = sum(member.st_size for member in members) + len(TAR_END)
+    return made.st_size == size and made.st_mtime_ns > max(member.st_mtime_ns for member in members)
+
+
+def _names(labels: Sequence[str]) -> bytes:
+    """Returns one name per line, `background` first; white space within a name becomes one space."""
+    names = "".join(" ".join(name.split()) + "\n" for name in ("background", *labels))
+    return names.encode("utf-8", "backslashreplace")
+
+
+def _quoted(text: str) -> str:
+    """Returns a YAML string; characters that are not printable become numeric escapes."""
+    escaped = (f"\\U{ord(c):08x}" if not c.isprintable() else f"\\{c}" if c in '"\\' else c for c in text)
+    return f'"{"".join(escaped)}"'
+
+
+def _categories(labels: Sequence[str]) -> list[dict[str, object]]:
+    return [{"id": index, "name": label, "supercategory": ""} for index, label in enumerate(labels, 1)]
+
+
+def _line(document: dict[str, object], last: bool) -> bytes:
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    return (text + ("\n" if last else ",\n")).encode("utf-8", "backslashreplace")
+
+
+def assemble(out: Place, formats: Sequence[Format], labels: Sequence[str], fsync: bool = False) -> None:
+    """Writes every file of `formats` that covers the whole run, from the manifest of a finished run."""
+    for form in formats:
+        if write := PER_RUN.get(form):
+            write(out, sorted(_fragments(out, form)), labels, fsync)
+
+
+def _fragments(out: Place, form: Format) -> Iterator[tuple[str, str]]:
+    for document in manifest.documents(out / manifest.MANIFEST):
+        if path := document.get(form):
+            yield document["image"], path
+
+
+PER_RUN: dict[Format, Callable[[Place, Fragments, Sequence[str], bool], None]] = {
+    "labels": labels,
+    "coco": coco,
+    "yolo": yolo,
+    "voc": voc,
+    "webdataset": webdataset,
+}

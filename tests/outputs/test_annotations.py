@@ -1,0 +1,110 @@
+"""Annotation formats are read by their consumers' own readers, which give back the masks that were written."""
+
+import base64
+import io
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from pycocotools import mask as coco_mask
+
+from clipseg_cli.masks import cleanup, soft_maps
+from clipseg_cli.outputs import drawing
+from mask_shapes import MASKS, assemble, every_mask, read_coco, read_yolo, result, ring, written
+from pictures import iou
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # by pycocotools
+
+
+@pytest.mark.parametrize("components", [False, True])
+@pytest.mark.parametrize("polygons", [False, True])
+def test_coco_is_read_by_pycocotools(tmp_path: Path, polygons: bool, components: bool) -> None:
+    """Images, categories, boxes, areas and scores are complete. The union of a label's annotations is its mask:
+    exactly from run lengths, with IoU 0.98 from polygons, which keep holes open."""
+    masks = {f"p{i:02}": [mask, MASKS["ring"]] for i, mask in enumerate(MASKS.values())}
+    out = assemble(
+        tmp_path, "coco", {k: result(*v, polygons=polygons, components=components) for k, v in masks.items()}
+    )
+    data = read_coco(out / "coco.json")
+    assert [data.cats[i]["name"] for i in data.getCatIds()] == ['label "0" <&>', 'label "1" <&>']
+    assert [data.imgs[i]["file_name"] for i in sorted(data.imgs)] == ["imgs/a.jpg"] * len(masks)
+    for image, (first, second) in zip(sorted(data.imgs), masks.values(), strict=True):
+        for category, mask in ((1, first), (2, second)):
+            found = data.loadAnns(data.getAnnIds(imgIds=image, catIds=category))
+            union = sum((data.annToMask(each) for each in found), np.zeros_like(mask)) > 0
+            assert np.array_equal(union, mask > 0) if not polygons else iou(union, mask) >= 0.98
+            assert len(found) == (len(cleanup.parts(mask)) if components else int(mask.any()))
+            assert sum(each["area"] for each in found) == np.count_nonzero(mask)
+            assert all(each["score"] == 0.9 for each in found)
+            for each in found if not polygons else ():
+                assert each["bbox"] == coco_mask.toBbox(each["segmentation"]).tolist()
+
+
+def test_a_coco_file_without_annotations_is_valid(tmp_path: Path) -> None:
+    """pycocotools reads a file of empty masks."""
+    out = assemble(tmp_path, "coco", {"a": result(MASKS["empty"])})
+    assert read_coco(out / "coco.json").getAnnIds() == []
+
+
+@every_mask
+def test_yolo_segments_draw_the_mask(mask: np.ndarray) -> None:
+    """The label file lies where trainers look for it; polygons reach IoU 0.98 and keep holes open."""
+    files = written("yolo", result(mask, MASKS["ring"]))
+    found = read_yolo(files["yolo/labels/sub/a.txt"].decode(), 130, 90)
+    assert iou(found.get(0, MASKS["empty"]), mask) >= 0.98 and iou(found[1], MASKS["ring"]) >= 0.98
+    assert Image.open(io.BytesIO(files["yolo/images/sub/a.jpg"])).size == (130, 90)
+
+
+@every_mask
+def test_labelme_draws_the_mask(mask: np.ndarray) -> None:
+    """By labelme's own rules: its required keys, polygons drawn by Pillow with outline and fill, the photo inside."""
+    document = json.loads(written("labelme", result(mask, ring()))["labelme/sub/a.json"])
+    assert {"version", "flags", "shapes", "imagePath", "imageData", "imageHeight", "imageWidth"} == document.keys()
+    photo = Image.open(io.BytesIO(base64.b64decode(document["imageData"])))
+    assert photo.size == (document["imageWidth"], document["imageHeight"]) == (130, 90)
+    for label, expected in (('label "0" <&>', mask), ('label "1" <&>', ring())):
+        union = np.zeros((90, 130), bool)
+        for shape in document["shapes"]:
+            if shape["label"] == label:
+                assert shape["shape_type"] == "polygon" and len(shape["points"]) > 2
+                drawn = Image.fromarray(np.zeros((90, 130), np.uint8))
+                ImageDraw.Draw(drawn).polygon([tuple(point) for point in shape["points"]], outline=1, fill=1)
+                union |= np.array(drawn, bool)
+        assert iou(union, expected) >= 0.98
+
+
+@every_mask
+def test_voc_is_read_by_pillow(mask: np.ndarray) -> None:
+    """Class and object images with a palette, boxes that count from 1, and the photo."""
+    files = written("voc", result(ring(), mask, components=True))
+    classes, objects = (
+        Image.open(io.BytesIO(files[f"voc/Segmentation{kind}/sub/a.png"])) for kind in ("Class", "Object")
+    )
+    assert classes.mode == "P" and classes.getpalette()[:6] == [0, 0, 0, *drawing.colour(0)]
+    index = np.array(classes)
+    assert np.array_equal(index == 2, mask > 0) and np.array_equal(index == 1, (ring() > 0) & (mask == 0))
+    assert np.array_equal(np.array(objects) > 0, index > 0)
+    tree = ElementTree.fromstring(files["voc/Annotations/sub/a.xml"])
+    boxes = [
+        [int(each.findtext(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax")]
+        for each in tree.iter("object")
+    ]
+    expected = [soft_maps.bbox(part) for each in (ring(), mask) for part in cleanup.parts(each)]
+    assert boxes == [[x + 1, y + 1, x + w, y + h] for x, y, w, h in expected]
+    assert {each.findtext("name") for each in tree.iter("object")} <= {'label "0" <&>', 'label "1" <&>'}
+    assert "voc/JPEGImages/sub/a.jpg" in files
+
+
+@every_mask
+def test_svg_is_drawn_by_a_renderer(mask: np.ndarray) -> None:
+    """resvg, an SVG renderer in Rust, draws the mask, pixel for pixel, with its holes."""
+    import resvg_py
+
+    text = written("svg", result(mask))["svg/sub/a.svg"].decode()
+    png = resvg_py.svg_to_bytes(svg_string=text)
+    alpha = np.array(Image.open(io.BytesIO(bytes(png))).convert("RGBA"))[..., 3]
+    assert np.array_equal(alpha, mask)
+    assert ElementTree.fromstring(text)[0][0].text == 'label "0" <&>'
