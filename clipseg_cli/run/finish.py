@@ -87,7 +87,7 @@ def _masks(
         if compete or {"soft", "npz"} & set(formats):
             softs.append(one.map.soft())
         if "soft16" in formats:
-            fines.append(one.map.fine())
+            fines.append(one.map.soft16())
         blank = Mask(prompt.label, prompt.text, threshold, one.score, one.mean, 0, 0.0, None, one.presence)
         blanks.append(replace(blank, similarity=one.similarity))
     if options.mode == "labels":
@@ -127,7 +127,7 @@ def cut(
 ) -> tuple[NDArray[np.uint8], float, NDArray[np.uint8] | None]:
     """The mask of a map before it is cleaned, uint8 (H, W), 0 and 255; the probability that it was cut at; and by
     `--refine matting` its opacity, uint8 (H, W)."""
-    sharp = one if clean.refine != "guided" else soft_maps.kept(refine.guided(photo(), one.soft()))
+    sharp = one if clean.refine != "guided" else soft_maps.from_probabilities(refine.guided(photo(), one.soft()))
     threshold = chosen(wanted, sharp)
     mask, opacity = sharp.cut(threshold if present else 1.0), None
     if clean.refine == "grabcut":

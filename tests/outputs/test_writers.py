@@ -93,7 +93,7 @@ def test_outlines_run_between_the_pixels(mask: np.ndarray) -> None:
     """The exact outline, filled by the even-odd rule, is the mask to the pixel."""
     rings = [ring for part in outline.edges(mask) for ring in (part.outer, *part.holes)]
     assert np.array_equal(even_odd(rings, mask.shape), mask > 0)
-    assert len(outline.edges(mask)) == len(cleanup.parts(mask))
+    assert len(outline.edges(mask)) == len(cleanup.components(mask))
 
 
 @every_mask
@@ -144,7 +144,7 @@ def test_coco_is_read_by_pycocotools(assembled: Any, polygons: bool, components:
             found = data.loadAnns(data.getAnnIds(imgIds=image, catIds=category))
             union = sum((data.annToMask(each) for each in found), np.zeros_like(mask)) > 0
             assert np.array_equal(union, mask > 0) if not polygons else iou(union, mask) >= 0.98
-            assert len(found) == (len(cleanup.parts(mask)) if components else int(mask.any()))
+            assert len(found) == (len(cleanup.components(mask)) if components else int(mask.any()))
             assert sum(each["area"] for each in found) == np.count_nonzero(mask)
             assert all(each["score"] == 0.9 for each in found)
             for each in found if not polygons else ():
@@ -246,7 +246,7 @@ def test_voc_is_read_by_pillow(mask: np.ndarray) -> None:
         [int(each.findtext(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax")]
         for each in tree.iter("object")
     ]
-    wanted = [soft_maps.bbox(part) for one in (ring(), mask) for part in cleanup.parts(one)]
+    wanted = [soft_maps.bbox(part) for one in (ring(), mask) for part in cleanup.components(one)]
     assert boxes == [[x + 1, y + 1, x + w, y + h] for x, y, w, h in wanted]
     assert {each.findtext("name") for each in tree.iter("object")} <= {'label "0" <&>', 'label "1" <&>'}
     assert "voc/JPEGImages/sub/a.jpg" in files

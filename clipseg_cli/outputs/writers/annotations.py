@@ -24,7 +24,7 @@ def objects(result: Result) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """(label index, mask) of each annotation: one a label that was found, or with --components one a part."""
     for index, mask in enumerate(result.masks):
         if mask.any():
-            yield from ((index, one) for one in (cleanup.parts(mask) if result.export.components else [mask]))
+            yield from ((index, one) for one in (cleanup.components(mask) if result.export.components else [mask]))
 
 
 def coco(stem: str, result: Result) -> Iterator[File]:
