@@ -23,16 +23,16 @@ def test_the_views_cover_the_image(height: int, width: int, count: int, flip: bo
     assert (views[0].height, views[0].width) == (height, width)
     upright = [view for view in views if not view.flipped]
     assert len(views) == len(upright) * (2 if flip else 1)
-    parts = upright[1:]
-    assert bool(parts) == (count > 1)
+    grid = upright[1:]
+    assert bool(grid) == (count > 1)
     covered = np.zeros((height, width), bool)
-    for view in parts:
+    for view in grid:
         assert view.height > 0 and view.width > 0 and view.top >= 0 and view.left >= 0
         assert view.top + view.height <= height and view.left + view.width <= width
         covered[view.top : view.top + view.height, view.left : view.left + view.width] = True
-    assert covered.all() or not parts
-    if max(height, width) > 50 * count and parts:
-        along = {view.top if height > width else view.left for view in parts}
+    assert covered.all() or not grid
+    if max(height, width) > 50 * count and grid:
+        along = {view.top if height > width else view.left for view in grid}
         assert len(along) == count
 
 
@@ -82,8 +82,8 @@ def test_tiles_segment_small_objects_better(clipseg: Program, tmp_path: Path) ->
     clipseg("clipseg segment imgs -p 'a red circle' -f mask --tile 3 --flip -b 2 -o tiled")
     plain, tiled = (cv2.imread(str(tmp_path / out / "masks/a-red-circle/a.png"), 0) for out in ("plain", "tiled"))
     assert iou(tiled, disc) > max(0.8, iou(plain, disc))
-    kept = json.loads((tmp_path / "tiled/run.json").read_text())["settings"]
-    assert kept["tile"] == 3 and kept["flip"] is True
+    recorded = json.loads((tmp_path / "tiled/run.json").read_text())["settings"]
+    assert recorded["tile"] == 3 and recorded["flip"] is True
     assert "try 96" in clipseg("clipseg segment imgs -p x --size 100", expect=2).stderr
 
 
