@@ -40,7 +40,7 @@ def look(count: int = 1, flip: bool = False, sharpen: str = "none") -> Look:
     def mask(segmenter: Segmenter, embedding: Embeddings, scene: Scene) -> NDArray[np.uint8]:
         large = soft_maps.LogitMap(logits(segmenter, embedding, scene, count, flip))
         if sharpen == "guided":
-            return soft_maps.kept(refine.guided(scene.image, large.soft())).cut(segmenter.threshold)
+            return soft_maps.from_probabilities(refine.guided(scene.image, large.soft())).cut(segmenter.threshold)
         plain = large.cut(segmenter.threshold)
         if sharpen == "matting":
             return np.where(matting.alpha(scene.image, large.soft(), plain) > 127, np.uint8(255), np.uint8(0))

@@ -1,4 +1,4 @@
-"""From logits to masks: soft maps, thresholds, clean-up, refinement, outlines and tiles.
+"""Masks: soft maps from logits, thresholds, clean-up, refinement, outlines, tiles and COCO's encodings.
 
-Arrays in, arrays out. Opens no file and loads no network. May import `prompts` and `settings`.
+Takes arrays and options, returns arrays. Opens no file and loads no network. May import `prompts` and `settings`.
 """

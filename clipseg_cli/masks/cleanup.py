@@ -1,8 +1,8 @@
-"""What is done to a mask once it is cut. numpy in, numpy out; masks are uint8 (H, W), 0 and 255.
+"""Clean-up of masks: morphology, holes, small components, feathering. Masks are uint8 (H, W), 0 and 255.
 
-The order is fixed: peak, open, close, fill holes, min area, keep largest, grow, invert, and feather for the file alone.
-Parts touch by sides or corners (8 neighbours), holes by sides (4). What lies beyond the frame is unknown: an object
-cut by it is not worn away there, and a hole that reaches it is none.
+The order is fixed: peak, open, close, fill holes, min area, keep largest, grow, invert; feather changes only the
+written file. Components are 8-connected, holes 4-connected. Pixels outside the image count as unknown: erosion does not
+start at the border, and a hole that touches the border is not a hole.
 """
 
 import math
@@ -14,44 +14,44 @@ from numpy.typing import NDArray
 from clipseg_cli.settings.masks import CleanUp
 
 Mask = NDArray[np.uint8]
-WIDE = 32  # pixels: from twice this sigma on, a blur is done on a smaller picture
+WIDE = 32  # pixels: a blur of twice this sigma or more works on a smaller image
 
 
-def clean(mask: Mask, how: CleanUp) -> Mask:
-    """The mask after `open` and all that follows it but feather; itself where that is nothing."""
-    if how.open:
-        mask = dilate(erode(mask, how.open), how.open)
-    if how.close:
-        mask = erode(dilate(mask, how.close), how.close)
-    if how.fill_holes:
-        mask = fill_holes(mask, mask.size if how.fill_holes == "all" else int(how.fill_holes))
-    if how.min_area:
-        share = isinstance(how.min_area, float)
-        mask = min_area(mask, how.min_area * mask.size if share else how.min_area)
-    if how.keep_largest:
-        mask = keep_largest(mask, how.keep_largest)
-    if how.grow:
-        mask = dilate(mask, how.grow) if how.grow > 0 else erode(mask, -how.grow)
-    return inverted(mask) if how.invert else mask
+def clean(mask: Mask, options: CleanUp) -> Mask:
+    """Applies all steps from `open` to `invert`. Returns the mask itself if the options name none."""
+    if options.open:
+        mask = dilate(erode(mask, options.open), options.open)
+    if options.close:
+        mask = erode(dilate(mask, options.close), options.close)
+    if options.fill_holes:
+        mask = fill_holes(mask, mask.size if options.fill_holes == "all" else int(options.fill_holes))
+    if options.min_area:
+        share = isinstance(options.min_area, float)
+        mask = min_area(mask, options.min_area * mask.size if share else options.min_area)
+    if options.keep_largest:
+        mask = keep_largest(mask, options.keep_largest)
+    if options.grow:
+        mask = dilate(mask, options.grow) if options.grow > 0 else erode(mask, -options.grow)
+    return inverted(mask) if options.invert else mask
 
 
 def reaching(mask: Mask, peaks: Mask) -> Mask:
-    """The parts of a mask that hold a pixel of `peaks`."""
-    labels, stats = _parts(mask)
+    """Keeps the components that contain a pixel of `peaks`, a mask of the same size."""
+    labels, stats = _components(mask)
     kept = np.zeros(len(stats), bool)
     kept[np.unique(labels[peaks > 0])] = True
     return _select(labels, kept)
 
 
 def min_area(mask: Mask, pixels: float) -> Mask:
-    """Without the parts of fewer pixels."""
-    labels, stats = _parts(mask)
+    """Removes components of fewer than `pixels` pixels."""
+    labels, stats = _components(mask)
     return _select(labels, stats[:, cv2.CC_STAT_AREA] >= pixels)
 
 
 def keep_largest(mask: Mask, count: int) -> Mask:
-    """The `count` largest parts; of equal ones the highest, then the leftmost."""
-    labels, stats = _parts(mask)
+    """Keeps the `count` largest components. Ties go to the topmost, then the leftmost."""
+    labels, stats = _components(mask)
     left, top, _, _, area = stats[1:].T
     order = 1 + np.lexsort((left, top, -area))
     kept = np.zeros(len(stats), bool)
@@ -60,39 +60,38 @@ def keep_largest(mask: Mask, count: int) -> Mask:
 
 
 def fill_holes(mask: Mask, pixels: int) -> Mask:
-    """With the holes of up to so many pixels filled."""
-    labels, stats = _parts(inverted(mask), connectivity=4)
+    """Fills holes of up to `pixels` pixels."""
+    labels, stats = _components(inverted(mask), connectivity=4)
     left, top, width, height, area = stats.T
     inside = (left > 0) & (top > 0) & (left + width < mask.shape[1]) & (top + height < mask.shape[0])
     return mask | _select(labels, inside & (area <= pixels))
 
 
 def dilate(mask: Mask, radius: int) -> Mask:
-    """Every pixel whose centre lies within `radius` pixels of the centre of one in the mask."""
+    """Adds every pixel whose centre is within `radius` pixels of the centre of a mask pixel."""
     if not mask.any():
         return mask
-    far = cv2.distanceTransform(inverted(mask), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    # distances are roots of whole numbers: half way to the next one, whatever float32 makes of them
-    near: Mask = (far <= math.sqrt(radius * radius + 0.5)).view(np.uint8) * np.uint8(255)
+    distance = cv2.distanceTransform(inverted(mask), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    # distances are roots of integers; + 0.5 puts the limit between two of them, safe from float32 rounding
+    near: Mask = (distance <= math.sqrt(radius * radius + 0.5)).view(np.uint8) * np.uint8(255)
     return near
 
 
 def erode(mask: Mask, radius: int) -> Mask:
-    """Every pixel of the mask that has none outside it, but in the frame, within `radius` pixels."""
+    """Removes every mask pixel within `radius` pixels of an image pixel outside the mask."""
     return inverted(dilate(inverted(mask), radius))
 
 
 def inverted(mask: Mask) -> Mask:
-    """Everything else."""
-    rest: Mask = cv2.bitwise_not(mask)
-    return rest
+    """Swaps 0 and 255."""
+    complement: Mask = cv2.bitwise_not(mask)
+    return complement
 
 
 def feather(mask: Mask, radius: float) -> Mask:
-    """uint8 (H, W), 0 to 255: the mask with its edge blurred, sigma half the radius in pixels; 128 on the old edge.
+    """Blurs the edge with a sigma of half the radius in pixels: uint8 (H, W), 0 to 255, 128 on the old edge.
 
-    A blur wider than the picture is one of its longer side; a wide one is done on a smaller picture, where it is as
-    smooth and costs no more.
+    The radius is limited to the longer side. A wide blur works on a smaller image: as smooth, at constant cost.
     """
     if not radius:
         return mask
@@ -103,20 +102,23 @@ def feather(mask: Mask, radius: float) -> Mask:
     return blurred if shrink == 1 else cv2.resize(blurred, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-def parts(mask: Mask) -> list[Mask]:
-    """Each connected part as a mask of its own, the highest first, then the leftmost."""
-    labels, stats = _parts(mask)
+def components(mask: Mask) -> list[Mask]:
+    """Returns one mask for each connected component, sorted from top to bottom, then from left to right."""
+    labels, stats = _components(mask)
     order = 1 + np.lexsort((stats[1:, cv2.CC_STAT_LEFT], stats[1:, cv2.CC_STAT_TOP]))
     return [_only(labels, int(index)) for index in order]
 
 
 def otsu(histogram: NDArray[np.int64]) -> int:
-    """The level that splits a histogram of 256 levels with the largest variance between its sides (Otsu 1979): the
-    upper side lies above it. The lowest of equal ones; a map of one level is all lower side."""
+    """Returns Otsu's threshold (1979) of a histogram of 256 levels: the foreground is above it.
+
+    This is the level with the largest variance between the two classes, and the lowest of equal ones. If all pixels
+    have the same level, the threshold is that level, and the foreground is empty.
+    """
     levels = np.arange(256)
-    below, total = np.cumsum(histogram), histogram.sum()
+    below = np.cumsum(histogram)
+    above = histogram.sum() - below
     sums = np.cumsum(histogram * levels)
-    above = total - below
     with np.errstate(invalid="ignore", divide="ignore"):
         between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2.0
     split = (below > 0) & (above > 0)
@@ -124,14 +126,19 @@ def otsu(histogram: NDArray[np.int64]) -> int:
 
 
 def percentile(histogram: NDArray[np.int64], percent: float) -> int:
-    """The lowest level that at least `percent` of the pixels do not exceed; 254 at most, so that a saturated map
-    keeps its highest level."""
+    """Returns the lowest level that at least `percent` of the pixels do not exceed.
+
+    It is at most 254, so that the mask of a saturated map keeps the pixels of level 255.
+    """
     reached = np.cumsum(histogram) >= histogram.sum() * percent / 100
     return min(int(np.argmax(reached)), 254)
 
 
-def _parts(mask: Mask, connectivity: int = 8) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Numbers of the parts, int32 (H, W), 0 outside; and per number x, y, width, height, area."""
+def _components(mask: Mask, connectivity: int = 8) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Labels the connected components.
+
+    Returns their numbers, int32 (H, W), 0 for the background, and x, y, width, height and area for each number.
+    """
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=connectivity, ltype=cv2.CV_32S)
     return labels, stats
 
@@ -142,7 +149,7 @@ def _only(labels: NDArray[np.int32], index: int) -> Mask:
 
 
 def _select(labels: NDArray[np.int32], kept: NDArray[np.bool_]) -> Mask:
-    """The mask of the parts that are kept; number 0, the outside, never is."""
+    """Returns the mask of the components with a true entry in `kept`. Number 0, the background, is never kept."""
     table = np.where(kept, 255, 0).astype(np.uint8)
     table[0] = 0
     return table[labels]

@@ -1,9 +1,9 @@
-"""Masks as polygons. numpy in, numpy out; masks are uint8 (H, W), 0 and 255.
+"""Outlines: masks as polygons. Masks are uint8 (H, W), 0 and 255.
 
-Two manners, for the two ways in which readers fill a polygon:
+Two kinds, for the two ways in which programs fill a polygon:
 
-    edges    points are corners of pixels, so that the polygon's area is the mask's (SVG, COCO)
-    centres  points are pixels, the last ones that belong to the mask (YOLO and labelme draw them inclusively)
+    edges    points are pixel corners, so the polygon's area equals the mask's (SVG, COCO)
+    centres  points are the outermost pixels of the mask (YOLO and labelme include them when they fill)
 """
 
 from dataclasses import dataclass
@@ -12,72 +12,76 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_COMPARED = 500  # points of a ring, evenly taken, when a near point of a hole is looked for: bounds the memory
-Ring = NDArray[np.int32]  # (K, 2): x, y in pixels; closed without repeating its first point
+MOST_COMPARED = 500  # points of a ring, evenly spaced, when searching the nearest point of a hole: bounds the memory
+Ring = NDArray[np.int32]  # int32 (K, 2): x, y in pixels; closed, without repeating the first point
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Part:
-    """One connected part of a mask: parts touch by sides or corners."""
+class Component:
+    """One 8-connected component of a mask."""
 
     outer: Ring
     holes: tuple[Ring, ...]
 
 
-def edges(mask: NDArray[np.uint8]) -> list[Part]:
-    """The exact borders between pixels; a point where two corners touch is passed twice."""
+def edges(mask: NDArray[np.uint8]) -> list[Component]:
+    """Returns the exact borders between pixels. A ring visits a point twice if two pixels meet only there."""
     x, y, width, height = cv2.boundingRect(mask)
-    # of doubled pixels the contour's points tell on which side of the pixel they lie
+    # with pixels doubled, a contour point tells on which side of its pixel the border runs
     doubled = np.repeat(np.repeat(mask[y : y + height, x : x + width], 2, 0), 2, 1)
     return [
-        Part(_corners((part.outer + 1) // 2 + (x, y)), tuple(_corners((hole + 1) // 2 + (x, y)) for hole in part.holes))
-        for part in centres(doubled)
+        Component(
+            _corners((component.outer + 1) // 2 + (x, y)),
+            tuple(_corners((hole + 1) // 2 + (x, y)) for hole in component.holes),
+        )
+        for component in centres(doubled)
     ]
 
 
-def centres(mask: NDArray[np.uint8]) -> list[Part]:
-    """The outermost pixels of each part, and the pixels of it around each of its holes."""
+def centres(mask: NDArray[np.uint8]) -> list[Component]:
+    """Returns the outermost pixels of each component, and its pixels around each hole. Sorted from top to bottom."""
     contours, tree = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     rings = [contour[:, 0] for contour in contours]
-    inside: dict[int, list[Ring]] = {}
+    holes: dict[int, list[Ring]] = {}
     for ring, (_, _, _, parent) in zip(rings, tree[0] if rings else (), strict=True):
         if parent >= 0:
-            inside.setdefault(int(parent), []).append(ring)
-    parts = [
-        Part(ring, tuple(inside.get(index, ())))
+            holes.setdefault(int(parent), []).append(ring)
+    components = [
+        Component(ring, tuple(holes.get(index, ())))
         for index, (ring, (_, _, _, parent)) in enumerate(zip(rings, tree[0] if rings else (), strict=True))
         if parent < 0
     ]
-    return sorted(parts, key=lambda part: (int(part.outer[:, 1].min()), int(part.outer[:, 0].min())))
+    return sorted(components, key=lambda each: (int(each.outer[:, 1].min()), int(each.outer[:, 0].min())))
 
 
-def simplified(part: Part) -> Part:
-    """With fewer points: each ring moves by at most 1 pixel, and by less where the area would notice (1 %)."""
-    length = sum(cv2.arcLength(ring, True) for ring in (part.outer, *part.holes))
-    area = cv2.contourArea(part.outer) - sum(cv2.contourArea(hole) for hole in part.holes)
+def simplified(component: Component) -> Component:
+    """Reduces the points. Each ring moves by at most 1 pixel, less if more than 1 % of the area would change."""
+    length = sum(cv2.arcLength(ring, True) for ring in (component.outer, *component.holes))
+    area = cv2.contourArea(component.outer) - sum(cv2.contourArea(hole) for hole in component.holes)
     tolerance = min(1.0, 0.01 * area / max(length, 1.0))
 
     def fewer(ring: Ring) -> Ring:
-        found: Ring = cv2.approxPolyDP(ring[:, None], tolerance, True)[:, 0]
-        return found if len(found) > 2 else ring
+        reduced: Ring = cv2.approxPolyDP(ring[:, None], tolerance, True)[:, 0]
+        return reduced if len(reduced) > 2 else ring
 
-    return Part(fewer(part.outer), tuple(fewer(hole) for hole in part.holes))
+    return Component(fewer(component.outer), tuple(fewer(hole) for hole in component.holes))
 
 
-def cut_open(part: Part) -> Ring:
-    """One ring for a part with holes: a line of no width leads to each hole and back, which fills as the part does."""
-    ring = part.outer
-    for hole in sorted(part.holes, key=lambda hole: int(hole[:, 0].min())):
+def cut_open(component: Component) -> Ring:
+    """Joins a component and its holes into one ring that fills the same area: a line of zero width leads to each hole
+    and back."""
+    ring = component.outer
+    for hole in sorted(component.holes, key=lambda hole: int(hole[:, 0].min())):
         step, stride = (1 + len(each) // MOST_COMPARED for each in (ring, hole))
-        away = ((ring[::step, None].astype(np.int64) - hole[None, ::stride]) ** 2).sum(2)
-        here, there = np.unravel_index(int(away.argmin()), away.shape)
-        here, turn = here * step, np.roll(hole, -int(there * stride), axis=0)
-        ring = np.concatenate([ring[: here + 1], turn, turn[:1], ring[here:]])
+        distance = ((ring[::step, None].astype(np.int64) - hole[None, ::stride]) ** 2).sum(2)
+        here, there = np.unravel_index(int(distance.argmin()), distance.shape)
+        here, loop = here * step, np.roll(hole, -int(there * stride), axis=0)
+        ring = np.concatenate([ring[: here + 1], loop, loop[:1], ring[here:]])
     return ring
 
 
 def _corners(ring: Ring) -> Ring:
-    """Without points that repeat the one before or lie on the line between their neighbours."""
+    """Drops points that repeat the previous one or lie on the line between their neighbours."""
     ring = ring[(ring != np.roll(ring, 1, 0)).any(1)]
     before, after = ring - np.roll(ring, 1, 0), np.roll(ring, -1, 0) - ring
     straight = (before[:, 0] * after[:, 1] == before[:, 1] * after[:, 0]) & ((before * after).sum(1) > 0)

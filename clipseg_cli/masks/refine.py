@@ -1,33 +1,34 @@
-"""Sharper edges: a soft map is the network's small picture enlarged, and the photo knows better where things end.
+"""Refinement: moves the edges of an upsampled soft map to the edges in the photo.
 
-numpy in, numpy out. guided: the soft map becomes, in every window, a linear function of the photo's colours
-(He, Sun and Tang 2013, with the coefficients found on a smaller picture: He and Sun 2015). grabcut: colours of the
-sure inside and the sure outside decide about what lies between (Rother, Kolmogorov and Blake 2004).
+guided   the guided filter: in every window the soft map becomes a linear function of the photo's colours (He, Sun and
+         Tang 2013), with coefficients from a smaller image (He and Sun 2015)
+grabcut  GrabCut: the colours of the certain foreground and background decide the pixels between (Rother, Kolmogorov
+         and Blake 2004)
 """
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-WINDOWS = 44  # of the guided filter's windows lie side by side along the longer side of a picture
-SOFTNESS = 1e-3  # variance of a colour, of 1, below which a window counts as flat
-SMALL = 1024  # pixels: the longer side at which coefficients and colour models are found
-SURE = 0.1, 0.85  # probabilities: surely outside, surely inside
-STRIP = 64  # rows of the small picture that are worked on at once: bounds the memory
-ROUNDS = 3  # of GrabCut
+WINDOWS = 44  # windows of the guided filter that fit side by side along the longer side of an image
+SOFTNESS = 1e-3  # variance of a colour in [0, 1]: a window with less counts as flat
+SMALL = 1024  # pixels: longer side of the smaller image for coefficients and colour models
+SURE = 0.1, 0.85  # probabilities: certain background below the first, certain foreground above the second
+STRIP = 64  # rows of the small image per step: bounds the memory
+ROUNDS = 3  # iterations of GrabCut
 
 
 def guided(photo: NDArray[np.uint8], soft: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Probability float32 (H, W) in [0, 1]: the soft map with the edges of the photo uint8 (H, W, 3)."""
+    """Refines a soft map, uint8 (H, W), with the photo, uint8 (H, W, 3): probability float32 (H, W) in [0, 1]."""
     height, width = soft.shape
-    scale = max(1, max(height, width) // SMALL)  # a whole number, so that a small pixel is the mean of whole pixels
+    scale = max(1, max(height, width) // SMALL)  # an integer, so a small pixel is the mean of whole pixels
     small = [shrunk(plane, scale) for plane in (*(photo[..., channel] for channel in range(3)), soft)]
     radius = max(1, round(max(small[3].shape) / WINDOWS / 2))
     return applied(photo, coefficients(small[:3], small[3], radius), scale)
 
 
 def applied(photo: NDArray[np.uint8], small: list[NDArray[np.float32]], scale: int) -> NDArray[np.float32]:
-    """float32 (H, W) in [0, 1]: the `coefficients` of a picture `scale` times smaller, on the photo's own colours."""
+    """Applies the `coefficients` of an image `scale` times smaller to the photo: float32 (H, W) in [0, 1]."""
     height, width = photo.shape[:2]
     planes = [np.pad(plane, 1, mode="edge") for plane in small]
     out = np.empty((height, width), np.float32)
@@ -44,54 +45,60 @@ def applied(photo: NDArray[np.uint8], small: list[NDArray[np.float32]], scale: i
 
 
 def coefficients(guide: list[NDArray[np.float64]], soft: NDArray[np.float64], radius: int) -> list[NDArray[np.float32]]:
-    """Three slopes and an offset, float32 (h, w), that fit `soft` to the colours in windows of 2 radius + 1 pixels,
-    each the mean over the windows that hold the pixel. All in [0, 1]; beyond the frame the picture is mirrored."""
+    """Fits `soft` to the colours of `guide`, R, G and B, in windows of 2 radius + 1 pixels. All inputs are in [0, 1].
+
+    Returns three slopes and an offset, float32 (h, w), each averaged over the windows that contain the pixel. The image
+    is mirrored at its border.
+    """
 
     def mean(plane: NDArray[np.float64]) -> NDArray[np.float64]:
         averaged: NDArray[np.float64] = cv2.boxFilter(plane, cv2.CV_64F, (2 * radius + 1,) * 2)
         return averaged
 
-    (r, g, b), middle = (mean(plane) for plane in guide), mean(soft)
+    (r, g, b), mean_soft = (mean(plane) for plane in guide), mean(soft)
     rr, gg, bb = (mean(plane * plane) - m * m + SOFTNESS for plane, m in zip(guide, (r, g, b), strict=True))
     rg, rb, gb = (
         mean(guide[i] * guide[j]) - m * n for (i, m), (j, n) in (((0, r), (1, g)), ((0, r), (2, b)), ((1, g), (2, b)))
     )
-    with_r, with_g, with_b = (mean(plane * soft) - m * middle for plane, m in zip(guide, (r, g, b), strict=True))
-    # the inverse of the symmetric covariance, by its cofactors
+    with_r, with_g, with_b = (mean(plane * soft) - m * mean_soft for plane, m in zip(guide, (r, g, b), strict=True))
+    # inverse of the symmetric covariance matrix, by cofactors
     a, d, e = gg * bb - gb * gb, gb * rb - rg * bb, rg * gb - gg * rb
     f, h, k = rr * bb - rb * rb, rg * rb - rr * gb, rr * gg - rg * rg
-    share = 1 / (rr * a + rg * d + rb * e)
+    inverse = 1 / (rr * a + rg * d + rb * e)
     slopes = [
-        (a * with_r + d * with_g + e * with_b) * share,
-        (d * with_r + f * with_g + h * with_b) * share,
-        (e * with_r + h * with_g + k * with_b) * share,
+        (a * with_r + d * with_g + e * with_b) * inverse,
+        (d * with_r + f * with_g + h * with_b) * inverse,
+        (e * with_r + h * with_g + k * with_b) * inverse,
     ]
-    offset = middle - slopes[0] * r - slopes[1] * g - slopes[2] * b
+    offset = mean_soft - slopes[0] * r - slopes[1] * g - slopes[2] * b
     return [mean(plane).astype(np.float32) for plane in (*slopes, offset)]
 
 
 def grabcut(photo: NDArray[np.uint8], soft: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The mask uint8 (H, W), 0 and 255, redrawn by colour where the soft map is not sure; itself where nothing is."""
+    """Redraws a mask, uint8 (H, W), 0 and 255, by colour where the soft map, uint8 (H, W), is uncertain.
+
+    Returns the mask itself if no pixel is certain foreground or none is certain background.
+    """
     height, width = mask.shape
     shrink = min(1.0, SMALL / max(height, width))
     size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-    image, levels, inside = (cv2.resize(one, size, interpolation=cv2.INTER_AREA) for one in (photo, soft, mask))
+    image, levels, inside = (cv2.resize(array, size, interpolation=cv2.INTER_AREA) for array in (photo, soft, mask))
     seeds = np.where(inside > 127, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     seeds[levels < 255 * SURE[0]] = cv2.GC_BGD
     seeds[(levels > 255 * SURE[1]) & (inside > 127)] = cv2.GC_FGD
     if not {cv2.GC_BGD, cv2.GC_FGD} <= {*np.unique(seeds).tolist()}:
         return mask
-    cv2.setRNGSeed(0)  # of this thread: its first clusters are drawn by lot
+    cv2.setRNGSeed(0)  # this thread's seed: GrabCut draws its first clusters at random
     cv2.grabCut(
         np.ascontiguousarray(image), seeds, None, np.zeros((1, 65)), np.zeros((1, 65)), ROUNDS, cv2.GC_INIT_WITH_MASK
     )
-    found = np.where((seeds == cv2.GC_FGD) | (seeds == cv2.GC_PR_FGD), 255, 0).astype(np.uint8)
-    large: NDArray[np.uint8] = cv2.resize(found, (width, height), interpolation=cv2.INTER_LINEAR)
+    small = np.where((seeds == cv2.GC_FGD) | (seeds == cv2.GC_PR_FGD), 255, 0).astype(np.uint8)
+    large: NDArray[np.uint8] = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
     return np.where(large > 127, 255, 0).astype(np.uint8)
 
 
 def shrunk(plane: NDArray[np.uint8], scale: int) -> NDArray[np.float64]:
-    """float64 in [0, 1]: means of scale x scale pixels; the last row and column repeat where the picture ends."""
+    """Averages blocks of scale x scale pixels: float64 in [0, 1]. Repeats the last row and column to fill a block."""
     height, width = -(-plane.shape[0] // scale), -(-plane.shape[1] // scale)
     small = np.empty((height, width))
     for top in range(0, height, STRIP):
@@ -104,7 +111,7 @@ def shrunk(plane: NDArray[np.uint8], scale: int) -> NDArray[np.float64]:
 
 
 def _grown(plane: NDArray[np.float32], scale: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Enlarged bilinearly, with half-pixel centres, to the shape; of `plane` all but the outermost pixels."""
+    """Enlarges a plane, without its outermost pixels, to the shape: bilinear with half-pixel centres."""
     if scale == 1:
         return plane[1 : 1 + shape[0], 1 : 1 + shape[1]]
     size = (plane.shape[1] * scale, plane.shape[0] * scale)

@@ -1,8 +1,8 @@
-"""From logits to masks. numpy in, numpy out.
+"""Soft maps: from logits to probabilities, 8-bit and 16-bit levels, masks and scores.
 
-A soft map has 256 levels: level q = round(255 p) of the probability p. A mask is defined on the levels, as
-`q > 255 t`, so that a mask cut from the logits of a run and one cut later from the soft map it kept are the same
-to the bit. EDGES makes that exact: level q >= k means logit >= EDGES[k], with no rounding in between.
+A soft map has 256 levels: a probability p has the level q = round(255 p). A mask at the threshold t is `q > 255 t`. So
+a mask from logits and a mask from the stored soft map are equal to the bit. EDGES makes this exact: q >= k if and only
+if logit >= EDGES[k], with no rounding in between.
 """
 
 import math
@@ -19,25 +19,25 @@ from clipseg_cli.prompts.expressions import Expression, evaluate
 L = TypeVar("L", np.uint8, np.uint16)
 
 LEVELS = 255  # levels above zero: 8-bit soft maps
-STRIP = 1 << 16  # numbers of a map that are worked on at once: 256 KB, a part of a core's own cache
-PRESENCE_SHARE = 0.002  # of a map's pixels, the most probable ones: one pixel may err, an object is many
+STRIP = 1 << 16  # float32 values per strip: 256 KB, a share of one core's own cache
+PRESENCE_SHARE = 0.002  # share of a map's pixels: a single pixel may be wrong, an object has many
 
-# EDGES[k]: the smallest logit of level k, where p = (k - 1/2) / 255; EDGES[0] = -inf; EDGES[256] is
-# NaN, which no logit reaches. float32.
+# EDGES[k]: the smallest logit of level k, where p = (k - 1/2) / 255. EDGES[0] is -inf. EDGES[256] is NaN, which no
+# logit reaches.
 EDGES: NDArray[np.float32] = np.array(
     [-math.inf, *(math.log((k - 0.5) / (LEVELS - k + 0.5)) for k in range(1, LEVELS + 1)), math.nan], np.float32
 )
 
 
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Probability of each logit; float32 of the same shape, in [0, 1]."""
-    # exp of a float32 overflows past 88; a logit below -80 is 0 in any case
+    """Returns the probability of each logit: float32 of the same shape, in [0, 1]."""
+    # exp of a float32 overflows above 88; below -80 the probability is 0 anyway
     probabilities: NDArray[np.float32] = np.reciprocal(1 + np.exp(-np.maximum(logits, np.float32(-80))))
     return probabilities
 
 
 def logit(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The inverse of `sigmoid`, finite: probabilities closer than 1e-7 to 0 or 1 count as that close."""
+    """Inverts `sigmoid`. Probabilities are clipped to 1e-7 from 0 and 1, so the result is finite."""
     p = np.clip(probabilities, np.float32(1e-7), np.float32(1 - 1e-7))
     logits: NDArray[np.float32] = np.log(p) - np.log1p(-p)
     return logits
@@ -46,10 +46,10 @@ def logit(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
 def combine(
     logits: NDArray[np.float32], rules: Sequence[int | Expression], texts: Sequence[str | None]
 ) -> NDArray[np.float32]:
-    """Maps of labels from maps of terms: logits (T, S, S) to logits (P, S, S).
+    """Combines the logits of T terms, (T, S, S), into the logits of P labels, (P, S, S).
 
-    A rule is the index of a term, or an expression over the `texts` of terms: AND is the minimum of probabilities, OR
-    the maximum, NOT p is 1 - p.
+    There is one rule per label: the index of a term, or an expression over the terms' `texts`. AND is the minimum of
+    probabilities, OR the maximum, NOT p is 1 - p.
     """
 
     def probability(text: str) -> NDArray[np.float32]:
@@ -64,96 +64,102 @@ def combine(
 
 
 def upsample(logits: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """Logits (S, S) at the picture's size (height, width) in pixels; float32.
+    """Resizes logits (S, S) to an image's height and width in pixels: float32 (height, width).
 
-    Bilinear with half-pixel centres, as torch's `interpolate(align_corners=False)`; a side that shrinks is averaged
-    over its area instead, since plain bilinear would skip pixels.
+    Bilinear with half-pixel centres, like torch's `interpolate(align_corners=False)`. An axis that shrinks is averaged
+    over its area instead, because bilinear interpolation would skip pixels.
     """
-    parts = [part for _, part in strips(logits, height, width)]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    rows = [strip for _, strip in strips(logits, height, width)]
+    return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
 
 def strips(logits: NDArray[np.float32], height: int, width: int) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """The rows of `upsample`, a few at a time, and where they lie: what is made of them at once never leaves the
-    processor's cache. Each number is that of any other division into strips, to the bit."""
+    """Yields the rows of `upsample` in strips, each with its slice of rows.
+
+    A strip fits the processor's cache, so work on a strip at a time is faster than on the whole map. The values do not
+    depend on the division into strips, to the bit.
+    """
     rows = len(logits)
     if logits.shape[1] != width:
-        how = cv2.INTER_AREA if width < logits.shape[1] else cv2.INTER_LINEAR
-        logits = cv2.resize(logits, (width, rows), interpolation=how)
+        interpolation = cv2.INTER_AREA if width < logits.shape[1] else cv2.INTER_LINEAR
+        logits = cv2.resize(logits, (width, rows), interpolation=interpolation)
     if height <= rows:
         small = logits if height == rows else cv2.resize(logits, (width, height), interpolation=cv2.INTER_AREA)
         yield slice(0, height), small
         return
-    place = ((np.arange(height) + 0.5) * (rows / height) - 0.5).clip(0, rows - 1)
-    above = place.astype(np.intp)
-    share = (place - above).astype(np.float32)[:, None]
+    position = ((np.arange(height) + 0.5) * (rows / height) - 0.5).clip(0, rows - 1)
+    above = position.astype(np.intp)
+    fraction = (position - above).astype(np.float32)[:, None]
     slope = np.diff(logits, axis=0, append=logits[-1:])
     step = max(1, STRIP // width)
     for top in range(0, height, step):
-        some = slice(top, min(top + step, height))
-        part = slope[above[some]]
-        part *= share[some]
-        part += logits[above[some]]
-        yield some, part
+        span = slice(top, min(top + step, height))
+        strip = slope[above[span]]
+        strip *= fraction[span]
+        strip += logits[above[span]]
+        yield span, strip
 
 
-def level(threshold: float) -> int:
-    """The lowest level of a mask at this threshold, 1 to 256: the smallest k with k > 255 t."""
+def lowest_level(threshold: float) -> int:
+    """Returns the lowest level of a mask at the threshold t, 1 to 256: the smallest k with k > 255 t."""
     return math.floor(LEVELS * threshold + 1e-9) + 1  # 0.2 * 255 is 51.000000000000004
 
 
 def cut(logits: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
-    """Mask of logits: uint8 of the same shape, 255 where the level is above 255 * threshold, else 0."""
-    above: NDArray[np.bool_] = logits >= EDGES[level(threshold)]
+    """Returns the mask of logits: uint8 of the same shape, 255 where the level is above 255 * threshold, else 0."""
+    above: NDArray[np.bool_] = logits >= EDGES[lowest_level(threshold)]
     return above.view(np.uint8) * np.uint8(255)
 
 
 def soft(logits: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Soft map of logits: uint8 of the same shape, the level of each."""
+    """Returns the soft map of logits: uint8 of the same shape, the level of each logit."""
     levels = np.rint(LEVELS * sigmoid(logits)).astype(np.int16)
-    # float rounding may put a logit on the wrong side of its edge; the edges decide
+    # rounding may put a logit on the wrong side of an edge; EDGES decides
     levels -= logits < EDGES[levels]
     levels += logits >= EDGES[levels + 1]
     return levels.astype(np.uint8)
 
 
 def cut_soft(levels: NDArray[np.uint8], threshold: float) -> NDArray[np.uint8]:
-    """Mask of a soft map: uint8 of the same shape, 0 and 255; equals `cut` of the logits it was made from."""
-    lowest = level(threshold)
+    """Returns the mask of a soft map: uint8 of the same shape, 0 and 255. Equals `cut` of the map's logits."""
+    lowest = lowest_level(threshold)
     return cv2.inRange(levels, lowest, LEVELS) if lowest <= LEVELS else np.zeros_like(levels)
 
 
-def fine(logits: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """uint16 of the same shape: probability x 65535, rounded. `coarse` of it is the soft map, to the bit."""
+def soft16(logits: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Returns the 16-bit soft map of logits: uint16 of the same shape, probability x 65535, rounded.
+
+    `soft_of_soft16` of it equals `soft` of the logits, to the bit.
+    """
     levels = soft(logits).astype(np.int32) * 257
     rounded = np.rint(65535 * sigmoid(logits)).astype(np.int32)
     return np.clip(rounded, levels - 128, levels + 128).clip(0, 65535).astype(np.uint16)
 
 
-def coarse(fine: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
-    """The soft map of 16-bit levels: the edges of its levels are edges of theirs, since 65535 = 255 x 257."""
-    return ((fine.astype(np.uint32) + 128) // 257).astype(np.uint8)
+def soft_of_soft16(levels: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+    """Returns the 8-bit soft map of a 16-bit one. Exact, since 65535 = 255 x 257."""
+    return ((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 class Map(Protocol):
-    """One label's map at the picture's own size. However it was kept, the masks and soft maps it gives are the same."""
+    """One label's map at the image's size. All implementations give the same masks and soft maps."""
 
     def cut(self, threshold: float) -> NDArray[np.uint8]:
-        """uint8 (H, W), 0 and 255."""
+        """Returns the mask at a threshold: uint8 (H, W), 0 and 255."""
 
     def soft(self) -> NDArray[np.uint8]:
-        """Levels, uint8 (H, W)."""
+        """Returns the soft map: uint8 (H, W)."""
 
-    def fine(self) -> NDArray[np.uint16]:
-        """Levels of 1/65535, uint16 (H, W); of a map kept in 8 bits, its levels x 257."""
+    def soft16(self) -> NDArray[np.uint16]:
+        """Returns the 16-bit soft map: uint16 (H, W). For a map stored in 8 bits: its levels x 257."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LogitMap:
-    """A map as the network gave it."""
+    """The map as logits from the network, resized when it is read."""
 
     logits: NDArray[np.float32]  # (S, S)
-    size: tuple[int, int] | None = None  # H, W of the picture; None: that of the logits
+    size: tuple[int, int] | None = None  # height and width of the image; None: those of the logits
 
     def cut(self, threshold: float) -> NDArray[np.uint8]:
         """See `Map`."""
@@ -163,9 +169,9 @@ class LogitMap:
         """See `Map`."""
         return self._each(soft, np.empty(self.shape, np.uint8))
 
-    def fine(self) -> NDArray[np.uint16]:
+    def soft16(self) -> NDArray[np.uint16]:
         """See `Map`."""
-        return self._each(fine, np.empty(self.shape, np.uint16))
+        return self._each(soft16, np.empty(self.shape, np.uint16))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -174,14 +180,14 @@ class LogitMap:
         return height, width
 
     def _each(self, function: Callable[[NDArray[np.float32]], NDArray[L]], into: NDArray[L]) -> NDArray[L]:
-        for some, rows in strips(self.logits, *self.shape):
-            into[some] = function(rows)
+        for span, strip in strips(self.logits, *self.shape):
+            into[span] = function(strip)
         return into
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class KeptMap:
-    """A map that a run kept as a picture of 8 or 16 bits."""
+class StoredMap:
+    """A soft map of 8 or 16 bits, as a run stores it."""
 
     levels: NDArray[np.integer[Any]]  # uint8 or uint16 (H, W)
 
@@ -191,33 +197,35 @@ class KeptMap:
 
     def soft(self) -> NDArray[np.uint8]:
         """See `Map`."""
-        return coarse(self.levels) if self.levels.dtype == np.uint16 else self.levels.astype(np.uint8, copy=False)
+        return (
+            soft_of_soft16(self.levels) if self.levels.dtype == np.uint16 else self.levels.astype(np.uint8, copy=False)
+        )
 
-    def fine(self) -> NDArray[np.uint16]:
+    def soft16(self) -> NDArray[np.uint16]:
         """See `Map`."""
         return self.levels.astype(np.uint16) * np.uint16(1 if self.levels.dtype == np.uint16 else 257)
 
 
-def kept(probabilities: NDArray[np.float32]) -> KeptMap:
-    """A map of probabilities in [0, 1]: float32 (H, W) to 8 bits."""
-    return KeptMap(np.rint(LEVELS * probabilities).astype(np.uint8))
+def from_probabilities(probabilities: NDArray[np.float32]) -> StoredMap:
+    """Returns an 8-bit map of probabilities, float32 (H, W) in [0, 1]."""
+    return StoredMap(np.rint(LEVELS * probabilities).astype(np.uint8))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """A label's map, and what its record says of the network's own map: maximum, mean, and `presence`."""
+    """A label's map with the scores of its record, which are computed at the network's own resolution."""
 
     map: Map
-    score: float
-    mean: float
-    presence: float  # to 4 digits, as records keep it, so that a later run decides alike
-    similarity: float | None = None  # cosine of the image's embedding and the prompt's
+    score: float  # maximum probability
+    mean: float  # mean probability
+    presence: float  # rounded to 4 digits, as in the record, so that a later run decides the same
+    similarity: float | None = None  # cosine similarity of the image's and the prompt's embedding
 
 
 def presence(logits: NDArray[np.float32], share: float = PRESENCE_SHARE) -> float:
-    """How surely a map of logits (S, S) shows its object: a score in [0, 1] that ranks pictures.
+    """Returns the presence score of logits (S, S): in [0, 1], higher if the image is more likely to show the object.
 
-    The mean probability of the most probable `share` of the map; `docs/prompts.md` measures it against others.
+    This is the mean probability of the most probable `share` of the pixels. `docs/prompts.md` compares it with others.
     """
     flat = logits.ravel()
     count = max(1, round(share * flat.size))
@@ -227,13 +235,13 @@ def presence(logits: NDArray[np.float32], share: float = PRESENCE_SHARE) -> floa
 def compete(
     softs: Sequence[NDArray[np.uint8]], masks: Sequence[NDArray[np.uint8]], background: float | None = None
 ) -> NDArray[np.uint8]:
-    """Which label has each pixel: uint8 (H, W), i + 1 for label i, 0 for none.
+    """Assigns each pixel to one label: uint8 (H, W), i + 1 for label i, 0 for none. At most 255 labels.
 
-    Of the labels whose mask holds the pixel, the one with the highest level in its soft map, above 255 * background
-    where one is given; of equal ones the first. At most 255 labels.
+    Among the labels whose mask contains the pixel, the one with the highest level wins; ties go to the first. With
+    `background`, a probability, the level must also be above 255 * background.
     """
     index = np.zeros(softs[0].shape, np.uint8)
-    best = np.full(index.shape, -1 if background is None else level(background) - 1, np.int16)
+    best = np.full(index.shape, -1 if background is None else lowest_level(background) - 1, np.int16)
     for number, (levels, mask) in enumerate(zip(softs, masks, strict=True), 1):
         wins = (mask > 0) & (levels > best)
         index[wins] = number
@@ -242,8 +250,8 @@ def compete(
 
 
 def bbox(mask: NDArray[np.uint8]) -> tuple[int, int, int, int] | None:
-    """x, y, width, height in pixels of the smallest box that holds every non-zero pixel; None for an empty mask."""
-    rows = np.flatnonzero(mask.max(1))  # many times as fast as cv2.reduce
+    """Returns x, y, width and height in pixels of the box around all non-zero pixels; None for an empty mask."""
+    rows = np.flatnonzero(mask.max(1))  # much faster than cv2.reduce
     if not rows.size:
         return None
     top, bottom = int(rows[0]), int(rows[-1]) + 1

@@ -141,7 +141,7 @@ def _grey(run: Place, path: str | None) -> NDArray[np.uint8] | None:
     except OSError:
         return None
     grey = None if not data.size else cv2.imdecode(data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
-    return None if grey is None else soft_maps.KeptMap(grey).soft()
+    return None if grey is None else soft_maps.StoredMap(grey).soft()
 
 
 def _small(grey: NDArray[np.uint8] | None) -> str | None:

@@ -89,7 +89,7 @@ def _masks(name: str, photo: Photo, maps: Iterable[soft_maps.Scored], plan: Mask
         if compete or {"soft", "npz"} & set(formats):
             softs.append(scored.map.soft())
         if "soft16" in formats:
-            fines.append(scored.map.fine())
+            fines.append(scored.map.soft16())
         blank = Mask(prompt.label, prompt.text, threshold, scored.score, scored.mean, 0, 0.0, None, scored.presence)
         blanks.append(replace(blank, similarity=scored.similarity))
     if options.mode == "labels":
@@ -132,7 +132,9 @@ def cut(
     The mask is uint8 (H, W), 0 and 255. The opacity, uint8 (H, W), is that of `--refine matting`, else None. An object
     that is not `present` has an empty mask.
     """
-    sharp = soft_map if clean.refine != "guided" else soft_maps.kept(refine.guided(photo(), soft_map.soft()))
+    sharp = (
+        soft_map if clean.refine != "guided" else soft_maps.from_probabilities(refine.guided(photo(), soft_map.soft()))
+    )
     threshold = chosen(wanted, sharp)
     mask, opacity = sharp.cut(threshold if present else 1.0), None
     if clean.refine == "grabcut":

@@ -185,7 +185,7 @@ def _again(row: dict[str, Any], *, request: Request, directory: str, plan: MaskP
 
     def maps() -> Iterator[soft_maps.Scored]:
         for mask, path in zip(row["masks"], paths, strict=True):
-            one = soft_maps.KeptMap(_levels(request.run / str(path), shape))
+            one = soft_maps.StoredMap(_levels(request.run / str(path), shape))
             yield soft_maps.Scored(one, mask["score"], mask["mean"], mask["presence"], mask.get("similarity"))
 
     return finish(blank, _stem(str(paths[0])), photo, maps(), plan, write)

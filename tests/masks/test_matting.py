@@ -1,6 +1,8 @@
-"""`--refine matting`: the opacity of edges and the object's own colours, on pictures whose opacity is known."""
+"""Matting: opacity and colours along edges, on images of known opacity.
 
-import subprocess
+Tests that solve for opacity are slow: numba compiles pymatting when it is first imported, which takes a minute or more.
+"""
+
 import sys
 from pathlib import Path
 
@@ -9,14 +11,14 @@ import numpy as np
 import pytest
 
 from clipseg_cli.masks import matting
-from pictures import Shell, picture, save
+from pictures import Program, picture, save
 
 COLOUR = np.array((214, 40, 40), np.float32)
 
 
 def blurred_disc(width: int, height: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """A photo of a disc with a soft edge on a mottled ground, its true opacity in [0, 1], a soft map as coarse as the
-    network's, and its mask."""
+    """Returns a photo of a disc with a soft edge, its true opacity in [0, 1], a soft map as coarse as the network's,
+    and the mask of that map."""
     ground = np.random.default_rng(0).integers(60, 200, (9, 9, 3), dtype=np.uint8)
     ground = cv2.resize(ground, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.float32) * (0.4, 1, 1)
     disc = cv2.circle(np.zeros((height, width), np.float32), (width // 2, height // 2), min(width, height) // 4, 1, -1)
@@ -27,10 +29,11 @@ def blurred_disc(width: int, height: int) -> tuple[np.ndarray, np.ndarray, np.nd
     return photo, true, soft, np.where(soft > 76, 255, 0).astype(np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(320, 240), (2060, 1200)], ids=str)
-def test_opacity_and_colours_are_the_true_ones(size: tuple[int, int]) -> None:
-    """Where the edge mixes both, the opacity is within a tenth of the truth's in the mean, where the mask is far off,
-    and the colours are the disc's, where the photo's are not; each time the same bits."""
+def test_opacity_and_colours_match_the_ground_truth(size: tuple[int, int]) -> None:
+    """Along the edge, the mean error of the opacity is under 0.1, and the colours are the disc's, unlike the mask's and
+    the photo's. Two calls give the same bits."""
     photo, true, soft, mask = blurred_disc(*size)
     alpha = matting.alpha(photo, soft, mask)
     edge = (true > 0.02) & (true < 0.98)
@@ -46,14 +49,25 @@ def test_opacity_and_colours_are_the_true_ones(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 7), (60, 40)], ids=str)
 @pytest.mark.parametrize("level", [0, 255])
-def test_a_mask_without_an_edge_stays(size: tuple[int, int], level: int) -> None:
-    """Nothing there, or nothing else, at any size."""
+def test_a_mask_without_an_edge_does_not_change(size: tuple[int, int], level: int) -> None:
+    """An empty or a full mask is its own opacity, at any size."""
     photo, flat = picture(*size), np.full((size[1], size[0]), level, np.uint8)
     assert np.array_equal(matting.alpha(photo, flat, flat), flat)
 
 
-def test_what_was_cleaned_away_leaves_no_ghost() -> None:
-    """A part that clean-up removed has no opacity left, a hole that it filled is full, the rest keeps its edge."""
+def test_a_trimap_is_unknown_along_the_edge() -> None:
+    """A band around the edge is unknown; so is an uncertain soft map near it, but not one far away."""
+    _, true, soft, mask = blurred_disc(600, 400)
+    regions = matting.trimap(soft, mask)
+    assert {*np.unique(regions)} == {0, 0.5, 1}
+    assert regions[200, 300] == 1 and not regions[:20].any()
+    assert (regions[(true > 0.02) & (true < 0.98)] == 0.5).all()
+    soft[0, 0], soft[200, 300] = 128, 128
+    assert np.array_equal(matting.trimap(soft, mask), regions)
+
+
+def test_opacity_follows_the_clean_up() -> None:
+    """A removed component has opacity 0, a filled hole 255; other edges keep their opacity."""
     cut, cleaned, opacity = (np.zeros((200, 400), np.uint8) for _ in range(3))
     for mask in (cut, cleaned):
         cv2.circle(mask, (100, 100), 40, 255, -1)
@@ -65,12 +79,14 @@ def test_what_was_cleaned_away_leaves_no_ghost() -> None:
     assert np.array_equal(found[50:150, 50:80], opacity[50:150, 50:80]) and 0 < found[100, 59] < 255
 
 
-def test_cutouts_carry_the_opacity_and_masks_stay_hard(shell: Shell, tmp_path: Path) -> None:
-    """`segment` and `post` write the same bytes: masks of 0 and 255, cutouts with levels between; stdout has paths."""
+@pytest.mark.slow
+def test_cutouts_have_the_opacity_and_masks_stay_binary(clipseg: Program, tmp_path: Path) -> None:
+    """`segment` and `post` write the same bytes: binary masks, cutouts with partial opacity. stdout has only paths."""
     save(tmp_path / "imgs/a.png", cv2.GaussianBlur(picture(240, 180), (0, 0), 2))
     flags = "--refine matting -f mask -f cutout --keep-largest 1"
-    told = shell(f"clipseg segment imgs -p 'a red circle' -f soft {flags} -o run && clipseg post run {flags} -o again")
-    assert {*told.stdout.splitlines()} <= {f"{out}/masks/a-red-circle/a.png" for out in ("run", "again")}
+    paths = clipseg(f"clipseg segment imgs -p 'a red circle' -f soft {flags} -o run").stdout.splitlines()
+    paths += clipseg(f"clipseg post run {flags} -o again").stdout.splitlines()
+    assert {*paths} <= {f"{out}/masks/a-red-circle/a.png" for out in ("run", "again")}
     for name in ("masks/a-red-circle/a.png", "cutouts/a-red-circle/a.png"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
     mask = cv2.imread(str(tmp_path / "run/masks/a-red-circle/a.png"), cv2.IMREAD_UNCHANGED)
@@ -79,12 +95,8 @@ def test_cutouts_carry_the_opacity_and_masks_stay_hard(shell: Shell, tmp_path: P
     assert np.array_equal(alpha > 127, mask > 0) and len(np.unique(alpha)) > 10
 
 
-def test_without_the_extra_it_says_what_to_install() -> None:
-    """A usage error before anything is read, with the pip line."""
-    code = (
-        "import sys; sys.modules['pymatting'] = None; sys.argv[0] = 'clipseg'\n"
-        "from clipseg_cli.cli.main import main; main()"
-    )
-    command = [sys.executable, "-c", code, "segment", "nowhere", "-p", "x", "--refine", "matting"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "pip install 'clipseg-cli[matting]'" in done.stderr
+def test_without_the_extra_the_error_says_what_to_install(clipseg: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A usage error before any input is read, with the pip command."""
+    monkeypatch.setitem(sys.modules, "pymatting", None)
+    error = clipseg("clipseg segment nowhere -p x --refine matting", expect=2).stderr
+    assert "pip install 'clipseg-cli[matting]'" in error

@@ -22,4 +22,4 @@ def test_outlines_run_between_the_pixels(mask: np.ndarray) -> None:
     """The exact outline, filled by the even-odd rule, is the mask, pixel for pixel."""
     rings = [ring for part in outline.edges(mask) for ring in (part.outer, *part.holes)]
     assert np.array_equal(even_odd(rings, mask.shape), mask > 0)
-    assert len(outline.edges(mask)) == len(cleanup.parts(mask))
+    assert len(outline.edges(mask)) == len(cleanup.components(mask))

@@ -36,7 +36,7 @@ def test_coco_is_read_by_pycocotools(tmp_path: Path, polygons: bool, components:
             found = data.loadAnns(data.getAnnIds(imgIds=image, catIds=category))
             union = sum((data.annToMask(each) for each in found), np.zeros_like(mask)) > 0
             assert np.array_equal(union, mask > 0) if not polygons else iou(union, mask) >= 0.98
-            assert len(found) == (len(cleanup.parts(mask)) if components else int(mask.any()))
+            assert len(found) == (len(cleanup.components(mask)) if components else int(mask.any()))
             assert sum(each["area"] for each in found) == np.count_nonzero(mask)
             assert all(each["score"] == 0.9 for each in found)
             for each in found if not polygons else ():
@@ -92,7 +92,7 @@ def test_voc_is_read_by_pillow(mask: np.ndarray) -> None:
         [int(each.findtext(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax")]
         for each in tree.iter("object")
     ]
-    expected = [soft_maps.bbox(part) for each in (ring(), mask) for part in cleanup.parts(each)]
+    expected = [soft_maps.bbox(part) for each in (ring(), mask) for part in cleanup.components(each)]
     assert boxes == [[x + 1, y + 1, x + w, y + h] for x, y, w, h in expected]
     assert {each.findtext("name") for each in tree.iter("object")} <= {'label "0" <&>', 'label "1" <&>'}
     assert "voc/JPEGImages/sub/a.jpg" in files

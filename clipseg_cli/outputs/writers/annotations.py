@@ -23,7 +23,7 @@ def objects(result: Result) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Yields (label index, mask) for each annotation: one per non-empty label or, with --components, per component."""
     for index, mask in enumerate(result.masks):
         if mask.any():
-            yield from ((index, each) for each in (cleanup.parts(mask) if result.export.components else [mask]))
+            yield from ((index, one) for one in (cleanup.components(mask) if result.export.components else [mask]))
 
 
 def coco(stem: str, result: Result) -> Iterator[File]:
