@@ -1,11 +1,12 @@
 """Decoding: a source becomes an upright 8-bit RGB array, or an `ImageError` that says why not.
 
-The kind of a file is decided by its first bytes, never by its extension; `decoders.DECODERS` has the decoder of each
+The kind of a file is decided by its first bytes, never by its extension; `kinds.KINDS` names the decoder of each
 kind. Together they read what cameras, phones, browsers, scanners, microscopes and satellites write. `colour` says how
 pixels that are not 8-bit RGB are converted. An EXIF orientation of 1-8 is applied; any other value counts as 1, with
 a note. Of an animation the first frame is decoded.
 """
 
+import importlib
 import io
 import os
 import stat
@@ -17,8 +18,9 @@ from typing import BinaryIO
 import numpy as np
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.inputs.decoders import DECODERS, tiff
-from clipseg_cli.inputs.kinds import SNIFF, sniff
+from clipseg_cli.inputs import decoders
+from clipseg_cli.inputs.decoders.pillow import MOST_FRAMES
+from clipseg_cli.inputs.kinds import DECODABLE, KINDS, SNIFF, sniff
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.storage import buckets
 from clipseg_cli.storage.paths import fault, is_url, not_a_file
@@ -29,8 +31,8 @@ class Image:
     """A decoded image."""
 
     pixels: np.ndarray  # uint8 (H, W, 3) RGB, upright, C-contiguous, its own memory
-    format: str  # the kind of the file, a key of DECODERS, whatever its name
-    frames: int  # in the file, of which the first is decoded; pages of a TIFF are counted up to tiff.MOST_PAGES
+    format: str  # the kind of the file, a key of KINDS, whatever its name
+    frames: int  # in the file, of which the first is decoded; counted up to MOST_FRAMES
     notes: tuple[str, ...]  # what was converted or ignored: "first of 12 frames", "broken EXIF ignored"
 
 
@@ -83,12 +85,13 @@ def _decode(file: BinaryIO, max_pixels: int) -> Image:
     if not head:
         raise ImageError("empty", "load", "the file is empty; copy it again")
     kind = sniff(head)
-    if kind not in DECODERS:
+    if kind is None or kind not in DECODABLE:
         what = "not a known image format" if kind is None else f"{kind} is not supported"
-        raise ImageError("unsupported", "load", f"{what}; convert it to one of {', '.join(DECODERS)}")
+        raise ImageError("unsupported", "load", f"{what}; convert it to one of {', '.join(DECODABLE)}")
     file.seek(0)
-    pixels, frames, notes = DECODERS[kind](file, max_pixels)
+    decoder = importlib.import_module(f"{decoders.__name__}.{KINDS[kind].decoder}")
+    pixels, frames, notes = decoder.decode(kind, file, max_pixels)
     if frames > 1:
-        more = " or more" if frames == tiff.MOST_PAGES else ""
+        more = " or more" if frames == MOST_FRAMES else ""
         notes.append(f"first of {frames} frames{more}")
     return Image(np.require(pixels, np.uint8, ("C", "W")), kind, frames, tuple(notes))

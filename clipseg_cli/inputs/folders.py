@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from clipseg_cli.inputs.kinds import MAGIC, SNIFF, sniff
+from clipseg_cli.inputs.kinds import DECODABLE, SNIFF, sniff
 from clipseg_cli.inputs.names import keeps_extension
 from clipseg_cli.storage import buckets
 from clipseg_cli.storage.buckets import Tag
@@ -17,7 +17,7 @@ from clipseg_cli.storage.paths import is_url
 
 LARGEST_RUN_FILE = 1 << 24  # bytes; a bigger run.json is not one
 
-Kind = Literal["folder", "file", "odd"]
+Entry = Literal["folder", "file", "odd"]
 
 
 @dataclass(slots=True)
@@ -79,7 +79,7 @@ def neighbours(path: str) -> tuple[frozenset[str], dict[str, Tag]]:
     return folder.keeping(), folder.tags
 
 
-def look_up(path: str) -> tuple[Kind, Tag | None]:
+def look_up(path: str) -> tuple[Entry, Tag | None]:
     """Returns what is at a path, and the tag of an object. Raises OSError or ValueError if nothing is there."""
     if is_url(path):
         tag = buckets.tag(path)
@@ -136,7 +136,7 @@ def same(path: str, other: str) -> bool:
 def begins_like_image(path: str) -> bool:
     """Returns whether a file begins like a supported image; False if it cannot be read."""
     try:
-        return sniff(_head(path, SNIFF)) in MAGIC
+        return sniff(_head(path, SNIFF)) in DECODABLE
     except OSError:
         return False
 

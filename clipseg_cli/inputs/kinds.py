@@ -1,49 +1,54 @@
-"""Kinds of image files: their extensions, and the first bytes by which a file is recognised."""
+"""Kinds of image files: how each is recognised, and which decoder reads it. `KINDS` is the only list of them."""
 
 import re
+from dataclasses import dataclass
 
 SNIFF = 64  # bytes that decide a file's kind: enough for a PNM header with a comment
 
-# Extensions that a walk takes. HEIC cannot be decoded, but phones write it: a failed record is better than silence.
-# fmt: off
-EXTENSIONS = frozenset((
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".webp", ".bmp", ".tif", ".tiff",
-    ".avif", ".avifs", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc",
-    ".pbm", ".pgm", ".ppm", ".pnm", ".pfm",
-))
-# fmt: on
 
-# First bytes of the kinds that have a decoder in `decoders.DECODERS`.
-MAGIC = {
-    "JPEG": rb"\xff\xd8\xff",
-    "PNG": rb"\x89PNG\r\n\x1a\n",
-    "GIF": rb"GIF8[79]a",
-    "WEBP": rb"RIFF.{4}WEBP",
-    "BMP": rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0",  # with its header size: a folder may be called "BMW"
-    "TIFF": rb"II[*+]\0(?!\x10\0\0\0CR)|MM\0\*",
-    "AVIF": rb".{4}ftyp(?:avi[fs]|m[is]f1.{4}(?:.{4})*?avi[fs])",
-    "JPEG2000": rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
-    "PPM": rb"P[1-6]\s(?:#|\s*\d+\s+\d+\s)|Pf\s+\d+\s+\d+\s",
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of image file."""
+
+    magic: bytes  # a regular expression of the first bytes
+    extensions: tuple[str, ...] = ()  # that a walk takes
+    decoder: str = ""  # a module of `decoders`; "": files of this kind are refused, and the error names the kind
+
+
+# The first kind whose magic matches counts. HEIC has extensions without a decoder, since phones write it: a failed
+# record is better than silence.
+KINDS = {
+    "JPEG": Kind(rb"\xff\xd8\xff", (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "jpeg"),
+    "PNG": Kind(rb"\x89PNG\r\n\x1a\n", (".png", ".apng"), "png"),
+    "GIF": Kind(rb"GIF8[79]a", (".gif",), "pillow"),
+    "WEBP": Kind(rb"RIFF.{4}WEBP", (".webp",), "pillow"),
+    # with the size of its header: a folder may be called "BMW"
+    "BMP": Kind(rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0", (".bmp",), "pillow"),
+    "TIFF": Kind(rb"II[*+]\0(?!\x10\0\0\0CR)|MM\0\*", (".tif", ".tiff"), "tiff"),
+    "AVIF": Kind(rb".{4}ftyp(?:avi[fs]|m[is]f1.{4}(?:.{4})*?avi[fs])", (".avif", ".avifs"), "pillow"),
+    "JPEG2000": Kind(
+        rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", (".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"), "jpeg2000"
+    ),
+    "PPM": Kind(rb"P[1-6]\s(?:#|\s*\d+\s+\d+\s)|Pf\s+\d+\s+\d+\s", (".pbm", ".pgm", ".ppm", ".pnm", ".pfm"), "pillow"),
+    "HEIC": Kind(rb".{4}ftyp(?:hei[cmsx]|hev[cmsx]|m[is]f1)", (".heic", ".heif", ".hif")),
+    "JPEG XL": Kind(rb"\xff\x0a|\0\0\0\x0cJXL "),
+    "PSD": Kind(rb"8BPS"),
+    "PDF": Kind(rb"%PDF-"),
+    "EPS": Kind(rb"%!PS|\xc5\xd0\xd3\xc6"),
+    "ICO": Kind(rb"\0\0\x01\0"),
+    "DDS": Kind(rb"DDS "),
+    "QOI": Kind(rb"qoif"),
+    "BLP": Kind(rb"BLP[12]"),
+    "FITS": Kind(rb"SIMPLE  ="),
+    "CR2": Kind(rb"II\*\0\x10\0\0\0CR"),
+    "BigTIFF of big-endian order": Kind(rb"MM\0\+"),  # Pillow reads it as little-endian
+    "PFM in colour": Kind(rb"PF\s+\d+\s+\d+\s"),
 }
-# First bytes of kinds that have none; they are recognised so that an error can name them.
-FOREIGN_MAGIC = {
-    "HEIC": rb".{4}ftyp(?:hei[cmsx]|hev[cmsx]|m[is]f1)",
-    "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
-    "PSD": rb"8BPS",
-    "PDF": rb"%PDF-",
-    "EPS": rb"%!PS|\xc5\xd0\xd3\xc6",
-    "ICO": rb"\0\0\x01\0",
-    "DDS": rb"DDS ",
-    "QOI": rb"qoif",
-    "BLP": rb"BLP[12]",
-    "FITS": rb"SIMPLE  =",
-    "CR2": rb"II\*\0\x10\0\0\0CR",
-    "BigTIFF of big-endian order": rb"MM\0\+",  # Pillow reads it as little-endian
-    "PFM in colour": rb"PF\s+\d+\s+\d+\s",
-}
-_PATTERNS = [(name, re.compile(magic, re.DOTALL)) for name, magic in {**MAGIC, **FOREIGN_MAGIC}.items()]
+DECODABLE = tuple(name for name, kind in KINDS.items() if kind.decoder)
+EXTENSIONS = frozenset(extension for kind in KINDS.values() for extension in kind.extensions)
+_PATTERNS = [(name, re.compile(kind.magic, re.DOTALL)) for name, kind in KINDS.items()]
 
 
 def sniff(head: bytes) -> str | None:
-    """Returns the kind of a file, such as "JPEG" or "HEIC", from its first `SNIFF` bytes; None if it is no image."""
+    """Returns the kind of a file, a key of KINDS, from its first `SNIFF` bytes; None if it is no known image."""
     return next((name for name, pattern in _PATTERNS if pattern.match(head)), None)

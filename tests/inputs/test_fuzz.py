@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from clipseg_cli.errors import ERROR_CLASSES, ImageError
-from clipseg_cli.inputs.decoders import DECODERS
+from clipseg_cli.inputs.kinds import DECODABLE
 from image_files import VALID, read, saved
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "1"))  # per kind of file
@@ -51,7 +51,7 @@ def flip(form: str, seconds: float, seed: int) -> dict[str, object]:
 
 def test_every_format_is_fuzzed() -> None:
     """The table of valid files names every kind that has a decoder."""
-    assert {form.strip() for form in VALID} == set(DECODERS)
+    assert {form.strip() for form in VALID} == set(DECODABLE)
 
 
 @pytest.mark.parametrize(

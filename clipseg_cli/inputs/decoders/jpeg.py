@@ -19,12 +19,12 @@ SOS, EOI, JPEG_LS = 0xDA, 0xD9, 0xF7  # start of scan, end of image
 BETWEEN_SCANS = frozenset((0xC4, 0xCC, SOS, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE))
 
 
-def decode(file: BinaryIO, max_pixels: int) -> Decoded:
+def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
     """Decodes a JPEG, also MPO and Ultra HDR. Raises ImageError."""
     data = pillow.whole(file, max_pixels)
     if variant := _unsupported(data):
         raise ImageError("unsupported", "load", f"{variant} is not supported; save it as baseline JPEG")
-    image = pillow.opened("JPEG", io.BytesIO(data), max_pixels)
+    image = pillow.opened(kind, io.BytesIO(data), max_pixels)
     if damage := _damage(data, image.width * image.height):
         raise ImageError("corrupt", "load", f"{damage}; copy or export it again")
     return pillow.finished(image)

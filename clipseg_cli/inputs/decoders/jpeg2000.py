@@ -10,10 +10,10 @@ from clipseg_cli.inputs.decoders.pillow import Decoded
 START, END = b"\xff\x4f\xff\x51", b"\xff\xd9"  # SOC and SIZ; EOC
 
 
-def decode(file: BinaryIO, max_pixels: int) -> Decoded:
+def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
     """Decodes a JPEG 2000 file or code stream. Raises ImageError."""
     data = pillow.whole(file, max_pixels)
-    image = pillow.opened("JPEG2000", io.BytesIO(data), max_pixels)
+    image = pillow.opened(kind, io.BytesIO(data), max_pixels)
     start = data.find(START)
     if not data.find(END, start) > start >= 0:
         raise ImageError("corrupt", "load", "truncated: it has no end marker; copy or export it again")

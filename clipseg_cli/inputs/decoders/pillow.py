@@ -46,6 +46,7 @@ PLUGINS: dict[str, Callable[[BinaryIO, str], ImageFile]] = {
     "AVIF": AvifImagePlugin.AvifImageFile,
     "JPEG2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
 }
+MOST_FRAMES = 1000  # frames that are counted if each costs a seek in the file
 WHOLE = ("WEBP", "AVIF")  # kinds whose plug-in reads the whole file, so the size of the file is limited
 # Bytes; smaller files are read into memory first, where a file that is cut short meanwhile cannot crash libtiff.
 READ_WHOLE = 1 << 26
@@ -60,7 +61,7 @@ class Decoded(NamedTuple):
     """What a decoder returns."""
 
     pixels: np.ndarray  # uint8 (H, W, 3) RGB, upright
-    frames: int  # in the file, of which the first is decoded
+    frames: int  # in the file, of which the first is decoded; those of a TIFF are counted up to MOST_FRAMES
     notes: list[str]  # what was converted or ignored
 
 

@@ -19,18 +19,18 @@ ADAM7 = (
 )  # fmt: skip
 
 
-def decode(file: BinaryIO, max_pixels: int) -> Decoded:
+def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
     """Decodes a PNG or APNG. Raises ImageError."""
     data = pillow.whole(file, max_pixels)
     if data[12:16] == b"CgBI":
         raise ImageError("unsupported", "load", "Apple's CgBI variant is not supported; save it as standard PNG")
     data, frames = _without_metadata(data)
-    image = pillow.opened("PNG", io.BytesIO(data), max_pixels)
+    image = pillow.opened(kind, io.BytesIO(data), max_pixels)
     if damage := _damage(data):
         raise ImageError("corrupt", "load", f"{damage}; copy or export it again")
     with pillow.reasons():
         image.load()
-        # a missing row stays black; in an interlaced image it may be any
+        # missing rows stay black: the last ones, or any of an interlaced image
         doubtful = data[28] or not np.asarray(image.crop((0, image.height - 1, image.width, image.height))).any()
         if doubtful and _lacks_rows(data):
             raise ImageError("corrupt", "load", "truncated: fewer pixels than its header says; copy or export it again")
@@ -44,17 +44,17 @@ def _without_metadata(data: bytes) -> tuple[bytes, int]:
     """
     view, end = memoryview(data), 8
     kept: list[bytes | memoryview] = [data[:8]]
-    frames, apart, moves, pixels = 0, False, False, False
+    frames, still, animated, pixels = 0, False, False, False
     for name, start, end in _chunks(data):
         if name == b"eXIf" and not _sound(data, start, end):
             kept.append(BROKEN_EXIF)
         elif not name.isalpha() or name[:1].isupper() or name in (b"tRNS", b"eXIf"):
             kept.append(view[start:end])
         frames += name == b"fcTL"
-        moves |= name == b"acTL" and not pixels
-        apart |= name == b"IDAT" and frames == 0  # a still image for viewers that show no animation
+        animated |= name == b"acTL" and not pixels
+        still |= name == b"IDAT" and frames == 0  # a still image for viewers that show no animation
         pixels |= name == b"IDAT"
-    return b"".join((*kept, view[end:])), frames + apart if moves else 1
+    return b"".join((*kept, view[end:])), frames + still if animated else 1
 
 
 def _damage(data: bytes) -> str:

@@ -7,18 +7,17 @@ from PIL import TiffImagePlugin
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs import colour, orientation
 from clipseg_cli.inputs.decoders import pillow
-from clipseg_cli.inputs.decoders.pillow import Decoded
+from clipseg_cli.inputs.decoders.pillow import MOST_FRAMES, Decoded
 
-MOST_PAGES = 1000  # pages that are counted: each costs a seek in the file
 LARGEST_TILE = 1 << 24  # pixels of a tile, which is decoded whole: 16 times that of any writer
 HEADER = 8  # bytes; no pixels are stored before their end
 SUBFILE_TYPE, DNG_VERSION = 0x00FE, 0xC612  # tags
 WEBP = 50001  # a compression that Pillow's libtiff is built without
 
 
-def decode(file: BinaryIO, max_pixels: int) -> Decoded:
-    """Decodes the first page of a TIFF; its pages are counted up to `MOST_PAGES`. Raises ImageError."""
-    image = pillow.opened("TIFF", pillow.in_memory(file), max_pixels)
+def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
+    """Decodes the first page of a TIFF; its pages are counted up to `MOST_FRAMES`. Raises ImageError."""
+    image = pillow.opened(kind, pillow.in_memory(file), max_pixels)
     assert isinstance(image, TiffImagePlugin.TiffImageFile)
     notes: list[str] = []
     with pillow.reasons():
@@ -58,8 +57,8 @@ def _pages(image: TiffImagePlugin.TiffImageFile) -> int:
     """Counts the pages, at least 1; damage after the first one ends the count."""
     page = 1
     try:
-        for page in range(1, MOST_PAGES):  # n_frames follows a chain of any length, in quadratic time
+        for page in range(1, MOST_FRAMES):  # n_frames follows a chain of any length, in quadratic time
             image.seek(page)
     except Exception:
         return page
-    return MOST_PAGES
+    return MOST_FRAMES
