@@ -12,16 +12,14 @@ from pathlib import Path
 
 import pytest
 
+import fake_network
 from clipseg_cli.errors import OutputError, UsageError
 from clipseg_cli.inputs.discovery import discover
 from clipseg_cli.settings import InputOptions
 from clipseg_cli.storage import bucket_lines, buckets, store
 from clipseg_cli.storage.buckets import Url
-from pictures import picture, save
+from pictures import Shell, picture, save, save_tiny
 from s3 import Bucket, Server
-from test_crash import Swift, images, swift, swift_environment, swift_path
-
-__all__ = ["swift", "swift_environment"]  # fixtures
 
 ASK = "clipseg segment {} -p red -f mask -f soft -f overlay -f coco -o {}"
 POST = "clipseg post {}/out -t 0.4 -f mask -f overlay -o {}/post"
@@ -37,9 +35,9 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def bucket(server: Server, swift_environment: dict[str, str]) -> Iterator[Bucket]:
-    """An empty bucket that `swift` finds."""
-    swift_environment |= server.environment
+def bucket(server: Server, quick_environment: dict[str, str]) -> Iterator[Bucket]:
+    """An empty bucket that `quick_shell` finds."""
+    quick_environment |= server.environment
     yield server.bucket()
     server.trouble()
 
@@ -48,9 +46,9 @@ def bucket(server: Server, swift_environment: dict[str, str]) -> Iterator[Bucket
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with 40 pictures, every ninth cut short, with a run of them and what `post` makes of it."""
     folder = tmp_path_factory.mktemp("here")
-    images(folder / "imgs", 40, corrupt=9)
+    save_tiny(folder / "imgs", 40, corrupt=9)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    environment = os.environ | {"CLIPSEG_MODEL": "shapes", "PYTHONPATH": swift_path(), "PATH": path}
+    environment = os.environ | {"CLIPSEG_MODEL": "shapes", "PYTHONPATH": fake_network.python_path(), "PATH": path}
     line = f"{ASK.format('imgs', 'out')} -q; {POST.format('.', '.')} -q"
     subprocess.run(["bash", "-c", line], cwd=folder, env=environment, check=False)
     assert (folder / "post/manifest.jsonl").is_file()
@@ -76,39 +74,39 @@ def _plain(found: dict[str, bytes]) -> dict[str, bytes]:
     return found | {"manifest.jsonl": b"".join(sorted(lines))}
 
 
-def test_a_bucket_at_both_ends_gives_the_same_bytes(swift: Swift, bucket: Bucket, here: Path) -> None:
+def test_a_bucket_at_both_ends_gives_the_same_bytes(quick_shell: Shell, bucket: Bucket, here: Path) -> None:
     """The tree equals that of folder to folder byte for byte. Again it answers without the model; what was changed or
     deleted is done again; other settings are refused; `status`, `post` and `report` read it."""
     bucket.up(here / "imgs")
     ask = ASK.format(f"{bucket.url}/imgs", f"{bucket.url}/out/")
-    first = swift(ask + " -j 2", expect=3)
+    first = quick_shell(ask + " -j 2", expect=3)
     assert distant(bucket) == local(here / "out")
     assert f"36 of 40 images done, 4 failed (see {bucket.url}" in first.stderr
     assert first.stdout.splitlines()[0].startswith(f"{bucket.url}/out/masks/red/")
-    again = swift(ask, expect=3)
-    assert "36 before" in again.stderr and "model red" not in again.stderr and again.stdout == first.stdout
+    again = quick_shell(ask, expect=3)
+    assert "36 before" in again.stderr and "model fake" not in again.stderr and again.stdout == first.stdout
     assert distant(bucket) == local(here / "out")
-    assert "other settings" in swift(ask.replace("-p red", "-p red -t 0.7"), expect=1).stderr
-    swift(POST.format(bucket.url, bucket.url), expect=3)
+    assert "other settings" in quick_shell(ask.replace("-p red", "-p red -t 0.7"), expect=1).stderr
+    quick_shell(POST.format(bucket.url, bucket.url), expect=3)
     assert distant(bucket, "post") == local(here / "post")
-    assert swift(f"clipseg report {bucket.url}/out").stdout.strip() == f"{bucket.url}/out/report.html"
+    assert quick_shell(f"clipseg report {bucket.url}/out").stdout.strip() == f"{bucket.url}/out/report.html"
     assert len(bucket.down("out")["report.html"]) > 10_000
     bucket.put("imgs/0/00000.png", (here / "imgs/1/00001.png").read_bytes())
     bucket.client.delete_object(Bucket=bucket.name, Key="out/masks/red/2/00002.png")
-    assert "34 before" in swift(ask, expect=3).stderr
-    done = json.loads(swift(f"clipseg status {bucket.url}/out --json", expect=3).stdout)
+    assert "34 before" in quick_shell(ask, expect=3).stderr
+    done = json.loads(quick_shell(f"clipseg status {bucket.url}/out --json", expect=3).stdout)
     assert done["done"] == 36 and done["failed"] == {"corrupt": 4} and done["missing"] == []
 
 
 def test_killed_and_resumed_it_is_the_same(
-    swift: Swift, swift_environment: dict[str, str], bucket: Bucket, here: Path
+    quick_shell: Shell, quick_environment: dict[str, str], bucket: Bucket, here: Path
 ) -> None:
     """kill -9 in the midst of it: no object is partial, what had been put is not done again, and the end is that of a
     run that was left alone."""
     bucket.up(here / "imgs")
     ask = ASK.format(f"{bucket.url}/imgs", f"{bucket.url}/out") + " -b 2"
     with subprocess.Popen(
-        ask.split(), cwd=here, env=swift_environment | {"RED_PARTS": "1"}, stdout=subprocess.PIPE,
+        ask.split(), cwd=here, env=quick_environment | {"TEST_FLUSH_EACH_RECORD": "1"}, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True,
     ) as run:  # fmt: skip
         assert run.stdout is not None
@@ -118,63 +116,65 @@ def test_killed_and_resumed_it_is_the_same(
     whole = local(here / "out")
     for name, data in distant(bucket).items():
         assert name.endswith((".json", ".jsonl")) or data == whole[name], name
-    before = re.search(r"\((\d+) before\)", swift(ask, expect=3).stderr)
+    before = re.search(r"\((\d+) before\)", quick_shell(ask, expect=3).stderr)
     assert before and 8 <= int(before[1]) < 36
     assert distant(bucket) == whole
 
 
 @pytest.mark.parametrize("kind", ["ill", "gone"])
 def test_a_server_in_trouble_is_asked_again(
-    swift: Swift, bucket: Bucket, server: Server, here: Path, kind: str
+    quick_shell: Shell, bucket: Bucket, server: Server, here: Path, kind: str
 ) -> None:
     """Every tenth request ends in 500 or in 503 SlowDown; without an answer or in the midst of a body: same bytes."""
     bucket.up(here / "imgs")
     server.trouble(kind, every=10)
-    done = swift(ASK.format(f"{bucket.url}/imgs", f"{bucket.url}/out"), expect=3)
+    done = quick_shell(ASK.format(f"{bucket.url}/imgs", f"{bucket.url}/out"), expect=3)
     assert server.troubles() >= 10 and "36 of 40 images done, 4 failed" in done.stderr
     server.trouble()
     assert distant(bucket) == local(here / "out")
 
 
 def test_what_cannot_be_read_fails_and_what_cannot_be_written_ends_the_run(
-    swift: Swift, bucket: Bucket, server: Server, tmp_path: Path
+    quick_shell: Shell, bucket: Bucket, server: Server, tmp_path: Path
 ) -> None:
     """A picture that the server never gives is a record, and the next run does it. An output that it never takes ends
     the run with 1 and is named; before the model is loaded where nothing can be written at all."""
-    images(tmp_path / "imgs", 4)
+    save_tiny(tmp_path / "imgs", 4)
     bucket.up(tmp_path / "imgs")
     ask = ASK.format(f"{bucket.url}/imgs", f"{bucket.url}/out")
     server.trouble("ill", path="imgs/2/00002.png")
-    told = swift(ask, expect=3, **TWICE).stderr
+    told = quick_shell(ask, expect=3, **TWICE).stderr
     assert "00002.png: permission: could not be read" in told and "3 of 4 images done" in told
     server.trouble("deny", path="out/masks")
-    told = swift(ask, expect=1, **TWICE).stderr
+    told = quick_shell(ask, expect=1, **TWICE).stderr
     assert f"cannot write {bucket.url}/out/masks/red/2/00002.png: Access Denied" in told
     assert "run the same command again" in told
     server.trouble("deny")
-    told = swift(ask.replace("/out", "/other"), expect=1, **TWICE).stderr
-    assert f"cannot write {bucket.url}/other/run.json" in told and "model red" not in told
+    told = quick_shell(ask.replace("/out", "/other"), expect=1, **TWICE).stderr
+    assert f"cannot write {bucket.url}/other/run.json" in told and "model fake" not in told
     server.trouble()
-    assert "(3 before)" in swift(ask).stderr
+    assert "(3 before)" in quick_shell(ask).stderr
 
 
-def test_shards_lists_globs_and_single_pictures(swift: Swift, bucket: Bucket, here: Path, tmp_path: Path) -> None:
+def test_shards_lists_globs_and_single_pictures(quick_shell: Shell, bucket: Bucket, here: Path, tmp_path: Path) -> None:
     """Shards side by side make one run; URLs in lists and globs, beside paths; one picture to one object."""
     bucket.up(here / "imgs")
     ask = ASK.format(f"{bucket.url}/imgs", f"{bucket.url}/out") + " -q"
-    swift(f"seq 0 1 | xargs -P 2 -I{{}} {ask} --shard {{}}/2", expect=123)  # the broken ones: 3 in each shard
-    assert "40 images" in swift(f"clipseg merge {bucket.url}/out").stdout
+    quick_shell(f"seq 0 1 | xargs -P 2 -I{{}} {ask} --shard {{}}/2", expect=123)  # the broken ones: 3 in each shard
+    assert "40 images" in quick_shell(f"clipseg merge {bucket.url}/out").stdout
     assert distant(bucket) == local(here / "out")
     save(tmp_path / "imgs/a.png", picture(48, 40))
     (tmp_path / "list").write_text(f"{bucket.url}/imgs/0/00000.png\n{bucket.url}/imgs/nix.png\nimgs/a.png\n")
-    names = swift(f"clipseg segment --files-from list -p red -o {bucket.url}/listed", expect=3).stdout.splitlines()
+    names = quick_shell(
+        f"clipseg segment --files-from list -p red -o {bucket.url}/listed", expect=3
+    ).stdout.splitlines()
     inner = [name.removeprefix(f"{bucket.url}/listed/masks/red/") for name in names]
     assert inner == [f"{bucket.name}/imgs/0/00000.png", "imgs/a.png"]
     rows = [json.loads(line) for line in bucket.down("listed")["manifest.jsonl"].splitlines()]
     assert [row.get("error", {}).get("class") for row in rows] == [None, "vanished", None]
-    planned = swift(f"clipseg segment '{bucket.url}/imgs/**/0000[0-4].png' -p red -n").stdout.splitlines()
+    planned = quick_shell(f"clipseg segment '{bucket.url}/imgs/**/0000[0-4].png' -p red -n").stdout.splitlines()
     assert len(planned) == 5 and planned[0].startswith(f"{bucket.url}/imgs/0/00000.png -> masks/red/{bucket.name}/imgs")
-    swift(f"clipseg segment {bucket.url}/imgs/0/00000.png -p red -o {bucket.url}/one.png")
+    quick_shell(f"clipseg segment {bucket.url}/imgs/0/00000.png -p red -o {bucket.url}/one.png")
     one = bucket.client.get_object(Bucket=bucket.name, Key="one.png")["Body"].read()
     assert one == (here / "out/masks/red/0/00000.png").read_bytes()
 
@@ -193,7 +193,7 @@ for line in sys.argv[1:]:
 """
 
 
-def test_a_missing_package_is_named_with_its_pip_line(swift_environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_missing_package_is_named_with_its_pip_line(quick_environment: dict[str, str], tmp_path: Path) -> None:
     """Without s3fs: exit 2 and the pip line, at either end; what else cannot be is told, too. A run from folder to
     folder does not import fsspec."""
     save(tmp_path / "imgs/a.png", picture(48, 40))
@@ -208,7 +208,7 @@ def test_a_missing_package_is_named_with_its_pip_line(swift_environment: dict[st
         "eval s3://bucket/out gt": "copy it here",
     }
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT, *lines], cwd=tmp_path, env=swift_environment, capture_output=True, text=True,
+        [sys.executable, "-c", WITHOUT, *lines], cwd=tmp_path, env=quick_environment, capture_output=True, text=True,
         stdin=subprocess.DEVNULL, check=True,
     )  # fmt: skip
     (code, _, loaded), *others = [json.loads(row) for row in done.stdout.splitlines() if row.startswith("[")]
