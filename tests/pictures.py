@@ -49,3 +49,14 @@ def until(page: Any, script: str, argument: Any = None) -> None:
     while not page.evaluate(script, argument):
         assert time.monotonic() < end, f"{script} {argument}: {page.locator('body').inner_text()}"
         page.wait_for_timeout(50)
+
+
+def save_tiny(folder: Path, count: int, corrupt: int = 0) -> None:
+    """Writes `count` tiny images. Every `corrupt`-th file is cut short."""
+    sixteen = [cv2.imencode(".png", cv2.cvtColor(picture(48, 40, seed), cv2.COLOR_RGB2BGR))[1] for seed in range(16)]
+    for number in range(min(count, 7)):
+        (folder / str(number)).mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        data = sixteen[index % 16].tobytes()
+        cut = corrupt and index % corrupt == corrupt - 1
+        (folder / f"{index % 7}/{index:05}.png").write_bytes(data[:100] if cut else data)

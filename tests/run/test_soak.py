@@ -1,40 +1,35 @@
-"""The figures of the fault table at length. SOAK=1 is the full size; without it they run at a hundredth, so that the
-ordinary test run proves that they still work. SOAK_WRITE=1 puts the figures into tests/SOAK.md."""
+"""The figures of SOAK.md. SOAK=1 runs them at full size; without it they run at a hundredth, to prove that they still
+work. SOAK_WRITE=1 writes the figures into SOAK.md."""
 
 import base64
-import json
 import os
 import random
 import re
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import red
-from pictures import records
-from test_crash import COMMAND, images, leftovers, swift, swift_environment, whole
-from test_resume import tree
+import kill_points
+from output_folder import assert_whole, temporary_files, tree
+from pictures import Program, Shell, records, save_tiny
 
 SCALE = float(os.environ.get("SOAK", "0.01"))
-pytestmark = pytest.mark.soak
-__all__ = ["swift", "swift_environment"]  # fixtures
-
-Swift = Callable[..., subprocess.CompletedProcess[str]]
+COMMAND = "clipseg segment imgs -p red -f mask -f overlay -o out -b 2"
 
 
 def size(full: int, least: int) -> int:
-    """A figure at the scale of this run."""
+    """Returns a number at the scale of this run."""
     return max(least, round(full * SCALE))
 
 
 def figure(measure: str, ran: str, result: str, began: float) -> None:
-    """One row of tests/SOAK.md: the size that ran, what came out, and since when (monotonic) it took."""
+    """Reports one row of SOAK.md: the size that ran, the result, and when (monotonic) it began."""
     row = f"{ran}, {time.monotonic() - began:.0f} s, {date.today()} | {result} |"
     print(f"SOAK | {measure} | {row}")
     if "SOAK_WRITE" in os.environ:
@@ -46,7 +41,7 @@ def figure(measure: str, ran: str, result: str, began: float) -> None:
 
 
 def resident(pid: int) -> int:
-    """Kilobytes that a process and its children hold; 0 where it is gone."""
+    """Returns the kilobytes that a process and its children hold; 0 if it is gone."""
     try:
         own = int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1])  # type: ignore[index]
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -55,40 +50,46 @@ def resident(pid: int) -> int:
     return own + sum(resident(int(child)) for child in children)
 
 
-def test_killed_a_hundred_times(swift: Swift, tmp_path: Path) -> None:
-    """100 kills over 1,000 images, at random points: in the end the uninterrupted run's tree, each image in one row."""
+@pytest.mark.slow
+def test_killed_a_hundred_times(quick_shell: Shell, tmp_path: Path) -> None:
+    """100 kills over 1,000 images, at random points: the end is the tree of an uninterrupted run, each image in one
+    row."""
     count, kills, rng, start = size(1000, 60), size(100, 4), random.Random(5), time.monotonic()
-    images(tmp_path / "imgs", count)
-    swift(COMMAND.replace("-o out", "-o whole"))
+    save_tiny(tmp_path / "imgs", count)
+    quick_shell(COMMAND.replace("-o out", "-o whole"))
     struck, out = 0, tmp_path / "out"
     while struck < kills:
-        point = rng.choice([*red.FILE_POINTS, *red.LINE_POINTS])
+        point = rng.choice(kill_points.POINTS)
         number = rng.randint(1, max(2, 2 * count // kills))
-        done = swift(COMMAND, expect=None, RED_CRASH=f"{point}:{number}")
+        done = quick_shell(COMMAND, expect=None, TEST_KILL_AT=f"{point}:{number}")
         assert done.returncode in (0, -9, 137), done.stderr
         if done.returncode == 0:
             subprocess.run(["rm", "-r", out], check=True)
         else:
             struck += 1
             if struck % 10 == 0:
-                whole(out)
-    swift(COMMAND)
+                assert_whole(out)
+    quick_shell(COMMAND)
     rows = records(out / "manifest.jsonl")
     assert len(rows) == count == len({row["image"] for row in rows})
-    assert tree(out) == tree(tmp_path / "whole") and not leftovers(out)
+    assert tree(out) == tree(tmp_path / "whole") and not temporary_files(out)
     result = "same tree byte for byte, no duplicate row, no partial or temporary file"
     figure("kill -9 at random points", f"{kills} kills, {count} images", result, start)
 
 
-def test_a_night_with_one_per_cent_corrupt(swift: Swift, tmp_path: Path, swift_environment: dict[str, str]) -> None:
-    """10,000 images, 1 % corrupt: exactly 1 % failed rows, exit 3, flat memory; then again in under 5 s, no model."""
+@pytest.mark.slow
+def test_a_long_run_with_one_per_cent_corrupt(
+    quick_shell: Shell, tmp_path: Path, quick_environment: dict[str, str]
+) -> None:
+    """10,000 images, 1 % corrupt: exactly 1 % failed rows, exit 3, flat memory. A second run takes under 5 s and loads
+    no model."""
     count, start = size(10_000, 200), time.monotonic()
-    images(tmp_path / "imgs", count, corrupt=100)
+    save_tiny(tmp_path / "imgs", count, corrupt=100)
     command = [each if each != "2" else "16" for each in COMMAND.split()]
     samples: list[tuple[int, int]] = []  # images done, kilobytes
     began = time.monotonic()
     with subprocess.Popen(
-        command, cwd=tmp_path, env=swift_environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command, cwd=tmp_path, env=quick_environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as run:
         assert run.stdout is not None
         for index, _ in enumerate(run.stdout):
@@ -106,9 +107,9 @@ def test_a_night_with_one_per_cent_corrupt(swift: Swift, tmp_path: Path, swift_e
     if count >= 5000:
         assert slope < 1, "megabytes a thousand images"
     began = time.monotonic()
-    told = swift(" ".join(command), expect=3).stderr
+    told = quick_shell(" ".join(command), expect=3).stderr
     again = time.monotonic() - began
-    assert "model red" not in told and f"{count - count // 100} before" in told
+    assert "model fake" not in told and f"{count - count // 100} before" in told
     assert again < 5 or count < 1000, "seconds"
     flat = (
         f"{slope:.2f} MB more a 1,000 images, {after / 1024:.0f} MB at most" if count >= 5000 else "too few for memory"
@@ -119,12 +120,12 @@ def test_a_night_with_one_per_cent_corrupt(swift: Swift, tmp_path: Path, swift_e
 
 
 def name_of(row: dict[str, Any]) -> str:
-    """A record's image as the operating system gives it."""
+    """Returns a record's image as the operating system gives it."""
     return os.fsdecode(base64.b64decode(row["image_b64"])) if "image_b64" in row else str(row["image"])
 
 
 def hostile(rng: random.Random) -> str:
-    """A name that some program somewhere would stumble over."""
+    """Returns a name that some program somewhere would stumble over."""
     pieces = [
         "\n", "\t", "\x1b[31m", "\x07", "\u202e", "\udcff", "\udc80", "\u00e9", "e\u0301", "-", "--help", "$(x)", "`x`",
         "*", "%s", "%0A", "\\", "'", '"', "<img src=x onerror=alert(1)>".replace("/", ""), "=cmd|' C'!A0", "&", ";",
@@ -133,41 +134,37 @@ def hostile(rng: random.Random) -> str:
     return "".join(rng.choice(pieces) for _ in range(rng.randint(1, 12)))
 
 
-def test_hostile_names_and_phrases(swift: Swift, tmp_path: Path) -> None:
-    """500 hostile strings as names and as phrases: each image one row under its own name, exactly; the terminal gets
-    printable text only; every output is a file inside the directory."""
+def test_hostile_names_and_prompts(quick_clipseg: Program, tmp_path: Path) -> None:
+    """500 hostile strings as names and as prompts: each image has one row under its exact name, stdout and stderr have
+    only printable text, and every output is a file inside the folder."""
     rng, start = random.Random(8), time.monotonic()
     names = {hostile(rng)[:60] + ".png" for _ in range(size(500, 60))}
-    images(tmp_path / "one", 1)
+    save_tiny(tmp_path / "one", 1)
     data = (tmp_path / "one/0/00000.png").read_bytes()
     (tmp_path / "imgs").mkdir()
     for name in names:
         Path(os.fsencode(tmp_path / "imgs").decode() + "/" + name).write_bytes(data)
-    done = swift("clipseg segment imgs -p red -o out --hidden")
+    done = quick_clipseg("clipseg segment imgs -p red -o out --hidden")
     rows = records(tmp_path / "out/manifest.jsonl")
     assert {name_of(row) for row in rows} == {f"imgs/{name}" for name in names} and len(rows) == len(names)
     assert len({row["masks"][0]["path"] for row in rows}) == len(names)
     assert all((tmp_path / "out" / row["masks"][0]["path"]).is_file() for row in rows)
     assert all(letter.isprintable() or letter == "\n" for letter in done.stderr + done.stdout)
-    phrases = sorted(
+    prompts = sorted(
         {text for text in (hostile(rng) for _ in range(size(500, 60))) if text.strip() and "=" not in text}
     )
-    phrases = [text for text in phrases if not any("\ud800" <= letter <= "\udfff" for letter in text)][:200]
-    code = (
-        "import sys, json; from clipseg_cli.cli.main import main; sys.argv[1:] = json.load(open('args.json')); main()"
-    )
-    spoken = [each for number, text in enumerate(phrases) for each in ("--prompt", f"{number}={text}")]
-    arguments = ["segment", "one", "-o", "two", *spoken]
-    (tmp_path / "args.json").write_text(json.dumps(arguments))
-    swift(f'{sys.executable} -c "{code}" clipseg')
+    prompts = [text for text in prompts if not any("\ud800" <= letter <= "\udfff" for letter in text)][:200]
+    options = [each for number, text in enumerate(prompts) for each in ("--prompt", f"{number}={text}")]
+    quick_clipseg(shlex.join(["clipseg", "segment", "one", "-o", "two", *options]))
     found = [mask["prompt"] for mask in records(tmp_path / "two/manifest.jsonl")[0]["masks"]]
-    assert found == [text.strip() for text in phrases]
-    ran = f"{len(names)} and {len(phrases)}"
-    figure("hostile names and phrases", ran, "exact JSON round trip, printable terminal", start)
+    assert found == [text.strip() for text in prompts]
+    ran = f"{len(names)} and {len(prompts)}"
+    figure("hostile names and prompts", ran, "exact JSON round trip, printable terminal", start)
 
 
+@pytest.mark.slow
 def test_a_walk_over_a_million_files(tmp_path: Path) -> None:
-    """1,000,000 files under 200 MB; the first image comes before the walk ends."""
+    """1,000,000 files in under 200 MB. The first image comes before the walk ends."""
     count, start = size(1_000_000, 10_000), time.monotonic()
     code = """
 import sys, time
@@ -194,22 +191,23 @@ print(number, first, time.monotonic() - began, peak)
     figure("walk", f"{number:.0f} files", result, start)
 
 
-def test_a_disk_that_fills_at_any_size(swift: Swift, tmp_path: Path) -> None:
-    """A limit on the size of files stands for a full disk, at ten sizes: exit 1 and nothing partial where it strikes;
-    without it the run completes."""
+@pytest.mark.slow
+def test_a_disk_that_fills_at_any_size(quick_shell: Shell, tmp_path: Path) -> None:
+    """A limit on the size of files stands for a full disk, at ten sizes. A run that it strikes exits with 1 and leaves
+    nothing partial. Without it the run completes."""
     start, struck = time.monotonic(), 0
-    images(tmp_path / "imgs", 300)
+    save_tiny(tmp_path / "imgs", 300)
     sizes = (1, 3, 8, 20, 40, 60, 80, 100, 150, 200) if SCALE >= 0.1 else (3, 40)  # kilobytes
     for blocks in sizes:
-        done = swift(f"ulimit -f {blocks}; {COMMAND}", expect=None)
+        done = quick_shell(f"ulimit -f {blocks}; {COMMAND}", expect=None)
         assert done.returncode in (0, 1), done.stderr
         if done.returncode:
             assert "same command again" in done.stderr
             struck += 1
         if (tmp_path / "out").exists():
-            whole(tmp_path / "out")
-            assert not leftovers(tmp_path / "out")
-        swift(COMMAND)
+            assert_whole(tmp_path / "out")
+            assert not temporary_files(tmp_path / "out")
+        quick_shell(COMMAND)
         assert len(records(tmp_path / "out/manifest.jsonl")) == 300
         subprocess.run(["rm", "-r", tmp_path / "out"], check=True)
     result = f"{struck} runs struck: exit 1, nothing partial, completes afterwards"

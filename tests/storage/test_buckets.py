@@ -11,16 +11,14 @@ from pathlib import Path
 
 import pytest
 
+import fake_network
 from clipseg_cli.errors import OutputError, UsageError
 from clipseg_cli.inputs.discovery import discover
 from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.storage import buckets, store
 from clipseg_cli.storage.buckets import Url
-from pictures import Program, picture, save
+from pictures import Program, Shell, picture, save, save_tiny
 from s3 import Bucket, Server
-from test_crash import Swift, images, swift, swift_environment, swift_path
-
-__all__ = ["swift", "swift_environment"]  # fixtures
 
 ASK = "clipseg segment {} -p red -f mask -f soft -f overlay -f coco -o {}"
 POST = "clipseg post {}/out -t 0.4 -f mask -f overlay -o {}/post"
@@ -36,9 +34,9 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def bucket(server: Server, swift_environment: dict[str, str]) -> Iterator[Bucket]:
-    """An empty bucket on that server, which `swift` uses."""
-    swift_environment |= server.environment
+def bucket(server: Server, quick_environment: dict[str, str]) -> Iterator[Bucket]:
+    """An empty bucket on that server, which `quick_shell` uses."""
+    quick_environment |= server.environment
     yield server.bucket()
     server.trouble()
 
@@ -47,9 +45,9 @@ def bucket(server: Server, swift_environment: dict[str, str]) -> Iterator[Bucket
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with 40 images, every ninth truncated, with a run of them and a run of `post`."""
     folder = tmp_path_factory.mktemp("here")
-    images(folder / "imgs", 40, corrupt=9)
+    save_tiny(folder / "imgs", 40, corrupt=9)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    environment = os.environ | {"CLIPSEG_MODEL": "shapes", "PYTHONPATH": swift_path(), "PATH": path}
+    environment = os.environ | {"CLIPSEG_MODEL": "shapes", "PYTHONPATH": fake_network.python_path(), "PATH": path}
     line = f"{ASK.format('imgs', 'out')} -q; {POST.format('.', '.')} -q"
     subprocess.run(["bash", "-c", line], cwd=folder, env=environment, check=False)
     assert (folder / "post/manifest.jsonl").is_file()
@@ -76,40 +74,40 @@ def _plain(found: dict[str, bytes]) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_a_run_from_bucket_to_bucket_gives_the_same_bytes(swift: Swift, bucket: Bucket, here: Path) -> None:
+def test_a_run_from_bucket_to_bucket_gives_the_same_bytes(quick_shell: Shell, bucket: Bucket, here: Path) -> None:
     """The tree equals that of a run from folder to folder. Repeated, it does not load the model, and processes again
     only what was changed or deleted. Other settings are refused. `status`, `post` and `report` read it."""
     bucket.up(here / "imgs")
     ask = ASK.format(f"{bucket.url}/imgs", f"{bucket.url}/out/")
-    first = swift(ask + " -j 2", expect=3)
+    first = quick_shell(ask + " -j 2", expect=3)
     assert distant(bucket) == local(here / "out")
     assert f"36 of 40 images done, 4 failed (see {bucket.url}" in first.stderr
     assert first.stdout.splitlines()[0].startswith(f"{bucket.url}/out/masks/red/")
-    again = swift(ask, expect=3)
+    again = quick_shell(ask, expect=3)
     assert "36 before" in again.stderr and "model red" not in again.stderr and again.stdout == first.stdout
     assert distant(bucket) == local(here / "out")
-    assert "other settings" in swift(ask.replace("-p red", "-p red -t 0.7"), expect=1).stderr
-    swift(POST.format(bucket.url, bucket.url), expect=3)
+    assert "other settings" in quick_shell(ask.replace("-p red", "-p red -t 0.7"), expect=1).stderr
+    quick_shell(POST.format(bucket.url, bucket.url), expect=3)
     assert distant(bucket, "post") == local(here / "post")
-    assert swift(f"clipseg report {bucket.url}/out").stdout.strip() == f"{bucket.url}/out/report.html"
+    assert quick_shell(f"clipseg report {bucket.url}/out").stdout.strip() == f"{bucket.url}/out/report.html"
     assert len(bucket.down("out")["report.html"]) > 10_000
     bucket.put("imgs/0/00000.png", (here / "imgs/1/00001.png").read_bytes())
     bucket.client.delete_object(Bucket=bucket.name, Key="out/masks/red/2/00002.png")
-    assert "34 before" in swift(ask, expect=3).stderr
-    done = json.loads(swift(f"clipseg status {bucket.url}/out --json", expect=3).stdout)
+    assert "34 before" in quick_shell(ask, expect=3).stderr
+    done = json.loads(quick_shell(f"clipseg status {bucket.url}/out --json", expect=3).stdout)
     assert done["done"] == 36 and done["failed"] == {"corrupt": 4} and done["missing"] == []
 
 
 @pytest.mark.slow
 def test_a_killed_run_is_resumed_to_the_same_bytes(
-    swift: Swift, swift_environment: dict[str, str], bucket: Bucket, here: Path
+    quick_shell: Shell, quick_environment: dict[str, str], bucket: Bucket, here: Path
 ) -> None:
     """After kill -9 in the middle, no object is partial. The next run does not repeat what was written, and its
     result equals that of an uninterrupted run."""
     bucket.up(here / "imgs")
     ask = ASK.format(f"{bucket.url}/imgs", f"{bucket.url}/out") + " -b 2"
     with subprocess.Popen(
-        ask.split(), cwd=here, env=swift_environment | {"RED_PARTS": "1"}, stdout=subprocess.PIPE,
+        ask.split(), cwd=here, env=quick_environment | {"RED_PARTS": "1"}, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True,
     ) as run:  # fmt: skip
         assert run.stdout is not None
@@ -119,18 +117,18 @@ def test_a_killed_run_is_resumed_to_the_same_bytes(
     whole = local(here / "out")
     for name, data in distant(bucket).items():
         assert name.endswith((".json", ".jsonl")) or data == whole[name], name
-    before = re.search(r"\((\d+) before\)", swift(ask, expect=3).stderr)
+    before = re.search(r"\((\d+) before\)", quick_shell(ask, expect=3).stderr)
     assert before and 8 <= int(before[1]) < 36
     assert distant(bucket) == whole
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["errors", "disconnects"])
-def test_failed_requests_are_retried(swift: Swift, bucket: Bucket, server: Server, here: Path, kind: str) -> None:
+def test_failed_requests_are_retried(quick_shell: Shell, bucket: Bucket, server: Server, here: Path, kind: str) -> None:
     """Every tenth request fails with 500 or 503 SlowDown, or with a disconnect: the bytes are the same."""
     bucket.up(here / "imgs")
     server.trouble(kind, every=10)
-    done = swift(ASK.format(f"{bucket.url}/imgs", f"{bucket.url}/out"), expect=3)
+    done = quick_shell(ASK.format(f"{bucket.url}/imgs", f"{bucket.url}/out"), expect=3)
     assert server.troubles() >= 10 and "36 of 40 images done, 4 failed" in done.stderr
     server.trouble()
     assert distant(bucket) == local(here / "out")
@@ -138,47 +136,49 @@ def test_failed_requests_are_retried(swift: Swift, bucket: Bucket, server: Serve
 
 @pytest.mark.slow
 def test_a_failed_read_is_a_record_and_a_failed_write_ends_the_run(
-    swift: Swift, bucket: Bucket, server: Server, tmp_path: Path
+    quick_shell: Shell, bucket: Bucket, server: Server, tmp_path: Path
 ) -> None:
     """An image that the server never returns is a failed record, and the next run processes it. An output that it
     refuses ends the run with exit code 1 and is named; before the model is loaded if every output is refused."""
-    images(tmp_path / "imgs", 4)
+    save_tiny(tmp_path / "imgs", 4)
     bucket.up(tmp_path / "imgs")
     ask = ASK.format(f"{bucket.url}/imgs", f"{bucket.url}/out")
     server.trouble("errors", path="imgs/2/00002.png")
-    told = swift(ask, expect=3, **TWICE).stderr
+    told = quick_shell(ask, expect=3, **TWICE).stderr
     assert "00002.png: permission: could not be read" in told and "3 of 4 images done" in told
     server.trouble("deny", path="out/masks")
-    told = swift(ask, expect=1, **TWICE).stderr
+    told = quick_shell(ask, expect=1, **TWICE).stderr
     assert f"cannot write {bucket.url}/out/masks/red/2/00002.png: Access Denied" in told
     assert "run the same command again" in told
     server.trouble("deny")
-    told = swift(ask.replace("/out", "/other"), expect=1, **TWICE).stderr
+    told = quick_shell(ask.replace("/out", "/other"), expect=1, **TWICE).stderr
     assert f"cannot write {bucket.url}/other/run.json" in told and "model red" not in told
     server.trouble()
-    assert "(3 before)" in swift(ask).stderr
+    assert "(3 before)" in quick_shell(ask).stderr
 
 
 @pytest.mark.slow
-def test_shards_lists_globs_and_single_images(swift: Swift, bucket: Bucket, here: Path, tmp_path: Path) -> None:
+def test_shards_lists_globs_and_single_images(quick_shell: Shell, bucket: Bucket, here: Path, tmp_path: Path) -> None:
     """Parallel shards make one run; lists and globs may contain URLs; one image gives one object."""
     bucket.up(here / "imgs")
     ask = ASK.format(f"{bucket.url}/imgs", f"{bucket.url}/out") + " -q"
-    swift(
+    quick_shell(
         f"seq 0 1 | xargs -P 2 -I{{}} {ask} --shard {{}}/2", expect=123
     )  # exit code 3 of each shard, since each has truncated images
-    assert "40 images" in swift(f"clipseg merge {bucket.url}/out").stdout
+    assert "40 images" in quick_shell(f"clipseg merge {bucket.url}/out").stdout
     assert distant(bucket) == local(here / "out")
     save(tmp_path / "imgs/a.png", picture(48, 40))
     (tmp_path / "list").write_text(f"{bucket.url}/imgs/0/00000.png\n{bucket.url}/imgs/nix.png\nimgs/a.png\n")
-    names = swift(f"clipseg segment --files-from list -p red -o {bucket.url}/listed", expect=3).stdout.splitlines()
+    names = quick_shell(
+        f"clipseg segment --files-from list -p red -o {bucket.url}/listed", expect=3
+    ).stdout.splitlines()
     inner = [name.removeprefix(f"{bucket.url}/listed/masks/red/") for name in names]
     assert inner == [f"{bucket.name}/imgs/0/00000.png", "imgs/a.png"]
     rows = [json.loads(line) for line in bucket.down("listed")["manifest.jsonl"].splitlines()]
     assert [row.get("error", {}).get("class") for row in rows] == [None, "vanished", None]
-    planned = swift(f"clipseg segment '{bucket.url}/imgs/**/0000[0-4].png' -p red -n").stdout.splitlines()
+    planned = quick_shell(f"clipseg segment '{bucket.url}/imgs/**/0000[0-4].png' -p red -n").stdout.splitlines()
     assert len(planned) == 5 and planned[0].startswith(f"{bucket.url}/imgs/0/00000.png -> masks/red/{bucket.name}/imgs")
-    swift(f"clipseg segment {bucket.url}/imgs/0/00000.png -p red -o {bucket.url}/one.png")
+    quick_shell(f"clipseg segment {bucket.url}/imgs/0/00000.png -p red -o {bucket.url}/one.png")
     one = bucket.client.get_object(Bucket=bucket.name, Key="one.png")["Body"].read()
     assert one == (here / "out/masks/red/0/00000.png").read_bytes()
 
@@ -215,12 +215,12 @@ with contextlib.redirect_stderr(io.StringIO()):
 
 
 @pytest.mark.slow
-def test_a_run_from_folder_to_folder_does_not_import_fsspec(swift_environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_run_from_folder_to_folder_does_not_import_fsspec(quick_environment: dict[str, str], tmp_path: Path) -> None:
     """Also if the folders are given as file:// URLs."""
     save(tmp_path / "imgs/b.png", picture(48, 40))
     arguments = ["segment", f"file://{tmp_path}/imgs", "-p", "red", "-o", f"file://{tmp_path}/out", "-q"]
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT, *arguments], cwd=tmp_path, env=swift_environment, capture_output=True,
+        [sys.executable, "-c", WITHOUT, *arguments], cwd=tmp_path, env=quick_environment, capture_output=True,
         text=True, stdin=subprocess.DEVNULL, check=True,
     )  # fmt: skip
     assert done.stdout.splitlines()[-1] == "0 False" and (tmp_path / "out/masks/red/b.png").is_file()
@@ -236,7 +236,7 @@ def memory() -> Iterator[str]:
 def test_a_run_in_memory_equals_one_in_folders(clipseg: Program, memory: str, tmp_path: Path) -> None:
     """From bucket to bucket the bytes are those from folder to folder. The next run resumes; `status`, `post` and
     `report` read the bucket."""
-    images(tmp_path / "imgs", 3, corrupt=3)
+    save_tiny(tmp_path / "imgs", 3, corrupt=3)
     for path in (tmp_path / "imgs").rglob("*.png"):
         (Url(memory) / str(path.relative_to(tmp_path / "imgs"))).write(path.read_bytes())
     ask = "clipseg segment {} -p red -f mask -f soft -f coco -o {}"

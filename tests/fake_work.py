@@ -1,4 +1,4 @@
-"""Work for workers, as `engines` takes it: no network, and deaths by name. Workers import it by its name."""
+"""Work for workers without a network, which fails by the names of images. Worker processes import it by its name."""
 
 import os
 import signal
@@ -15,9 +15,11 @@ from clipseg_cli.run.workers import Notice, Progress, Send
 
 
 def work(sources: Iterable[Source], send: Send) -> Iterator[Record]:
-    """A record a source; holds a few back until it must give them, as the pipeline does. Names say what happens:
-    `kill` and `crash` end the process, `once` does so the first time, `full` ends the run, `slow` takes a minute,
-    `stuck` never loads."""
+    """Yields a record per source, whose width is the process number. Like the pipeline, it holds a few records back.
+
+    A name that contains `kill`, `crash` or `bug` ends the process; `once` does so the first time; `full` ends the run;
+    `slow` takes a minute; `stuck` never loads.
+    """
     send(Notice("at work", {"worker": "told"}))
     held: list[Record] = []
     for source in sources:
@@ -30,7 +32,7 @@ def work(sources: Iterable[Source], send: Send) -> Iterator[Record]:
             os.kill(os.getpid(), signal.SIGKILL)
         if "crash" in source.name:
             os.abort()
-        if "wrong" in source.name:
+        if "bug" in source.name:
             raise RuntimeError("a bug")
         if "once" in source.name and not Path(source.path).exists():
             Path(source.path).touch()
@@ -46,15 +48,15 @@ def work(sources: Iterable[Source], send: Send) -> Iterator[Record]:
 
 
 def main() -> None:
-    """A parent that a test may kill: does `slow` images with two workers, telling their process numbers first."""
-    from clipseg_cli.run.processes import run
+    """Runs two workers as a main process that a test may kill. Prints each image and its worker's process number."""
+    from clipseg_cli.run import processes
 
     sources = [Source("x", name, "x") for name in sys.argv[1:]]
-    for record in run(sources, [work, work], lambda news: None, 8):
+    for record in processes.run(sources, [work, work], lambda notice: None, 8):
         print(record.image, record.width, flush=True)
 
 
 if __name__ == "__main__":
-    sys.modules["hands"] = sys.modules["__main__"]
-    work.__module__ = "hands"
+    sys.modules["fake_work"] = sys.modules["__main__"]
+    work.__module__ = "fake_work"
     main()

@@ -1,0 +1,66 @@
+"""The pipeline with a fake segmenter: what it does when the memory is short."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from clipseg_cli.errors import ImageError
+from clipseg_cli.inputs.source import Source
+from clipseg_cli.prompts.text import Prompt
+from clipseg_cli.run import pipeline
+from clipseg_cli.settings.masks import MaskOptions
+from pictures import save
+
+
+class SmallSegmenter:
+    """A segmenter whose device has memory for `room` images at once, and for no grey one."""
+
+    side = 8
+
+    def __init__(self, room: int, error: Exception) -> None:
+        self.room, self.error, self.tried = room, error, list[int]()
+
+    def resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Returns the colour of the image's corner."""
+        return np.broadcast_to(image[:1, :1], (8, 8, 3))
+
+    def encode(self, images: Sequence[NDArray[np.uint8]], *, pooled: bool) -> SimpleNamespace:
+        """Returns the images, or raises the device's error."""
+        self.tried.append(len(images))
+        if len(images) > self.room or any(image.max() == image.min() for image in images):
+            raise self.error
+        return SimpleNamespace(images=images, pooled=None)
+
+    def logits(self, features: SimpleNamespace, embeddings: object) -> NDArray[np.float32]:
+        """Returns float32 (N, 1, 8, 8): above 0 where the corner is redder than 35."""
+        return np.stack([image[None, :, :, 0].astype(np.float32) - 35 for image in features.images])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+     RuntimeError("DefaultCPUAllocator: can't allocate memory"), RuntimeError("std::bad_alloc")],
+    ids=lambda error: str(error)[:12],
+)  # fmt: skip
+def test_a_batch_too_big_for_the_memory_is_halved(tmp_path: Path, error: Exception) -> None:
+    """Eight images where three fit are tried as 8, 4, 2, 2, 4, 2, 2. One that never fits fails as `out_of_memory`, and
+    the others get their own masks. Another error is not taken for a lack of memory."""
+    sources = []
+    for index in range(8):
+        image = np.full((8, 8, 3), (10 * index, 0, 200), np.uint8) if index != 5 else np.full((8, 8, 3), 7, np.uint8)
+        path = save(tmp_path / f"{index}.png", image)
+        sources.append(Source(str(path), path.name, path.stem))
+    options = MaskOptions((Prompt("x", "x"),), (0.5,), (0,), ("x",))
+    job = pipeline.Job(options, (), 10**6, 8)
+    small = SmallSegmenter(3, error)
+    found = list(pipeline.run(sources, job, lambda: (small, None), lambda path, data: None))  # type: ignore[arg-type]
+    assert small.tried == [8, 4, 2, 2, 4, 2, 1, 1, 2]
+    assert [record.error.kind for record in found if isinstance(record.error, ImageError)] == ["out_of_memory"]
+    assert not found[5].ok and [record.masks[0].area for record in found if record.ok] == [0] * 4 + [64] * 3
+    small.error = RuntimeError("an illegal memory access was encountered")
+    with pytest.raises(RuntimeError, match="illegal"):
+        list(pipeline.run(sources, job, lambda: (small, None), lambda path, data: None))  # type: ignore[arg-type]

@@ -1,0 +1,147 @@
+"""A run as a whole: devices and their workers, output names that are never shared, and when a run gives up."""
+
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+from clipseg_cli.run.embeddings import Wanted
+
+from clipseg_cli.errors import UsageError
+from clipseg_cli.inputs.source import Source
+from clipseg_cli.run import segment
+from clipseg_cli.run.exemplars import Show
+from clipseg_cli.settings.inputs import InputOptions
+from clipseg_cli.settings.masks import MaskOptions
+from clipseg_cli.settings.model import ModelOptions, devices
+from clipseg_cli.settings.outputs import OutputOptions
+from clipseg_cli.settings.run import RunOptions
+from clipseg_cli.storage import store
+from output_folder import tree
+from pictures import Program, Shell, picture, records, save, save_tiny
+
+
+@pytest.mark.parametrize(
+    "text, each",
+    [("auto", ["auto"]), ("cuda:1", ["cuda:1"]), ("cuda:0,1", ["cuda:0", "cuda:1"]), ("cpu,cpu", ["cpu", "cpu"]),
+     ("cuda:0,cuda:3,5,cpu", ["cuda:0", "cuda:3", "cuda:5", "cpu"])],
+)  # fmt: skip
+def test_a_list_of_devices_is_read(text: str, each: list[str]) -> None:
+    """`cuda:0,1` is short for `cuda:0,cuda:1`. A device may be named twice."""
+    assert [*devices(text)] == each
+
+
+@pytest.mark.parametrize("text", ["cuda:0,", "0,1", "cpu,1", "auto,cpu", "cuda:0,x", "gpu", "", "cuda:\u0661"])
+def test_a_wrong_list_of_devices_is_refused(text: str) -> None:
+    """The error shows the right form."""
+    with pytest.raises(UsageError, match="like cuda:0,1"):
+        devices(text)
+
+
+def test_each_device_has_a_worker() -> None:
+    """There is one worker per device, or as many as -j says, the devices in turn. Each gets the request with its
+    device alone."""
+    mask = MaskOptions((), (), (), ())
+    for jobs, plan in ((1, ["cuda:0", "cuda:1"]), (3, ["cuda:0", "cuda:1", "cuda:0"])):
+        request = segment.Request(
+            ModelOptions(device="cuda:0,1"), Wanted((), (), ()), (), mask, False, OutputOptions(), InputOptions(), (),
+            Show(), RunOptions(jobs=jobs),
+        )  # fmt: skip
+        assert [one.model.device for one in segment._crew(request)] == plan
+
+
+@pytest.mark.slow
+def test_several_devices_do_one_run(quick_shell: Shell, tmp_path: Path) -> None:
+    """Two workers of two devices write the files of one, and run.json names the devices."""
+    save_tiny(tmp_path / "imgs", 60)
+    quick_shell("clipseg segment imgs -p red -o one; clipseg segment imgs -p red -o two --device cpu,cpu")
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+    assert json.loads((tmp_path / "two/run.json").read_text())["device"] == "cpu"
+
+
+def test_a_device_that_is_wrong_or_absent_is_refused(clipseg: Program, tmp_path: Path) -> None:
+    """Both are usage errors."""
+    save(tmp_path / "imgs/a.png", picture(48, 48))
+    assert "like cuda:0,1" in clipseg("clipseg segment imgs -p circle --device cuda:0,", expect=2).stderr
+    assert "no device 'cuda:9" in clipseg("clipseg find imgs -p circle --device cuda:98,99", expect=2).stderr
+
+
+@pytest.mark.parametrize("flag", ["--fail-fast", "--max-errors 2"])
+def test_a_run_stops_at_so_many_errors(clipseg: Program, tmp_path: Path, flag: str) -> None:
+    """The run ends with 1 once so many images failed. Each is in the manifest, and the model was not loaded."""
+    for index in range(60):
+        (tmp_path / f"{index:02}.jpg").write_bytes(b"\xff\xd8\xff\xe0 not much of an image")
+    done = clipseg(f"clipseg segment . -p circle {flag}", expect=1)
+    allowed = 1 if flag == "--fail-fast" else 2
+    assert f"stopped: {allowed} images failed" in done.stderr and "model shapes" not in done.stderr
+    rows = records(tmp_path / "clipseg-out/manifest.jsonl")
+    assert [row["error"]["class"] for row in rows] == ["corrupt"] * allowed
+
+
+def test_two_images_never_share_an_output(
+    quick_clipseg: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every image has a mask of its own: `a.jpg` beside `a.png`, an absolute and a relative path of one spelling, a
+    folder with the name of an image's mask. The same command again changes nothing."""
+    names = ["sub.jpg", "sub.png/a.jpg", "sub.jpg.png/b.jpg", "a.jpg", "a.png", "A.jpg"]
+    for seed, name in enumerate(names):
+        save(tmp_path / "imgs" / name, picture(48, 40, seed))
+    quick_clipseg("clipseg segment imgs -p red -o out")
+    masks = [row["masks"][0]["path"] for row in records(tmp_path / "out/manifest.jsonl")]
+    assert len(set(masks)) == len(names) and all((tmp_path / "out" / path).is_file() for path in masks)
+    inner = tmp_path / "imgs" / str(tmp_path).lstrip("/")  # named from imgs/, it looks like the absolute path
+    save(inner / "imgs/a.jpg", picture(48, 40, 9))
+    line = f"clipseg segment {tmp_path}/imgs/a.jpg {inner.relative_to(tmp_path / 'imgs')}/imgs/a.jpg"
+    monkeypatch.chdir(tmp_path / "imgs")
+    for _ in range(2):
+        quick_clipseg(f"{line} a.jpg ./a.jpg -p red -o ../two")
+        rows = records(tmp_path / "two/manifest.jsonl")
+        assert len(rows) == 3 == len({row["masks"][0]["path"] for row in rows})
+
+
+def test_two_folders_in_one_output_folder_share_no_output(
+    quick_clipseg: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One run after the other, over two folders with an image of one name, and over an absolute and a relative path of
+    one spelling: every image has its own mask and keeps it, and a further run finds all done."""
+    relative = f"b/{tmp_path}/a/x.png".replace("//", "/")
+    for seed, name in enumerate(["a/x.png", "b/x.png", relative]):
+        save(tmp_path / name, picture(48 + seed, 40, seed))
+    lines = [(tmp_path, "a"), (tmp_path, "b -d 1"), (tmp_path, f"{tmp_path}/a/x.png")]
+    lines += [(tmp_path / "b", relative.removeprefix("b/"))]
+    for turn in range(2):
+        for folder, inputs in lines:
+            monkeypatch.chdir(folder)
+            told = quick_clipseg(f"clipseg segment {inputs} -p red -o {tmp_path}/out").stderr
+            assert told.count("(1 before)") == turn
+    rows = records(tmp_path / "out/manifest.jsonl")
+    paths = [tmp_path / "out" / row["masks"][0]["path"] for row in rows]
+    assert len(rows) == 4 == len({row["image"] for row in rows}) == len(set(paths))
+    assert [cv2.imread(str(path)).shape for path in paths] == [(40, row["width"], 3) for row in rows]
+
+
+def test_a_mask_does_not_outlive_its_image(quick_clipseg: Program, tmp_path: Path) -> None:
+    """If an image is replaced by one that cannot be read, or by one without the object under --empty skip, its old
+    files are deleted. Those of other images stay."""
+    line = "clipseg segment imgs -p red -f mask -f overlay -f yolo --empty skip -o out"
+    for name in "abc":
+        save(tmp_path / f"imgs/{name}.png", picture(48, 40, 3))
+    quick_clipseg(line)
+    files = sorted((tmp_path / "out").rglob("a.*"))
+    assert [path.suffix for path in files] == [".png", ".jpg", ".jpg", ".txt"]
+    (tmp_path / "imgs/a.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    save(tmp_path / "imgs/b.png", 0 * picture(48, 40, 3))
+    quick_clipseg(line, expect=3)
+    assert not any(path.exists() for path in files)
+    assert {path.parent.name for path in (tmp_path / "out").rglob("b.*")} == {"overlays", "images", "labels"}
+    assert len([*(tmp_path / "out").rglob("c.*")]) == len(files)
+
+
+def test_names_stay_apart_on_a_file_system_that_folds_them(tmp_path: Path) -> None:
+    """If `A.png` and `a.png` are one file, or two spellings of é, the second image's output is marked. The file system
+    of this machine does not fold names, and the program finds that out."""
+    names = ["a", "A", "caf\u00e9", "cafe\u0301", "Stra\u00dfe", "STRASSE", "b"]
+    found = list(segment._unfolded(Source(name, name, name) for name in names))
+    assert [source.output == source.name for source in found] == [True, False, True, False, True, False, True]
+    assert len({store.folded(source.output) for source in found}) == len(names)
+    assert not store.folds(tmp_path) and not [*tmp_path.iterdir()]
