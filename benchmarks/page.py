@@ -32,8 +32,9 @@ READ = f"document.querySelectorAll('.card:not(.waiting)').length === {VISIBLE}"
 # The time of the last key is that of its event; all is new once no question waits and every picture shows the latest.
 KEYS = "addEventListener('input', () => { window.key = performance.now(); }, true)"
 SHOWN = """new Promise(done => { const look = () => {
-    const fresh = !due && [...document.querySelectorAll('.card canvas')].every(each => each.dataset.generation == generation);
-    if (fresh) done((performance.now() - window.key) / 1000); else requestAnimationFrame(look); }; look(); })"""
+    const fresh = canvas => canvas.dataset.generation == generation;
+    const ready = !due && [...document.querySelectorAll('.card canvas')].every(fresh);
+    if (ready) done((performance.now() - window.key) / 1000); else requestAnimationFrame(look); }; look(); })"""
 
 
 @dataclass(frozen=True, slots=True)
