@@ -39,7 +39,7 @@ class Server:
             reply = connection.getresponse()
             return reply.status, reply.read()
 
-    def own(self, path: str, body: Any = None) -> Any:
+    def as_page(self, path: str, body: Any = None) -> Any:
         """Sends a request with the token, as the page does; returns the JSON of a successful reply."""
         status, content = self.ask(path, body, X_Token=self.token)
         assert status == 200, content
@@ -47,12 +47,12 @@ class Server:
 
     def names(self) -> list[str]:
         """Returns the names of the images, in the order of the page."""
-        return list(self.own("/images")["images"])
+        return list(self.as_page("/images")["images"])
 
     def until_encoded(self) -> None:
         """Waits until every image is encoded or has failed."""
         end = time.monotonic() + 300
-        while (status := self.own("/status"))["encoded"] + status["failed"] < status["images"]:
+        while (status := self.as_page("/status"))["encoded"] + status["failed"] < status["images"]:
             assert time.monotonic() < end and status["model_error"] is None, status
             time.sleep(0.02)
 

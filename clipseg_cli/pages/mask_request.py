@@ -1,4 +1,4 @@
-"""What the live page asks for: prompts and clean-up, parsed from its JSON, and the same as command-line options."""
+"""Requests of the live page for masks: parsed from its JSON, and written as command-line options."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

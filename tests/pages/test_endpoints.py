@@ -70,7 +70,7 @@ def test_masks_of_a_text_prompt_and_of_an_exemplar(small: Server) -> None:
     expected = cv2.imread(str(SAMPLES / "masks/a-red-circle/balcony.png"), 0)
     exemplar = {"label": "exemplar", "image": index, "box": cv2.boundingRect(expected)}
     body = {"prompts": [{"text": "a red circle"}, exemplar | {"threshold": 0.5}], "images": [*range(len(names))]}
-    reply = small.own("/masks", body | {"full_size": True})
+    reply = small.as_page("/masks", body | {"full_size": True})
     assert [each["id"] for each in reply["images"]] == body["images"]
     assert "broken" in reply["images"][-1]["failed"]
     found = reply["images"][index]
@@ -81,7 +81,7 @@ def test_masks_of_a_text_prompt_and_of_an_exemplar(small: Server) -> None:
     for mask in found["masks"]:
         assert iou(decoded(mask["mask"]), expected) > 0.6 and mask["presence"] > 0.5
         assert mask["area"] == pytest.approx(np.count_nonzero(decoded(mask["mask"])) / expected.size)
-    small_masks = small.own("/masks", body)["images"][index]["masks"]
+    small_masks = small.as_page("/masks", body)["images"][index]["masks"]
     assert max(decoded(small_masks[0]["mask"]).shape) == 360
     x, y, width, height = cv2.boundingRect(expected)
     assert reply["command"].endswith(
@@ -98,9 +98,9 @@ def decoded(url: str) -> np.ndarray:
 def test_an_older_request_is_stale(small: Server) -> None:
     """A request older than the newest one is not computed; a full-size one is, because it belongs to a dialog."""
     body = {"prompts": [{"text": "red"}], "images": [0]}
-    assert "images" in small.own("/masks", body | {"generation": 2_000_000_000_000_000})
-    assert small.own("/masks", body | {"generation": 1}) == {"stale": True}
-    assert "images" in small.own("/masks", body | {"generation": 1, "full_size": True})
+    assert "images" in small.as_page("/masks", body | {"generation": 2_000_000_000_000_000})
+    assert small.as_page("/masks", body | {"generation": 1}) == {"stale": True}
+    assert "images" in small.as_page("/masks", body | {"generation": 1, "full_size": True})
 
 
 def test_a_link_out_of_the_folder_is_not_opened(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from clipseg_cli.masks import cleanup, coco_codec, outline, soft_maps
 from clipseg_cli.outputs.writers import raster
 from clipseg_cli.outputs.writers.result import File, Result
 
-PARTS = ".clipseg-parts"  # folder of the fragments that `per_run.py` assembles
+FRAGMENTS = ".clipseg-parts"  # folder of the fragments that `per_run.py` assembles
 LABELME = "5.5.0"  # version of the file format
 
 
@@ -46,13 +46,13 @@ def coco(stem: str, result: Result) -> Iterator[File]:
         )
     name = result.name.encode("utf-8", "backslashreplace").decode("utf-8")
     image = {"file_name": name, "width": width, "height": height}
-    part = {"categories": list(result.labels), "image": image, "annotations": annotations}
-    yield f"{PARTS}/coco/{stem}.json", None, _json(part)
+    fragment = {"categories": list(result.labels), "image": image, "annotations": annotations}
+    yield f"{FRAGMENTS}/coco/{stem}.json", None, _json(fragment)
 
 
 def _polygons(mask: NDArray[np.uint8]) -> list[list[int]]:
     """Returns one polygon per component. COCO has no holes, so a zero-width channel connects each hole to the edge."""
-    return [outline.cut_open(outline.simplified(part)).ravel().tolist() for part in outline.edges(mask)]
+    return [outline.cut_open(outline.simplified(component)).ravel().tolist() for component in outline.edges(mask)]
 
 
 def yolo(stem: str, result: Result) -> Iterator[File]:
@@ -65,8 +65,8 @@ def yolo(stem: str, result: Result) -> Iterator[File]:
     height, width = result.masks[0].shape
     lines = []
     for index, mask in objects(result):
-        for part in outline.centres(mask):
-            ring = outline.cut_open(outline.simplified(part))
+        for component in outline.centres(mask):
+            ring = outline.cut_open(outline.simplified(component))
             ring = ring if len(ring) > 2 else np.repeat(ring, 3, 0)  # readers drop polygons of fewer than three points
             fractions = (ring + 0.5) / (width, height)
             lines.append(f"{index} " + " ".join(f"{fraction:.6f}" for fraction in fractions.ravel()))
@@ -110,8 +110,8 @@ def labelme(stem: str, result: Result) -> Iterator[File]:
     height, width = result.masks[0].shape
     shapes = []
     for group, (index, mask) in enumerate(objects(result), 1):
-        for part in outline.centres(mask):
-            ring = outline.cut_open(outline.simplified(part))
+        for component in outline.centres(mask):
+            ring = outline.cut_open(outline.simplified(component))
             ring = ring if len(ring) > 2 else np.repeat(ring, 3, 0)  # labelme refuses fewer than three points
             shapes.append(
                 {
@@ -142,7 +142,7 @@ def svg(stem: str, result: Result) -> Iterator[File]:
     height, width = result.masks[0].shape
     paths = []
     for index, (label, slug, mask) in enumerate(zip(result.labels, result.slugs, result.masks, strict=True)):
-        rings = [ring for part in outline.edges(mask) for ring in (part.outer, *part.holes)]
+        rings = [ring for component in outline.edges(mask) for ring in (component.outer, *component.holes)]
         line = "".join("M" + " ".join(f"{x},{y}" for x, y in ring.tolist()) + "z" for ring in rings)
         red, green, blue = result.colour(index)
         paths.append(

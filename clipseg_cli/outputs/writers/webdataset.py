@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Iterator
 
 from clipseg_cli.outputs.writers import raster
-from clipseg_cli.outputs.writers.annotations import PARTS
+from clipseg_cli.outputs.writers.annotations import FRAGMENTS
 from clipseg_cli.outputs.writers.result import File, Result
 
 
@@ -37,4 +37,4 @@ def webdataset(stem: str, result: Result) -> Iterator[File]:
         info.size = len(content)
         data.write(info.tobuf(tarfile.PAX_FORMAT))
         data.write(content + bytes(-len(content) % tarfile.BLOCKSIZE))
-    yield f"{PARTS}/webdataset/{stem}.tar", None, data.getvalue()
+    yield f"{FRAGMENTS}/webdataset/{stem}.tar", None, data.getvalue()
