@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.process import Timing, run
-from clipseg_cli.inputs.discovery import Source, discover
+from clipseg_cli.inputs.discovery import discover
+from clipseg_cli.inputs.source import Source
 from clipseg_cli.outputs.manifest import JOURNAL, MANIFEST, Ledger, Mask, Record
-from clipseg_cli.run.engines import News, Tell
-from clipseg_cli.settings import InputOptions, MaskOptions
+from clipseg_cli.run.workers import Notice, Notify
+from clipseg_cli.settings.inputs import InputOptions
+from clipseg_cli.settings.masks import MaskOptions
 
 PROMPT = "a red circle"
 STAGED = 24  # images whose stages are looked at one by one, in each process
@@ -187,9 +189,9 @@ def bookkeeping(folder: str, place: str) -> None:
     print(json.dumps({"walk": walk, "ledger": added, "lines": lines, "known": known}))
 
 
-def echo(sources: Iterable[Source], tell: Tell) -> Iterator[Record]:
+def echo(sources: Iterable[Source], tell: Notify) -> Iterator[Record]:
     """Work that is none: the record tells the process and, in microseconds, the time that it has used."""
-    tell(News("echo"))
+    tell(Notice("echo"))
     for source in sources:
         yield replace(sample(source), width=os.getpid(), height=int(time.process_time() * 1e6))
 
@@ -198,15 +200,14 @@ def traffic(count: int, actors: int) -> None:
     """Prints what it costs to send images to actors and to have their records back."""
     import ray
 
-    from clipseg_cli.run import engines
-    from clipseg_cli.run.ray_actors import STORE
+    from clipseg_cli.run import ray_actors
 
-    ray.init("local", include_dashboard=False, log_to_driver=False, object_store_memory=STORE)
+    ray.init("local", include_dashboard=False, log_to_driver=False, object_store_memory=ray_actors.STORE)
     sources = (Source(f"imgs/{index:09}.jpg", f"imgs/{index:09}.jpg", f"{index:09}") for index in range(count))
     first: dict[int, int] = {}
     last: dict[int, int] = {}
     begun = 0.0
-    for number, record in enumerate(engines.ray(sources, [echo] * actors, lambda news: None, 8 * BATCH)):
+    for number, record in enumerate(ray_actors.run(sources, [echo] * actors, lambda news: None, 8 * BATCH)):
         if number == count // 4:
             begun = time.process_time()
             first = {}

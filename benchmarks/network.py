@@ -16,7 +16,7 @@ import torch
 
 from clipseg_cli import Segmenter
 from clipseg_cli.model.architecture import read_architecture
-from clipseg_cli.model.segmenter import DTYPES
+from clipseg_cli.model.devices import DTYPES
 
 BATCH = 4  # images encoded at once, as a run does
 PROMPTS = [f"a cat number {number}" for number in range(8)]

@@ -1,4 +1,4 @@
-"""`python -m clipseg_cli`."""
+"""Runs the command line: `python -m clipseg_cli`."""
 
 from clipseg_cli.cli.main import main
 

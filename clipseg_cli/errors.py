@@ -1,4 +1,4 @@
-"""Everything that can go wrong, as one tree. Each class knows its exit code; `cli.main` is the only handler.
+"""All errors of this program, as one tree. Each class has its exit code; only `cli.main` handles them.
 
     ClipsegError            1   fatal
     ├── UsageError          2   a flag, a prompt, a configuration file
@@ -6,7 +6,7 @@
     ├── ModelError          1   weights missing, damaged or refused
     ├── OutputError         1   disk full, output refused
     ├── TooManyErrors       1   as many failed images as --max-errors allows
-    └── ImageError          3   one image failed: it becomes a record and the run goes on
+    └── ImageError          3   one image failed: the failure is a record, and the run continues
 
 A message says what is wrong, where, and what to try.
 """
@@ -16,17 +16,17 @@ from typing import Literal, get_args
 
 ErrorClass = Literal[
     "empty",  # zero bytes
-    "unsupported",  # not an image, or a format or pixel mode that is not read
-    "corrupt",  # starts like an image and is broken
+    "unsupported",  # not an image, or a format or pixel mode that cannot be read
+    "corrupt",  # starts like an image, then cannot be decoded
     "too_large",  # more pixels than --max-pixels
-    "vanished",  # listed, then gone; mistyped; a link that leads nowhere
-    "changed",  # modified while it was read
-    "permission",  # may not be read
-    "not_a_file",  # a folder, socket or device where a file was named
-    "output_conflict",  # its output path is taken by another image or by a folder
+    "vanished",  # does not exist: deleted after it was listed, mistyped, or a dangling link
+    "changed",  # modified while being read
+    "permission",  # not readable by this user
+    "not_a_file",  # a folder, socket or device in place of a file
+    "output_conflict",  # another image or a folder has its output path
     "out_of_memory",
-    "worker_died",  # the process that handled it was killed
-    "internal",  # a defect of this program
+    "worker_died",  # its worker process was killed
+    "internal",  # a bug in this program
 ]
 ERROR_CLASSES: tuple[str, ...] = get_args(ErrorClass)
 
@@ -34,7 +34,7 @@ Stage = Literal["discover", "load", "encode", "decode", "mask", "write"]
 
 
 class ClipsegError(Exception):
-    """A failure that ends the run. `str(error)` is the line shown to the user."""
+    """An error that ends the run. `str(error)` is the message shown to the user."""
 
     exit_code = 1
 
@@ -52,19 +52,19 @@ class NoInputError(ClipsegError):
 
 
 class ModelError(ClipsegError):
-    """The model cannot be found, fetched, trusted or read."""
+    """The model cannot be found, downloaded, trusted or read."""
 
 
 class OutputError(ClipsegError):
-    """The output cannot be written, or must not be."""
+    """The output cannot be written, or must not be overwritten."""
 
 
 class TooManyErrors(ClipsegError):
-    """As many images failed as the user wants to see."""
+    """As many images failed as --max-errors allows."""
 
 
 class ImageError(ClipsegError):
-    """One image failed at one stage; the run goes on and the manifest carries the reason."""
+    """One image failed at one stage. The run continues, and the manifest records the reason."""
 
     exit_code = 3
 
@@ -74,11 +74,11 @@ class ImageError(ClipsegError):
         self.stage: Stage = stage
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
-        """Pickles with its class and stage, so that a worker process can send it back."""
+        """Pickles the error with its kind and stage, so that a worker process can send it back."""
         return ImageError, (self.kind, self.stage, str(self))
 
 
 def lacks_memory(error: Exception) -> bool:
-    """Whether this is one of the many ways in which torch, OpenCV and Python say so."""
-    said = re.search("out of memory|not enough memory|nsufficient memory|allocate memory|bad_alloc", str(error))
-    return isinstance(error, MemoryError) or said is not None
+    """Tells whether an error of torch, OpenCV or Python means that memory ran out."""
+    matched = re.search("out of memory|not enough memory|nsufficient memory|allocate memory|bad_alloc", str(error))
+    return isinstance(error, MemoryError) or matched is not None

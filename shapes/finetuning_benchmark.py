@@ -20,7 +20,8 @@ from clipseg_cli.datasets.ground_truth import read_mask
 from clipseg_cli.evaluation import metrics
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.model.segmenter import Segmenter
-from clipseg_cli.settings import ModelOptions, Recipe
+from clipseg_cli.settings.model import ModelOptions
+from clipseg_cli.settings.training import Recipe
 from clipseg_cli.training.train import train
 from shapes import queries
 from shapes.markdown import replace_section, table

@@ -1,21 +1,23 @@
-"""Random CLIPSeg checkpoints laid out exactly like the released repositories, for tests that need real weights.
+"""Random CLIPSeg checkpoints with the same files as the released repositories, for tests that need real weights.
 
-The network is transformers' own, so whatever reads these files reads the released ones. The weights are drawn from a
-seed and then levelled on a drawn picture, so that logits lie on both sides of zero and depend on image and prompt.
+The network is transformers' own, so code that reads these files also reads the released ones. The weights are drawn
+from a seed. The last layer is then adjusted on a drawing, so that the logits have both signs and depend on image and
+prompt.
 """
 
 import json
+from collections.abc import Mapping
 from itertools import chain, islice, product
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any, Literal
 
-Size = Literal["tiny", "full"]
+Size = Literal["tiny", "wide", "full"]
 START, END = "<|startoftext|>", "<|endoftext|>"
 FULL_VOCABULARY = 49408  # CLIP: 512 byte tokens, 48,894 merges, start and end
 TINY_MERGES = 300
 SIDE = 352  # pixels
-LOGIT_MEAN, LOGIT_STD = -0.7, 2.0  # both 0 and logit(0.3) = -0.85 then split an image
+LOGIT_MEAN, LOGIT_STD = -0.7, 2.0  # so that an image has logits on both sides of 0 and of logit(0.3) = -0.85
 
 
 def write_checkpoint(
@@ -25,13 +27,16 @@ def write_checkpoint(
     seed: int = 0,
     layout: Literal["released", "saved"] = "released",
     weights: Literal["safetensors", "bin"] = "safetensors",
+    changes: Mapping[str, Any] = {},
 ) -> Path:
-    """Writes one checkpoint directory and returns it. The same arguments give the same tensors.
+    """Writes a checkpoint directory and returns it. The same arguments give the same tensors.
 
-    `tiny`: 187,482 parameters, patch 16, side 352. `full`: rd64-refined's shape, 150,747,746.
+    `tiny`: 187,482 parameters, patch 16, side 352. `full`: the shape of rd64-refined, 150,747,746 parameters.
+    `wide`: the widths of `full`, with the depth and the vocabulary of `tiny`.
     `released`: the files of the CIDAS repositories, without tokenizer.json and with the legacy preprocessor key.
-    `saved`: what transformers 5 writes with `save_pretrained`: tokenizer.json and processor_config.json.
+    `saved`: the files that transformers 5 writes with `save_pretrained`: tokenizer.json and processor_config.json.
     `bin`: pytorch_model.bin with the position_ids buffers of old checkpoints, and no safetensors.
+    `changes`: other values for keys of config.json; a dict changes some keys of a section.
     """
     import torch
     from safetensors.torch import save_file
@@ -39,7 +44,10 @@ def write_checkpoint(
     path.mkdir(parents=True, exist_ok=True)
     write_tokenizer(path, FULL_VOCABULARY - 514 if size == "full" else TINY_MERGES)
     write_json(path / "preprocessor_config.json", PREPROCESSOR)
-    write_json(path / "config.json", configuration(path, size))
+    config = configuration(path, size)
+    for key, value in changes.items():
+        config[key] = config[key] | value if isinstance(value, dict) else value
+    write_json(path / "config.json", config)
     model = network(path, seed)
     if layout == "saved":
         save_like_transformers(path, model)
@@ -56,7 +64,10 @@ def write_checkpoint(
 
 
 def network(path: Path, seed: int) -> Any:
-    """The CLIPSeg of `path`/config.json with levelled random weights, in eval mode. The global generator is kept."""
+    """Returns the CLIPSeg of `path`/config.json with random weights, in eval mode.
+
+    The state of torch's global random generator does not change.
+    """
     import torch
     from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
@@ -78,10 +89,10 @@ def network(path: Path, seed: int) -> Any:
 
 
 def level(model: Any, path: Path) -> None:
-    """Scales and shifts the last layer so that logits of a drawn picture have LOGIT_MEAN and LOGIT_STD."""
+    """Scales and shifts the last layer so that the logits of a drawing have LOGIT_MEAN and LOGIT_STD."""
     import torch
 
-    pixels, ids = picture(), prompts(path)
+    pixels, ids = drawing(), prompts(path)
     last = [module for module in model.decoder.transposed_convolution.modules() if hasattr(module, "bias")][-1]
     logits = model(pixel_values=pixels.expand(len(ids), -1, -1, -1), input_ids=ids).logits
     scale = LOGIT_STD / logits.std()
@@ -90,8 +101,8 @@ def level(model: Any, path: Path) -> None:
     assert torch.isfinite(last.weight).all()
 
 
-def picture() -> Any:
-    """A red disc and a blue bar on a shaded ground: float32 (1, 3, SIDE, SIDE), normalised."""
+def drawing() -> Any:
+    """Returns a red disc and a blue bar on a shaded background: float32 (1, 3, SIDE, SIDE), normalised."""
     import torch
 
     y, x = torch.meshgrid(torch.linspace(-1, 1, SIDE), torch.linspace(-1, 1, SIDE), indexing="ij")
@@ -103,7 +114,7 @@ def picture() -> Any:
 
 
 def prompts(path: Path) -> Any:
-    """Three tokenised prompts: int64 (3, tokens), padded with the end token."""
+    """Returns three tokenised prompts: int64 (3, tokens), padded with the end token."""
     from transformers import CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(path)
@@ -111,7 +122,7 @@ def prompts(path: Path) -> Any:
 
 
 def save_like_transformers(path: Path, model: Any) -> None:
-    """Replaces the released layout in `path` by what `save_pretrained` writes."""
+    """Replaces the released files in `path` by those that `save_pretrained` writes."""
     from transformers import CLIPSegProcessor
 
     processor = CLIPSegProcessor.from_pretrained(path, backend="pil")
@@ -122,7 +133,7 @@ def save_like_transformers(path: Path, model: Any) -> None:
 
 
 def write_tokenizer(path: Path, merge_count: int) -> None:
-    """A valid CLIP byte-level BPE: 256 bytes, 256 bytes that end a word, merges, start, end (the largest id)."""
+    """Writes a valid CLIP byte-level BPE: 256 bytes, 256 word-ending bytes, merges, start, end (the largest id)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in printable]
     symbols = [*map(chr, printable), *(chr(256 + index) for index in range(len(hidden)))]
@@ -140,25 +151,25 @@ def write_tokenizer(path: Path, merge_count: int) -> None:
 
 
 def filler_merges(length: int) -> Any:
-    """Merges that make every word part of `length` letters, inner and word-ending, from parts of `length` - 1."""
+    """Yields the merges that build all tokens of `length` letters, inner and word-ending, from shorter ones."""
     for ending in ("", "</w>"):
         for letters in product(ascii_lowercase, repeat=length):
             yield "".join(letters[:-1]), letters[-1] + ending
 
 
 def configuration(path: Path, size: Size) -> dict[str, Any]:
-    """config.json as the conversion of 2022 wrote it, with the legacy token ids (start 0, end 2)."""
-    full = size == "full"
+    """Returns config.json as the conversion of 2022 wrote it, with the legacy token ids (start 0, end 2)."""
+    deep, wide = size == "full", size != "tiny"
     vocabulary = len(json.loads((path / "vocab.json").read_text(encoding="utf-8")))
     shared = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-05, "attention_dropout": 0.0, "initializer_factor": 1.0}
     text = {
         "model_type": "clipseg_text_model",
         "vocab_size": vocabulary,
         "max_position_embeddings": 77,
-        "hidden_size": 512 if full else 32,
-        "intermediate_size": 2048 if full else 64,
-        "num_hidden_layers": 12 if full else 2,
-        "num_attention_heads": 8 if full else 4,
+        "hidden_size": 512 if wide else 32,
+        "intermediate_size": 2048 if wide else 64,
+        "num_hidden_layers": 12 if deep else 2,
+        "num_attention_heads": 8 if wide else 4,
         "bos_token_id": 0,
         "eos_token_id": 2,
         "pad_token_id": 1,
@@ -169,10 +180,10 @@ def configuration(path: Path, size: Size) -> dict[str, Any]:
         "image_size": 224,
         "patch_size": 16,
         "num_channels": 3,
-        "hidden_size": 768 if full else 48,
-        "intermediate_size": 3072 if full else 96,
-        "num_hidden_layers": 12 if full else 4,
-        "num_attention_heads": 12 if full else 4,
+        "hidden_size": 768 if wide else 48,
+        "intermediate_size": 3072 if wide else 96,
+        "num_hidden_layers": 12 if deep else 4,
+        "num_attention_heads": 12 if wide else 4,
         **shared,
     }
     return {
@@ -181,13 +192,13 @@ def configuration(path: Path, size: Size) -> dict[str, Any]:
         "conditional_layer": 0,
         "decoder_attention_dropout": 0.0,
         "decoder_hidden_act": "quick_gelu",
-        "decoder_intermediate_size": 2048 if full else 64,
+        "decoder_intermediate_size": 2048 if wide else 64,
         "decoder_num_attention_heads": 4,
-        "extract_layers": [3, 6, 9] if full else [1, 2, 3],
+        "extract_layers": [3, 6, 9] if deep else [1, 2, 3],
         "initializer_factor": 1.0,
         "logit_scale_init_value": 2.6592,
-        "projection_dim": 512 if full else 24,
-        "reduce_dim": 64 if full else 16,
+        "projection_dim": 512 if wide else 24,
+        "reduce_dim": 64 if wide else 16,
         "text_config": text,
         "text_config_dict": None,
         "torch_dtype": "float32",
@@ -199,7 +210,7 @@ def configuration(path: Path, size: Size) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Indented JSON, UTF-8."""
+    """Writes indented JSON, UTF-8."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

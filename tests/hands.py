@@ -9,29 +9,29 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from clipseg_cli.errors import OutputError
-from clipseg_cli.inputs.discovery import Source
+from clipseg_cli.inputs.source import Source
 from clipseg_cli.outputs.manifest import Record
-from clipseg_cli.run.engines import News, Send, Step
+from clipseg_cli.run.workers import Notice, Progress, Send
 
 
 def work(sources: Iterable[Source], send: Send) -> Iterator[Record]:
     """A record a source; holds a few back until it must give them, as the pipeline does. Names say what happens:
     `kill` and `crash` end the process, `once` does so the first time, `full` ends the run, `slow` takes a minute,
     `stuck` never loads."""
-    send(News("at work", {"worker": "told"}))
+    send(Notice("at work", {"worker": "told"}))
     held: list[Record] = []
     for source in sources:
         print("a library that prints")
-        send(Step(source.name, "load"))
+        send(Progress(source.name, "load"))
         if "stuck" in source.name:
             threading.Event().wait()
-        send(Step(source.name, "mask"))
+        send(Progress(source.name, "mask"))
         if "kill" in source.name:
             os.kill(os.getpid(), signal.SIGKILL)
         if "crash" in source.name:
             os.abort()
         if "wrong" in source.name:
-            raise RuntimeError("a defect")
+            raise RuntimeError("a bug")
         if "once" in source.name and not Path(source.path).exists():
             Path(source.path).touch()
             signal.raise_signal(signal.SIGSEGV)
@@ -47,10 +47,10 @@ def work(sources: Iterable[Source], send: Send) -> Iterator[Record]:
 
 def main() -> None:
     """A parent that a test may kill: does `slow` images with two workers, telling their process numbers first."""
-    from clipseg_cli.run.engines import local
+    from clipseg_cli.run.processes import run
 
     sources = [Source("x", name, "x") for name in sys.argv[1:]]
-    for record in local(sources, [work, work], lambda news: None, 8):
+    for record in run(sources, [work, work], lambda news: None, 8):
         print(record.image, record.width, flush=True)
 
 

@@ -1,8 +1,8 @@
-"""A model hub on localhost: a real HTTP server that speaks the part of the hub's protocol that downloads use.
+"""A model hub on localhost: a real HTTP server with the part of the hub's protocol that downloads use.
 
 with Hub({"org/name": {"main": {"config.json": b"..."}}}) as hub:
-    ...  # HF_ENDPOINT=hub.url in the environment of a fresh process
-    hub.requests  # what was asked
+    ...  # a new process with HF_ENDPOINT=hub.url in its environment
+    hub.requests  # the requests that it made
 """
 
 import hashlib
@@ -16,12 +16,12 @@ from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
 Files = dict[str, bytes]
-LARGE = 10_000  # bytes: from here on a file is stored apart, as with git-lfs, and named by its sha256
+LARGE = 10_000  # bytes: files of this size and above are stored like git-lfs files and named by their sha256
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request as it arrived. `start` is the first byte of its range, None without one."""
+    """One request. `start` is the first byte of its range, None without a range."""
 
     method: str
     path: str
@@ -31,27 +31,27 @@ class Request:
 
 @dataclass
 class Hub:
-    """`repos`: hub id -> branch, tag or refs/pr/N -> files. `push` moves a branch while the server runs."""
+    """A hub. `repos`: hub id -> branch, tag or refs/pr/N -> files. `push` moves a branch while the server runs."""
 
     repos: Mapping[str, Mapping[str, Files]] = field(default_factory=dict)
     cdn: str | None = None  # another Hub's url: large files are redirected to it
-    gated: frozenset[str] = frozenset()  # repos that ask for consent
-    broken: dict[str, int] = field(default_factory=dict)  # file -> status that it is answered with
+    gated: frozenset[str] = frozenset()  # repos that require consent
+    broken: dict[str, int] = field(default_factory=dict)  # file -> HTTP status of the response
     etags: dict[str, str] = field(default_factory=dict)  # file -> a false ETag
     cuts: dict[str, list[int]] = field(default_factory=dict)  # file -> bytes after which the next connections break
-    ranges: bool = True  # False: every answer is the whole file
+    ranges: bool = True  # False: every response is the whole file
     requests: list[Request] = field(default_factory=list)
     commits: dict[tuple[str, str], Files] = field(default_factory=dict)  # (repo, commit) -> files
     refs: dict[tuple[str, str], str] = field(default_factory=dict)  # (repo, branch) -> commit
 
     def __post_init__(self) -> None:
-        """Takes the repositories in."""
+        """Adds the repositories."""
         for repo, branches in self.repos.items():
             for branch, files in branches.items():
                 self.push(repo, branch, files)
 
     def push(self, repo: str, branch: str, files: Files) -> str:
-        """Makes `files` the content of a branch and returns the commit: 40 hex digits."""
+        """Replaces the content of a branch. Returns the new commit, 40 hex digits."""
         listing = sorted((name, hashlib.sha256(data).hexdigest()) for name, data in files.items())
         commit = hashlib.sha1(json.dumps([repo, listing]).encode()).hexdigest()
         self.commits[repo, commit] = dict(files)
@@ -59,17 +59,17 @@ class Hub:
         return commit
 
     def __enter__(self) -> Self:
-        """Listens on a free port."""
+        """Starts the server on a free port."""
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                answer(hub, self)
+                respond(hub, self)
 
             do_HEAD = do_GET
 
             def log_message(self, *_: Any) -> None:
-                """The log is `Hub.requests`."""
+                """Logs nothing; see `Hub.requests`."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -77,50 +77,50 @@ class Hub:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stops and frees the port."""
+        """Stops the server."""
         self.server.shutdown()
         self.thread.join()
         self.server.server_close()
 
     @property
     def url(self) -> str:
-        """What HF_ENDPOINT has to be."""
+        """The value for HF_ENDPOINT."""
         return f"http://127.0.0.1:{self.server.server_port}"
 
     def count(self, method: str, ending: str) -> int:
-        """How many requests of a method had a path that ends so."""
+        """Counts the requests with this method whose path has this ending."""
         return sum(request.method == method and request.path.endswith(ending) for request in self.requests)
 
 
 def read_files(path: Path) -> Files:
-    """The files of a checkpoint directory, ready to be served."""
+    """Reads the files of a checkpoint directory, ready to be served."""
     return {file.name: file.read_bytes() for file in path.iterdir()}
 
 
-def answer(hub: Hub, http: BaseHTTPRequestHandler) -> None:
-    """Answers one request and notes it."""
+def respond(hub: Hub, http: BaseHTTPRequestHandler) -> None:
+    """Records one request and responds to it."""
     path = unquote(urlsplit(http.path).path)
-    wanted = http.headers.get("Range", "")
-    start = int(wanted.removeprefix("bytes=").split("-")[0]) if wanted else None
+    byte_range = http.headers.get("Range", "")
+    start = int(byte_range.removeprefix("bytes=").split("-")[0]) if byte_range else None
     hub.requests.append(Request(http.command, path, start, http.headers.get("Authorization")))
     try:
         if path.startswith("/api/models/"):
-            answer_api(hub, http, path.removeprefix("/api/models/"))
+            respond_api(hub, http, path.removeprefix("/api/models/"))
         elif path.startswith("/cdn/"):
-            every = (data for files in hub.commits.values() for data in files.values())
+            contents = (data for files in hub.commits.values() for data in files.values())
             digest = path.removeprefix("/cdn/")
-            send(hub, http, next(data for data in every if hashlib.sha256(data).hexdigest() == digest), {}, digest)
+            send(hub, http, next(data for data in contents if hashlib.sha256(data).hexdigest() == digest), {}, digest)
         elif "/resolve/" in path:
             repo, _, rest = path.removeprefix("/").partition("/resolve/")
-            answer_file(hub, http, repo, rest)
+            respond_file(hub, http, repo, rest)
         else:
             send(hub, http, b"<!DOCTYPE html><html>Sign in</html>", {"Content-Type": "text/html"}, path)
     except ConnectionError:
-        http.close_connection = True  # the client went away
+        http.close_connection = True  # the client has disconnected
 
 
-def answer_api(hub: Hub, http: BaseHTTPRequestHandler, path: str) -> None:
-    """/api/models/{repo}[/revision/{revision}]: the commit and its file names; /tree/{revision}: their sizes."""
+def respond_api(hub: Hub, http: BaseHTTPRequestHandler, path: str) -> None:
+    """Serves /api/models/{repo}[/revision/{revision}], a commit's file names, and /tree/{revision}, their sizes."""
     repo, _, revision = path.replace("/tree/", "/revision/", 1).partition("/revision/")
     if (commit := find(hub, http, repo, revision or "main")) is None:
         return
@@ -131,8 +131,8 @@ def answer_api(hub: Hub, http: BaseHTTPRequestHandler, path: str) -> None:
     send(hub, http, json.dumps(body).encode(), {"Content-Type": "application/json"}, path)
 
 
-def answer_file(hub: Hub, http: BaseHTTPRequestHandler, repo: str, rest: str) -> None:
-    """/{repo}/resolve/{revision}/{file}: the bytes, or a redirect to the other host where large files lie."""
+def respond_file(hub: Hub, http: BaseHTTPRequestHandler, repo: str, rest: str) -> None:
+    """Serves /{repo}/resolve/{revision}/{file}: the bytes, or a redirect to the other host for a large file."""
     revision, _, name = rest.rpartition("/")
     if (commit := find(hub, http, repo, revision)) is None:
         return
@@ -151,14 +151,14 @@ def answer_file(hub: Hub, http: BaseHTTPRequestHandler, repo: str, rest: str) ->
 
 
 def blob_id(data: bytes) -> str:
-    """Git's name for a file: 40 hex digits."""
+    """Returns git's id of a file, 40 hex digits."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 def find(hub: Hub, http: BaseHTTPRequestHandler, repo: str, revision: str) -> str | None:
-    """The commit of a revision; None after an error was sent."""
+    """Returns the commit of a revision, or sends an error and returns None."""
     if not any(repo == known for known, _ in hub.commits):
-        refuse(http, 401, "RepoNotFound")  # the hub's answer to strangers: it does not tell private from absent
+        refuse(http, 401, "RepoNotFound")  # like the hub, which does not say if a repository is private or absent
     elif repo in hub.gated and not http.headers.get("Authorization"):
         refuse(http, 401, "GatedRepo")
     elif (commit := hub.refs.get((repo, revision), revision)) and (repo, commit) in hub.commits:
@@ -169,7 +169,7 @@ def find(hub: Hub, http: BaseHTTPRequestHandler, repo: str, revision: str) -> st
 
 
 def refuse(http: BaseHTTPRequestHandler, status: int, code: str) -> None:
-    """An error in the hub's form."""
+    """Sends an error in the hub's format."""
     http.send_response(status)
     if code:
         http.send_header("X-Error-Code", code)
@@ -180,13 +180,13 @@ def refuse(http: BaseHTTPRequestHandler, status: int, code: str) -> None:
 def send(
     hub: Hub, http: BaseHTTPRequestHandler, data: bytes, headers: dict[str, str], name: str, *, status: int = 200
 ) -> None:
-    """The bytes from the range's start, broken off where `hub.cuts` says so."""
-    wanted = http.headers.get("Range") if hub.ranges else None
-    start = int(wanted.removeprefix("bytes=").split("-")[0]) if wanted and status == 200 else 0
-    http.send_response(206 if wanted and status == 200 else status)
+    """Sends the bytes from the start of the requested range, up to the next of `hub.cuts`."""
+    byte_range = http.headers.get("Range") if hub.ranges and status == 200 else None
+    start = int(byte_range.removeprefix("bytes=").split("-")[0]) if byte_range else 0
+    http.send_response(206 if byte_range else status)
     for key, value in headers.items():
         http.send_header(key, value)
-    if wanted and status == 200:
+    if byte_range:
         http.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
     http.send_header("Accept-Ranges", "bytes")
     http.send_header("Content-Length", str(len(data) - start))

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.inputs import decode
-from clipseg_cli.inputs.discovery import Source
+from clipseg_cli.inputs.source import Source
 from clipseg_cli.outputs.manifest import MANIFEST
-from clipseg_cli.run import engines, segment
-from clipseg_cli.run.engines import News, Tell
-from clipseg_cli.storage import bucket_lines, store
+from clipseg_cli.run import work, workers
+from clipseg_cli.run.workers import Notice, Notify
+from clipseg_cli.storage import bucket_lines, lines, store
 
 FILE_POINTS = ("before-temp", "mid-write", "after-write", "before-rename", "after-rename")
 LINE_POINTS = ("before-line", "mid-line", "after-line")
@@ -45,16 +45,16 @@ class Red:
         return np.repeat(np.stack(maps)[:, None], self.terms, axis=1)
 
 
-def model(request: Any, checkpoint: Any, tell: Tell) -> tuple[Any, Any]:
+def model(request: Any, checkpoint: Any, tell: Notify) -> tuple[Any, Any]:
     """Takes the place of `runs._model`."""
-    tell(News("model red", {"device": "cpu", "dtype": "fp32", "backend": "fast"}))
-    return Red(len(request.wanted.texts)), None
+    tell(Notice("model red", {"device": "cpu", "dtype": "fp32", "backend": "fast"}))
+    return Red(len(request.query.texts)), None
 
 
 def arm(point: str, number: int, die: Callable[[], None]) -> None:
     """Calls `die` at a point of the `number`-th file, or line of the manifest, that this process writes."""
     passes, here = itertools.count(1), threading.local()
-    write, append = store.write, store.Lines.append
+    write, append = store.write, lines.Lines.append
 
     def at(reached: str) -> bool:
         return reached == point and getattr(here, "armed", False)
@@ -105,32 +105,32 @@ def arm(point: str, number: int, die: Callable[[], None]) -> None:
             if at("after-rename"):
                 die()
 
-    def armed_append(lines: store.Lines, line: str) -> None:
-        if lines.path.name == MANIFEST and point in LINE_POINTS and next(passes) == number:
+    def armed_append(file: lines.Lines, line: str) -> None:
+        if file.path.name == MANIFEST and point in LINE_POINTS and next(passes) == number:
             if point == "before-line":
                 die()
             if point == "mid-line":
-                with lines._alone() as file:
-                    file.seek(0, os.SEEK_END)
-                    file.write(line.encode()[: len(line) // 2])
+                with file._locked() as opened:
+                    opened.seek(0, os.SEEK_END)
+                    opened.write(line.encode()[: len(line) // 2])
                     die()
-            append(lines, line)
+            append(file, line)
             die()
-        append(lines, line)
+        append(file, line)
 
     if point in FILE_POINTS:
         store.write, store.open, store.os = armed_write, armed_open, System()  # type: ignore
     else:
-        store.Lines.append = armed_append  # type: ignore
+        lines.Lines.append = armed_append  # type: ignore
 
 
 def disarm() -> None:
     """Undoes `arm` in this process."""
-    store.write, store.Lines.append, store.os = WRITE, APPEND, os
+    store.write, lines.Lines.append, store.os = WRITE, APPEND, os
     store.__dict__.pop("open", None)
 
 
-WRITE, APPEND = store.write, store.Lines.append
+WRITE, APPEND = store.write, lines.Lines.append
 
 
 def install() -> None:
@@ -145,11 +145,11 @@ def install() -> None:
     import sys
 
     worker = any("serve" in argument for argument in sys.orig_argv)
-    segment._model = model
+    work.load_model = model
     if "RED_PARTS" in os.environ:
         bucket_lines.SHORTEST = bucket_lines.LONGEST = 0.0
     load, stuck = decode.load, os.environ.get("RED_STUCK")
-    engines.PATIENCE = int(os.environ.get("RED_PATIENCE", engines.PATIENCE))
+    workers.LOAD_TIMEOUT = int(os.environ.get("RED_PATIENCE", workers.LOAD_TIMEOUT))
 
     def slow(source: Source, *, max_pixels: int) -> decode.Image:
         if stuck and stuck in source.name:

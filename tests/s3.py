@@ -1,11 +1,11 @@
-"""A bucket on this machine: a real S3 server (moto's) in a process of its own, which fails when it is told to.
+"""An S3 server (moto's) for tests, in a separate process. It fails on request.
 
-PUT /trouble?every=10&kind=slow&path=masks makes every tenth request for such a path fail from then on, GET /trouble
-tells how many did. Kinds:
+After PUT /trouble?every=10&kind=errors&path=masks every tenth request for a path with "masks" in it fails. GET /trouble
+returns how many did. Kinds:
 
-    ill      500 InternalError and 503 SlowDown in turn
-    gone     the connection ends without an answer, or in the midst of a body, in turn
-    deny     403, to what would write
+    errors       500 InternalError and 503 SlowDown in turn
+    disconnects  the connection ends without an answer, or in the middle of a body, in turn
+    deny         403 for requests that write
 """
 
 import itertools
@@ -22,32 +22,32 @@ from typing import Any
 from urllib.parse import parse_qs
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-ILL = ("500 Internal Server Error", "InternalError", "We encountered an internal error. Please try again.")
-SLOW = ("503 Slow Down", "SlowDown", "Please reduce your request rate.")
+ERROR = ("500 Internal Server Error", "InternalError", "We encountered an internal error. Please try again.")
+SLOW_DOWN = ("503 Slow Down", "SlowDown", "Please reduce your request rate.")
 DENIED = ("403 Forbidden", "AccessDenied", "Access Denied")
-ANSWERS = {"ill": (ILL, SLOW), "deny": (DENIED, DENIED)}
+ANSWERS = {"errors": (ERROR, SLOW_DOWN), "deny": (DENIED, DENIED)}
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 class Troubled:
-    """An application that fails now and then."""
+    """A web application whose requests fail as configured."""
 
     def __init__(self, inner: Application) -> None:
         self.inner, self.lock = inner, threading.Lock()
         self.kind, self.path, self.every, self.seen, self.failed = "", "", 1, 0, 0
 
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        """Answers one request."""
+        """Answers a request."""
         if environ["PATH_INFO"] == "/trouble":
-            return self._told(environ, start)
+            return self._trouble(environ, start)
         with self.lock:
-            asked = self.kind != "deny" or environ["REQUEST_METHOD"] in ("PUT", "POST", "DELETE")
-            asked = asked and self.path in environ["PATH_INFO"]
-            self.seen += asked
-            wrong = bool(self.kind) and asked and self.seen % self.every == 0
-            self.failed += wrong
+            counts = self.kind != "deny" or environ["REQUEST_METHOD"] in ("PUT", "POST", "DELETE")
+            counts = counts and self.path in environ["PATH_INFO"]
+            self.seen += counts
+            fails = bool(self.kind) and counts and self.seen % self.every == 0
+            self.failed += fails
             odd = self.failed % 2
-        if not wrong:
+        if not fails:
             return self.inner(environ, start)
         if self.kind in ANSWERS:
             status, code, message = ANSWERS[self.kind][odd]
@@ -60,12 +60,12 @@ class Troubled:
         _hang_up(environ)
         return []
 
-    def _told(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+    def _trouble(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         with self.lock:
             if environ["REQUEST_METHOD"] == "PUT":
-                asked = parse_qs(environ["QUERY_STRING"])
-                self.kind, self.path = asked.get("kind", [""])[0], asked.get("path", [""])[0]
-                self.every = int(asked["every"][0])
+                query = parse_qs(environ["QUERY_STRING"])
+                self.kind, self.path = query.get("kind", [""])[0], query.get("path", [""])[0]
+                self.every = int(query["every"][0])
                 self.seen = self.failed = 0
             start("200 OK", [("Content-Type", "application/json")])
             return [json.dumps({"seen": self.seen, "failed": self.failed}).encode()]
@@ -81,7 +81,7 @@ def _hang_up(environ: dict[str, Any]) -> None:
 
 
 class Server:
-    """The server, seen from a test."""
+    """Starts the server and controls it."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
@@ -97,27 +97,27 @@ class Server:
         self.environment = KEYS | {"AWS_ENDPOINT_URL": self.url}
 
     def bucket(self) -> "Bucket":
-        """A new bucket."""
+        """Returns a new bucket."""
         return Bucket(self, f"bucket-{next(self.numbers)}")
 
     def trouble(self, kind: str = "", every: int = 1, path: str = "") -> None:
-        """Makes every so many requests for such a path fail in this way; none from here on, without a kind."""
+        """Makes every `every`-th request for such a path fail in this way; without `kind`, none."""
         query = f"kind={kind}&every={every}&path={path}"
         urllib.request.urlopen(urllib.request.Request(f"{self.url}/trouble?{query}", method="PUT")).close()
 
     def troubles(self) -> int:
-        """How many requests have failed since then."""
+        """Returns how many requests have failed since `trouble`."""
         with urllib.request.urlopen(f"{self.url}/trouble") as answer:
             return int(json.load(answer)["failed"])
 
     def stop(self) -> None:
-        """Ends it."""
+        """Stops the server."""
         self.process.kill()
         self.process.communicate()
 
 
 class Bucket:
-    """A bucket, filled and read by boto3."""
+    """A bucket, written and read with boto3."""
 
     def __init__(self, server: Server, name: str) -> None:
         import boto3
@@ -128,17 +128,17 @@ class Bucket:
         self.name, self.url = name, f"s3://{name}"
 
     def put(self, key: str, data: bytes) -> None:
-        """Puts an object."""
+        """Writes an object."""
         self.client.put_object(Bucket=self.name, Key=key, Body=data)
 
     def up(self, folder: Path) -> None:
-        """Puts every file of a folder, which becomes the first part of the keys."""
+        """Uploads every file of a folder; the keys begin with the name of the folder."""
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 self.put(str(path.relative_to(folder.parent)), path.read_bytes())
 
     def down(self, prefix: str) -> dict[str, bytes]:
-        """The content of every object below a folder, by its name there."""
+        """Returns the content of every object below a folder, by its name there."""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix + "/")
         keys = [found["Key"] for page in pages for found in page.get("Contents", ())]
         return {
@@ -148,7 +148,7 @@ class Bucket:
 
 
 def main() -> None:
-    """The server's process: says its port on a line, then serves until it is killed or its parent has ended."""
+    """Prints the port, then serves until the process is killed or its parent ends."""
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 

@@ -15,7 +15,7 @@ import torch
 from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor, CLIPTokenizer
 
 from clipseg_cli.model.segmenter import Segmenter
-from clipseg_cli.settings import Recipe as TrainingOptions
+from clipseg_cli.settings.training import Recipe as TrainingOptions
 from shapes import architecture, colours, evaluate, finetuning_benchmark, losses, queries, refinement_benchmark
 from shapes.batches import KINDS, BatchOptions, mirrored, training_batches
 from shapes.clipart import draw_clipart

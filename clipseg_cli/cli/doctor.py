@@ -1,27 +1,41 @@
-"""What is installed, what the machine offers, which weights are here, and whether the numbers come out right."""
+"""`clipseg doctor`: versions, device, weights, and a numeric self-test."""
 
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
+import typer
 
 from clipseg_cli import __version__
+from clipseg_cli.cli.terminal import say
 from clipseg_cli.errors import ClipsegError
-from clipseg_cli.masks import soft_maps
-from clipseg_cli.model import registry
-from clipseg_cli.run.segment import LIBRARIES
-from clipseg_cli.settings import Dtype
+from clipseg_cli.settings.flag import Flag
+from clipseg_cli.settings.model import Dtype
 
-SELF_TEST_IOU = 0.95  # of a drawn disc found by the bundled model, and of this device's mask with fp32's on the CPU
+SELF_TEST_IOU = 0.95  # of a drawn disc with the bundled model's mask, and of this device's mask with fp32's on the CPU
+
+
+def doctor(
+    device: Annotated[str, Flag("The device to test: auto, cpu, cuda, cuda:1 or mps.", panel="Model")] = "auto",
+    dtype: Annotated[Dtype, Flag("The precision to test.", panel="Model")] = "auto",
+) -> None:
+    """Checks the installation.
+
+    Shows versions, device, precision and weights, and runs a numeric self-test. Exits 1 when a check fails.
+    """
+    failed = False
+    for finding in examine(device, dtype):
+        mark = {True: "ok  ", False: "FAIL", None: "    "}[finding.ok]
+        say(f"{mark} {finding.what}: {finding.value}")
+        failed |= finding.ok is False
+    raise typer.Exit(1 if failed else 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report. `ok` is None where there is nothing to judge."""
+    """One line of the report. `ok` is None where there is nothing to check."""
 
     what: str
     value: str
@@ -29,7 +43,10 @@ class Finding:
 
 
 def examine(device: str = "auto", dtype: Dtype = "auto") -> Iterator[Finding]:
-    """Each finding as it is made. A failed check is a finding, never an exception."""
+    """Yields each finding as it is made. A failed check is a finding, never an exception."""
+    from clipseg_cli.model import registry
+    from clipseg_cli.run.run_file import LIBRARIES
+
     yield Finding("clipseg", __version__)
     yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for library in (*LIBRARIES, "huggingface_hub"):
@@ -40,7 +57,7 @@ def examine(device: str = "auto", dtype: Dtype = "auto") -> Iterator[Finding]:
     try:
         yield Finding("ray", version("ray"), True)
     except PackageNotFoundError:
-        yield Finding("ray", "not here; --engine ray needs it: pip install 'clipseg-cli[ray]'")
+        yield Finding("ray", "not installed; --engine ray needs it: pip install 'clipseg-cli[ray]'")
     for model in registry.installed():
         where = f"{model.path} ({model.size / 1e6:.0f} MB)" if model.path else f"clipseg models pull {model.name}"
         yield Finding(f"model {model.name}", where if model.path else f"not here; fetch it with: {where}")
@@ -48,18 +65,25 @@ def examine(device: str = "auto", dtype: Dtype = "auto") -> Iterator[Finding]:
 
 
 def _self_test(device: str, dtype: Dtype) -> Iterator[Finding]:
+    import cv2
+    import numpy as np
+
+    from clipseg_cli.masks import soft_maps
     from clipseg_cli.model.segmenter import Segmenter
 
-    picture = np.full((240, 320, 3), (200, 205, 210), np.uint8)
+    def iou(a: Any, b: Any) -> float:
+        return int(np.count_nonzero(a & b)) / max(int(np.count_nonzero(a | b)), 1)
+
+    image = np.full((240, 320, 3), (200, 205, 210), np.uint8)
     truth = cv2.circle(np.zeros((240, 320), np.uint8), (130, 120), 60, 255, -1)
-    picture[truth > 0] = (214, 40, 40)
+    image[truth > 0] = (214, 40, 40)
     try:
         exact = Segmenter.load("shapes", device="cpu", dtype="fp32")
         ours = Segmenter.load("shapes", device=device, dtype=dtype)
         yield Finding("device", f"{ours.device} in {ours.dtype}", True)
         found = [
             soft_maps.cut(
-                soft_maps.upsample(one.logits(one.encode([picture]), one.embed(["a red circle"]))[0, 0], 240, 320), 0.5
+                soft_maps.upsample(one.logits(one.encode([image]), one.embed(["a red circle"]))[0, 0], 240, 320), 0.5
             )
             for one in (exact, ours)
         ]
@@ -67,11 +91,7 @@ def _self_test(device: str, dtype: Dtype) -> Iterator[Finding]:
         yield Finding("self-test", str(error), False)
         return
     for what, score in (
-        ("a drawn red circle is found", _iou(found[0], truth)),
-        (f"{ours.dtype} on {ours.device} agrees with fp32 on cpu", _iou(found[0], found[1])),
+        ("a drawn red circle is found", iou(found[0], truth)),
+        (f"{ours.dtype} on {ours.device} agrees with fp32 on cpu", iou(found[0], found[1])),
     ):
         yield Finding("self-test", f"{what}: IoU {score:.3f}", score >= SELF_TEST_IOU)
-
-
-def _iou(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    return int(np.count_nonzero(a & b)) / max(int(np.count_nonzero(a | b)), 1)

@@ -4,19 +4,21 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import typer
 
-from clipseg_cli.inputs.discovery import escape
-from clipseg_cli.outputs.manifest import Record
-from clipseg_cli.settings import Progress
-from clipseg_cli.storage.store import Place
+from clipseg_cli.settings.outputs import OutputOptions, PrintOptions
+from clipseg_cli.settings.run import ConsoleOptions
 
 if TYPE_CHECKING:
+    from rich.table import Table
     from tqdm import tqdm
+
+    from clipseg_cli.outputs.manifest import Record
+    from clipseg_cli.storage.store import Place
 
 PLAIN_SECONDS = 10.0  # between two lines of plain progress: a log of a night stays readable
 
@@ -24,11 +26,11 @@ PLAIN_SECONDS = 10.0  # between two lines of plain progress: a log of a night st
 class Terminal:
     """Progress of one run on stderr: a bar on a terminal, a line now and then otherwise. Use it with `with`."""
 
-    def __init__(self, progress: Progress = "auto", quiet: bool = False, color: bool = True) -> None:
-        plain = "bar" if sys.stderr.isatty() else "plain"
-        self.mode = "none" if quiet else plain if progress == "auto" else progress
-        self.quiet = quiet
-        self.color = color and sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    def __init__(self, options: ConsoleOptions) -> None:
+        auto = "bar" if sys.stderr.isatty() else "plain"
+        self.mode = "none" if options.quiet else auto if options.progress == "auto" else options.progress
+        self.quiet = options.quiet
+        self.color = not options.no_color and sys.stderr.isatty() and "NO_COLOR" not in os.environ
         self.done = self.failed = 0
         self.total: int | None = None
         self.started = self.last = time.monotonic()
@@ -56,11 +58,13 @@ class Terminal:
         if not self.quiet:
             self._line(text)
 
-    def record(self, record: Record) -> None:
+    def record(self, record: "Record") -> None:
         """Counts a record; a failure is named at once."""
         self.done += record.ok
         self.failed += not record.ok
         if record.error is not None:
+            from clipseg_cli.storage.paths import escape
+
             what = self.paint("failed", "31")
             self._line(f"{what} {escape(record.image)}: {record.error.kind}: {escape(str(record.error))}")
         if self.bar is not None:
@@ -91,10 +95,12 @@ def say(text: str) -> None:
         raise typer.Exit(0) from None
 
 
-def show_overlay(out: Place, record: Record) -> None:
+def _show_overlay(out: "Place", record: "Record") -> None:
     """The overlay of a record as half blocks on stdout, two pixels a character; nothing where it has none."""
     import cv2
     import numpy as np
+
+    from clipseg_cli.storage.paths import escape
 
     document = record.document()
     overlay = document.get("overlay")
@@ -115,36 +121,67 @@ def show_overlay(out: Place, record: Record) -> None:
     say(escape(record.image))
 
 
-def table(found: Sequence[Record]) -> None:
-    """A ranking for people: presence of the surest label first, then of each."""
-    from rich.console import Console
+def ranking(found: Sequence["Record"]) -> str:
+    """A ranking for people: the highest presence score of each image, then that of each label."""
     from rich.table import Table
     from rich.text import Text
+
+    from clipseg_cli.storage.paths import escape
 
     labels = [mask.label for mask in found[0].masks] if found else []
     rows = Table("presence", "image", *(labels if len(labels) > 1 else []), box=None, pad_edge=False)
     for record in found:
         each = [f"{mask.presence:.2f}" for mask in record.masks] if len(labels) > 1 else []
         rows.add_row(f"{record.presence:.2f}", Text(escape(record.image)), *each)
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    return as_text(rows)
+
+
+def as_text(table: "Table", width: int = 160, markup: bool = True) -> str:
+    """A table as lines of text, as wide as the terminal, or `width` columns where stdout is none."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else width, highlight=False, markup=markup)
     with console.capture() as text:
-        console.print(rows)
-    say(text.get().rstrip())
+        console.print(table)
+    return text.get().rstrip()
 
 
-def emitter(json: bool, print_: str | None, out: str, single: bool) -> Callable[[Record], None]:
-    """Puts each record on stdout as it comes: JSON, or mask paths where stdout is no terminal, or nothing."""
+def present(
+    records: Iterable["Record"], terminal: Terminal, options: OutputOptions, out: str, single: bool = False
+) -> None:
+    """Shows each record as it comes, on stderr and on stdout; then writes the report, if it is wanted.
 
-    def paths(record: Record) -> None:
+    `single`: `out` is one file, or stdout.
+    """
+    from clipseg_cli.storage import store
+
+    emit = _emitter(options.printing, out, single)
+    for record in records:
+        terminal.record(record)
+        emit(record)
+        if options.preview and sys.stdout.isatty():
+            _show_overlay(store.place(out), record)
+    if options.report and not single:
+        from clipseg_cli.pages import report
+
+        report.write(store.place(out), terminal.note)
+
+
+def _emitter(options: PrintOptions, out: str, single: bool) -> Callable[["Record"], None]:
+    """Puts a record on stdout: as JSON, or its mask paths where stdout is no terminal, or nothing."""
+
+    def paths(record: "Record") -> None:
         document = record.document()
         for mask in document.get("masks", ()):
             if path := mask["path"] or mask.get("soft") or document.get("overlay"):
                 say(os.path.join(out, path))
 
+    wanted = options.print_ == "paths" or (options.print_ is None and not sys.stdout.isatty())
     if out == "-":
         return lambda record: None
-    if json:
+    if options.json:
         return lambda record: say(record.line())
     if single:
-        return lambda record: say(out) if record.ok and print_ != "none" and not sys.stdout.isatty() else None
-    return paths if print_ == "paths" or (print_ is None and not sys.stdout.isatty()) else lambda record: None
+        quiet = options.print_ == "none" or sys.stdout.isatty()
+        return lambda record: say(out) if record.ok and not quiet else None
+    return paths if wanted else lambda record: None

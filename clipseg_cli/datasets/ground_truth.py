@@ -21,10 +21,10 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from clipseg_cli.errors import UsageError
-from clipseg_cli.inputs.decode import PLUGINS
+from clipseg_cli.inputs import kinds, names
+from clipseg_cli.inputs.decoders.pillow import PLUGINS
 from clipseg_cli.masks import coco_codec
-from clipseg_cli.prompts.text import slugs
-from clipseg_cli.storage import files
+from clipseg_cli.prompts.slugs import unique_slugs
 
 CLASSES = "classes.txt"
 UNKNOWN = 255  # of an indexed mask: pixels that count nowhere
@@ -70,15 +70,15 @@ def open_truth(path: Path, wanted: Sequence[str] | None) -> Truth:
         return Folders({"": path})
     raise UsageError(
         f"{path} has no folder for any of the labels {', '.join(wanted)}, but {', '.join(folders) or 'none at all'}: "
-        f"name the folders like the labels, {path}/{slugs(wanted[:1])[0]}/... first"
+        f"name the folders like the labels, {path}/{unique_slugs(wanted[:1])[0]}/... first"
     )
 
 
 def pair(wanted: Sequence[str], known: Sequence[str]) -> dict[str, str | None]:
     """For each wanted label the known one of that name or, failing that, of that name as a folder; or None."""
     exact = {name: name for name in known}
-    folded = dict(zip(slugs(known), known, strict=True))
-    return {label: exact.get(label, folded.get(slugs([label])[0])) for label in wanted}
+    folded = dict(zip(unique_slugs(known), known, strict=True))
+    return {label: exact.get(label, folded.get(unique_slugs([label])[0])) for label in wanted}
 
 
 def label_folders(path: Path) -> list[str]:
@@ -99,7 +99,7 @@ def read_values(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """
     try:
         with path.open("rb") as file:
-            form = files.sniff(file.read(files.SNIFF))
+            form = kinds.sniff(file.read(kinds.SNIFF))
             if form not in PLUGINS:
                 raise ValueError("not a picture")
             file.seek(0)
@@ -116,7 +116,7 @@ def read_values(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
 def walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, Path]]:
     """(stem, file) of every picture below the folder, in the order of the stems' parts; one folder in memory."""
     entries = [
-        (entry.name if entry.is_dir() else files.stem(entry.name), entry.is_dir(), entry.name)
+        (entry.name if entry.is_dir() else names.stem(entry.name), entry.is_dir(), entry.name)
         for entry in os.scandir(folder)
         if is_picture(entry) or (entry.is_dir() and not entry.name.startswith("."))
     ]
@@ -130,7 +130,7 @@ def walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, Path]]:
 def is_picture(entry: "os.DirEntry[str]") -> bool:
     """Whether an entry of a folder is called like a picture and no hidden one. A link that leads nowhere is one too:
     who reads it says so."""
-    named = os.path.splitext(entry.name)[1].lower() in files.EXTENSIONS and not entry.name.startswith(".")
+    named = os.path.splitext(entry.name)[1].lower() in kinds.EXTENSIONS and not entry.name.startswith(".")
     return named and (entry.is_file() or entry.is_symlink()) and not entry.is_dir()
 
 
@@ -263,7 +263,7 @@ def coco(path: Path) -> Coco:
     try:
         content = json.loads(path.read_bytes())
         categories = {each["id"]: str(each["name"]) for each in content["categories"]}
-        outputs = files.output_names(str(each["file_name"]) for each in content["images"])
+        outputs = names.output_names(str(each["file_name"]) for each in content["images"])
         stems = sorted((outputs[each["file_name"]], each["id"]) for each in content["images"])
         by_id = {each["id"]: each for each in content["images"]}
         annotations: dict[tuple[int, str], list[Any]] = defaultdict(list)

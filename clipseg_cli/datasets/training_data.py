@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from clipseg_cli.datasets.ground_truth import Answer, coco, label_folders, read_mask, walk
 from clipseg_cli.errors import ImageError, UsageError
 from clipseg_cli.inputs.decode import load
-from clipseg_cli.inputs.discovery import Source
-from clipseg_cli.settings import MAX_PIXELS
+from clipseg_cli.inputs.source import Source
+from clipseg_cli.settings.inputs import MAX_PIXELS
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -22,7 +22,7 @@ from clipseg_cli.evaluation import metrics
 from clipseg_cli.evaluation.evaluate import Predicted, compare
 from clipseg_cli.evaluation.metrics import Counts
 from clipseg_cli.outputs.manifest import RUN
-from clipseg_cli.settings import Score
+from clipseg_cli.settings.evaluation import Score
 
 THRESHOLDS = np.arange(1, 100) / 100
 SPREAD = 0.14  # of probability: the standard deviation of the Gaussian that smooths the score by threshold

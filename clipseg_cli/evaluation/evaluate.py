@@ -33,10 +33,10 @@ from clipseg_cli.datasets.ground_truth import (
 from clipseg_cli.errors import NoInputError, UsageError
 from clipseg_cli.evaluation import metrics
 from clipseg_cli.evaluation.metrics import Counts
+from clipseg_cli.inputs import names
 from clipseg_cli.outputs import manifest
 from clipseg_cli.outputs.manifest import MANIFEST, RUN
-from clipseg_cli.settings import Classes
-from clipseg_cli.storage import files
+from clipseg_cli.settings.evaluation import Classes
 
 T = TypeVar("T")
 AHEAD = 64  # pictures read at once
@@ -157,7 +157,7 @@ def _run(out: Path) -> tuple[tuple[str, ...], Iterator[Picture]]:
 
 def _picture(out: Path, document: dict[str, Any]) -> Picture:
     """What a record says of its picture."""
-    stems, predicted = [files.stem(document["image"])], []
+    stems, predicted = [names.stem(document["image"])], []
     for mask in document["masks"]:
         soft = mask.get("soft") or mask.get("soft16")
         for path in (mask["path"], soft):
@@ -302,7 +302,7 @@ class Evaluation:
         return {"images": self.images} | self.total.document() | {"labels": labels}
 
 
-def evaluate(pred: Path, gt: Path, classes: Classes = "pictures") -> Evaluation:
+def evaluate(pred: Path, gt: Path, classes: Classes = "images") -> Evaluation:
     """Scores `pred` against `gt`. `classes`: what `miou` is the mean of, every picture and label (as on the paper's
     PhraseCut) or every label (as on its Pascal and COCO).
 
@@ -313,7 +313,7 @@ def evaluate(pred: Path, gt: Path, classes: Classes = "pictures") -> Evaluation:
     images, last = 0, None
     for stem, label, score in comparison.each(judge):
         images, last = images + (stem != last), stem
-        if classes == "pictures" and score.own.positives:
+        if classes == "images" and score.own.positives:
             score = score.as_class()
         by_label[label] = by_label[label] + score if label in by_label else score
     if not by_label:

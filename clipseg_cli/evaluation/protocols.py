@@ -24,7 +24,7 @@ from clipseg_cli.errors import NoInputError
 from clipseg_cli.evaluation import metrics
 from clipseg_cli.evaluation.metrics import Counts
 from clipseg_cli.prompts import highlight
-from clipseg_cli.settings import Protocol, ProtocolOptions
+from clipseg_cli.settings.evaluation import Protocol, ProtocolOptions
 
 if TYPE_CHECKING:
     from clipseg_cli.model.segmenter import Segmenter

@@ -1,5 +1,5 @@
-"""Which images to read, and their pixels: discovery in folders, globs, lists and buckets, and decoding.
+"""Finding images and decoding them: in folders, globs, lists, buckets and on standard input.
 
-Takes input options. Gives a lazy stream of `Source`, and of a source an upright uint8 RGB image; what cannot be read
-is an `ImageError`. May import `storage` and `settings`.
+Takes the input options. `discovery` yields one `Source` per image, lazily; `decode` turns a source into an upright
+uint8 RGB array. An image that cannot be read is an `ImageError`. May import `storage` and `settings`.
 """

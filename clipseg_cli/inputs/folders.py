@@ -1,4 +1,4 @@
-"""What discovery asks of a file system, of this machine's and of a bucket's: what is in a folder, what is at a path."""
+"""Folders and paths on this machine and in buckets: what a folder holds, what is at a path, what a glob matches."""
 
 import functools
 import glob
@@ -9,9 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from clipseg_cli.inputs.kinds import MAGIC, SNIFF, sniff
+from clipseg_cli.inputs.names import keeps_extension
 from clipseg_cli.storage import buckets
 from clipseg_cli.storage.buckets import Tag
-from clipseg_cli.storage.files import MAGIC, SNIFF, is_url, keeps_extension, sniff
+from clipseg_cli.storage.paths import is_url
 
 LARGEST_RUN_FILE = 1 << 24  # bytes; a bigger run.json is not one
 
@@ -20,29 +22,29 @@ Kind = Literal["folder", "file", "odd"]
 
 @dataclass(slots=True)
 class Folder:
-    """One open level of a walk; `names` is sorted backwards and shrinks as it is used."""
+    """A folder that a walk is in."""
 
     path: str  # with a trailing separator
     inner: str  # below the root, "/"-separated, with a trailing "/" or empty
-    names: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)  # still to visit, the next one last
     folders: set[str] = field(default_factory=set)
     links: set[str] = field(default_factory=set)
     odd: set[str] = field(default_factory=set)  # neither file, folder nor link
-    tags: dict[str, Tag] = field(default_factory=dict)  # of a bucket's objects
-    whole: frozenset[str] = frozenset()  # names whose output keeps the extension
-    own: bool = False  # a run's output directory
+    tags: dict[str, Tag] = field(default_factory=dict)  # of objects in a bucket
+    whole: frozenset[str] = frozenset()  # names whose output name is the full name
+    own: bool = False  # it is the output folder of a run
 
     def keeping(self) -> frozenset[str]:
-        """The names whose output keeps the extension."""
+        """Returns the names of files whose output name is the full name."""
         return keeps_extension(name for name in self.names if name not in self.folders)
 
 
-def listed(path: str, inner: str) -> Folder:
-    """What is in one folder, unsorted. Names, not entries: a million of them must fit in memory. Raises OSError."""
+def list_folder(path: str, inner: str) -> Folder:
+    """Lists a folder, unsorted. Keeps only names, since a million of them must fit in memory. Raises OSError."""
     folder = Folder(os.path.join(path, ""), inner)
     if is_url(path):
         for name, tag in buckets.entries(path):
-            if name in ("", ".", ".."):  # a bucket may have such keys; as a path they would lead elsewhere
+            if name in ("", ".", ".."):  # keys may contain them; as a path they would lead elsewhere
                 continue
             folder.names.append(name)
             if tag is None:
@@ -60,22 +62,25 @@ def listed(path: str, inner: str) -> Folder:
                     folder.folders.add(entry.name)
                 elif not entry.is_file(follow_symlinks=False):
                     folder.odd.add(entry.name)
-            except OSError:  # gone between listing and asking: opening it will say so
+            except OSError:  # deleted since it was listed: opening it will report that
                 continue
     return folder
 
 
-def beside(path: str) -> tuple[frozenset[str], dict[str, Tag]]:
-    """Of a folder: the names whose output keeps the extension, and the objects; nothing where it cannot be listed."""
+def neighbours(path: str) -> tuple[frozenset[str], dict[str, Tag]]:
+    """Returns the names in a folder whose output name is the full name, and the tags of its objects.
+
+    Both are empty if the folder cannot be listed.
+    """
     try:
-        folder = listed(path, "")
+        folder = list_folder(path, "")
     except OSError:
         return frozenset(), {}
     return folder.keeping(), folder.tags
 
 
-def found(path: str) -> tuple[Kind, Tag | None]:
-    """What is at a path, and the tag of an object. Raises OSError or ValueError where nothing is."""
+def look_up(path: str) -> tuple[Kind, Tag | None]:
+    """Returns what is at a path, and the tag of an object. Raises OSError or ValueError if nothing is there."""
     if is_url(path):
         tag = buckets.tag(path)
         return "folder" if tag is None else "file", tag
@@ -84,15 +89,15 @@ def found(path: str) -> tuple[Kind, Tag | None]:
 
 
 def is_folder(path: str) -> bool:
-    """Whether there is a folder at a path."""
+    """Returns whether there is a folder at a path."""
     try:
-        return found(path)[0] == "folder"
+        return look_up(path)[0] == "folder"
     except (OSError, ValueError):
         return False
 
 
 def is_pattern(path: str) -> bool:
-    """Whether a path is a glob, and not the plain name of something that is there."""
+    """Returns whether a path is a glob, and not the name of an existing file that contains such characters."""
     if not any(letter in path for letter in "*?[") or path.startswith(("http:", "https:")):
         return False
     if not is_url(path):
@@ -105,18 +110,21 @@ def is_pattern(path: str) -> bool:
 
 
 def matches(pattern: str, hidden: bool) -> Iterable[str]:
-    """The paths that a glob matches, sorted; without `hidden` no wildcard stands for a name that begins with a dot.
+    """Returns the paths that a glob matches, sorted. Without `hidden`, no wildcard matches a leading dot.
 
-    Raises OSError where a bucket cannot be listed."""
+    Raises OSError if a bucket cannot be listed.
+    """
     if not is_url(pattern):
         return sorted(glob.iglob(pattern, recursive=True, include_hidden=hidden))
-    asked = {part for part in pattern.split("/") if part.startswith(".")}
+    dotted = {part for part in pattern.split("/") if part.startswith(".")}
     found = buckets.glob(pattern)
-    return sorted(path for path in found if hidden or all(part[:1] != "." or part in asked for part in path.split("/")))
+    return sorted(
+        path for path in found if hidden or all(part[:1] != "." or part in dotted for part in path.split("/"))
+    )
 
 
 def same(path: str, other: str) -> bool:
-    """Whether two paths name the same folder."""
+    """Returns whether two paths name the same folder."""
     if is_url(path) or is_url(other):
         return path.rstrip("/") == other.rstrip("/")
     try:
@@ -126,7 +134,7 @@ def same(path: str, other: str) -> bool:
 
 
 def begins_like_image(path: str) -> bool:
-    """Whether a file's first bytes are an image's; False where it cannot be read."""
+    """Returns whether a file begins like a supported image; False if it cannot be read."""
     try:
         return sniff(_head(path, SNIFF)) in MAGIC
     except OSError:
@@ -139,7 +147,7 @@ def _is_remote_run(path: str) -> bool:
 
 
 def is_run_file(path: str) -> bool:
-    """Whether this is a run.json of this program: a JSON object with the key "clipseg"."""
+    """Returns whether this is a run.json of this program: a JSON object with the key "clipseg"."""
     return _is_remote_run(path) if is_url(path) else _is_run(path)
 
 
@@ -152,7 +160,7 @@ def _is_run(path: str) -> bool:
 
 
 def _head(path: str, size: int) -> bytes:
-    """The first bytes of a file, without waiting for a FIFO's writer. Raises OSError."""
+    """Returns the first `size` bytes of a file, without waiting for the writer of a FIFO. Raises OSError."""
     if is_url(path):
         return buckets.read(path, size)
     with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:

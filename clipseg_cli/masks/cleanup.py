@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_cli.settings import CleanUp
+from clipseg_cli.settings.masks import CleanUp
 
 Mask = NDArray[np.uint8]
 WIDE = 32  # pixels: from twice this sigma on, a blur is done on a smaller picture
@@ -25,8 +25,9 @@ def clean(mask: Mask, how: CleanUp) -> Mask:
         mask = erode(dilate(mask, how.close), how.close)
     if how.fill_holes:
         mask = fill_holes(mask, mask.size if how.fill_holes == "all" else int(how.fill_holes))
-    if how.min_area or how.min_share:
-        mask = min_area(mask, max(how.min_area, how.min_share * mask.size))
+    if how.min_area:
+        share = isinstance(how.min_area, float)
+        mask = min_area(mask, how.min_area * mask.size if share else how.min_area)
     if how.keep_largest:
         mask = keep_largest(mask, how.keep_largest)
     if how.grow:

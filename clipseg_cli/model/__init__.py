@@ -1,5 +1,5 @@
-"""CLIPSeg itself: the Segmenter, its two backends, checkpoints, the registry of models, and kept features.
+"""The CLIPSeg model: the Segmenter and its two backends, the model registry, checkpoint files, and stored features.
 
-Takes uint8 images and text. Gives embeddings, features and logits. With `training`, the only package that imports
-torch, so nothing outside imports its network files at module level. May import `storage` and `settings`.
+Takes uint8 images and text. Returns embeddings, features and logits. Only this package and `training` import torch;
+other packages import its torch modules inside functions. May import `storage` and `settings`.
 """

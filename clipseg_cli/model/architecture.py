@@ -1,6 +1,6 @@
-"""A checkpoint's config.json as one frozen value. Standard library only.
+"""Reads a checkpoint's config.json into one frozen value. Standard library only.
 
-Keys that a file leaves out have the defaults of transformers' CLIPSegConfig, which writes only what differs from them.
+Missing keys have the defaults of transformers' CLIPSegConfig, which writes only values that differ from them.
 """
 
 import json
@@ -45,7 +45,7 @@ WHOLE: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Tower:
-    """A stack of equal transformer layers."""
+    """The size of a stack of equal transformer layers."""
 
     depth: int  # layers
     width: int  # channels of the residual stream
@@ -57,24 +57,24 @@ class Tower:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """What CLIPSeg is made of. Every number is positive, and the parts fit each other."""
+    """The sizes of a CLIPSeg network. All are positive and consistent with each other."""
 
     text: Tower
     vision: Tower
     decoder: Tower
     vocabulary: int  # tokens
-    positions: int  # tokens of a prompt at most, start and end included
+    positions: int  # maximum tokens of a prompt, start and end included
     end: int  # id of the end token; 2 means "the largest id", as in checkpoints before July 2023
     patch: int  # pixels
-    grid: int  # patches on a side that the position embeddings were trained on
+    grid: int  # patches per side that the position embeddings were trained on
     dim: int  # channels of an embedding
-    extract: tuple[int, ...]  # vision layers that the decoder reads, from 0, in the order of the file
-    conditional_layer: int  # decoder layer whose input meets the prompt, from 0
-    refined: bool  # the upsampler is a convolution and two transposed ones, not a single one
+    extract: tuple[int, ...]  # vision layers that the decoder reads, counted from 0, in the order of the file
+    conditional_layer: int  # decoder layer whose input is modulated by the prompt, counted from 0
+    refined: bool  # upsampler: a convolution and two transposed ones; if False, a single transposed one
 
 
 def read_architecture(path: Path) -> Architecture:
-    """The architecture in `path`/config.json. Raises ModelError where it is unreadable or cannot be CLIPSeg."""
+    """Returns the architecture in `path`/config.json. Raises ModelError if it is unreadable or no valid CLIPSeg."""
     file = path / "config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -84,20 +84,20 @@ def read_architecture(path: Path) -> Architecture:
         vision = {**VISION, **(config.get("vision_config_dict") or config.get("vision_config") or {})}
         return assemble({**WHOLE, **config}, text, vision)
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ModelError(f"{file}: not a CLIPSeg configuration that can be used: {error}") from error
+        raise ModelError(f"{file}: not a usable CLIPSeg configuration: {error}") from error
 
 
 def assemble(whole: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> Architecture:
-    """The three parts of a configuration, checked. Raises ValueError."""
+    """Checks the three sections of a configuration and combines them. Raises ValueError."""
     patch, side = positive(vision, "patch_size"), positive(vision, "image_size")
     extract = tuple(whole["extract_layers"])
     vision_tower = tower(vision)
     conditional_layer, refined = whole["conditional_layer"], bool(whole["use_complex_transposed_convolution"])
     if vision["num_channels"] != 3:
-        raise ValueError(f'"num_channels" is {vision["num_channels"]}; pictures have 3')
+        raise ValueError(f'"num_channels" is {vision["num_channels"]}; it must be 3')
     if not extract or not all(isinstance(layer, int) and 0 <= layer < vision_tower.depth for layer in extract):
         raise ValueError(f'"extract_layers" is {extract}; the vision tower has layers 0 to {vision_tower.depth - 1}')
-    if conditional_layer not in range(len(extract)):  # transformers would run it and ignore every prompt
+    if conditional_layer not in range(len(extract)):  # transformers would accept it and ignore every prompt
         raise ValueError(f'"conditional_layer" is {conditional_layer}; the decoder has layers 0 to {len(extract) - 1}')
     if refined and (patch // 4) ** 2 != patch:  # two strides of patch // 4 must restore one patch
         raise ValueError(f'"patch_size" is {patch}; with "use_complex_transposed_convolution" only 16 works')
@@ -128,7 +128,7 @@ def assemble(whole: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]
 
 
 def tower(section: dict[str, Any]) -> Tower:
-    """The transformer layers of `text_config` or `vision_config`. Raises ValueError."""
+    """Returns the transformer layers of `text_config` or `vision_config`. Raises ValueError."""
     width, heads = positive(section, "hidden_size"), positive(section, "num_attention_heads")
     if width % heads:
         raise ValueError(f'"hidden_size" {width} is not a multiple of {heads} attention heads')
@@ -143,8 +143,8 @@ def tower(section: dict[str, Any]) -> Tower:
 
 
 def positive(section: dict[str, Any], key: str) -> int:
-    """A whole number above 0. Raises ValueError."""
+    """Returns the value of `key`, an integer above 0. Raises ValueError for anything else."""
     number = section[key]
     if not isinstance(number, int) or number < 1:
-        raise ValueError(f'"{key}" is {number!r}; a whole number above 0 is needed')
+        raise ValueError(f'"{key}" is {number!r}; it must be an integer above 0')
     return number

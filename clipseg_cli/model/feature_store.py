@@ -1,8 +1,8 @@
-"""Encoded images on disk: a later run with other prompts finds them again and runs the decoder only.
+"""Stores the features of images on disk, so that a later run with other prompts only runs the decoder.
 
-An entry is named by all that decides its bits: what the network sees of the picture, the model's files, the size,
-dtype, device and backend, and the torch and processor that compute. It holds its own checksum; one that is damaged,
-cut short, or stands under another's name counts as absent and is made anew. Several runs may share a folder.
+The name of an entry is a digest of everything that its bits depend on: the resized image, the model's files, the size,
+dtype, device and backend, the torch version and the CPU's instruction set. Each entry contains its own checksum. An
+entry that is damaged, truncated or misnamed is ignored and replaced. Several runs may share a folder.
 """
 
 import contextlib
@@ -23,57 +23,58 @@ if TYPE_CHECKING:
     from clipseg_cli.model.segmenter import Features, Segmenter
 
 SUFFIX = ".features"
-DIGEST = 32  # bytes of SHA-256, before the content
+DIGEST = 32  # bytes of the SHA-256 checksum that precedes the content
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
-    """A folder of entries of one model, used as one way of computing."""
+class FeatureStore:
+    """The stored features of one model with one set of options."""
 
     folder: Path
-    maker: bytes  # digest of all that decides an entry's bits besides the picture
+    setup: bytes  # digest of everything but the image that an entry's bits depend on
 
     @classmethod
-    def of(cls, folder: Path, segmenter: "Segmenter") -> "Shelf":
-        """The entries that this segmenter can use and make. Reads the model's files once, to know them by content."""
+    def of(cls, folder: Path, segmenter: "Segmenter") -> "FeatureStore":
+        """Opens the store of a segmenter. Reads the model's files once, to identify them by content."""
         import torch
 
         checkpoint = segmenter.checkpoint
         machine = [torch.__version__, torch.backends.cpu.get_cpu_capability()]
-        way = [segmenter.side, segmenter.dtype, segmenter.device.split(":")[0], segmenter.backend, *machine]
-        digest = hashlib.sha256(json.dumps(way).encode())
+        options = [segmenter.side, segmenter.dtype, segmenter.device.split(":")[0], segmenter.backend, *machine]
+        digest = hashlib.sha256(json.dumps(options).encode())
         for file in (*sorted(checkpoint.path.glob("*config.json")), checkpoint.weights):
             with file.open("rb") as opened:
                 digest.update(hashlib.file_digest(opened, "sha256").digest())
         return cls(folder, digest.digest())
 
     def encode(
-        self, segmenter: "Segmenter", pictures: Sequence[NDArray[np.uint8]], *, pooled: bool = False
+        self, segmenter: "Segmenter", images: Sequence[NDArray[np.uint8]], *, pooled: bool = False
     ) -> "Features":
-        """As `segmenter.encode` of pictures uint8 (S, S, 3), bit for bit; those that are kept are not encoded again.
+        """Returns the features of images uint8 (S, S, 3), bit-identical to `segmenter.encode`.
 
-        Raises OutputError where an entry cannot be written.
+        Stored features are read, missing ones are computed and stored. Raises OutputError if an entry cannot be
+        written.
         """
         from clipseg_cli.model.segmenter import Features
 
-        names = [self.name(picture, pooled) for picture in pictures]
+        names = [self.name(image, pooled) for image in images]
         parts = [self.read(name) for name in names]
-        absent = [index for index, part in enumerate(parts) if part is None]
-        if absent:
-            made = segmenter.encode([pictures[index] for index in absent], pooled=pooled)
-            for place, index in enumerate(absent):
-                part = made[place]
-                kept = parts[index] = Features(part.tensor.cpu(), part.pooled)
-                self.write(names[index], kept)
+        missing = [index for index, part in enumerate(parts) if part is None]
+        if missing:
+            encoded = segmenter.encode([images[index] for index in missing], pooled=pooled)
+            for position, index in enumerate(missing):
+                part = encoded[position]
+                stored = parts[index] = Features(part.tensor.cpu(), part.pooled)
+                self.write(names[index], stored)
         return Features.concatenate([part for part in parts if part is not None])
 
-    def name(self, picture: NDArray[np.uint8], pooled: bool) -> str:
-        """The entry's path below the folder."""
-        digest = hashlib.sha256(self.maker + bytes([pooled]) + np.ascontiguousarray(picture).data)
+    def name(self, image: NDArray[np.uint8], pooled: bool) -> str:
+        """Returns the path of an image's entry, relative to the folder."""
+        digest = hashlib.sha256(self.setup + bytes([pooled]) + np.ascontiguousarray(image).data)
         return f"{digest.hexdigest()[:2]}/{digest.hexdigest()}{SUFFIX}"
 
     def read(self, name: str) -> "Features | None":
-        """The entry, or None where there is none that is whole and its own."""
+        """Returns the features of an entry, or None if it is missing, damaged or misnamed."""
         from safetensors.torch import load
 
         from clipseg_cli.model.segmenter import Features
@@ -89,7 +90,7 @@ class Shelf:
         return Features(tensors["features"], None if pooled is None else pooled.numpy())
 
     def write(self, name: str, features: "Features") -> None:
-        """Keeps one picture's features; where something is in the way of its path, it is not kept."""
+        """Stores the features of one image, unless its path is blocked, for example by a folder."""
         import torch
         from safetensors.torch import save
 
@@ -102,4 +103,5 @@ class Shelf:
 
 
 def _digest(name: str, content: bytes) -> bytes:
+    """Returns the checksum of an entry, which covers its name."""
     return hashlib.sha256(name.encode() + content).digest()

@@ -1,8 +1,8 @@
-"""Matrix products with what surrounds them, by the fastest means that this torch and processor have.
+"""Matrix products with bias and activation, by the fastest method that this torch and processor support.
 
-In half precision on a CPU that is oneDNN with weights in its own layout and the activation inside the product. torch
-reaches it by operators that it does not promise to keep, so each is tried once when a network is loaded, and where it
-fails the plain operators do the same work.
+In half precision on a CPU, the fastest method is oneDNN with weights in its own layout and the activation fused into
+the product. It needs private torch operators, so they are tested once when a network is loaded. If they are missing or
+wrong, torch's public operators are used instead.
 """
 
 import contextlib
@@ -19,16 +19,16 @@ from torch import Tensor
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """CLIP's sigmoid approximation of GELU."""
+    """Returns CLIP's sigmoid approximation of GELU."""
     return x * torch.sigmoid(1.702 * x)
 
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """A function of every number, and oneDNN's name for `x -> plain(x / gain) * gain`."""
+    """An elementwise activation, and its oneDNN counterpart, which computes `plain(x / gain) * gain`."""
 
-    plain: Callable[[Tensor], Tensor]  # may write into its argument
-    fused: str
+    plain: Callable[[Tensor], Tensor]  # may overwrite its argument
+    fused: str  # oneDNN's name
     gain: float = 1.0
 
 
@@ -42,81 +42,93 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Linear:
-    """x @ weight.T + bias in the dtype of `weight`."""
+    """The product x @ weight.T + bias, in the dtype of `weight`."""
 
-    weight: Tensor  # (outputs, inputs), or oneDNN's layout of it
+    weight: Tensor  # (outputs, inputs), or the same in oneDNN's layout
     bias: Tensor | None
     fused: bool = False  # whether `weight` is in oneDNN's layout
 
     def __call__(self, x: Tensor, activation: Activation = IDENTITY) -> Tensor:
-        """(..., inputs) to (..., outputs), through the activation. Where `fused`, its gain is up to the weights."""
+        """Maps (..., inputs) to (..., outputs) and applies the activation.
+
+        If `fused`, the weights must include the gain of the activation; see `mlp`.
+        """
         x = x.to(self.weight.dtype)
         if self.fused:
             return multiply(x, self.weight, self.bias, activation.fused)
         return activation.plain(F.linear(x, self.weight, self.bias))
 
     def each(self, rows: Tensor) -> Tensor:
-        """(N, inputs) to (N, outputs), row by row: one row of a small product may be rounded by how many there are."""
+        """Maps (N, inputs) to (N, outputs) row by row.
+
+        In a small product, the rounding of a row may depend on the number of rows.
+        """
         return torch.stack([self(row) for row in rows.unbind()])
 
     def to(self, dtype: torch.dtype, fused: bool) -> "Linear":
-        """The same product in another dtype and, if `fused`, with its weight in oneDNN's layout."""
+        """Returns the same product in another dtype and, if `fused`, with its weight in oneDNN's layout."""
         weight, bias = self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype)
         return Linear(pack(weight) if fused else weight, bias, fused)
 
 
 def mlp(up: Linear, down: Linear, activation: Activation, dtype: torch.dtype, fused: bool) -> tuple[Linear, Linear]:
-    """The two products around an activation, float32, made ready in `dtype`."""
+    """Returns the two float32 products around an activation, converted to `dtype`.
+
+    If `fused`, the gain of the activation is multiplied into the first and divided out of the second.
+    """
     if fused and activation.gain != 1:
         assert up.bias is not None
-        larger, smaller = (torch.empty_like(each.weight, dtype=dtype) for each in (up, down))
-        torch.mul(up.weight, activation.gain, out=larger)  # rounded as it is written, without a copy in float32
+        larger, smaller = (torch.empty_like(linear.weight, dtype=dtype) for linear in (up, down))
+        torch.mul(up.weight, activation.gain, out=larger)  # rounds while writing, without a float32 copy
         torch.div(down.weight, activation.gain, out=smaller)
         up, down = Linear(larger, up.bias * activation.gain), Linear(smaller, down.bias)
     return up.to(dtype, fused), down.to(dtype, fused)
 
 
 def pack(weight: Tensor) -> Tensor:
-    """A weight in oneDNN's layout."""
+    """Returns a weight in oneDNN's layout."""
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
     return packed
 
 
 def multiply(x: Tensor, packed: Tensor, bias: Tensor | None, activation: str) -> Tensor:
-    """A product with a packed weight and the activation of that name."""
+    """Returns the product with a packed weight, through oneDNN's activation of that name."""
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, activation, [], "none")
     return result
 
 
 def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether oneDNN's own layout pays on this device, and works."""
+    """Tells whether oneDNN's own layout is faster on this device, and works."""
     return device.type == "cpu" and dtype != torch.float32 and _works(dtype)
 
 
 @cache
 def _works(dtype: torch.dtype) -> bool:
-    """Whether `pack` and `multiply` are here and give what the plain operators give."""
+    """Tells whether `pack` and `multiply` exist and agree with the plain operators."""
     ramp = torch.linspace(-1, 1, 32 * 32).view(32, 32).to(dtype)
     try:
         packed = pack(ramp)
-        for each in (IDENTITY, *ACTIVATIONS.values()):
-            expected = each.plain(F.linear(ramp, ramp, ramp[0]) / each.gain) * each.gain
-            # torch.testing would say this too, and takes as long to import as half of torch
-            if not torch.allclose(multiply(ramp, packed, ramp[0], each.fused), expected, atol=0.1, rtol=0.05):
+        for activation in (IDENTITY, *ACTIVATIONS.values()):
+            expected = activation.plain(F.linear(ramp, ramp, ramp[0]) / activation.gain) * activation.gain
+            # not torch.testing, whose import takes half as long as torch's
+            if not torch.allclose(multiply(ramp, packed, ramp[0], activation.fused), expected, atol=0.1, rtol=0.05):
                 return False
     except (AttributeError, RuntimeError):  # NotImplementedError is a RuntimeError
         return False
     return True
 
 
-MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # glibc's numbers in malloc.h
-LARGEST = 32 << 20  # bytes: the most that glibc takes for the first
-KEPT = 256 << 20  # bytes
+MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # parameter numbers in glibc's malloc.h
+LARGEST = 32 << 20  # bytes: glibc's upper limit for MMAP_THRESHOLD
+KEPT = 256 << 20  # bytes of freed memory that the process keeps
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep up to KEPT bytes that are freed. By itself it gives every large block back at once and gets
-    it anew, page by page, which takes as long as the arithmetic. Does nothing where the user or the system decides."""
+    """Tells glibc to keep up to KEPT bytes of freed memory.
+
+    By default it returns every large block to the system and maps it again page by page, which takes as long as the
+    arithmetic. Does nothing if the environment configures malloc, or without glibc.
+    """
     if sys.platform == "linux" and not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         with contextlib.suppress(OSError, AttributeError):  # another libc
             libc = ctypes.CDLL(None)
@@ -125,7 +137,9 @@ def keep_freed_memory() -> None:
 
 
 def add_in_one_order() -> None:
-    """Asks MKL, torch's library for float32 products, for sums in an order that does not depend on the number of
-    threads, so that two workers of one thread give the bytes of one with two. MKL reads this once, at its first
-    product, and only where the user has not decided. It takes no measurable time."""
+    """Asks MKL, torch's library for float32 products, for an order of summation that ignores the number of threads.
+
+    Two workers with one thread each then give the same bytes as one worker with two. MKL reads the variable once, at
+    its first product. A value that the user has set stays. The cost in time is not measurable.
+    """
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")

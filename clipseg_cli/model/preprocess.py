@@ -1,6 +1,6 @@
-"""A picture to the numbers that CLIPSeg reads: square resize, scale to [0, 1], normalise.
+"""Prepares an image for CLIPSeg: resizes it to a square, scales it to [0, 1] and normalises it.
 
-Equal to transformers' CLIPSegProcessor (Pillow, antialiased, rounded to whole grey levels) within one grey level.
+The result is within one grey level of transformers' CLIPSegProcessor (Pillow, antialiased, rounded to 8 bits).
 """
 
 import json
@@ -17,7 +17,7 @@ from PIL import Image
 from clipseg_cli.errors import ModelError
 
 BILINEAR = 2  # Pillow's number
-DEFAULTS: dict[str, Any] = {  # of transformers' ViTImageProcessor
+DEFAULTS: dict[str, Any] = {  # those of transformers' ViTImageProcessor
     "size": {"height": 224, "width": 224},
     "resample": BILINEAR,
     "image_mean": [0.5, 0.5, 0.5],
@@ -31,22 +31,25 @@ DEFAULTS: dict[str, Any] = {  # of transformers' ViTImageProcessor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Preprocessing:
-    """How one checkpoint wants its pictures."""
+    """The image settings of one checkpoint."""
 
-    side: int  # pixels: the picture is warped to side x side
+    side: int  # pixels: the image is warped to side x side
     resample: int  # Pillow's number of the filter
-    levels: NDArray[np.float32]  # (3, 256): what each grey level of red, green and blue becomes
+    levels: NDArray[np.float32]  # (3, 256): the normalised value of each level of red, green and blue
 
 
 def preprocess(image: NDArray[np.uint8], how: Preprocessing) -> NDArray[np.float32]:
-    """uint8 (H, W, 3) RGB to float32 (3, side, side), normalised."""
+    """Maps uint8 (H, W, 3) RGB to normalised float32 (3, side, side)."""
     small = resize(image, how)
     return np.stack([how.levels[channel][small[..., channel]] for channel in range(3)])
 
 
 def resize(image: NDArray[np.uint8], how: Preprocessing) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3) to (side, side, 3). Bilinear runs in torch: within one grey level of Pillow, and up to ten times
-    faster on large photographs. Every other filter is Pillow's own."""
+    """Resizes uint8 (H, W, 3) to uint8 (side, side, 3).
+
+    Bilinear runs in torch, which is up to ten times faster on large photographs and within one grey level of Pillow.
+    Every other filter is Pillow's own.
+    """
     size = how.side, how.side
     if how.resample != BILINEAR:
         return np.asarray(Image.fromarray(image).resize(size, Image.Resampling(how.resample)))
@@ -57,15 +60,15 @@ def resize(image: NDArray[np.uint8], how: Preprocessing) -> NDArray[np.uint8]:
 
 
 def read_preprocessing(path: Path) -> Preprocessing:
-    """The settings in `path`/preprocessor_config.json, or in processor_config.json, where transformers 5 puts them.
+    """Returns the settings in `path`/preprocessor_config.json, or in processor_config.json of transformers 5.
 
-    Raises ModelError where they are unreadable or ask for what CLIPSeg cannot do: anything but a warp to a square.
+    Raises ModelError if they are unreadable or require anything but a warp to a square.
     """
     try:
         settings = {**DEFAULTS, **read_settings(path)}
         kind = str(settings.get("image_processor_type") or settings.get("feature_extractor_type") or "ViT")
         if not kind.startswith("ViT"):
-            raise ValueError(f"pictures are prepared by {kind}, not by ViTImageProcessor")
+            raise ValueError(f"the image processor is {kind}, not ViTImageProcessor")
         for flag in ("do_center_crop", "do_pad"):
             if settings.get(flag):
                 raise ValueError(f'"{flag}" is set')
@@ -74,11 +77,11 @@ def read_preprocessing(path: Path) -> Preprocessing:
         resample = int(Image.Resampling(settings["resample"]))
         return Preprocessing(square(settings["size"]), resample, grey_levels(settings))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelError(f"{path}: the picture settings of this model cannot be honoured: {error}") from error
+        raise ModelError(f"{path}: the image settings of this model are not supported: {error}") from error
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The image processor's entries, None values left out."""
+    """Returns the image processor's settings, without those that are None."""
     own = path / "preprocessor_config.json"
     if own.is_file():
         settings = json.loads(own.read_text(encoding="utf-8"))
@@ -88,7 +91,10 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def square(size: int | dict[str, int]) -> int:
-    """The side in pixels of `size`: a number (as old files have it), or equal height and width. Raises ValueError."""
+    """Returns the side in pixels of `size`, which is a number (in old files) or equal height and width.
+
+    Raises ValueError for anything else.
+    """
     height, width = (size, size) if isinstance(size, int) else (size.get("height"), size.get("width"))
     if not isinstance(height, int) or height != width or height < 1:
         raise ValueError(f'"size" is {size}; CLIPSeg needs equal height and width')
@@ -96,7 +102,7 @@ def square(size: int | dict[str, int]) -> int:
 
 
 def grey_levels(settings: dict[str, Any]) -> NDArray[np.float32]:
-    """float32 (3, 256): every grey level, rescaled and normalised with the processor's own roundings."""
+    """Returns float32 (3, 256): every level of each colour, rescaled and normalised, rounded like the processor."""
     levels = np.arange(256, dtype=np.float64)
     if settings["do_rescale"]:
         levels = levels * settings["rescale_factor"]
@@ -106,5 +112,5 @@ def grey_levels(settings: dict[str, Any]) -> NDArray[np.float32]:
         with np.errstate(all="ignore"):  # a deviation of 0 is refused below
             table = (table - mean) / std
     if table.shape != (3, 256) or not np.isfinite(table).all():
-        raise ValueError('"image_mean" and "image_std" are not three numbers each')
+        raise ValueError('"image_mean" and "image_std" must be three finite numbers each, "image_std" not 0')
     return table

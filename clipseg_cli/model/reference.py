@@ -1,7 +1,7 @@
-"""CLIPSeg as transformers runs it: what `--backend transformers` uses, and what the fast backend is tested against.
+"""The network of `--backend transformers`: transformers' own CLIPSeg, the reference for the fast backend's tests.
 
-The processor, the vision model, the text model and the decoder are called as they are. One thing differs from their
-documentation's example: a picture is encoded once for all prompts, and a prompt embedded once for all pictures.
+The processor, the vision model, the text model and the decoder are used unchanged. Unlike in the example of the
+transformers documentation, an image is encoded once for all prompts, and a prompt is embedded once for all images.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ from clipseg_cli.errors import ModelError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reference:
-    """transformers' processor and model of one checkpoint, for pictures of `side` x `side` pixels."""
+    """transformers' processor and model of one checkpoint, for images of `side` x `side` pixels."""
 
     processor: Any
     model: Any
@@ -33,22 +33,22 @@ class Reference:
     device: torch.device
 
     def tokenize(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each prompt, start and end tokens included, neither cut nor padded."""
+        """Returns the token ids of each prompt, with start and end tokens, neither truncated nor padded."""
         with quiet():
             ids: list[list[int]] = self.processor.tokenizer(list(prompts)).input_ids
         return ids
 
     def resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """uint8 (H, W, 3) RGB to uint8 (side, side, 3)."""
+        """Resizes uint8 (H, W, 3) RGB to uint8 (side, side, 3)."""
         return np.moveaxis(self.process(image, do_rescale=False, do_normalize=False).numpy(), 0, -1)
 
     def preprocess(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 (H, W, 3) RGB to float32 (3, side, side), normalised."""
+        """Maps uint8 (H, W, 3) RGB to normalised float32 (3, side, side)."""
         prepared: NDArray[np.float32] = self.process(image).numpy()
         return prepared
 
     def process(self, image: NDArray[np.uint8], **steps: bool) -> Tensor:
-        """One picture through the processor: (3, side, side)."""
+        """Runs one image through the processor. Returns (3, side, side)."""
         size = {"height": self.side, "width": self.side}
         batch = self.processor(images=Image.fromarray(image), size=size, return_tensors="pt", **steps)
         pixels: Tensor = batch.pixel_values[0]
@@ -56,22 +56,25 @@ class Reference:
 
     @torch.inference_mode()
     def embed(self, ids: Sequence[int]) -> Tensor:
-        """The token ids of one prompt to float32 (1, dim)."""
+        """Maps the token ids of one prompt to float32 (1, dim)."""
         return vector(self.model.clip.get_text_features(torch.tensor([list(ids)], device=self.device)))
 
     @torch.inference_mode()
     def encode(self, pixels: Tensor, *, pooled: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Normalised float32 (N, 3, S, S) to the hidden states that the decoder reads, (N, layers, tokens, width) in
-        the model's dtype and the order of `extract_layers`. `pooled` adds CLIP's image embeddings, float32 (N, dim)."""
+        """Maps normalised float32 (N, 3, S, S) to the hidden states that the decoder reads.
+
+        They are (N, layers, tokens, width), in the model's dtype and the order of `extract_layers`. `pooled` adds
+        CLIP's image embeddings, float32 (N, dim).
+        """
         clip = self.model.clip
-        seen = clip.vision_model(pixels.to(self.device), output_hidden_states=True)
+        output = clip.vision_model(pixels.to(self.device), output_hidden_states=True)
         # the first hidden state is the input of layer 0
-        features = torch.stack([seen.hidden_states[layer + 1] for layer in self.model.extract_layers], 1)
-        return features, clip.visual_projection(seen.pooler_output).float() if pooled else None
+        features = torch.stack([output.hidden_states[layer + 1] for layer in self.model.extract_layers], 1)
+        return features, clip.visual_projection(output.pooler_output).float() if pooled else None
 
     @torch.inference_mode()
     def decode(self, features: Tensor, embeddings: Tensor) -> Tensor:
-        """Features of N pictures and float32 (P, dim) to logits float32 (N, P, S, S)."""
+        """Maps the features of N images and embeddings float32 (P, dim) to logits float32 (N, P, S, S)."""
         n, prompts = len(features), len(embeddings)
         repeated = features.to(self.device).repeat_interleave(prompts, 0)
         conditional = embeddings.to(self.device, self.model.dtype).repeat(n, 1)
@@ -80,9 +83,9 @@ class Reference:
 
 
 def load_reference(path: Path, weights: Path, *, side: int, device: str, dtype: torch.dtype) -> Reference:
-    """transformers' processor of `path` and its model with the tensors of `weights`. Runs no code of the checkpoint.
+    """Loads transformers' processor from `path` and its model from `weights`. Runs no code of the checkpoint.
 
-    Raises ModelError where transformers cannot read them, or would fill a missing tensor with random numbers.
+    Raises ModelError if transformers cannot read them, or would fill a missing tensor with random numbers.
     """
     untyped: Any = CLIPSegForImageSegmentation
     with quiet():
@@ -96,19 +99,19 @@ def load_reference(path: Path, weights: Path, *, side: int, device: str, dtype: 
             raise ModelError(f"{path}: transformers cannot read this model: {error}") from error
     missing = sorted(info["missing_keys"])
     if missing:
-        raise ModelError(f"{weights}: {len(missing)} tensors are missing, {missing[0]} among them")
+        raise ModelError(f"{weights}: {len(missing)} tensors are missing, including {missing[0]}")
     return Reference(processor, model.to(device).eval(), side, torch.device(device))
 
 
 def vector(features: Any) -> Tensor:
-    """The projected embedding: an output's `pooler_output` from transformers 5 on, the tensor itself before."""
+    """Returns the projected embedding: the `pooler_output` in transformers 5, the tensor itself before."""
     embedding: Tensor = getattr(features, "pooler_output", features)
     return embedding.float()
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """transformers without its warnings and progress bars, which belong on nobody's terminal; then as it was."""
+    """Turns off transformers' warnings and progress bars, and restores the settings at the end."""
     untyped: Any = logging
     level, bars = untyped.get_verbosity(), untyped.is_progress_bar_enabled()
     untyped.set_verbosity_error()

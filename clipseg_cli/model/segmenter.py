@@ -1,8 +1,8 @@
-"""The Segmenter: prompts and pictures in, logits out. Values in, values out; nothing is remembered between calls.
+"""The Segmenter maps images and prompts to logits. It keeps no state between calls.
 
 segmenter = Segmenter.load("rd64-refined")
 embeddings = segmenter.embed(["a cat", "a dog"])  # once per run
-features = segmenter.encode([image])  # once per picture
+features = segmenter.encode([image])  # once per image
 logits = segmenter.logits(features, embeddings)  # float32 (1, 2, S, S)
 """
 
@@ -18,83 +18,83 @@ from torch import Tensor
 
 from clipseg_cli.errors import UsageError
 from clipseg_cli.model.architecture import Architecture, read_architecture
+from clipseg_cli.model.devices import DTYPES, pick_device, pick_dtype
 from clipseg_cli.model.preprocess import Preprocessing, preprocess, read_preprocessing, resize
 from clipseg_cli.model.registry import Checkpoint, locate
 from clipseg_cli.model.tokenizer import ClipTokenizer, read_tokenizer, refuse_blank, refuse_long
-from clipseg_cli.settings import Backend, Dtype
+from clipseg_cli.settings.model import Backend, Dtype
 
-Picture = NDArray[np.uint8] | Image.Image
-Pictures = Sequence[Picture] | NDArray[np.uint8] | NDArray[np.float32] | Tensor
+ImageLike = NDArray[np.uint8] | Image.Image
+ImageBatch = Sequence[ImageLike] | NDArray[np.uint8] | NDArray[np.float32] | Tensor
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-PROMPTS_AT_ONCE = 8  # prompts in one pass of the decoder: bounds its memory
+PROMPTS_AT_ONCE = 8  # prompts in one pass of the decoder: limits its memory
 
 
 class Network(Protocol):
-    """What a backend computes; `fast.Network` and `reference.Reference` are the two."""
+    """The network of a backend: `fast.Network` or `reference.Reference`."""
 
     def embed(self, ids: Sequence[int]) -> Tensor:
-        """The token ids of one prompt to float32 (1, dim)."""
+        """Maps the token ids of one prompt to float32 (1, dim)."""
 
     def encode(self, pixels: Tensor, *, pooled: bool = False) -> tuple[Tensor, Tensor | None]:
-        """float32 (N, 3, S, S) to features (N, ...) and, if `pooled`, image embeddings float32 (N, dim)."""
+        """Maps float32 (N, 3, S, S) to features (N, ...) and, if `pooled`, image embeddings float32 (N, dim)."""
 
     def decode(self, features: Tensor, embeddings: Tensor) -> Tensor:
-        """Features of N pictures and float32 (P, dim) to logits float32 (N, P, S, S)."""
+        """Maps the features of N images and embeddings float32 (P, dim) to logits float32 (N, P, S, S)."""
 
 
 class Processor(Protocol):
-    """How a backend makes numbers of words and pictures."""
+    """Converts prompts and images to the input of a backend's network."""
 
     def tokenize(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each prompt, start and end tokens included, neither cut nor padded."""
+        """Returns the token ids of each prompt, with start and end tokens, neither truncated nor padded."""
 
     def resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """uint8 (H, W, 3) RGB to uint8 (side, side, 3)."""
+        """Resizes uint8 (H, W, 3) RGB to uint8 (side, side, 3)."""
 
     def preprocess(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 (H, W, 3) RGB to float32 (3, side, side), normalised."""
+        """Maps uint8 (H, W, 3) RGB to normalised float32 (3, side, side)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embeddings:
-    """What to look for: raw CLIP embeddings of prompts or exemplars, never normalised, as CLIPSeg was trained."""
+    """CLIP embeddings of P prompts or exemplars. They are not normalised, because CLIPSeg was trained that way."""
 
     values: NDArray[np.float32]  # (P, dim)
 
     def __len__(self) -> int:
-        """P."""
+        """Returns P."""
         return len(self.values)
 
     def __getitem__(self, index: int | slice) -> Self:
-        """One embedding or a range of them; the first axis stays."""
+        """Returns one embedding or a range of them. The first axis is kept."""
         return type(self)(self.values[as_slice(index, len(self))])
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
-        """The embeddings of all parts in order."""
+        """Joins the embeddings of all parts in order."""
         return cls(np.concatenate([part.values for part in parts]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Features:
-    """All that the decoder needs of N pictures. They fit the model, the size and the backend that made them."""
+    """The encoded form of N images. It is valid only for the model, size and backend that produced it."""
 
-    tensor: Tensor  # float32 (N, layers, tokens, reduce_dim); of the other backend (N, layers, tokens, vision width)
-    pooled: NDArray[np.float32] | None = None  # (N, dim): raw CLIP image embeddings, where they were asked for
+    tensor: Tensor  # float32 (N, layers, tokens, reduce_dim); backend "transformers": (N, layers, tokens, vision width)
+    pooled: NDArray[np.float32] | None = None  # (N, dim): CLIP image embeddings, not normalised, if requested
 
     def __len__(self) -> int:
-        """N."""
+        """Returns N."""
         return len(self.tensor)
 
     def __getitem__(self, index: int | slice) -> Self:
-        """One picture or a range of them; the first axis stays."""
+        """Returns the features of one image or of a range of them. The first axis is kept."""
         part = as_slice(index, len(self))
         return type(self)(self.tensor[part], None if self.pooled is None else self.pooled[part])
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
-        """The pictures of all parts in order. `pooled` is kept where every part has it."""
+        """Joins the features of all parts in order. `pooled` is kept if every part has it."""
         pooled = [part.pooled for part in parts if part.pooled is not None]
         tensor = torch.cat([part.tensor for part in parts])
         return cls(tensor, np.concatenate(pooled) if len(pooled) == len(parts) else None)
@@ -102,16 +102,16 @@ class Features:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segmenter:
-    """One CLIPSeg, loaded. Made by `Segmenter.load`."""
+    """A loaded CLIPSeg model. Create it with `Segmenter.load`."""
 
     checkpoint: Checkpoint
     device: str  # "cpu", "cuda", "cuda:1", "mps"
     dtype: str  # "fp32", "bf16", "fp16"
     backend: str  # "fast", "transformers"
-    side: int  # pixels: pictures are warped to side x side, and logits have this size
+    side: int  # pixels: images are warped to side x side, and logits have this size
     dim: int  # channels of an embedding
-    longest: int  # tokens of a prompt at most, start and end included
-    threshold: float  # probability above which this checkpoint's masks begin, unless told otherwise
+    longest: int  # maximum tokens of a prompt, start and end included
+    threshold: float  # the checkpoint's default threshold, a probability
     network: Network = field(repr=False)
     processor: Processor = field(repr=False)
 
@@ -126,26 +126,28 @@ class Segmenter:
         offline: bool = False,
         size: int | None = None,
     ) -> Self:
-        """A model ready to run.
+        """Loads a model.
 
-        `model`: an alias, a hub id, a directory, or what `registry.locate` returned. `size`: pixels, instead of the
-        checkpoint's own. Raises ModelError for files that are missing, damaged or unknown, UsageError for the rest.
+        `model` is an alias, a hub id, a directory, or a result of `registry.locate`. `size` in pixels replaces the
+        checkpoint's own image size. Raises ModelError for files that are missing, damaged or not supported, and
+        UsageError for the other arguments.
         """
         if backend not in BACKENDS:
             raise UsageError(f"there is no backend {backend!r}; choose from {', '.join(BACKENDS)}")
-        place = pick_device(device)
-        precision = pick_dtype(dtype, place)
+        device = pick_device(device)
+        precision = pick_dtype(dtype, device)
         checkpoint = locate(model, offline=offline) if isinstance(model, str) else model
-        how, shape = read_preprocessing(checkpoint.path), read_architecture(checkpoint.path)
-        side = size if size is not None else how.side
+        preprocessing, shape = read_preprocessing(checkpoint.path), read_architecture(checkpoint.path)
+        side = size if size is not None else preprocessing.side
         if side < shape.patch or side % shape.patch:
             near = max(round(side / shape.patch), 1) * shape.patch
             raise UsageError(f"size {side} is not a multiple of this model's patch of {shape.patch} pixels: try {near}")
         load_backend = BACKENDS[backend]
-        network, processor = load_backend(checkpoint, shape, replace(how, side=side), place, DTYPES[precision])
+        preprocessing = replace(preprocessing, side=side)
+        network, processor = load_backend(checkpoint, shape, preprocessing, device, DTYPES[precision])
         return cls(
             checkpoint=checkpoint,
-            device=place,
+            device=device,
             dtype=precision,
             backend=backend,
             side=side,
@@ -157,164 +159,135 @@ class Segmenter:
         )
 
     def embed(self, prompts: Sequence[str]) -> Embeddings:
-        """The embeddings of P prompts. Raises UsageError for a prompt that is empty or longer than the model reads."""
+        """Returns the embeddings of P prompts. Raises UsageError for an empty prompt or one with too many tokens."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         refuse_blank(prompts)
         ids = self.processor.tokenize(prompts)
         refuse_long(prompts, ids, self.longest)
         return Embeddings(as_numpy(torch.cat([self.network.embed(tokens) for tokens in ids])))
 
-    def embed_images(self, images: Pictures) -> Embeddings:
-        """The embeddings of N exemplars, which say "such a thing" where a prompt would say it in words."""
+    def embed_images(self, images: ImageBatch) -> Embeddings:
+        """Returns the embeddings of N exemplars. They condition the decoder like those of prompts."""
         return Embeddings(as_numpy(self.network.encode(self.pixels(images), pooled=True)[1]))
 
-    def encode(self, images: Pictures, *, pooled: bool = False) -> Features:
-        """The features of N pictures. `pooled` adds their CLIP image embeddings, at the price of the vision layers
-        that the decoder does not read. On a CPU a picture's features have the same bits in any company."""
+    def encode(self, images: ImageBatch, *, pooled: bool = False) -> Features:
+        """Returns the features of N images.
+
+        `pooled` adds their CLIP image embeddings, which need more vision layers than the decoder reads. On a CPU the
+        features of an image are bit-identical in every batch.
+        """
         pixels = self.pixels(images)
-        # on a CPU a batch gains nothing, and the last bits of a product may depend on its number of rows
+        # on a CPU a batch is not faster, and the last bits of a product may depend on its number of rows
         step = 1 if self.device == "cpu" else len(pixels)
         parts = (pixels[start : start + step] for start in range(0, len(pixels), step))
         encoded = [self.network.encode(part, pooled=pooled) for part in parts]
         return Features.concatenate(
-            [Features(tensor, None if whole is None else as_numpy(whole)) for tensor, whole in encoded]
+            [Features(tensor, None if embedding is None else as_numpy(embedding)) for tensor, embedding in encoded]
         )
 
     def logits(self, features: Features, embeddings: Embeddings) -> NDArray[np.float32]:
-        """float32 (N, P, S, S), unbounded: above 0 is more likely than not."""
+        """Returns float32 (N, P, S, S), unbounded. A value above 0 is a probability above 0.5."""
         n, prompts = len(features), len(embeddings)
         result = torch.empty((n, prompts, self.side, self.side))
         conditional = torch.from_numpy(np.require(embeddings.values, np.float32, ["C", "W"])).to(self.device)
-        # one picture at a time: a product's last bits may depend on its number of rows, and a picture's logits must
-        # not depend on the pictures that happen to be beside it
+        # one image at a time: the last bits of a product may depend on its number of rows, but the logits of an image
+        # must not depend on the other images of the batch
         for i in range(n):
             for p in range(0, prompts, PROMPTS_AT_ONCE):
-                some = slice(i, i + 1), slice(p, p + PROMPTS_AT_ONCE)
-                result[some] = self.network.decode(features.tensor[some[0]], conditional[some[1]])
+                image, group = slice(i, i + 1), slice(p, p + PROMPTS_AT_ONCE)
+                result[image, group] = self.network.decode(features.tensor[image], conditional[group])
         return as_numpy(result)
 
     def decode(self, features: Features, embeddings: Embeddings | Sequence[str]) -> NDArray[np.float32]:
-        """Probabilities float32 (N, P, S, S) in [0, 1] of every picture for every embedding or prompt."""
-        known = embeddings if isinstance(embeddings, Embeddings) else self.embed(embeddings)
-        return as_numpy(torch.from_numpy(self.logits(features, known)).sigmoid())
+        """Returns probabilities float32 (N, P, S, S) in [0, 1] for every image and every embedding or prompt."""
+        if not isinstance(embeddings, Embeddings):
+            embeddings = self.embed(embeddings)
+        return as_numpy(torch.from_numpy(self.logits(features, embeddings)).sigmoid())
 
     def resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """uint8 (H, W, 3) to uint8 (side, side, 3): all that the network sees of a picture, small enough to queue.
-        Encoding it gives the features of the picture itself."""
+        """Resizes uint8 (H, W, 3) to uint8 (side, side, 3), the resolution that the network sees.
+
+        The resized image has the same features as the original.
+        """
         return self.processor.resize(as_array(image))
 
-    def pixels(self, images: Pictures) -> Tensor:
-        """Pictures to float32 (N, 3, S, S), normalised; float32 of that shape is taken as it is."""
+    def pixels(self, images: ImageBatch) -> Tensor:
+        """Converts images to normalised float32 (N, 3, S, S). A float32 array of that shape is returned unchanged."""
         if isinstance(images, Tensor) or (isinstance(images, np.ndarray) and images.dtype != np.uint8):
             ready = torch.as_tensor(images)
             if ready.dtype != torch.float32 or ready.shape[1:] != (3, self.side, self.side):
                 raise UsageError(
-                    f"got {ready.dtype} {tuple(ready.shape)}; give a list of uint8 (H, W, 3) pictures, "
+                    f"got {ready.dtype} {tuple(ready.shape)}; give a list of uint8 (H, W, 3) images, "
                     f"or normalised float32 (N, 3, {self.side}, {self.side})"
                 )
             return ready
         return torch.from_numpy(np.stack([self.processor.preprocess(as_array(image)) for image in images]))
 
 
-def as_array(image: Picture) -> NDArray[np.uint8]:
-    """A picture as uint8 (H, W, 3) RGB; a PIL image is turned as its EXIF orientation says. Raises UsageError."""
+def as_array(image: ImageLike) -> NDArray[np.uint8]:
+    """Converts an image to uint8 (H, W, 3) RGB, applying a PIL image's EXIF orientation. Raises UsageError."""
     if isinstance(image, Image.Image):
         return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise UsageError(f"got {found}; a picture is a PIL image or a uint8 array (H, W, 3)")
+        raise UsageError(f"got {found}; an image is a PIL image or a uint8 array (H, W, 3)")
     return image
 
 
 def as_numpy(tensor: Tensor | None) -> NDArray[np.float32]:
-    """Any float tensor as float32 on the CPU."""
+    """Converts a float tensor to float32 on the CPU."""
     assert tensor is not None
     array: NDArray[np.float32] = tensor.float().cpu().numpy()
     return array
 
 
 def as_slice(index: int | slice, length: int) -> slice:
-    """The range that `index` means in `length` items. Raises IndexError, which also ends a loop over them."""
+    """Converts an index into `length` items to a slice. Raises IndexError, which also ends a `for` loop over them."""
     if isinstance(index, slice):
         return index
-    place = range(length)[index]
-    return slice(place, place + 1)
+    position = range(length)[index]
+    return slice(position, position + 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FastProcessor:
-    """How the fast backend makes numbers of words and pictures: see `Processor`."""
+    """The processor of the fast backend. For its methods see `Processor`."""
 
     tokenizer: ClipTokenizer
-    how: Preprocessing
+    preprocessing: Preprocessing
 
     def tokenize(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Neither cut nor padded."""
+        """Returns the token ids of each prompt."""
         return self.tokenizer(prompts)
 
     def resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A square."""
-        return resize(image, self.how)
+        """Resizes an image to uint8 (side, side, 3)."""
+        return resize(image, self.preprocessing)
 
     def preprocess(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """A normalised square."""
-        return preprocess(image, self.how)
+        """Maps an image to normalised float32 (3, side, side)."""
+        return preprocess(image, self.preprocessing)
 
 
 def load_fast(
-    checkpoint: Checkpoint, shape: Architecture, how: Preprocessing, device: str, dtype: torch.dtype
+    checkpoint: Checkpoint, shape: Architecture, preprocessing: Preprocessing, device: str, dtype: torch.dtype
 ) -> tuple[Network, Processor]:
-    """This program's own network and processor."""
-    from clipseg_cli.model.fast import load_network
+    """Loads the network and the processor of this package."""
+    from clipseg_cli.model.fast_weights import load_network
 
-    network = load_network(checkpoint.weights, shape, side=how.side, device=device, dtype=dtype)
-    return network, FastProcessor(read_tokenizer(checkpoint.path), how)
+    network = load_network(checkpoint.weights, shape, side=preprocessing.side, device=device, dtype=dtype)
+    return network, FastProcessor(read_tokenizer(checkpoint.path), preprocessing)
 
 
 def load_transformers(
-    checkpoint: Checkpoint, shape: Architecture, how: Preprocessing, device: str, dtype: torch.dtype
+    checkpoint: Checkpoint, shape: Architecture, preprocessing: Preprocessing, device: str, dtype: torch.dtype
 ) -> tuple[Network, Processor]:
-    """Those of transformers."""
+    """Loads the network and the processor of transformers."""
     from clipseg_cli.model.reference import load_reference
 
-    reference = load_reference(checkpoint.path, checkpoint.weights, side=how.side, device=device, dtype=dtype)
+    side = preprocessing.side
+    reference = load_reference(checkpoint.path, checkpoint.weights, side=side, device=device, dtype=dtype)
     return reference, reference
 
 
 BACKENDS = {"fast": load_fast, "transformers": load_transformers}
-
-
-def devices() -> tuple[str, ...]:
-    """The devices of this machine, the fastest first."""
-    cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    return (*cuda, *(["mps"] if torch.backends.mps.is_available() else []), "cpu")
-
-
-def pick_device(wanted: str) -> str:
-    """`wanted`, or for "auto" the fastest. Raises UsageError, with what exists, for a device that is not here."""
-    there = devices()
-    if wanted == "auto":
-        return there[0]
-    device = "cuda:0" if wanted == "cuda" else wanted
-    if device not in there:
-        raise UsageError(f"there is no device {wanted!r} here; this machine has {', '.join(there)}")
-    return device
-
-
-def pick_dtype(wanted: str, device: str) -> str:
-    """`wanted`, or for "auto" the fastest that keeps masks: half precision where the processor multiplies in it."""
-    if wanted != "auto":
-        if wanted not in DTYPES:
-            raise UsageError(f"there is no dtype {wanted!r}; choose from auto, {', '.join(DTYPES)}")
-        return wanted
-    if device.startswith("cuda"):
-        with torch.cuda.device(device):
-            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if device == "cpu" and multiplies_bf16() else "fp32"
-
-
-def multiplies_bf16() -> bool:
-    """Whether this CPU has instructions for bfloat16 products that torch uses."""
-    ask = getattr(torch.cpu, "get_capabilities", None)  # newer than the oldest torch that runs this program
-    flags = ask() if ask is not None else {}
-    return any(flags.get(flag) for flag in ("amx_bf16", "avx512_bf16"))

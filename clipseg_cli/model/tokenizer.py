@@ -1,7 +1,7 @@
-"""Text to CLIP token ids, from a checkpoint's own files, with `tokenizers` alone.
+"""Turns text into CLIP token ids, with a checkpoint's own tokenizer files and the `tokenizers` library.
 
-The same pipeline as transformers' CLIPTokenizer: NFC, runs of white space to one space, lower case, words split by
-CLIP's pattern, byte-level BPE whose words end in `</w>`, start and end tokens around the whole.
+The steps are those of transformers' CLIPTokenizer: NFC, white space collapsed to single spaces, lower case, words
+split by CLIP's pattern, byte-level BPE whose words end in `</w>`, a start and an end token.
 """
 
 import json
@@ -22,19 +22,19 @@ ROLES = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": EN
 
 @dataclass(frozen=True, slots=True)
 class ClipTokenizer:
-    """Prompts to token ids. Makes no cut and adds no padding."""
+    """Maps prompts to token ids, without truncation or padding."""
 
     backend: Tokenizer
 
     def __call__(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each prompt, start and end tokens included."""
+        """Returns the token ids of each prompt, with start and end tokens."""
         return [encoding.ids for encoding in self.backend.encode_batch(list(prompts))]
 
 
 def read_tokenizer(path: Path) -> ClipTokenizer:
-    """The tokenizer of the checkpoint directory `path`: tokenizer.json, or the released vocab.json and merges.txt.
+    """Reads the tokenizer of a checkpoint directory: tokenizer.json, or the released vocab.json and merges.txt.
 
-    Raises ModelError where the files are missing, damaged or do not hold a byte-level BPE.
+    Raises ModelError if the files are missing or damaged or do not hold a byte-level BPE.
     """
     try:
         whole = read_json(path / "tokenizer.json")
@@ -42,18 +42,21 @@ def read_tokenizer(path: Path) -> ClipTokenizer:
         special = read_special_tokens(path, whole)
         backend = build(vocabulary, merges, special)
     except Exception as error:  # the Rust side raises bare Exception
-        raise ModelError(f"{path}: the tokenizer cannot be read ({error}); fetch the model again") from error
+        raise ModelError(f"{path}: cannot read the tokenizer ({error}); download the model again") from error
     return ClipTokenizer(backend)
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The object in `file`; empty where there is no such file."""
+    """Returns the JSON object in `file`, or an empty dict if there is no such file."""
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return content
 
 
 def read_vocabulary(path: Path, whole: dict[str, Any]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Token to id, and the merges in order of priority. `whole`: the content of tokenizer.json, or empty."""
+    """Returns the ids by token, and the merges in order of priority.
+
+    `whole` is the content of tokenizer.json; if it is empty, vocab.json and merges.txt are read.
+    """
     if not whole:
         vocabulary, pairs = BPE.read_file(str(path / "vocab.json"), str(path / "merges.txt"))
         return vocabulary, pairs
@@ -65,7 +68,7 @@ def read_vocabulary(path: Path, whole: dict[str, Any]) -> tuple[dict[str, int], 
 
 
 def read_special_tokens(path: Path, whole: dict[str, Any]) -> dict[str, AddedToken]:
-    """The special tokens by role. Flags come from tokenizer.json where it lists the token, else from the role."""
+    """Returns the special tokens by role. Flags come from tokenizer.json if it lists the token, else from the role."""
     named: dict[str, Any] = dict(ROLES)
     for file in ("special_tokens_map.json", "tokenizer_config.json"):
         settings = read_json(path / file)
@@ -76,7 +79,7 @@ def read_special_tokens(path: Path, whole: dict[str, Any]) -> dict[str, AddedTok
 
 
 def special_token(token: str | dict[str, Any]) -> AddedToken:
-    """A special token from its name, or from a dict of `content`, `normalized`, `lstrip`, `rstrip`, `single_word`."""
+    """Builds a special token from its text, or from a dict with `content` and the flags."""
     if isinstance(token, str):
         return AddedToken(token, special=True, normalized=False)
     flags = {flag: bool(token.get(flag, False)) for flag in ("normalized", "lstrip", "rstrip", "single_word")}
@@ -84,7 +87,7 @@ def special_token(token: str | dict[str, Any]) -> AddedToken:
 
 
 def build(vocabulary: dict[str, int], merges: list[tuple[str, str]], special: dict[str, AddedToken]) -> Tokenizer:
-    """The pipeline of CLIPTokenizer (transformers, models/clip/tokenization_clip.py) over one vocabulary."""
+    """Builds the pipeline of CLIPTokenizer (transformers, models/clip/tokenization_clip.py) for one vocabulary."""
     start, end = special["bos_token"].content, special["eos_token"].content
     for token in (start, end):
         if token not in vocabulary:
@@ -102,7 +105,7 @@ def build(vocabulary: dict[str, int], merges: list[tuple[str, str]], special: di
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
-    distinct = {token.content: token for token in special.values()}  # one token in several roles: the last one's flags
+    distinct = {token.content: token for token in special.values()}  # a token with several roles: the last one's flags
     backend.add_special_tokens(list(distinct.values()))
     backend.post_processor = processors.RobertaProcessing(
         (end, vocabulary[end]), (start, vocabulary[start]), trim_offsets=False, add_prefix_space=False
@@ -111,7 +114,7 @@ def build(vocabulary: dict[str, int], merges: list[tuple[str, str]], special: di
 
 
 def refuse_blank(prompts: Sequence[str]) -> None:
-    """Raises UsageError for no prompt at all, for one without a visible character, and for one that is not Unicode."""
+    """Raises UsageError if there is no prompt, or if one is blank or not valid Unicode."""
     if not prompts:
         raise UsageError("there is no prompt: describe what to segment")
     for prompt in prompts:
@@ -122,12 +125,12 @@ def refuse_blank(prompts: Sequence[str]) -> None:
 
 
 def refuse_long(prompts: Sequence[str], ids: Sequence[Sequence[int]], longest: int) -> None:
-    """Raises UsageError for a prompt of more than `longest` tokens, or of none besides the start and end tokens."""
+    """Raises UsageError for a prompt with more than `longest` tokens, or with start and end tokens only."""
     for prompt, tokens in zip(prompts, ids, strict=True):
         if len(tokens) <= 2:
             raise UsageError(f"the prompt {prompt!r} has no words: describe what to segment")
         if len(tokens) > longest:
             raise UsageError(
-                f"the prompt {prompt!r} has {len(tokens)} tokens with its start and end; "
+                f"the prompt {prompt!r} has {len(tokens)} tokens, including start and end; "
                 f"the model reads at most {longest}: shorten it"
             )

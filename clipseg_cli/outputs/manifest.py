@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from clipseg_cli.errors import ImageError, OutputError
-from clipseg_cli.inputs.discovery import Source, identify
-from clipseg_cli.storage import bucket_lines, files, store
+from clipseg_cli.inputs import names
+from clipseg_cli.inputs.source import Source, identify
+from clipseg_cli.storage import store
 from clipseg_cli.storage.buckets import Url
+from clipseg_cli.storage.lines import open_lines
 from clipseg_cli.storage.store import Place
 
 VERSION = 1
@@ -132,8 +134,8 @@ class Ledger:
     def __init__(self, out: Place, fsync: bool = False) -> None:
         self.out = out
         self.manifest, self.journal = (
-            bucket_lines.lines(out / MANIFEST, fsync),
-            bucket_lines.lines(out / JOURNAL, fsync),
+            open_lines(out / MANIFEST, fsync),
+            open_lines(out / JOURNAL, fsync),
         )
         self.size = store.sizes(out)
         self.known: dict[str, bytes] = {}  # image -> its line in the manifest when the run began
@@ -184,7 +186,7 @@ class Ledger:
         """The source with an output path that no image of an earlier run has: two folders that are done into one."""
         owner = self.taken.get(hash(store.portable(source.output)), hash(source.name))
         mine = owner == hash(source.name)
-        return source if mine else replace(source, output=files.apart(source.output, source.name))
+        return source if mine else replace(source, output=names.renamed(source.output, source.name))
 
     def add(self, record: Record) -> None:
         """Keeps a record whose files are written; one that an earlier run kept stays as it is. What an earlier run
@@ -213,7 +215,7 @@ class Ledger:
 def forget(out: Place) -> None:
     """Takes from an output directory what tells that a run is there. Raises OutputError."""
     for name in (MANIFEST, JOURNAL):
-        bucket_lines.lines(out / name).clear()
+        open_lines(out / name).clear()
     with store.failing(out):
         (out / RUN).unlink(missing_ok=True)
 
@@ -240,7 +242,7 @@ def shown(name: str) -> str:
 
 def documents(path: Place) -> Iterator[dict[str, Any]]:
     """The records of a manifest, as it stands; a bucket's each image once."""
-    lines = _latest(list(bucket_lines.lines(path))) if isinstance(path, Url) else bucket_lines.lines(path)
+    lines = _latest(list(open_lines(path))) if isinstance(path, Url) else open_lines(path)
     return (document for line in lines if "image" in (document := _document(line)))
 
 

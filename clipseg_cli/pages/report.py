@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 
 from clipseg_cli.errors import ImageError, UsageError
 from clipseg_cli.inputs import decode
-from clipseg_cli.inputs.discovery import Source
+from clipseg_cli.inputs.source import Source
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.outputs import drawing, manifest
 from clipseg_cli.outputs.writers import raster
-from clipseg_cli.settings import MAX_PIXELS, CleanUp
-from clipseg_cli.storage import files, store
+from clipseg_cli.settings.inputs import MAX_PIXELS
+from clipseg_cli.settings.masks import CleanUp
+from clipseg_cli.storage import paths, store
 from clipseg_cli.storage.store import Place
 
 TEMPLATE = Path(__file__).parent / "report.html"
@@ -153,7 +154,7 @@ def _photo(record: dict[str, Any], about: dict[str, Any]) -> NDArray[np.uint8] |
     name = manifest.image_name(record)
     for base in ("", about.get("directory") or ""):
         try:
-            path = name if files.is_url(name) else os.path.join(base, name)
+            path = name if paths.is_url(name) else os.path.join(base, name)
             pixels = decode.load(Source(path, name, ""), max_pixels=4 * MAX_PIXELS).pixels
         except ImageError:
             continue

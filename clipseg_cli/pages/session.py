@@ -18,16 +18,20 @@ from numpy.typing import NDArray
 
 from clipseg_cli.errors import ClipsegError, ImageError, UsageError
 from clipseg_cli.inputs import decode
-from clipseg_cli.inputs.discovery import Source, discover
+from clipseg_cli.inputs.discovery import discover
+from clipseg_cli.inputs.source import Source
 from clipseg_cli.masks import cleanup, matting, soft_maps
 from clipseg_cli.model import registry
 from clipseg_cli.outputs import drawing
 from clipseg_cli.outputs.writers import raster
 from clipseg_cli.pages.background_run import PATIENCE, Run, free
 from clipseg_cli.prompts import highlight
-from clipseg_cli.prompts.text import Prompt, distinct, parse, probability
+from clipseg_cli.prompts.text import Prompt, distinct, parse
+from clipseg_cli.prompts.thresholds import probability
 from clipseg_cli.run.finish import cut
-from clipseg_cli.settings import MAX_PIXELS, CleanUp, InputOptions, ModelOptions, Refine
+from clipseg_cli.settings.inputs import MAX_PIXELS, InputOptions
+from clipseg_cli.settings.masks import CleanUp, Refine
+from clipseg_cli.settings.model import ModelOptions
 
 if TYPE_CHECKING:
     from clipseg_cli.model.segmenter import Features, Segmenter
@@ -313,7 +317,11 @@ class Session:
             if wish.threshold is not None:
                 line += ["-t", f"{wish.label}={wish.threshold:g}"]
         clean = ask.clean
-        flags: dict[str, int | str] = {"--open": clean.open, "--close": clean.close, "--fill-holes": clean.fill_holes}
+        flags: dict[str, int | float | str] = {
+            "--open": clean.open,
+            "--close": clean.close,
+            "--fill-holes": clean.fill_holes,
+        }
         flags |= {"--min-area": clean.min_area, "--keep-largest": clean.keep_largest, "--grow": clean.grow}
         line += [part for flag, value in flags.items() if value for part in (flag, str(value))]
         if clean.refine != "none":

@@ -1,6 +1,6 @@
-"""What to look for, as values: text prompts, boolean expressions, thresholds and visual prompt recipes.
+"""Prompts as values: text prompts, boolean expressions, thresholds, folder names and visual prompt recipes.
 
-Takes the user's text, or the pixels and the mask of an exemplar. Gives labels, prompts, expression trees, and the
-array that CLIPSeg sees of an exemplar. Opens no image and loads no network. Imports nothing of this program but
-`errors`.
+Takes the user's text, or the pixels and the mask of an exemplar. Returns labels, prompts, expression trees,
+thresholds, slugs, and the array that CLIPSeg gets for an exemplar. Opens no image and loads no network. Imports only
+`errors` from this program.
 """

@@ -1,14 +1,15 @@
-"""How an exemplar picture and its mask become what CLIPSeg looks at: the paper's visual prompt.
+"""Visual prompts: turn an exemplar image and its mask into the image that CLIPSeg gets.
 
-The recipe `crop-blur-dim` is the one that the released models were trained with (their `crop_blur_highlight352`):
-blur the surroundings, fade them to a tenth, crop around the object, pad to a square, resize.
-All of it happens in normalised colour, where 0 is the mean colour of ImageNet: surroundings fade to that, not to black.
-RECIPES holds it beside the others that the paper compares.
+The released models were trained with the recipe `crop-blur-dim` (their `crop_blur_highlight352`): blur the
+surroundings, dim them to a tenth, crop around the object, pad to a square, resize. RECIPES has this recipe and the
+others that the paper compares. All steps work in normalised colour, where 0 is ImageNet's mean colour, so surroundings
+fade to that colour and not to black.
 
-The authors warp the picture to a square of 352 pixels first; here it keeps its shape and its pixels until the last
-step, and lengths in pixels grow with its longer side, so that a recipe looks the same at any resolution.
+The authors first warp the image to a square of 352 pixels. Here the image keeps its shape and resolution until the
+last step, and lengths in pixels scale with its longer side, so a recipe looks the same at any resolution.
 
-Pure functions of arrays. Pictures are uint8 (H, W, 3) RGB; masks are bool (H, W) of the same size.
+Pure functions of arrays. Images are uint8 (H, W, 3) RGB; masks are bool (H, W) of the same size. "Pixels" are float32
+(H, W, 3) in normalised colour.
 """
 
 from dataclasses import dataclass
@@ -20,23 +21,23 @@ from numpy.typing import NDArray
 
 MEAN = np.array((0.485, 0.456, 0.406), np.float32)  # of RGB in [0, 1], over ImageNet
 STD = np.array((0.229, 0.224, 0.225), np.float32)
-PAPER_SIDE = 352  # pixels: the size at which the three lengths below were chosen
+PAPER_SIDE = 352  # pixels: the image side for which the three lengths below are given
 BLUR_SIGMA = 3.0  # pixels at PAPER_SIDE
 BLUR_RADIUS = 7  # pixels at PAPER_SIDE: 15 taps
-OUTLINE = 5  # pixels at PAPER_SIDE: the authors' thickness; cv2 draws such a line over 7 pixels, centred on the edge
-BACKGROUND = 0.1  # share of the surroundings' colour that is kept
-CONTEXT = 0.1  # of the object's width and height, added on each side
-RED = np.array((1, 0, 0), np.float32)  # of an outline, RGB in [0, 1]
-DYE = np.array((1, 0.2, 0.2), np.float32)  # times the grey of a dyed object
+OUTLINE = 5  # pixels at PAPER_SIDE: the authors' thickness, which cv2 draws 7 pixels wide, centred on the edge
+BACKGROUND = 0.1  # brightness of the surroundings, as a share
+CONTEXT = 0.1  # share of the object's width and height, added on each side
+RED = np.array((1, 0, 0), np.float32)  # outline colour, RGB in [0, 1]
+DYE = np.array((1, 0.2, 0.2), np.float32)  # RGB factors for the grey level of a dyed object
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One way to point at an object; without arguments the picture is left as it is.
+    """One way to highlight an object. The default changes nothing.
 
-    background: share of the surroundings' colour that is kept, in [0, 1]. sigma: of their blur, pixels at PAPER_SIDE,
-    0 for none. context: of the crop, a share of the object's extent; None for no crop. paint: what is drawn in red,
-    a line around the object or the object itself in a grey picture.
+    background: factor for the surroundings, in [0, 1]. sigma: blur of the surroundings in pixels at PAPER_SIDE, 0 for
+    none. context: margin of the crop as a share of the object's extent; None for no crop. paint: "outline" draws a red
+    line around the object, "dye" tints the object red and makes the rest grey.
     """
 
     background: float = 1.0
@@ -45,8 +46,8 @@ class Recipe:
     paint: Literal["outline", "dye"] | None = None
 
 
-RECIPES: dict[str, Recipe] = {  # the paper's gain in percentage points (its Table 2), where it has that row
-    "crop-blur-dim": Recipe(BACKGROUND, BLUR_SIGMA, CONTEXT),  # 23.50: the one in training
+RECIPES: dict[str, Recipe] = {  # comments: gain in percentage points in the paper's Table 2, where it has that row
+    "crop-blur-dim": Recipe(BACKGROUND, BLUR_SIGMA, CONTEXT),  # 23.50; used in training
     "dim": Recipe(background=BACKGROUND),  # 13.85
     "mask": Recipe(background=0.0),  # 23.40
     "blur": Recipe(sigma=BLUR_SIGMA),  # 13.15
@@ -59,34 +60,34 @@ RECIPES: dict[str, Recipe] = {  # the paper's gain in percentage points (its Tab
 
 
 def normalised(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The picture in the network's colour units: float32 (H, W, 3), about -2.1 to 2.7."""
+    """Returns the image in normalised colour: float32 (H, W, 3), about -2.1 to 2.7."""
     return normalised_floats(image.astype(np.float32))
 
 
 def normalised_floats(levels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The same of grey levels between whole ones, 0 to 255."""
+    """Like `normalised`, for float32 levels from 0 to 255."""
     return np.asarray((levels / 255 - MEAN) / STD, np.float32)
 
 
 def denormalised(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The inverse of `normalised`, for showing what the model is shown: uint8 of the same shape, RGB, rounded."""
+    """Inverts `normalised`, to display a visual prompt: RGB uint8 of the same shape, rounded and clipped."""
     return np.asarray(np.rint(np.clip(pixels * STD + MEAN, 0, 1) * 255), np.uint8)
 
 
 def blurred(pixels: NDArray[np.float32], sigma: float = BLUR_SIGMA, longer: int | None = None) -> NDArray[np.float32]:
-    """A Gaussian blur as strong for this size as `sigma` is at 352 pixels: float32 (H, W, 3), edges mirrored.
+    """Applies a Gaussian blur of `sigma` pixels at PAPER_SIDE, scaled to this image: float32 (H, W, 3), edges mirrored.
 
-    The longer side counts: that of the pixels or, of a part, the whole picture's. At 352 pixels it is the authors'
-    filter: 15 taps, sigma 3.
+    `longer` is the longer side in pixels of the whole image, where `pixels` is a crop of it. At 352 pixels this is the
+    authors' filter: 15 taps, sigma 3.
     """
     scale = (longer or max(pixels.shape[:2])) / PAPER_SIDE
     taps = 2 * _reach(scale) + 1
-    soft = cv2.GaussianBlur(pixels, (taps, taps), sigma * scale, borderType=cv2.BORDER_REFLECT_101)
-    return np.asarray(soft, np.float32)
+    blurry = cv2.GaussianBlur(pixels, (taps, taps), sigma * scale, borderType=cv2.BORDER_REFLECT_101)
+    return np.asarray(blurry, np.float32)
 
 
 def _reach(scale: float) -> int:
-    """Pixels on each side that a blurred one is made of."""
+    """Returns the radius in pixels of the blur kernel."""
     return max(1, round(BLUR_RADIUS * scale))
 
 
@@ -97,18 +98,18 @@ def highlighted(
     sigma: float = BLUR_SIGMA,
     longer: int | None = None,
 ) -> NDArray[np.float32]:
-    """The object as it is over its blurred surroundings times `background`: float32 (H, W, 3), normalised colour.
+    """Blurs the surroundings and multiplies them by `background`; leaves the object as it is: float32 (H, W, 3).
 
-    A `sigma` of 0 leaves them sharp. `longer`: see `blurred`.
+    A `sigma` of 0 leaves the surroundings sharp. `longer`: see `blurred`.
     """
-    around = blurred(pixels, sigma, longer) if sigma else pixels
-    return np.where(mask[..., None], pixels, np.float32(background) * around)
+    surroundings = blurred(pixels, sigma, longer) if sigma else pixels
+    return np.where(mask[..., None], pixels, np.float32(background) * surroundings)
 
 
 def outlined(pixels: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """A red line along the outer edge of each part of the mask: float32 (H, W, 3), normalised colour.
+    """Draws a red line along the outer edge of each component of the mask: float32 (H, W, 3).
 
-    As thick as the authors' where the longer side has 352 pixels, and in proportion elsewhere; holes have no line.
+    The thickness is OUTLINE, scaled to the longer side. Holes get no line.
     """
     thickness = max(1, round(OUTLINE * max(mask.shape) / PAPER_SIDE))
     edges, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
@@ -117,15 +118,15 @@ def outlined(pixels: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np
 
 
 def dyed(pixels: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """The object in reds, the rest in greys: float32 (H, W, 3), normalised colour."""
+    """Tints the object red and makes the rest grey: float32 (H, W, 3)."""
     grey = np.asarray(cv2.cvtColor(pixels * STD + MEAN, cv2.COLOR_RGB2GRAY), np.float32)[..., None]
     return np.asarray((np.where(mask[..., None], DYE, np.float32(1)) * grey - MEAN) / STD, np.float32)
 
 
 def crop_box(mask: NDArray[np.bool_], context: float = CONTEXT) -> tuple[int, int, int, int]:
-    """The box around a mask with `context` of its extent on each side: x0, y0, x1, y1 in pixels, ends exclusive.
+    """Returns the box around a mask, widened by `context` of its extent on each side, clipped to the image.
 
-    Clipped to the picture; the whole picture if the mask is empty.
+    x0, y0, x1, y1 in pixels, ends exclusive; the whole image if the mask is empty.
     """
     height, width = mask.shape
     columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
@@ -137,7 +138,7 @@ def crop_box(mask: NDArray[np.bool_], context: float = CONTEXT) -> tuple[int, in
 
 
 def padded_square(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The picture centred on a square of zeros (the mean colour); an odd pixel goes right or below."""
+    """Centres the image on a square of zeros (the mean colour). An odd pixel of padding goes right or below."""
     height, width = pixels.shape[:2]
     side = max(height, width)
     top, left = (side - height) // 2, (side - width) // 2
@@ -145,41 +146,44 @@ def padded_square(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def resized_nearest(pixels: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """Each pixel of the (side, side, 3) result is the one at floor(index * size / side), as the authors resize."""
+    """Resizes to (side, side, 3): takes the pixel at floor(index * size / side) on each axis, as the authors do."""
     rows = np.arange(side) * pixels.shape[0] // side
     columns = np.arange(side) * pixels.shape[1] // side
     return np.ascontiguousarray(pixels[rows[:, None], columns])
 
 
 def highlight(image: NDArray[np.uint8], mask: NDArray[np.bool_], recipe: str, side: int) -> NDArray[np.float32]:
-    """The visual prompt of a masked object by a recipe of RECIPES: float32 (side, side, 3), normalised colour.
+    """Returns the visual prompt of a masked object: float32 (side, side, 3), normalised colour.
 
-    Composed at the picture's own size and shape, then cropped, padded to a square with 0 and resized. Raises
-    ValueError for a mask that is empty or not of the picture's size, KeyError for another recipe.
+    Highlights at the image's own resolution, then crops, pads to a square with 0 and resizes. Raises ValueError if the
+    mask is empty or has another size than the image, KeyError if `recipe` is not in RECIPES.
     """
-    how = RECIPES[recipe]
+    options = RECIPES[recipe]
     if mask.shape != image.shape[:2]:
-        raise ValueError(f"the mask is {mask.shape}, the picture {image.shape[:2]}: both must have the same size")
+        raise ValueError(f"the mask is {mask.shape} and the image {image.shape[:2]}: both must have the same size")
     if not mask.any():
-        raise ValueError("the mask is empty: there is no object to show")
+        raise ValueError("the mask is empty: there is no object to highlight")
     longer, (height, width) = max(mask.shape), mask.shape
-    x0, y0, x1, y1 = (0, 0, width, height) if how.context is None else crop_box(mask, how.context)
+    x0, y0, x1, y1 = (0, 0, width, height) if options.context is None else crop_box(mask, options.context)
     reach = _reach(longer / PAPER_SIDE)
-    left, top = max(0, x0 - reach), max(0, y0 - reach)  # nothing beyond is seen in the crop: large pictures stay cheap
+    left, top = (
+        max(0, x0 - reach),
+        max(0, y0 - reach),
+    )  # the crop needs no pixel beyond: large images stay cheap
     image, mask = image[top : y1 + reach, left : x1 + reach], mask[top : y1 + reach, left : x1 + reach]
-    lit = highlighted(normalised(image), mask, how.background, how.sigma, longer)
-    if how.paint == "outline":
-        lit = outlined(lit, mask)
-    elif how.paint == "dye":
-        lit = dyed(lit, mask)
-    return resized_nearest(padded_square(lit[y0 - top : y1 - top, x0 - left : x1 - left]), side)
+    pixels = highlighted(normalised(image), mask, options.background, options.sigma, longer)
+    if options.paint == "outline":
+        pixels = outlined(pixels, mask)
+    elif options.paint == "dye":
+        pixels = dyed(pixels, mask)
+    return resized_nearest(padded_square(pixels[y0 - top : y1 - top, x0 - left : x1 - left]), side)
 
 
 def crop_blur_dim(image: NDArray[np.uint8], mask: NDArray[np.bool_], side: int = PAPER_SIDE) -> NDArray[np.float32]:
-    """The paper's visual prompt of a masked object: float32 (side, side, 3), normalised colour, ready for the encoder.
+    """Returns the paper's visual prompt of a masked object: float32 (side, side, 3), normalised colour.
 
-    An empty mask means that all is surroundings: the whole picture comes back, blurred and dimmed.
+    If the mask is empty, the result is the whole image, blurred and dimmed.
     """
-    lit = highlighted(normalised(image), mask)
+    pixels = highlighted(normalised(image), mask)
     x0, y0, x1, y1 = crop_box(mask)
-    return resized_nearest(padded_square(lit[y0:y1, x0:x1]), side)
+    return resized_nearest(padded_square(pixels[y0:y1, x0:x1]), side)

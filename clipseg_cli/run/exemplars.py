@@ -1,4 +1,4 @@
-"""Exemplars: pictures in place of phrases. Which files, which region of each, and what the model is shown of them."""
+"""Exemplars: which files, which region of each is the object, and what the model sees of them."""
 
 import os
 from collections.abc import Sequence
@@ -13,91 +13,79 @@ from PIL import Image as Pillow
 from PIL import ImageOps
 
 from clipseg_cli.errors import ImageError, UsageError
-from clipseg_cli.inputs import decode
-from clipseg_cli.inputs.discovery import Source
+from clipseg_cli.inputs import decode, kinds
+from clipseg_cli.inputs.source import Source
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.prompts import highlight
-from clipseg_cli.settings import MAX_PIXELS
-from clipseg_cli.storage import files
+from clipseg_cli.settings.inputs import MAX_PIXELS
+from clipseg_cli.storage import paths
 
 if TYPE_CHECKING:
     from clipseg_cli.model.segmenter import Segmenter
 
 DEFAULT_LABEL = "exemplar"
-SIBLING = "_mask.png"  # ref.jpg has its region in ref_mask.png
-SPARE = 4  # times the model's side: more pixels than that cost time and memory, and nearly none of them is looked at
+SIBLING = "_mask.png"  # the mask of ref.jpg may be ref_mask.png beside it
+SPARE = 4  # times the model's side: an exemplar with more pixels is reduced first, since nearly all of them are lost
 
 
 @dataclass(frozen=True, slots=True)
 class Exemplar:
-    """One picture that shows what to look for. Without a region of its own the whole picture is meant."""
+    """One image that shows what to look for. Without a mask or a box the whole image is the object."""
 
     label: str
     path: str
-    mask: str | None = None  # a picture of the same size, bright where the object is
-    box: tuple[int, int, int, int] | None = None  # x, y, width, height in pixels of the upright picture
+    mask: str | None = None  # path of an image of the same size, bright where the object is
+    box: tuple[int, int, int, int] | None = None  # x, y, width, height in pixels of the upright image
 
-
-@dataclass(frozen=True, slots=True)
-class Show:
-    """How exemplars are shown to the model and mixed with words."""
-
-    exemplars: tuple[Exemplar, ...] = ()
-    recipe: str = "crop-blur-dim"
-    region_prompt: str | None = None  # finds the region in exemplars that have no mask or box
-    mix: float = 0.5  # the text's share where a label has both
-
-    def settings(self) -> dict[str, object]:
-        """What decides the embedding, as JSON types: paths with size and time, and the rest."""
-        return {
-            "exemplars": [
-                [each.label, each.path, files.identity(each.path), each.mask and files.identity(each.mask), each.box]
-                for each in self.exemplars
-            ],
-            "highlight": self.recipe,
-            "support_prompt": self.region_prompt,
-            "mix": self.mix,
-        }
+    def settings(self) -> list[object]:
+        """What decides its embedding, as JSON types: paths with size and time of the files, and the box."""
+        mask = self.mask and paths.identity(self.mask)
+        return [self.label, self.path, paths.identity(self.path), mask, self.box]
 
 
 def parse(
-    supports: Sequence[str], support_masks: Sequence[str], boxes: Sequence[str], default_label: str
+    supports: Sequence[str], masks: Sequence[str], boxes: Sequence[str], default_label: str
 ) -> tuple[Exemplar, ...]:
-    """Reads `--support [LABEL=]PATH`, where PATH may be a folder of pictures, with masks or boxes in the same order.
+    """Reads `--support [LABEL=]PATH`, where PATH may be a folder of images, and its masks or boxes in the same order.
 
-    Raises UsageError for files that are not there and for masks or boxes that do not match.
+    Raises UsageError for missing files and for masks or boxes that do not match the exemplars.
     """
-    named = []
-    for support in supports:
-        label, equals, path = (part.strip() for part in support.partition("="))
-        if not equals or os.path.exists(support):
-            label, path = default_label, support
-        if not label or not path:
-            raise UsageError(f"--support {support}: write a file (--support ref.jpg) or label=file")
-        if not os.path.exists(path):
-            raise UsageError(f"--support {support}: no such file or folder: {path}")
-        inside = sorted(each for each in Path(path).iterdir() if _is_exemplar(each)) if Path(path).is_dir() else [path]
-        if not inside:
-            raise UsageError(f"--support {support}: the folder holds no picture")
-        named += [(label, str(each)) for each in inside]
-    for flag, given in (("--support-mask", support_masks), ("--support-box", boxes)):
+    named = [(label, path) for support in supports for label, path in _files(support, default_label)]
+    for flag, given in (("--support-mask", masks), ("--support-box", boxes)):
         if given and len(given) != len(named):
             raise UsageError(
                 f"{flag} is given {len(given)} times for {len(named)} exemplars: give one for each, in order"
             )
-    regions = [*support_masks, *[None] * (len(named) - len(support_masks))]
-    for region in support_masks:
-        if not os.path.isfile(region):
-            raise UsageError(f"--support-mask {region}: no such file")
-    corners = [*map(_box, boxes), *[None] * (len(named) - len(boxes))]
+    for mask in masks:
+        if not os.path.isfile(mask):
+            raise UsageError(f"--support-mask {mask}: no such file")
+    every_mask = [*masks, *[None] * (len(named) - len(masks))]
+    every_box = [*map(_box, boxes), *[None] * (len(named) - len(boxes))]
     return tuple(
-        Exemplar(label, path, region or _sibling(path) if corner is None else region, corner)
-        for (label, path), region, corner in zip(named, regions, corners, strict=True)
+        Exemplar(label, path, mask or _sibling(path) if box is None else mask, box)
+        for (label, path), mask, box in zip(named, every_mask, every_box, strict=True)
     )
 
 
+def _files(support: str, default_label: str) -> list[tuple[str, str]]:
+    """(label, path) of each image that one `--support` names."""
+    label, equals, path = (part.strip() for part in support.partition("="))
+    if not equals or os.path.exists(support):
+        label, path = default_label, support
+    if not label or not path:
+        raise UsageError(f"--support {support}: write a file (--support ref.jpg) or label=file")
+    if not os.path.exists(path):
+        raise UsageError(f"--support {support}: no such file or folder: {path}")
+    if not Path(path).is_dir():
+        return [(label, path)]
+    inside = sorted(each for each in Path(path).iterdir() if _is_exemplar(each))
+    if not inside:
+        raise UsageError(f"--support {support}: the folder contains no image")
+    return [(label, str(each)) for each in inside]
+
+
 def _is_exemplar(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in files.EXTENSIONS and not path.name.endswith(SIBLING)
+    return path.is_file() and path.suffix.lower() in kinds.EXTENSIONS and not path.name.endswith(SIBLING)
 
 
 def _sibling(path: str) -> str | None:
@@ -113,45 +101,52 @@ def _box(text: str) -> tuple[int, int, int, int]:
     return x, y, width, height
 
 
-def shown(segmenter: "Segmenter", one: Exemplar, show: Show) -> NDArray[np.float32]:
-    """What the model is shown of an exemplar: float32 (3, S, S) in normalised colour.
+def visual_prompt(
+    segmenter: "Segmenter", exemplar: Exemplar, recipe: str, region_prompt: str | None
+) -> NDArray[np.float32]:
+    """What the model sees of an exemplar: float32 (3, S, S) in normalised colour.
 
-    Raises UsageError for a file that cannot be read and for an empty region, which would mean everything.
+    `recipe` is a key of `highlight.RECIPES`. `region_prompt` is a text prompt that finds the object where the exemplar
+    has neither mask nor box. Raises UsageError for a file that cannot be read and for an empty region.
     """
     try:
-        pixels = decode.load(Source(one.path, one.path, ""), max_pixels=MAX_PIXELS).pixels
-        region = _region(segmenter, one, show, pixels)
+        pixels = decode.load(Source(exemplar.path, exemplar.path, ""), max_pixels=MAX_PIXELS).pixels
+        region = _region(segmenter, exemplar, region_prompt, pixels)
     except ImageError as error:
-        raise UsageError(f"the exemplar {one.path} cannot be used: {error}") from error
+        raise UsageError(f"the exemplar {exemplar.path} cannot be used: {error}") from error
     if not region.any():
-        raise UsageError(f"the exemplar {one.path} has an empty region: give another mask, box or --support-prompt")
-    pixels, region = _reduced(pixels, region, show.recipe, segmenter.side)
-    return np.ascontiguousarray(highlight.highlight(pixels, region, show.recipe, segmenter.side).transpose(2, 0, 1))
+        raise UsageError(
+            f"the exemplar {exemplar.path} has an empty region: give another mask, box or --support-prompt"
+        )
+    pixels, region = _reduced(pixels, region, recipe, segmenter.side)
+    return np.ascontiguousarray(highlight.highlight(pixels, region, recipe, segmenter.side).transpose(2, 0, 1))
 
 
-def _region(segmenter: "Segmenter", one: Exemplar, show: Show, pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """bool (H, W): from the box, the mask, the region prompt or the transparency, in this order; else everything."""
+def _region(
+    segmenter: "Segmenter", exemplar: Exemplar, region_prompt: str | None, pixels: NDArray[np.uint8]
+) -> NDArray[np.bool_]:
+    """bool (H, W): the box, the mask, the region prompt's or the transparency's, in this order; else all."""
     height, width = pixels.shape[:2]
-    if one.box is not None:
-        x, y, w, h = one.box
+    if exemplar.box is not None:
+        x, y, w, h = exemplar.box
         region = np.zeros((height, width), bool)
         region[max(y, 0) : max(y + h, 0), max(x, 0) : max(x + w, 0)] = True
         return region
-    if one.mask is not None:
-        mask = decode.load(Source(one.mask, one.mask, ""), max_pixels=MAX_PIXELS).pixels
+    if exemplar.mask is not None:
+        mask = decode.load(Source(exemplar.mask, exemplar.mask, ""), max_pixels=MAX_PIXELS).pixels
         if mask.shape != pixels.shape:
-            raise ImageError("unsupported", "load", f"its mask {one.mask} has another size")
+            raise ImageError("unsupported", "load", f"its mask {exemplar.mask} has another size")
         grey = cv2.cvtColor(mask, cv2.COLOR_RGB2GRAY)
-        return np.asarray(grey > (127 if grey.max() > 1 else 0))  # as ground truth is read
-    if show.region_prompt is not None:
-        logits = segmenter.logits(segmenter.encode([pixels]), segmenter.embed([show.region_prompt]))[0, 0]
+        return np.asarray(grey > (127 if grey.max() > 1 else 0))  # the rule for ground truth too
+    if region_prompt is not None:
+        logits = segmenter.logits(segmenter.encode([pixels]), segmenter.embed([region_prompt]))[0, 0]
         return soft_maps.cut(soft_maps.upsample(logits, height, width), segmenter.threshold) > 0
-    opaque = _opaque(one.path)
+    opaque = _opaque(exemplar.path)
     return np.ones((height, width), bool) if opaque is None else opaque
 
 
 def _opaque(path: str) -> NDArray[np.bool_] | None:
-    """bool (H, W), upright: where a picture that `load` has read is opaque; None where it has no transparency."""
+    """bool (H, W), upright: where an image that `load` has read is opaque; None where it has no transparency."""
     try:
         with Pillow.open(path) as file:
             if not file.has_transparency_data or file.mode.startswith(("I", "F")):
@@ -166,7 +161,7 @@ def _opaque(path: str) -> NDArray[np.bool_] | None:
 def _reduced(
     pixels: NDArray[np.uint8], region: NDArray[np.bool_], recipe: str, side: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Both smaller where what is shown of them has more than SPARE times the pixels along a side that are shown."""
+    """Image and region, reduced where the model's view has more than SPARE times the pixels per side it can hold."""
     height, width = region.shape
     context = highlight.RECIPES[recipe].context
     x0, y0, x1, y1 = (0, 0, width, height) if context is None else highlight.crop_box(region, context)

@@ -1,10 +1,10 @@
-"""The end of the spine: maps of one image in, files and a record out. `segment` and `post` share it to the byte.
+"""From the soft maps of one image to its files and its record. `segment` and `post` share these steps to the byte.
 
-map -> refine -> cut at its threshold -> peak -> labels compete -> clean -> write -> record
+soft map -> refine -> threshold -> peak -> compete for pixels -> clean up -> write -> record
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,36 +14,43 @@ from clipseg_cli.masks import cleanup, matting, refine, soft_maps
 from clipseg_cli.outputs.manifest import Mask, Record
 from clipseg_cli.outputs.writers import WRITERS
 from clipseg_cli.outputs.writers.result import Result
-from clipseg_cli.prompts.text import Threshold, slugs
-from clipseg_cli.settings import CleanUp, ExportOptions, Format, MaskOptions
+from clipseg_cli.prompts.slugs import unique_slugs
+from clipseg_cli.prompts.text import Prompt
+from clipseg_cli.prompts.thresholds import Threshold
+from clipseg_cli.settings.masks import CleanUp, MaskOptions
+from clipseg_cli.settings.outputs import ExportOptions, Format
 from clipseg_cli.storage import store
 
-Write = Callable[[str, bytes], None]  # puts bytes at a path under the output; raises OutputError or ImageError
-OWN = ("mask", "soft", "overlay")  # formats whose paths have names of their own in a record
-Photo = Callable[[], NDArray[np.uint8]]  # the picture, uint8 (H, W, 3) RGB; raises ImageError
+Write = Callable[[str, bytes], None]  # puts bytes at a path in the output folder; raises OutputError or ImageError
+NAMED = ("mask", "soft", "overlay")  # formats whose paths have keys of their own in a record
+Photo = Callable[[], NDArray[np.uint8]]  # loads the image, uint8 (H, W, 3) RGB; raises ImageError
+
+
+@dataclass(frozen=True, slots=True)
+class MaskPlan:
+    """What becomes of the soft maps of every image."""
+
+    prompts: tuple[Prompt, ...]  # one per label
+    thresholds: tuple[Threshold, ...]  # one per label
+    masks: MaskOptions
+    formats: tuple[Format, ...]
+    export: ExportOptions = field(default_factory=ExportOptions)
 
 
 def finish(
-    blank: Record,
-    output: str,
-    photo: Photo,
-    maps: Iterable[soft_maps.Scored],
-    options: MaskOptions,
-    formats: tuple[Format, ...],
-    export: ExportOptions,
-    write: Write,
+    blank: Record, output: str, photo: Photo, maps: Iterable[soft_maps.Scored], plan: MaskPlan, write: Write
 ) -> Record:
-    """Writes the files of one image and completes its record, or gives its record with the error.
+    """Writes the files of one image and returns its completed record, or its record with the error.
 
-    `blank` is the record without masks, `output` the image's output path, `maps` one a label, taken one at a time.
-    The photo is asked for only by what needs it. Raises OutputError.
+    `blank` is the record without masks, `output` the image's output path. `maps` has one soft map per label and is
+    read one at a time. `photo` is called only where something needs the image. Raises OutputError.
     """
     paths: dict[tuple[Format, int | None], str] = {}
     outputs: list[tuple[str, int]] = []
     try:
-        result, records = _masks(blank.image, photo, maps, options, formats, export)
+        result, masks = _masks(blank.image, photo, maps, plan)
         stem = store.portable(output)
-        for form in formats:
+        for form in plan.formats:
             for path, index, data in WRITERS[form](stem, result):
                 write(path, data)
                 paths.setdefault((form, index), path)
@@ -52,103 +59,102 @@ def finish(
         return Record(blank.image, error=error)
     except ClipsegError:
         raise
-    except Exception as error:  # a defect here must cost one image, not the night's run
+    except Exception as error:  # a defect here must cost one image, not the whole run
         if lacks_memory(error):
             return Record(blank.image, error=ImageError("out_of_memory", "mask", "not enough memory for its masks"))
         return Record(blank.image, error=ImageError("internal", "mask", f"{type(error).__name__}: {error}"))
 
     def others(of: int | None) -> tuple[tuple[str, str], ...]:
-        return tuple((form, path) for (form, index), path in paths.items() if index == of and form not in OWN)
+        return tuple((form, path) for (form, index), path in paths.items() if index == of and form not in NAMED)
 
     located = tuple(
-        replace(record, path=paths.get(("mask", index)), soft=paths.get(("soft", index)), files=others(index))
-        for index, record in enumerate(records)
+        replace(mask, path=paths.get(("mask", index)), soft=paths.get(("soft", index)), files=others(index))
+        for index, mask in enumerate(masks)
     )
     overlay = paths.get(("overlay", None))
     return replace(blank, masks=located, overlay=overlay, files=others(None), output=stem, outputs=tuple(outputs))
 
 
-def _masks(
-    name: str,
-    photo: Photo,
-    maps: Iterable[soft_maps.Scored],
-    options: MaskOptions,
-    formats: tuple[Format, ...],
-    export: ExportOptions,
-) -> tuple[Result, list[Mask]]:
-    labels = tuple(prompt.label for prompt in options.prompts)
+def _masks(name: str, photo: Photo, maps: Iterable[soft_maps.Scored], plan: MaskPlan) -> tuple[Result, list[Mask]]:
+    """All that the writers need of one image, and the masks' part of its record."""
+    options, formats = plan.masks, plan.formats
+    labels = tuple(prompt.label for prompt in plan.prompts)
     compete = options.mode == "labels" or "labels" in formats
-    cuts, softs, fines, alphas, blanks, index = [], [], [], [], [], None
-    for one, prompt, wanted in zip(maps, options.prompts, options.thresholds, strict=True):
-        mask, threshold, opacity = cut(one.map, photo, wanted, options.clean, one.presence >= options.min_presence)
-        cuts.append(mask)
+    masks, softs, fines, alphas, blanks, index = [], [], [], [], [], None
+    for scored, prompt, wanted in zip(maps, plan.prompts, plan.thresholds, strict=True):
+        present = scored.presence >= options.min_presence
+        mask, threshold, opacity = cut(scored.map, photo, wanted, options.clean, present)
+        masks.append(mask)
         alphas += [] if opacity is None else [(opacity, mask)]
         if compete or {"soft", "npz"} & set(formats):
-            softs.append(one.map.soft())
+            softs.append(scored.map.soft())
         if "soft16" in formats:
-            fines.append(one.map.fine())
-        blank = Mask(prompt.label, prompt.text, threshold, one.score, one.mean, 0, 0.0, None, one.presence)
-        blanks.append(replace(blank, similarity=one.similarity))
+            fines.append(scored.map.fine())
+        blank = Mask(prompt.label, prompt.text, threshold, scored.score, scored.mean, 0, 0.0, None, scored.presence)
+        blanks.append(replace(blank, similarity=scored.similarity))
     if options.mode == "labels":
-        cuts = _apart(soft_maps.compete(softs, cuts, options.background), len(cuts))
-    cuts = [cleanup.clean(mask, options.clean) for mask in cuts]
+        masks = _split(soft_maps.compete(softs, masks, options.background), len(masks))
+    masks = [cleanup.clean(mask, options.clean) for mask in masks]
     if compete:
-        index = soft_maps.compete(softs, cuts)
-    if index is not None and options.mode == "labels":  # what grew must not overlap either
-        cuts = _apart(index, len(cuts))
-    areas = [int(np.count_nonzero(mask)) for mask in cuts]
-    records = [
-        replace(blank, area=area, area_frac=area / mask.size, bbox=soft_maps.bbox(mask))
-        for blank, mask, area in zip(blanks, cuts, areas, strict=True)
-    ]
-    skip = tuple(options.empty == "skip" and not record.area for record in records)
+        index = soft_maps.compete(softs, masks)
+    if index is not None and options.mode == "labels":  # masks that grew must not overlap either
+        masks = _split(index, len(masks))
+    records = [_measured(blank, mask) for blank, mask in zip(blanks, masks, strict=True)]
     result = Result(
         name,
         photo,
         labels,
-        slugs(labels),
-        tuple(cuts),
+        unique_slugs(labels),
+        tuple(masks),
         tuple(record.score for record in records),
         tuple(record.threshold for record in records),
         tuple(softs),
         tuple(fines),
-        tuple(matting.limited(*pair, mask) for pair, mask in zip(alphas, cuts, strict=True)) if alphas else (),
+        tuple(matting.limited(*pair, mask) for pair, mask in zip(alphas, masks, strict=True)) if alphas else (),
         index,
-        skip,
+        tuple(options.empty == "skip" and not record.area for record in records),
         options.clean.feather,
-        export,
+        plan.export,
     )
     return result, records
 
 
+def _measured(blank: Mask, mask: NDArray[np.uint8]) -> Mask:
+    area = int(np.count_nonzero(mask))
+    return replace(blank, area=area, area_frac=area / mask.size, bbox=soft_maps.bbox(mask))
+
+
 def cut(
-    one: soft_maps.Map, photo: Photo, wanted: Threshold, clean: CleanUp, present: bool = True
+    soft_map: soft_maps.Map, photo: Photo, wanted: Threshold, clean: CleanUp, present: bool = True
 ) -> tuple[NDArray[np.uint8], float, NDArray[np.uint8] | None]:
-    """The mask of a map before it is cleaned, uint8 (H, W), 0 and 255; the probability that it was cut at; and by
-    `--refine matting` its opacity, uint8 (H, W)."""
-    sharp = one if clean.refine != "guided" else soft_maps.kept(refine.guided(photo(), one.soft()))
+    """The mask of a soft map before clean-up, the probability it was cut at, and its opacity.
+
+    The mask is uint8 (H, W), 0 and 255. The opacity, uint8 (H, W), is that of `--refine matting`, else None. An object
+    that is not `present` has an empty mask.
+    """
+    sharp = soft_map if clean.refine != "guided" else soft_maps.kept(refine.guided(photo(), soft_map.soft()))
     threshold = chosen(wanted, sharp)
     mask, opacity = sharp.cut(threshold if present else 1.0), None
     if clean.refine == "grabcut":
-        mask = refine.grabcut(photo(), one.soft(), mask)
+        mask = refine.grabcut(photo(), soft_map.soft(), mask)
     if clean.refine == "matting":
-        opacity = matting.alpha(photo(), one.soft(), mask)
+        opacity = matting.alpha(photo(), soft_map.soft(), mask)
         mask = np.where(opacity > 127, np.uint8(255), np.uint8(0))
     if clean.peak is not None:
-        mask = cleanup.reaching(mask, one.cut(clean.peak))
+        mask = cleanup.reaching(mask, soft_map.cut(clean.peak))
     return mask, threshold, opacity
 
 
-def _apart(index: NDArray[np.uint8], count: int) -> list[NDArray[np.uint8]]:
-    """The masks of an index picture, 0 and 255, one a label."""
+def _split(index: NDArray[np.uint8], count: int) -> list[NDArray[np.uint8]]:
+    """The masks, 0 and 255, of the labels in an index image."""
     return [np.where(index == number, np.uint8(255), np.uint8(0)) for number in range(1, count + 1)]
 
 
-def chosen(threshold: Threshold, one: soft_maps.Map) -> float:
-    """The probability that a threshold means for one map: a number is itself, to the bit."""
+def chosen(threshold: Threshold, soft_map: soft_maps.Map) -> float:
+    """The probability that a threshold means for one soft map; a number means itself, to the bit."""
     if not isinstance(threshold, str):
         return threshold
-    histogram = np.bincount(one.soft().ravel(), minlength=soft_maps.LEVELS + 1)
+    histogram = np.bincount(soft_map.soft().ravel(), minlength=soft_maps.LEVELS + 1)
     otsu = threshold == "otsu"
     level = cleanup.otsu(histogram) if otsu else cleanup.percentile(histogram, float(threshold[1:]))
     return level / soft_maps.LEVELS

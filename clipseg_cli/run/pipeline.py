@@ -1,4 +1,4 @@
-"""The spine of a run: sources in, records out. Images are loaded ahead and masks written behind the network."""
+"""The spine of a run: sources in, records out. Images are loaded ahead of the network, and masks written behind it."""
 
 import itertools
 import os
@@ -15,40 +15,39 @@ from numpy.typing import NDArray
 
 from clipseg_cli.errors import ImageError, Stage, lacks_memory
 from clipseg_cli.inputs import decode
-from clipseg_cli.inputs.discovery import Source, identify
+from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.masks import soft_maps, tiles
-from clipseg_cli.model.feature_store import Shelf
+from clipseg_cli.model.feature_store import FeatureStore
 from clipseg_cli.outputs.manifest import Identity, Record
-from clipseg_cli.run.finish import Write, finish
-from clipseg_cli.settings import ExportOptions, Format, MaskOptions
-from clipseg_cli.storage import files
+from clipseg_cli.prompts.expressions import Expression
+from clipseg_cli.run.finish import MaskPlan, Write, finish
+from clipseg_cli.settings.inputs import MAX_PIXELS
+from clipseg_cli.settings.model import EncodeOptions
+from clipseg_cli.storage import paths
 
 if TYPE_CHECKING:
     from clipseg_cli.model.segmenter import Embeddings, Segmenter
 
-DISTANT = 16  # threads that fetch, and as many that write, where each waits for a network most of its time
+REMOTE_THREADS = 16  # threads that fetch, and as many that write, where each mostly waits for a network
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-At = Callable[[Source, Stage], None]  # hears where each image is
+Progress = Callable[[Source, Stage], None]  # is told which stage each image has reached
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """What to do with each image."""
 
-    mask: MaskOptions
-    formats: tuple[Format, ...]
-    max_pixels: int
+    plan: MaskPlan
+    rules: tuple[int | Expression, ...]  # one per label: the index of its term, or an expression over `texts`
+    texts: tuple[str | None, ...]  # the text of each term; None for a term that is not a text alone
     batch_size: int  # images encoded at once
-    export: ExportOptions = field(default_factory=ExportOptions)
-    checksum: bool = False  # an input is known by its content, not by its time
-    tiles: int = 1  # along the longer side of a picture, that the network looks at beside the whole
-    flip: bool = False  # look at everything mirrored too
-    similarity: bool = False  # compare the embeddings of image and prompt too; costs the layers that maps do not need
-    features: str | None = None  # a folder that keeps encoded images
-    distant: bool = False  # pictures or files travel over a network: more threads, since they wait for it
+    encode: EncodeOptions = field(default_factory=EncodeOptions)
+    max_pixels: int = MAX_PIXELS
+    checksum: bool = False  # an input is known by its content, not by size and time
+    remote: bool = False  # images or outputs travel over a network
 
 
 def run(
@@ -56,121 +55,125 @@ def run(
     job: Job,
     load_model: Callable[[], "tuple[Segmenter, Embeddings]"],
     write: Write,
-    at: At = lambda source, stage: None,
+    progress: Progress = lambda source, stage: None,
 ) -> Iterator[Record]:
-    """One record a source, in the order of the sources. A failed image is a record; OutputError ends the run.
+    """Yields one record per source, in the order of the sources. A failed image is a record; OutputError ends the run.
 
-    The network and the embeddings of the prompts are made when the first picture needs them. At most a few batches
-    are in memory, whatever the number of sources.
+    The network is loaded and the prompts are embedded when the first image needs them. At most a few batches are in
+    memory, whatever the number of sources.
     """
-    workers = DISTANT if job.distant else max(2, min(8, os.cpu_count() or 1))
-    network = _Lazy(load_model, job.features)
+    threads = REMOTE_THREADS if job.remote else max(2, min(8, os.cpu_count() or 1))
+    network = _Network(load_model, job.encode)
 
     def load(source: Source) -> Loaded:
-        return _load(source, job, network, at)
+        return _load(source, job, network, progress)
 
     def finished(item: tuple[Loaded, Seen | ImageError | None]) -> Record:
-        return _finish(*item, job, write, at)
+        return _finish(*item, job, write, progress)
 
-    def masked(loaded: Iterable[Loaded]) -> Iterator[tuple[Loaded, Seen | ImageError | None]]:
+    def decoded(loaded: Iterable[Loaded]) -> Iterator[tuple[Loaded, Seen | ImageError | None]]:
         for batch in _batches(loaded, job.batch_size):
-            pictures = [picture for item in batch for picture in item.pictures]
-            looks = (network.see(some, job.similarity) for some in _batches(pictures, job.batch_size))
-            seen = itertools.chain.from_iterable(looks)
+            pixels = [view for item in batch for view in item.pixels]
+            seen = itertools.chain.from_iterable(map(network.see, _batches(pixels, job.batch_size)))
             for item in batch:
-                yield item, _joined(item, list(itertools.islice(seen, len(item.pictures))))
+                yield item, _joined(item, list(itertools.islice(seen, len(item.pixels))))
 
-    with ThreadPoolExecutor(workers) as loaders, ThreadPoolExecutor(workers) as finishers:
+    with ThreadPoolExecutor(threads) as loaders, ThreadPoolExecutor(threads) as finishers:
         loaded = ahead(loaders, load, sources, 2 * job.batch_size)
-        yield from ahead(finishers, finished, masked(loaded), job.batch_size)
+        yield from ahead(finishers, finished, decoded(loaded), job.batch_size)
 
 
-class _Lazy:
-    """The network and the prompts' embeddings, made by the first thread that needs them."""
+class _Network:
+    """The loaded network and the embeddings of the query, made by the first thread that needs them."""
 
-    def __init__(self, load: Callable[[], "tuple[Segmenter, Embeddings]"], features: str | None = None) -> None:
-        self.load, self.folder = load, features
-        self.shelf: Shelf | None = None
+    def __init__(self, load: Callable[[], "tuple[Segmenter, Embeddings]"], options: EncodeOptions) -> None:
+        self.load, self.options = load, options
+        self.store: FeatureStore | None = None
         self.lock = threading.Lock()
         self.made: tuple[Segmenter, Embeddings] | None = None
 
     def get(self) -> "tuple[Segmenter, Embeddings]":
+        """Segmenter and embeddings."""
         with self.lock:
             if self.made is None:
                 self.made = self.load()
-                self.shelf = Shelf.of(Path(self.folder), self.made[0]) if self.folder is not None else None
+                folder = self.options.features
+                self.store = None if folder is None else FeatureStore.of(Path(folder), self.made[0])
             return self.made
 
-    def see(self, pictures: Sequence[NDArray[np.uint8]], similarity: bool) -> "list[Seen | ImageError]":
-        """What the network makes of each of some pictures that the segmenter has resized.
+    def see(self, views: Sequence[NDArray[np.uint8]]) -> "list[Seen | ImageError]":
+        """What the network answers to each of some views, which the segmenter has resized to (S, S, 3).
 
-        Where memory does not suffice for all at once, half of them are tried, and so on; a single one then fails."""
-        if not pictures:
+        Where memory does not suffice for all at once, halves are tried, and so on. A single view that is still too
+        much is an ImageError.
+        """
+        if not views:
             return []
         try:
-            return list(self._see(pictures, similarity))
+            return list(self._see(views))
         except Exception as error:
             if not lacks_memory(error):
                 raise
         # outside the handler, where the error no longer holds the memory that the attempt took
-        half = len(pictures) // 2
+        half = len(views) // 2
         if half:
-            return self.see(pictures[:half], similarity) + self.see(pictures[half:], similarity)
-        return [ImageError("out_of_memory", "encode", "not enough memory for the network; give fewer phrases at once")]
+            return self.see(views[:half]) + self.see(views[half:])
+        return [ImageError("out_of_memory", "encode", "not enough memory for the network; give fewer prompts at once")]
 
-    def _see(self, pictures: Sequence[NDArray[np.uint8]], similarity: bool) -> "Iterator[Seen]":
+    def _see(self, views: Sequence[NDArray[np.uint8]]) -> "Iterator[Seen]":
         segmenter, embeddings = self.get()
-        if self.shelf is None:
-            features = segmenter.encode(pictures, pooled=similarity)
+        pooled = self.options.similarity
+        if self.store is None:
+            features = segmenter.encode(views, pooled=pooled)
         else:
-            features = self.shelf.encode(segmenter, pictures, pooled=similarity)
+            features = self.store.encode(segmenter, views, pooled=pooled)
         for index, logits in enumerate(segmenter.logits(features, embeddings)):
-            pooled = None if features.pooled is None else features.pooled[index]
-            yield Seen(logits, None if pooled is None else cosines(embeddings.values, pooled))
+            image = None if features.pooled is None else features.pooled[index]
+            yield Seen(logits, None if image is None else cosines(embeddings.values, image))
 
 
 def cosines(rows: NDArray[np.float32], one: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The cosine of each row of (T, dim) with (dim,): float32 (T,), in [-1, 1]."""
+    """The cosine similarity of each row of (T, dim) with (dim,): float32 (T,), in [-1, 1]."""
     lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(one)
     return np.asarray(rows @ one / np.maximum(lengths, np.float32(1e-12)), np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the network makes of one image."""
+    """The network's answer to one view or one image."""
 
-    logits: NDArray[np.float32]  # (T, S, S) of a view, (T, h, w) of an image; one map a term
-    similarity: NDArray[np.float32] | None  # (T,), the cosine of the image with each term
+    logits: NDArray[np.float32]  # one map per term: (T, S, S) for a view, (T, h, w) for an image
+    similarity: NDArray[np.float32] | None  # (T,), the cosine similarity of the image with each term
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A source with its pixels and the network's view of them, or with the record that it has without them."""
+    """A source with its pixels, or with the record of its failure."""
 
     source: Source
     image: decode.Image | None = None
-    views: tuple[tiles.View, ...] = ()  # what the network is shown of it
-    pictures: tuple[NDArray[np.uint8], ...] = ()  # (S, S, 3), one a view
+    views: tuple[tiles.View, ...] = ()  # the boxes of the image that the network sees
+    pixels: tuple[NDArray[np.uint8], ...] = ()  # (S, S, 3), one per view
     identity: Identity | None = None
     record: Record | None = None
 
 
-def _load(source: Source, job: Job, network: _Lazy, at: At) -> Loaded:
+def _load(source: Source, job: Job, network: _Network, progress: Progress) -> Loaded:
     def failed(error: ImageError) -> Loaded:
         return Loaded(source, record=Record(source.name, error=error))
 
     if source.error is not None:
         return failed(source.error)
-    at(source, "load")
+    progress(source, "load")
     try:
         identity = None if source.data is not None else identify(source, job.checksum)
     except (OSError, ValueError) as error:
-        return failed(files.fault(error, "load"))
+        return failed(paths.fault(error, "load"))
     try:
         image = decode.load(source, max_pixels=job.max_pixels)
-        at(source, "encode")
+        progress(source, "encode")
         (height, width, _), segmenter = image.pixels.shape, network.get()[0]
-        views = tiles.views(height, width, job.tiles, job.flip)
+        views = tiles.views(height, width, job.encode.tile, job.encode.flip)
         return Loaded(source, image, views, tuple(segmenter.resize(view.of(image.pixels)) for view in views), identity)
     except ImageError as error:
         return failed(error)
@@ -179,16 +182,16 @@ def _load(source: Source, job: Job, network: _Lazy, at: At) -> Loaded:
 
 
 def _joined(loaded: Loaded, seen: "list[Seen | ImageError]") -> "Seen | ImageError | None":
-    """One image's maps of the maps of its views; None for an image that was not loaded."""
-    wrong = next((one for one in seen if isinstance(one, ImageError)), None)
-    if wrong is not None or not seen:
-        return wrong
-    whole = [one for one in seen if isinstance(one, Seen)]
-    return Seen(tiles.joined(loaded.views, [one.logits for one in whole]), whole[0].similarity)
+    """The maps of an image from those of its views; None for an image that was not loaded."""
+    failed = next((each for each in seen if isinstance(each, ImageError)), None)
+    if failed is not None or not seen:
+        return failed
+    good = [each for each in seen if isinstance(each, Seen)]
+    return Seen(tiles.joined(loaded.views, [each.logits for each in good]), good[0].similarity)
 
 
-def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Write, at: At) -> Record:
-    """Files and record of one image."""
+def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Write, progress: Progress) -> Record:
+    """Writes the files of one image and returns its record."""
     source, image = loaded.source, loaded.image
     if loaded.record is not None:
         return loaded.record
@@ -200,21 +203,21 @@ def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Wri
     notes, identity = image.notes, loaded.identity
     blank = Record(source.name, width, height, image.format, image.frames, notes=notes, identity=identity)
 
-    at(source, "mask")
+    progress(source, "mask")
 
     def noted(path: str, data: bytes) -> None:
-        at(source, "write")
+        progress(source, "write")
         write(path, data)
 
     def maps() -> Iterator[soft_maps.Scored]:
-        for one, rule in zip(soft_maps.combine(logits, job.mask.rules, job.mask.texts), job.mask.rules, strict=True):
-            probability = soft_maps.sigmoid(one)
-            large = soft_maps.LogitMap(one, (height, width))
-            like = None if similarity is None or not isinstance(rule, int) else float(similarity[rule])
-            presence = round(soft_maps.presence(one), 4)
-            yield soft_maps.Scored(large, float(probability.max()), float(probability.mean()), presence, like)
+        for label, rule in zip(soft_maps.combine(logits, job.rules, job.texts), job.rules, strict=True):
+            probability = soft_maps.sigmoid(label)
+            large = soft_maps.LogitMap(label, (height, width))
+            alike = None if similarity is None or not isinstance(rule, int) else float(similarity[rule])
+            presence = round(soft_maps.presence(label), 4)
+            yield soft_maps.Scored(large, float(probability.max()), float(probability.mean()), presence, alike)
 
-    return finish(blank, source.output, lambda: image.pixels, maps(), job.mask, job.formats, job.export, noted)
+    return finish(blank, source.output, lambda: image.pixels, maps(), job.plan, noted)
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -224,7 +227,7 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def ahead(pool: Executor, function: Callable[[T], R], items: Iterable[T], depth: int) -> Iterator[R]:
-    """`map` in order on a pool with at most `depth` results waiting; cancels what waits when it is closed."""
+    """`map` on a pool, in order, with at most `depth` results waiting. Cancels what waits when it is closed."""
     waiting: deque[Future[R]] = deque()
     try:
         for item in items:

@@ -1,6 +1,6 @@
-"""A finished run's soft maps to masks again, with other options: the network is never loaded.
+"""Makes masks and files again from the soft maps of a finished run, with other options. The network is not loaded.
 
-Given the options that the run had, its files come out again to the byte: both end in `finish`.
+With the options of the run its files come out again to the byte: both end in `finish`.
 """
 
 import io
@@ -9,9 +9,9 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -21,89 +21,101 @@ from PIL.PngImagePlugin import PngImageFile
 from clipseg_cli import __version__
 from clipseg_cli.errors import ImageError, OutputError, UsageError
 from clipseg_cli.inputs import decode, folders
-from clipseg_cli.inputs.discovery import Source
-from clipseg_cli.masks import soft_maps
+from clipseg_cli.inputs.source import Source
+from clipseg_cli.masks import matting, soft_maps
 from clipseg_cli.outputs import manifest
 from clipseg_cli.outputs.manifest import MANIFEST, RUN, Ledger, Record
 from clipseg_cli.outputs.writers import refuse_many, whole
-from clipseg_cli.prompts import text
 from clipseg_cli.prompts.text import Prompt
-from clipseg_cli.run.finish import finish
+from clipseg_cli.prompts.thresholds import resolve_thresholds
+from clipseg_cli.run.finish import MaskPlan, Write, finish
 from clipseg_cli.run.pipeline import ahead
-from clipseg_cli.settings import ExportOptions, Format, MaskOptions, OutputOptions
-from clipseg_cli.storage import files, store
+from clipseg_cli.run.run_file import to_json
+from clipseg_cli.settings.flag import decisive
+from clipseg_cli.settings.inputs import MAX_PIXELS
+from clipseg_cli.settings.masks import MaskOptions
+from clipseg_cli.settings.outputs import OutputOptions
+from clipseg_cli.storage import paths, store
 
-KEPT = ("soft16", "soft")  # where a record names a soft map, the finer first
+OUT = "clipseg-post"  # the output folder where none is named
+SOFT = ("soft16", "soft")  # the keys under which a record names a soft map, the finer first
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the user asked for."""
+    """What the user asked for. Raises UsageError for options that do not fit each other."""
 
     run: store.Place
-    thresholds: tuple[str, ...]  # as typed; without a bare one a label that is not named keeps the run's
-    mask: MaskOptions  # its prompts and thresholds are the run's
-    export: ExportOptions
-    output: OutputOptions
-    max_pixels: int
-    command: tuple[str, ...]
+    masks: MaskOptions = field(default_factory=MaskOptions)  # without thresholds, the run's own count
+    output: OutputOptions = field(default_factory=OutputOptions)
+    overwrite: bool = False
+    max_pixels: int = MAX_PIXELS
+    command: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.masks.clean.refine == "matting":
+            matting.check()
+
+    @property
+    def out(self) -> str:
+        """The output folder, or its URL."""
+        return paths.local(self.output.out or OUT)
 
 
 def post(request: Request, note: Callable[[str], None]) -> Iterator[Record]:
     """Yields the record of each image of the run once its files are written.
 
-    Raises UsageError where there is no run or it kept no soft maps, OutputError where the output cannot be written or
+    Raises UsageError where there is no run or it has no soft maps, OutputError where the output cannot be written or
     holds something else.
     """
-    run, out, fsync = request.run, store.place(request.output.out), request.output.fsync
+    run, out, fsync = request.run, store.place(request.out), request.output.fsync
     before = _read(run)
-    formats: tuple[Format, ...] = request.output.formats or ("mask", "overlay")
-    mask = _options(request, before)
-    _admit(out, run, request.output.resume)
+    plan = _plan(request, before)
+    _admit(out, run, request.overwrite)
     manifest.forget(out)
-    settings = {
-        "post": {"run": str(run), "settings": before["settings"]},
-        "prompts": [
-            {"label": prompt.label, "text": prompt.text, "threshold": threshold}
-            for prompt, threshold in zip(mask.prompts, mask.thresholds, strict=True)
-        ],
-        "mode": mask.mode,
-        "background": mask.background,
-        "min_presence": mask.min_presence,
-        "empty": mask.empty,
-        "clean": asdict(mask.clean),
-        "formats": list(formats),
-        "export": asdict(request.export),
-    }
-    document: dict[str, Any] = {
-        "clipseg": __version__,
-        "command": ["clipseg", *request.command],
-        "model": before.get("model"),
-        "settings": settings,
-        "own_thresholds": before.get("own_thresholds", {}),
-        "directory": before.get("directory", os.getcwd()),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    document = _describe(request, before, plan)
     started, done, failed = time.monotonic(), 0, 0
-    store.write(out / RUN, _json(document), fsync)
+    store.write(out / RUN, to_json(document), fsync)
 
-    def again(row: dict[str, Any]) -> Record:
-        return _again(row, request, before, mask, formats, lambda path, data: store.write(out / path, data, fsync))
+    def write(path: str, data: bytes) -> None:
+        store.write(out / path, data, fsync)
 
-    workers = max(2, min(8, os.cpu_count() or 1))
-    with Ledger(out, fsync) as ledger, ThreadPoolExecutor(workers) as pool:
-        for record in ahead(pool, again, manifest.documents(run / MANIFEST), 2 * workers):
+    again = partial(_again, request=request, directory=before.get("directory", ""), plan=plan, write=write)
+    threads = max(2, min(8, os.cpu_count() or 1))
+    with Ledger(out, fsync) as ledger, ThreadPoolExecutor(threads) as pool:
+        for record in ahead(pool, again, manifest.documents(run / MANIFEST), 2 * threads):
             ledger.add(record)
             done, failed = done + record.ok, failed + (not record.ok)
             yield record
         ledger.close()
-    whole.assemble(out, formats, [prompt.label for prompt in mask.prompts], fsync)
+    whole.assemble(out, plan.formats, [prompt.label for prompt in plan.prompts], fsync)
     seconds = time.monotonic() - started
-    store.write(
-        out / RUN, _json(document | {"images": {"done": done, "failed": failed}, "seconds": round(seconds, 3)}), fsync
-    )
+    counts = {"done": done, "failed": failed}
+    store.write(out / RUN, to_json(document | {"images": counts, "seconds": round(seconds, 3)}), fsync)
     wrong = f", {failed} failed (see {out / MANIFEST})" if failed else ""
     note(f"{done} of {done + failed} images done{wrong}, {seconds:.1f} s -> {out}")
+
+
+def _describe(request: Request, before: dict[str, Any], plan: MaskPlan) -> dict[str, Any]:
+    """The content of run.json."""
+    prompts = [
+        {"label": prompt.label, "text": prompt.text, "threshold": threshold}
+        for prompt, threshold in zip(plan.prompts, plan.thresholds, strict=True)
+    ]
+    return {
+        "clipseg": __version__,
+        "command": ["clipseg", *request.command],
+        "model": before.get("model"),
+        "settings": {
+            "post": {"run": str(request.run), "settings": before["settings"]},
+            "prompts": prompts,
+            "formats": list(plan.formats),
+            **decisive(request.masks, request.output),
+        },
+        "own_thresholds": before.get("own_thresholds", {}),
+        "directory": before.get("directory", os.getcwd()),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def _read(run: store.Place) -> dict[str, Any]:
@@ -112,33 +124,34 @@ def _read(run: store.Place) -> dict[str, Any]:
         document = json.loads((run / RUN).read_bytes())
         [str(prompt["label"] + prompt["text"]) for prompt in document["settings"]["prompts"]]
     except (OSError, ValueError, KeyError, TypeError):
-        raise UsageError(f"{run} holds no run: name the output directory of `clipseg segment ... -f soft`") from None
+        raise UsageError(f"{run} holds no run: name the output folder of `clipseg segment ... -f soft`") from None
     if not isinstance(document, dict):
         raise UsageError(f"{run / RUN} was not written by clipseg")
-    if not any(form in document["settings"]["formats"] for form in KEPT):
-        raise UsageError(f"{run} kept no soft maps: run it again with -f soft (-f mask,overlay,soft keeps the rest)")
+    if not any(form in document["settings"]["formats"] for form in SOFT):
+        raise UsageError(f"{run} has no soft maps: run it again with -f soft (-f mask,overlay,soft keeps the rest)")
     return document
 
 
-def _options(request: Request, before: dict[str, Any]) -> MaskOptions:
+def _plan(request: Request, before: dict[str, Any]) -> MaskPlan:
     rows = before["settings"]["prompts"]
     known = [Prompt(row["label"], row["text"]) for row in rows]
-    bare = any("=" not in text for text in request.thresholds)
+    bare = any("=" not in text for text in request.masks.threshold)
     kept = before.get("own_thresholds", {}) if bare else {row["label"]: row["threshold"] for row in rows}
     given = [replace(prompt, threshold=kept.get(prompt.label)) for prompt in known]
-    thresholds = text.thresholds(request.thresholds, given, 0.5)
-    refuse_many(len(known), request.mask.mode, request.output.formats)
-    if "soft16" in request.output.formats and "soft16" not in before["settings"]["formats"]:
-        raise UsageError(f"{request.run} kept its maps in 8 bits: run it again with -f soft16")
-    return replace(request.mask, prompts=tuple(known), thresholds=thresholds)
+    chosen = resolve_thresholds(request.masks.threshold, given, 0.5)
+    formats = request.output.formats or ("mask", "overlay")
+    refuse_many(len(known), request.masks.mode, formats)
+    if "soft16" in formats and "soft16" not in before["settings"]["formats"]:
+        raise UsageError(f"{request.run} has soft maps of 8 bits only: run it again with -f soft16")
+    return MaskPlan(tuple(known), chosen, request.masks, formats, request.output.export)
 
 
-def _admit(out: store.Place, run: store.Place, resume: bool) -> None:
-    """Refuses to write over a run; what an earlier `post` wrote may go."""
+def _admit(out: store.Place, run: store.Place, overwrite: bool) -> None:
+    """Refuses to write over a run; the output of an earlier `post` is replaced."""
     store.check(out)
     if folders.same(str(out), str(run)):
         raise OutputError(f"{out} is the run itself: choose another --out")
-    if not resume:
+    if overwrite:
         return
     try:
         ours = "post" in json.loads((out / RUN).read_bytes())["settings"]
@@ -150,15 +163,8 @@ def _admit(out: store.Place, run: store.Place, resume: bool) -> None:
         raise OutputError(f"{out} holds a run of another command: choose another --out, or --overwrite it")
 
 
-def _again(
-    row: dict[str, Any],
-    request: Request,
-    before: dict[str, Any],
-    options: MaskOptions,
-    formats: tuple[Format, ...],
-    write: Callable[[str, bytes], None],
-) -> Record:
-    """The record of one image of the run, with its files written anew."""
+def _again(row: dict[str, Any], *, request: Request, directory: str, plan: MaskPlan, write: Write) -> Record:
+    """Writes the files of one image of the run anew and returns its record."""
     name = manifest.image_name(row)
     if row["status"] != "ok":
         error = row["error"]
@@ -169,38 +175,34 @@ def _again(
 
     @cache
     def photo() -> NDArray[np.uint8]:
-        path = name if files.is_url(name) else os.path.join(before.get("directory", ""), name)
+        path = name if paths.is_url(name) else os.path.join(directory, name)
         image = decode.load(Source(path, name, name), max_pixels=request.max_pixels)
         if image.pixels.shape[:2] != shape:
-            raise ImageError("changed", "load", f"it is not the picture of the run, which had {shape[1]} x {shape[0]}")
+            raise ImageError("changed", "load", f"it is not the image of the run, which had {shape[1]} x {shape[0]}")
         return image.pixels
 
-    paths = [next((mask[form] for form in KEPT if form in mask), None) for mask in row["masks"]]
+    paths = [next((mask[form] for form in SOFT if form in mask), None) for mask in row["masks"]]
 
     def maps() -> Iterator[soft_maps.Scored]:
         for mask, path in zip(row["masks"], paths, strict=True):
             one = soft_maps.KeptMap(_levels(request.run / str(path), shape))
             yield soft_maps.Scored(one, mask["score"], mask["mean"], mask["presence"], mask.get("similarity"))
 
-    return finish(blank, _stem(str(paths[0])), photo, maps(), options, formats, request.export, write)
+    return finish(blank, _stem(str(paths[0])), photo, maps(), plan, write)
 
 
 def _levels(path: store.Place, shape: tuple[int, int]) -> NDArray[Any]:
-    """A soft map that the run kept. Raises ImageError."""
+    """The levels of a soft map of the run. Raises ImageError."""
     try:
-        with PngImageFile(io.BytesIO(path.read_bytes())) as picture:
-            levels = np.array(picture)
+        with PngImageFile(io.BytesIO(path.read_bytes())) as image:
+            levels = np.array(image)
     except (OSError, ValueError, SyntaxError) as error:
         raise ImageError("vanished", "mask", f"its soft map {path} cannot be read ({error}): run it again") from None
     if levels.dtype not in (np.uint8, np.uint16) or levels.shape != shape:
-        raise ImageError("changed", "mask", f"its soft map {path} is not the one that the run wrote: run it again")
+        raise ImageError("changed", "mask", f"its soft map {path} is not the one the run wrote: run it again")
     return levels
 
 
 def _stem(path: str) -> str:
-    """An image's output path, of the path soft/<label>/<stem>.png of its soft map."""
+    """An image's output path, from the path soft/<label>/<stem>.png of its soft map."""
     return path.split("/", 2)[2].removesuffix(".png")
-
-
-def _json(document: dict[str, Any]) -> bytes:
-    return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")

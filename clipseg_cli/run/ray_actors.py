@@ -1,8 +1,8 @@
-"""The engine `ray`: `engines.direct` over actors of a Ray cluster, or of a local Ray where no cluster is named.
+"""The engine `ray`: actors of a Ray cluster, or of a Ray on this machine if no cluster is named.
 
-An actor holds the model, decodes images and writes their files; records alone come back. Each has a bounded number of
-sources in hand, and one that dies is replaced. Ray's own recovery is not used: it would try a whole task again, where
-here one image is found to blame, and it knows nothing of what earlier runs did.
+An actor holds the model, decodes images and writes their files; only records come back. Ray's own recovery is not
+used: it repeats a whole task, while `workers.dispatch` finds the one image to blame, and it does not know what earlier
+runs did.
 """
 
 import contextlib
@@ -21,23 +21,27 @@ from typing import Any
 
 from clipseg_cli import __version__
 from clipseg_cli.errors import ClipsegError, ModelError
-from clipseg_cli.inputs.discovery import Source
+from clipseg_cli.inputs.source import Source
 from clipseg_cli.outputs.manifest import Record
-from clipseg_cli.run import engines
-from clipseg_cli.run.engines import GRACE, Inbox, Message, News, Place, Todo, Work, Worker
+from clipseg_cli.run import workers
+from clipseg_cli.run.workers import GRACE, Cluster, Death, Inbox, Message, Notice, Notify, Todo, Work, Worker
 
-STORE = 80_000_000  # bytes of shared memory of a local Ray, of which records need next to nothing: about its least
-PATIENCE = 20.0  # seconds without room for an actor after which the user is told
-REACH = 10.0  # seconds for a cluster to take a connection
-BIRTH = 3.0  # seconds that an actor is given to have begun, before it is killed
-AT_ONCE = 256  # messages of an actor in one answer
+STORE = 80_000_000  # bytes of shared memory of a local Ray: about its minimum, since records need almost none
+ROOM_NOTICE = 20.0  # seconds without room for an actor after which the user is told
+CONNECT_TIMEOUT = 10.0  # seconds for a cluster to accept a connection
+START_GRACE = 3.0  # seconds that a starting actor gets before it is killed
+MESSAGES_PER_CALL = 256
 ALTERNATIVE = "leave out --ray-address to run Ray on this machine, or use --engine local"
 
 
 def run(
-    items: Iterable[Source | Record], works: Sequence[Work], tell: engines.Tell, ahead: int, place: Place
+    items: Iterable[Source | Record], works: Sequence[Work], notify: Notify, ahead: int, cluster: Cluster | None = None
 ) -> Iterator[Record]:
-    """See `engines.ray`. Ray is not even started where every item is a record already."""
+    """Yields one record per item, in the order of the items, done by one actor for each of `works`.
+
+    Ray is not started if every item is already a record. Raises ClipsegError if there is no cluster.
+    """
+    cluster = cluster or Cluster()
     iterator = iter(items)
     for item in iterator:
         if isinstance(item, Source):
@@ -45,35 +49,36 @@ def run(
         yield item
     else:
         return
-    with _connected(place.address) as ray:
-        size = room([node["Resources"] for node in ray.nodes() if node["Alive"]], len(works), place.device)
+    with _connected(cluster.address) as ray:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        resources = actor_resources(nodes, len(works), cluster.device)
         inbox: Inbox = queue.SimpleQueue()
-        crew = [_Actor(ray, work, size, inbox) for work in works]
-        yield from engines.direct(chain((item,), iterator), crew, inbox, tell, ahead)
+        actors = [_Actor(ray, work, resources, inbox) for work in works]
+        yield from workers.dispatch(chain((item,), iterator), actors, inbox, notify, ahead)
 
 
 @contextlib.contextmanager
 def _connected(address: str | None) -> Iterator[Any]:
-    """Ray, connected; what was not connected before is disconnected afterwards, and a local Ray ended."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # it would warn of what it is going to change
+    """Gives Ray, connected. Afterwards disconnects, and ends a local Ray, unless it was connected before."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns about a future change
     import ray
-    import ray._private.worker as chatter
+    import ray._private.worker as ray_worker
 
-    # Ray prints about dead workers on stdout, whatever it is asked; they are told by `direct`
-    chatter._worker_logs_enabled = False
+    # no option keeps Ray from printing dead workers on stdout; `dispatch` reports them
+    ray_worker._worker_logs_enabled = False
     if ray.is_initialized():
         yield ray
         return
     address = address or os.environ.get("RAY_ADDRESS")
-    own: dict[str, Any] = {} if address else {"include_dashboard": False, "object_store_memory": STORE}
+    local: dict[str, Any] = {} if address else {"include_dashboard": False, "object_store_memory": STORE}
     handlers = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
     try:
         try:
-            _reach(address)
-            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
+            _check_reachable(address)
+            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
         except Exception as error:
-            where = f"no Ray cluster answers at {address}" if address else "Ray cannot start here"
-            raise ClipsegError(f"{where}: {_first_line(error)}; {ALTERNATIVE}") from error
+            problem = f"no Ray cluster answers at {address}" if address else "Ray cannot start on this machine"
+            raise ClipsegError(f"{problem}: {_first_line(error)}; {ALTERNATIVE}") from error
         if threading.current_thread() is threading.main_thread():
             for name, handler in handlers.items():
                 signal.signal(name, handler)
@@ -82,64 +87,65 @@ def _connected(address: str | None) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _reach(address: str | None) -> None:
-    """Raises OSError where nothing listens: Ray itself would try for many minutes."""
+def _check_reachable(address: str | None) -> None:
+    """Raises OSError if nothing listens at the address: Ray itself would retry for many minutes."""
     host, colon, port = (address or "").rpartition("://")[2].rpartition(":")
     if colon and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), REACH).close()
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT).close()
 
 
-def room(nodes: Sequence[Mapping[str, float]], actors: int, device: str) -> dict[str, float]:
-    """The CPUs and GPUs of each of so many actors: all that the nodes have, evenly.
+def actor_resources(nodes: Sequence[Mapping[str, float]], actors: int, device: str) -> dict[str, float]:
+    """Returns the CPUs and GPUs of each of `actors` actors, which share the nodes evenly.
 
-    GPUs are given for the device `cuda`, and for `auto` where there are any; at most one to an actor, and a fraction
-    where actors are more than GPUs. An actor that needs one goes to a node that has one.
+    GPUs are requested for the device `cuda`, and for `auto` if any node has one: at most one GPU per actor, and a
+    fraction if there are more actors than GPUs. Such an actor runs on a node with a GPU.
     """
-    wanted = device.startswith("cuda") or (device == "auto" and any(node.get("GPU") for node in nodes))
-    fit = [node for node in nodes if node.get("GPU")] if wanted else nodes
-    gpus = min(1.0, share([node["GPU"] for node in fit], actors) or 1.0) if wanted else 0.0
-    return {"num_cpus": share([node.get("CPU", 0) for node in fit], actors), "num_gpus": gpus}
+    use_gpu = device.startswith("cuda") or (device == "auto" and any(node.get("GPU") for node in nodes))
+    suitable = [node for node in nodes if node.get("GPU")] if use_gpu else nodes
+    gpus = min(1.0, share([node["GPU"] for node in suitable], actors) or 1.0) if use_gpu else 0.0
+    return {"num_cpus": share([node.get("CPU", 0) for node in suitable], actors), "num_gpus": gpus}
 
 
 def share(amounts: Sequence[float], actors: int) -> float:
-    """The most of a resource that each of so many actors can have, when nodes have these amounts of it: a whole number,
-    or a fraction of one where there are more actors than pieces; 0 where there is nothing."""
-    most = int(max(amounts, default=0))
-    for whole in range(most, 0, -1):
+    """Returns the most of a resource that each of `actors` actors can have, given each node's amount of it.
+
+    It is a whole number, or a fraction of one if there are more actors than units, or 0 if there are no units.
+    """
+    for whole in range(int(max(amounts, default=0)), 0, -1):
         if sum(int(amount) // whole for amount in amounts) >= actors:
             return float(whole)
-    pieces = sum(int(amount) for amount in amounts)
-    return int(10_000 / -(-actors // pieces)) / 10_000 if pieces else 0.0  # Ray counts in ten thousandths
+    units = sum(int(amount) for amount in amounts)
+    return int(10_000 / -(-actors // units)) / 10_000 if units else 0.0  # Ray counts in ten thousandths
 
 
-class Labourer:
-    """What an actor is: one work, done by a thread of its own while other calls bring sources and fetch messages."""
+class WorkerActor:
+    """The code of an actor: a thread runs the work, while Ray's calls bring sources and fetch messages."""
 
     def __init__(self, work: bytes, directory: str, path: Sequence[str], version: str) -> None:
         self.todo: Todo = queue.SimpleQueue()
-        self.said: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self.over = threading.Event()
+        self.messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self.stopping = threading.Event()
         self.lock = threading.Lock()
-        self.early: dict[int, Source] = {}  # sources whose calls overtook those before them
+        self.early: dict[int, Source] = {}  # sources whose calls overtook earlier ones
         self.next = 0
         if version != __version__:
             node = socket.gethostname()
             error = f"{node} has clipseg {__version__}, this machine {version}: install the same on all nodes"
-            self.said.put(ClipsegError(error))
+            self.messages.put(ClipsegError(error))
             return
         try:
             os.chdir(directory)
         except OSError:
-            line = f"{socket.gethostname()} has no directory {directory}: give absolute paths that all nodes share"
-            self.said.put(News(line))
-        sys.path.extend(place for place in path if place not in sys.path)
-        threading.Thread(target=self._labour, args=[pickle.loads(work)], daemon=True).start()
+            line = f"{socket.gethostname()} has no directory {directory}: use absolute paths that all nodes share"
+            self.messages.put(Notice(line))
+        sys.path.extend(entry for entry in path if entry not in sys.path)
+        threading.Thread(target=self._run, args=[pickle.loads(work)], daemon=True).start()
 
     def hello(self) -> None:
-        """Answers once the actor lives."""
+        """Answers once the actor has started."""
 
     def push(self, number: int, source: Source) -> None:
-        """Adds to what is to be done, in the order of the numbers from 0."""
+        """Adds a source. They are done in the order of their numbers, from 0."""
         with self.lock:
             self.early[number] = source
             while self.next in self.early:
@@ -147,130 +153,132 @@ class Labourer:
                 self.next += 1
 
     def pull(self) -> list[Message]:
-        """What there is to say, in order; waits for it. None is the last that it says."""
-        messages = [self.said.get()]
-        while len(messages) < AT_ONCE and not self.said.empty():
-            messages.append(self.said.get())
+        """Waits for messages and returns them in order. None is the last one of all."""
+        messages = [self.messages.get()]
+        while len(messages) < MESSAGES_PER_CALL and not self.messages.empty():
+            messages.append(self.messages.get())
         return messages
 
-    def leave(self) -> None:
-        """Ends the work after what is being written."""
-        self.over.set()
+    def stop(self) -> None:
+        """Ends the work after the files that it is writing."""
+        self.stopping.set()
         self.todo.put(None)
 
-    def _labour(self, work: Work) -> None:
+    def _run(self, work: Work) -> None:
         def send(message: Message) -> None:
-            self.said.put(message)
-            if self.over.is_set():
+            self.messages.put(message)
+            if self.stopping.is_set():
                 raise SystemExit  # through the pipeline, which waits for what its threads are writing
 
         try:
-            engines.labour(work, self.todo, send)
+            workers.run_worker(work, self.todo, send)
         except SystemExit:
             pass
         except ClipsegError as error:
-            self.said.put(error)
+            self.messages.put(error)
         except BaseException as error:
-            self.said.put(engines.defect(error))
-        self.said.put(None)
+            self.messages.put(workers.failure_notice(error))
+        self.messages.put(None)
 
 
 class _Actor(Worker):
-    """A place in the crew that is an actor, wherever Ray has room for it, and another when it has died."""
+    """An actor on any node with room for it. Another one is requested when it dies."""
 
-    def __init__(self, ray: Any, work: Work, size: Mapping[str, float], inbox: Inbox) -> None:
+    def __init__(self, ray: Any, work: Work, resources: Mapping[str, float], inbox: Inbox) -> None:
         super().__init__(inbox)
-        self.ray, self.work, self.size = ray, pickle.dumps(work), size
-        self.until = 0.0  # on the monotonic clock: when it is ended by force
+        self.ray, self.work, self.resources = ray, pickle.dumps(work), resources
+        self.deadline = 0.0  # on the monotonic clock: when it is killed
         self._start()
 
     def send(self, source: Source) -> None:
-        """A call without an answer: if the actor is dead, its end will be heard of."""
-        with contextlib.suppress(self.ray.exceptions.RayError):
+        """Calls `push` without waiting for an answer."""
+        with contextlib.suppress(self.ray.exceptions.RayError):  # it is dead: None will come from its listener
             self.actor.push.remote(self.sent, source)
         self.sent += 1
 
-    def fate(self) -> tuple[str, bool]:
-        """As Ray tells it; the loss of a whole node is no image's fault."""
-        return self.reason
+    def death(self) -> Death:
+        """Returns the cause that Ray reports. The loss of a node is no image's fault."""
+        return self.cause
 
     def kill(self) -> None:
-        """By Ray."""
+        """Has Ray kill the actor."""
         with contextlib.suppress(self.ray.exceptions.RayError):
             self.ray.kill(self.actor)
 
-    def bury(self) -> None:
-        """Asks for another, which takes sources once Ray has found room for it."""
-        self.end()
+    def replace(self) -> None:
+        """Requests another actor, which takes sources once Ray has found room for it."""
+        self.wait_for_end()
         self._start()
 
-    def dismiss(self) -> None:
-        """By a call, or by Ray where nothing is lost.
+    def request_end(self) -> None:
+        """Calls `stop`, or has Ray kill the actor if nothing is pending.
 
-        Not while it begins: Ray (2.60) loses a kill that comes between an actor's place and its first call, and the
-        place stays taken for as long as this process lives.
+        An actor that is still starting is left alone: Ray (2.60) loses a kill between the actor's placement and its
+        first call, and its resources then stay taken until this process ends.
         """
-        self.asked = self.ready and bool(self.hand)
-        self.until = time.monotonic() + (GRACE if self.asked else BIRTH)
+        self.asked = self.ready and bool(self.pending)
+        self.deadline = time.monotonic() + (GRACE if self.asked else START_GRACE)
         with contextlib.suppress(self.ray.exceptions.RayError):
             if self.asked:
-                self.actor.leave.remote()
-            elif self.born.is_set():
+                self.actor.stop.remote()
+            elif self.started.is_set():
                 self.ray.kill(self.actor)
 
-    def end(self) -> None:
-        """And of the thread that listens to it."""
-        wait = self.listener.join if self.asked else self.born.wait
-        wait(max(0.0, self.until - time.monotonic()))
-        with contextlib.suppress(self.ray.exceptions.RayError):
-            self.ray.kill(self.actor)
+    def wait_for_end(self) -> None:
+        """Waits for the actor and for the thread that fetches its messages."""
+        wait = self.listener.join if self.asked else self.started.wait
+        wait(max(0.0, self.deadline - time.monotonic()))
+        self.kill()
         self.listener.join()
 
     def _start(self) -> None:
         self.ready = self.asked = False
-        self.sent, self.born = 0, threading.Event()
-        options = {"max_concurrency": 4, "max_restarts": 0, **self.size}  # a call of each kind at once
-        remote = self.ray.remote(Labourer).options(scheduling_strategy="SPREAD", **options)
+        self.sent, self.started = 0, threading.Event()
+        options = {"max_concurrency": 4, "max_restarts": 0, **self.resources}  # a call of each kind at once
+        remote = self.ray.remote(WorkerActor).options(scheduling_strategy="SPREAD", **options)
         self.actor = remote.remote(self.work, os.getcwd(), sys.path, __version__)
         self.listener = threading.Thread(target=self._listen, args=[self.actor], daemon=True)
         self.listener.start()
 
     def _listen(self, actor: Any) -> None:
-        """Puts the actor's messages into the inbox, and None after the last one."""
-        self.reason = ("a defect", True)
+        """Puts the messages of the actor into the inbox, and None after the last one."""
+        self.cause = Death("an unexpected exception")
         try:
-            here = actor.hello.remote()
-            if not self.ray.wait([here], timeout=PATIENCE)[0]:
-                cpus, gpus = self.size["num_cpus"], self.size["num_gpus"]
-                need = f"{cpus:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
-                self.inbox.put((self, News(f"waiting for Ray to have room for an actor of {need}; -j N shares more")))
-            self.ray.get(here)
-            self.born.set()
+            self._wait_for_start(actor)
             self.inbox.put((self, "ready"))
             while True:
                 for message in self.ray.get(actor.pull.remote()):
-                    if message is None:
-                        self.inbox.put((self, None))
-                        return
                     self.inbox.put((self, message))
+                    if message is None:
+                        return
         except self.ray.exceptions.RayActorError as error:
             if error.actor_init_failed:
-                why = f"clipseg does not start on a node of the cluster: {_last_line(error)}; install it there"
-                self.inbox.put((self, ModelError(why)))
-            self.reason = _fate(error)
+                problem = f"clipseg does not start on a node of the cluster: {_last_line(error)}; install it there"
+                self.inbox.put((self, ModelError(problem)))
+            self.cause = _cause(error)
         except Exception as error:
-            self.reason = (_first_line(error), True)
-        self.born.set()  # or never will be
+            self.cause = Death(_first_line(error))
+        self.started.set()  # or it never will
         self.inbox.put((self, None))
 
+    def _wait_for_start(self, actor: Any) -> None:
+        answer = actor.hello.remote()
+        if not self.ray.wait([answer], timeout=ROOM_NOTICE)[0]:
+            cpus, gpus = self.resources["num_cpus"], self.resources["num_gpus"]
+            need = f"{cpus:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
+            line = f"waiting for room in Ray for an actor of {need}; with a larger -j each actor needs less"
+            self.inbox.put((self, Notice(line)))
+        self.ray.get(answer)
+        self.started.set()
 
-def _fate(error: Any) -> tuple[str, bool]:
+
+def _cause(error: Any) -> Death:
     text = str(error)
     if error.preempted or "node has died" in text or "node is dead" in text or "NODE_DIED" in text:
-        return "its node is gone", False
+        return Death("its node is gone", by_image=False)
     if "OUT_OF_MEMORY" in text or "low on memory" in text:
-        return "its node ran out of memory", True
-    return "killed, or crashed", True
+        return Death("its node ran out of memory")
+    return Death("killed, or crashed")
 
 
 def _first_line(error: BaseException) -> str:

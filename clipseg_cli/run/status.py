@@ -1,4 +1,4 @@
-"""What a run's directory holds and lacks, over all its shards; and one manifest of them, in a fixed order."""
+"""What a run has done and what is missing, over all its shards; and one manifest of them, in a fixed order."""
 
 import json
 import os
@@ -11,19 +11,20 @@ from clipseg_cli.inputs.discovery import discover
 from clipseg_cli.outputs import manifest
 from clipseg_cli.outputs.manifest import MANIFEST, RUN
 from clipseg_cli.outputs.writers import whole
-from clipseg_cli.settings import InputOptions
-from clipseg_cli.storage import bucket_lines, files
+from clipseg_cli.settings.inputs import InputOptions
+from clipseg_cli.storage import paths
+from clipseg_cli.storage.lines import open_lines
 from clipseg_cli.storage.store import Place
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Counts of images. `missing` is None where the inputs were a list on stdin, or are not there to be walked."""
+    """Counts of images. `missing` is None where the inputs were a list on stdin, or cannot be searched from here."""
 
     done: int
     failed: dict[str, int]  # by error class
     missing: tuple[str, ...] | None
-    names: tuple[str, ...]  # of the failed
+    names: tuple[str, ...]  # of the failed images
 
     def document(self) -> dict[str, Any]:
         """As JSON types."""
@@ -33,7 +34,7 @@ class Status:
 
 
 def status(out: Place) -> Status:
-    """What is done, failed and missing under `out`. Raises UsageError where no run is."""
+    """What is done, failed and missing under `out`. Raises UsageError where there is no run."""
     records = _records(out)
     failed = {name: record["error"]["class"] for name, record in records.items() if record["status"] != "ok"}
     missing = None
@@ -45,11 +46,14 @@ def status(out: Place) -> Status:
 
 
 def merge(out: Place) -> int:
-    """Rewrites the manifest: each image once, sorted by name, so that equal runs have equal manifests whatever their
-    shards; and makes again the files that speak of all images. Returns the number of images. Raises UsageError."""
+    """Merges the shards of a run and returns the number of images. Raises UsageError where there is no run.
+
+    The manifest gets each image once, sorted by name, so that equal runs have equal manifests whatever their shards.
+    Files that cover all images, like coco.json, are written again.
+    """
     records = _records(out)
     run = json.loads((out / RUN).read_bytes())
-    with bucket_lines.lines(out / MANIFEST) as lines:
+    with open_lines(out / MANIFEST) as lines:
         lines.rewrite(manifest.in_order)
     labels = [prompt["label"] for prompt in run["settings"]["prompts"]]
     whole.assemble(out, run["settings"]["formats"], labels)
@@ -59,12 +63,12 @@ def merge(out: Place) -> int:
 def _records(out: Place) -> dict[str, dict[str, Any]]:
     """The latest record of each image, by name."""
     if not (out / RUN).is_file():
-        raise UsageError(f"{out} holds no run: name the output directory of `clipseg segment`")
+        raise UsageError(f"{out} holds no run: name the output folder of `clipseg segment`")
     return manifest.latest(out / MANIFEST)
 
 
 def _inputs(out: Place) -> InputOptions | None:
-    """The inputs of the run without its shard and limit, where they can be walked again from here."""
+    """The inputs of the run without its shard, where they can be searched again from here; else None."""
     try:
         run = json.loads((out / RUN).read_bytes())
         given: dict[str, Any] = {
@@ -74,7 +78,7 @@ def _inputs(out: Place) -> InputOptions | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     here = run.get("directory") in (None, os.getcwd()) or all(
-        files.is_url(path) or os.path.isabs(path) for path in inputs.inputs
+        paths.is_url(path) or os.path.isabs(path) for path in inputs.inputs
     )
     stdin = "-" in inputs.inputs or inputs.files_from == "-" or not (inputs.inputs or inputs.files_from)
     return inputs if here and not stdin else None

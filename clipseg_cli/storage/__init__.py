@@ -1,5 +1,5 @@
-"""Bytes of named files, on a disk or in a bucket: a file is written whole or not at all.
+"""Files of this machine and objects in buckets, as bytes: each is written whole or not at all.
 
-Takes paths and URLs. Gives atomic writes, files of lines that several processes may extend, and what the operating
-system's refusals mean. Knows nothing of images. Imports nothing of this program but `errors`.
+Takes paths and URLs. Provides atomic writes, files of lines that several processes extend, and errors that say what a
+refusal of the operating system means. Knows nothing of images. May import only `errors`.
 """

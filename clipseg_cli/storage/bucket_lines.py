@@ -1,4 +1,4 @@
-"""Lines in a bucket, where nothing can be extended and nothing locked: put as whole objects, joined in the end."""
+"""Files of lines in a bucket, where no object can be extended or locked: written as many small objects, then joined."""
 
 import contextlib
 import secrets
@@ -11,37 +11,32 @@ from clipseg_cli.storage import buckets, store
 from clipseg_cli.storage.buckets import Url
 
 FOLDER = ".clipseg-lines"
-LOST = 0.01  # of a run's time: the lines that a kill may take, which also bounds the number of parts
-SHORTEST, LONGEST = 1.0, 60.0  # seconds between two parts
+LOST = 0.01  # of a run's time: the lines that a kill may lose; also bounds the number of objects
+SHORTEST, LONGEST = 1.0, 60.0  # seconds between two objects of a process
 
 
-def lines(path: store.Place, fsync: bool = False) -> "store.Lines | Parts":
-    """The lines at `path`, to read and to extend."""
-    return Parts(path) if isinstance(path, Url) else store.Lines(path, fsync)
+class BucketLines:
+    """As `lines.Lines`, for lines in a bucket that any number of processes extend. Use it with `with`.
 
-
-class Parts:
-    """As `store.Lines`, for any number of processes. Use it with `with`.
-
-    Each puts its lines now and then as an object of its own, under a name that no other uses, and `rewrite` joins all
-    of them at `path`. The parts stay, and they count: of two processes that end together one may join too little,
-    and the next one joins all.
+    Each process writes its lines now and then as a separate object, under a name that no other process uses, and
+    `rewrite` joins all of them at `path`. The separate objects are kept and still count: if two processes end at the
+    same time, one may join too few lines, and the next one joins all.
     """
 
     def __init__(self, path: Url) -> None:
         self.path, self.folder = path, path.parent / FOLDER / path.name
-        self.own = f"{time.time_ns():020}-{secrets.token_hex(4)}"  # a later process's lines come later
+        self.own = f"{time.time_ns():020}-{secrets.token_hex(4)}"  # sorts after the objects of earlier processes
         self.waiting: list[bytes] = []
-        self.put: list[Url] = []
+        self.written: list[Url] = []
         self.began = self.last = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None = None, *exception: object) -> None:
-        # where an error is on its way, it is the one to tell
+        # an error that is already being raised matters more than one of this write
         with contextlib.suppress(*([] if kind is None else [OutputError])):
-            self._put()
+            self._flush()
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._read()[2])
@@ -51,66 +46,66 @@ class Parts:
         self.waiting.append((line + "\n").encode("utf-8"))
         now = time.monotonic()
         if now - self.last >= min(LONGEST, max(SHORTEST, (now - self.began) * LOST)):
-            self._put()
+            self._flush()
 
     def rewrite(self, change: Callable[[list[bytes]], list[bytes]]) -> None:
-        """Puts `change` of all lines, those at `path` first, as one object at `path`. Raises OutputError.
+        """Writes `change(lines)` of all lines, those at `path` first, as one object at `path`. Raises OutputError.
 
-        Where another process ended meanwhile it begins again, so that of all who end the last one joins all.
+        Starts again if another process ended meanwhile, so that the last process to end joins all lines.
         """
-        self._put()
+        self._flush()
         self._compact()
         while True:
-            parts, joined, found = self._read()
-            data = b"".join(change(found))
+            objects, joined, lines = self._read()
+            data = b"".join(change(lines))
             if data != joined:
                 store.write(self.path, data)
-            if _ended(parts) == _ended(self._parts()):
+            if _ended(objects) == _ended(self._objects()):
                 return
 
     def clear(self) -> None:
-        """Forgets all lines, of all processes."""
+        """Deletes all lines, of all processes."""
         with store.failing(self.path):
-            for url in (*self._parts(), self.path):
+            for url in (*self._objects(), self.path):
                 url.unlink(missing_ok=True)
 
-    def _put(self) -> None:
+    def _flush(self) -> None:
         if self.waiting:
-            part = self.folder / f"{self.own}-{len(self.put):06}.jsonl"
-            store.write(part, b"".join(self.waiting))
-            self.put.append(part)
+            url = self.folder / f"{self.own}-{len(self.written):06}.jsonl"
+            store.write(url, b"".join(self.waiting))
+            self.written.append(url)
             self.waiting.clear()
         self.last = time.monotonic()
 
     def _compact(self) -> None:
-        """Makes this process's parts one, with the name of a process that has ended."""
-        if self.put:
-            one = self.folder / f"{self.own}.jsonl"
-            with store.failing(one):
-                store.write(one, b"".join(data for data in _contents(self.put) if data is not None))
-                for part in self.put:
-                    part.unlink(missing_ok=True)
-            self.put.clear()
+        """Joins this process's objects to one, whose name says that the process has ended."""
+        if self.written:
+            joined = self.folder / f"{self.own}.jsonl"
+            with store.failing(joined):
+                store.write(joined, b"".join(data for data in _contents(self.written) if data is not None))
+                for url in self.written:
+                    url.unlink(missing_ok=True)
+            self.written.clear()
 
-    def _parts(self) -> list[Url]:
+    def _objects(self) -> list[Url]:
         with store.failing(self.folder):
             return self.folder.glob("*.jsonl")
 
     def _read(self) -> tuple[list[Url], bytes, list[bytes]]:
-        """All parts, what is at `path`, and the lines there and in the parts in turn."""
+        """Returns all objects, the content at `path`, and the lines there and then in the objects."""
         while True:
-            parts = self._parts()
+            objects = self._objects()
             with store.failing(self.folder):
-                joined, *others = _contents([self.path, *parts])
-            if None not in others:  # else one was compacted meanwhile, and its lines are elsewhere
+                joined, *others = _contents([self.path, *objects])
+            if None not in others:  # otherwise an object was compacted meanwhile, and its lines are elsewhere
                 whole = [joined or b"", *(data for data in others if data is not None)]
-                return parts, whole[0], [line for data in whole for line in data.splitlines(keepends=True)]
+                return objects, whole[0], [line for data in whole for line in data.splitlines(keepends=True)]
 
 
 def _contents(urls: list[Url]) -> list[bytes | None]:
     return [*buckets.read_all([url.text for url in urls])]
 
 
-def _ended(parts: list[Url]) -> list[Url]:
-    """The parts of processes that have ended: those without a number."""
-    return [part for part in parts if part.name.count("-") == 1]
+def _ended(objects: list[Url]) -> list[Url]:
+    """Returns the objects of processes that have ended: those whose name has no number at its end."""
+    return [url for url in objects if url.name.count("-") == 1]

@@ -1,81 +1,79 @@
-"""Files that are whole or absent: a temporary file beside the target, then a rename; in a bucket, whole objects."""
+"""Output files: each is written whole or not at all, to a folder through a temporary file and a rename, to a bucket as
+one object. Also the checks of an output folder, and reading files back."""
 
 import contextlib
 import errno
 import functools
 import hashlib
-import io
 import os
 import socket
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Self
 
 from clipseg_cli.errors import ImageError, OutputError
-from clipseg_cli.storage import buckets, files
+from clipseg_cli.storage import buckets, paths
 from clipseg_cli.storage.buckets import Url
 
-NAME_BYTES = 200  # of the 255 that file systems allow: leaves room for extensions and the temporary file's own marks
-SUFFIXES = (".png", ".jpg", ".json", ".txt", ".xml", ".svg", ".npz")  # that writers put behind an output path
-LOCK = ".clipseg-lock"
-TEMPORARY = ".clipseg-tmp-"  # begins the name of every file that is not finished
+NAME_BYTES = 200  # of the 255 that file systems allow: leaves room for extensions and the prefix of a temporary file
+SUFFIXES = (".png", ".jpg", ".json", ".txt", ".xml", ".svg", ".npz")  # that writers append to an output path
+TEMPORARY = ".clipseg-tmp-"  # prefix of the name of every unfinished file
 
-# The path itself is in the way: that image fails and the run goes on. Every other error of the output is fatal,
-# since it would meet the next image too (disk full, read-only, no permission, quota).
+# Errors of one path: that image fails and the run continues. Every other error of the output is fatal, since the next
+# image would meet it too (disk full, read-only, no permission, quota).
 _IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP}
-
 
 Place = Path | Url
 
 
 def place(path: str) -> Place:
-    """Where a path or a URL leads."""
-    path = files.local(path)
-    return Url(path.rstrip("/")) if files.is_url(path) else Path(path)
+    """Returns the Path or Url that a path or URL names."""
+    path = paths.local(path)
+    return Url(path.rstrip("/")) if paths.is_url(path) else Path(path)
 
 
 def portable(output: str) -> str:
-    """An output path that any file system takes and any terminal shows: distinct for distinct arguments.
+    """Returns an output path that every file system accepts and every terminal shows; distinct for distinct arguments.
 
-    Control characters, text-direction overrides and bytes that are not UTF-8 are written %XX, and a part over
-    NAME_BYTES is cut; so is a folder marked that ends like an output, since `sub.jpg` beside a folder `sub.png` would
-    be written to its place. A part that was changed ends in `~` and eight digits of the hash of what it was.
+    Control characters, text-direction overrides and bytes that are not UTF-8 become %XX. A name of more than
+    `NAME_BYTES` is cut. A folder whose name ends like an output is changed too, since `sub.jpg` beside a folder
+    `sub.png` would be written to the folder's path. A changed name ends in `~` and eight digits of a hash of the
+    original.
     """
     *folders, last = output.split("/")
-    return "/".join([*(_part(name, name.lower().endswith(SUFFIXES)) for name in folders), _part(last)])
+    return "/".join(
+        [*(_portable_name(name, name.lower().endswith(SUFFIXES)) for name in folders), _portable_name(last)]
+    )
 
 
-def _part(name: str, taken: bool = False) -> str:
+def _portable_name(name: str, conflicts: bool = False) -> str:
     raw = os.fsencode(name)
-    safe = "".join(c if _plain(c) else "".join(f"%{b:02X}" for b in os.fsencode(c)) for c in name)
-    kept = safe.encode("utf-8")
-    if safe == name and len(kept) <= NAME_BYTES and not taken:
+    safe = "".join(c if _visible(c) else "".join(f"%{b:02X}" for b in os.fsencode(c)) for c in name)
+    encoded = safe.encode("utf-8")
+    if safe == name and len(encoded) <= NAME_BYTES and not conflicts:
         return name
-    return kept[: NAME_BYTES - 9].decode("utf-8", "ignore") + "~" + _digest(raw, 8)
+    return encoded[: NAME_BYTES - 9].decode("utf-8", "ignore") + "~" + _digest(raw, 8)
 
 
-def _plain(character: str) -> bool:
-    # Cc control, Cf format (direction overrides, zero width), Cs surrogate, Zl and Zp line separators
-    return unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
+def _visible(character: str) -> bool:
+    return unicodedata.category(character) not in paths.INVISIBLE
 
 
 def write(path: Place, data: bytes | Iterable[bytes], fsync: bool = False) -> None:
-    """Puts `data`, or its pieces in turn, at `path`, making its folders: after a crash at any point the file is the
-    old one or the new one.
-    With `fsync` that holds for a loss of power too.
+    """Writes `data`, or its pieces in turn, to `path`, and makes its folders.
 
-    Raises ImageError `output_conflict` where a folder or file is in the way, OutputError for every other failure.
+    After a crash at any point the file is the old one or the new one. With `fsync` that also holds for a power failure.
+    Raises ImageError `output_conflict` if a folder or file is in the way, OutputError for every other failure.
     """
     if isinstance(path, Url):
         with failing(path):
             path.write(data)
         return
-    temporary = path.with_name(f"{_own()}{_digest(os.fsencode(path.name), 16)}")
+    temporary = path.with_name(f"{_prefix()}{_digest(os.fsencode(path.name), 16)}")
     try:
         try:
-            file = open(temporary, "wb", buffering=0)  # noqa: SIM115 (closed below, also when opening it again)
+            file = open(temporary, "wb", buffering=0)  # noqa: SIM115 (closed below, also if it is opened again)
         except FileNotFoundError:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = open(temporary, "wb", buffering=0)  # noqa: SIM115
@@ -95,7 +93,7 @@ def write(path: Place, data: bytes | Iterable[bytes], fsync: bool = False) -> No
 
 @contextlib.contextmanager
 def failing(path: Place) -> Iterator[None]:
-    """Turns the OSErrors of what is done there into `failure`."""
+    """Converts an OSError inside the `with` block to the error of `failure`."""
     try:
         yield
     except OSError as error:
@@ -103,12 +101,14 @@ def failing(path: Place) -> Iterator[None]:
 
 
 def failure(error: OSError, path: Place) -> ImageError | OutputError:
-    """What an operating system error on an output path means for the run."""
+    """Converts an error of the operating system on an output path: fatal for the image, or for the run."""
     reason = error.strerror or str(error)
     if error.errno in _IN_THE_WAY:
-        return ImageError("output_conflict", "write", f"cannot write {path}: {reason}; move what is in the way")
+        return ImageError(
+            "output_conflict", "write", f"cannot write {path}: {reason}; move the file or folder that is in the way"
+        )
     return OutputError(
-        f"cannot write {path}: {reason}. What is finished is kept: make room or choose another --out, "
+        f"cannot write {path}: {reason}. Finished outputs are kept: free some space or choose another --out, "
         "then run the same command again"
     )
 
@@ -117,25 +117,25 @@ def _digest(data: bytes, digits: int) -> str:
     return hashlib.sha256(data).hexdigest()[:digits]
 
 
-def _own(pid: int | None = None) -> str:
-    """How the names of a process's temporary files begin; tells hosts apart, since folders may be shared."""
+def _prefix(pid: int | None = None) -> str:
+    """Returns the prefix of a process's temporary files. It names the host too, since hosts may share a folder."""
     return f"{TEMPORARY}{_digest(socket.gethostname().encode(), 8)}-{os.getpid() if pid is None else pid}-"
 
 
 def sweep(folder: Place) -> None:
-    """Removes the temporary files that processes of this host left below `folder` when they were killed."""
+    """Deletes the temporary files below `folder` that killed processes of this host left."""
     if isinstance(folder, Url):
         return
-    for place, _, names in os.walk(folder):
+    for above, _, names in os.walk(folder):
         for name in names:
             pid = name.removeprefix(TEMPORARY).partition("-")[2].partition("-")[0] if name[:1] == "." else ""
-            if pid.isdigit() and name.startswith(_own(int(pid))) and not _alive(int(pid)):
+            if pid.isdigit() and name.startswith(_prefix(int(pid))) and not _alive(int(pid)):
                 with contextlib.suppress(OSError):
-                    os.unlink(os.path.join(place, name))
+                    os.unlink(os.path.join(above, name))
 
 
 def _alive(pid: int) -> bool:
-    if sys.platform == "win32":  # there, the call below would end the process
+    if sys.platform == "win32":  # os.kill would end the process there
         return True
     try:
         os.kill(pid, 0)
@@ -143,24 +143,25 @@ def _alive(pid: int) -> bool:
         return False
     except OSError:
         return True
-    with contextlib.suppress(OSError):  # dead, but nobody has looked: so it stays where a container's init does not
+    with contextlib.suppress(OSError):  # a zombie counts as dead: nobody may ever wait for it, as in a container
         if Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z"):
             return False
-    return pid != os.getpid()  # an earlier process had this one's number
+    return pid != os.getpid()  # an earlier process had this process's number
 
 
 def check(folder: Place) -> None:
-    """Makes the folder and proves that a file can be written there; raises OutputError where it cannot.
+    """Makes the folder and writes a test file to it. Raises OutputError if that fails.
 
-    Of a bucket only that it answers: a proof would leave its object where nothing may be deleted."""
+    A bucket only has to answer: if objects may not be deleted, a test object would stay.
+    """
     if isinstance(folder, Url):
-        folder.takes_whole()
+        folder.is_atomic()  # raises UsageError
         try:
             folder.exists()
         except OSError as error:
             raise OutputError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
         return
-    probe = folder / f"{_own()}probe"
+    probe = folder / f"{_prefix()}probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"clipseg")
@@ -172,10 +173,10 @@ def check(folder: Place) -> None:
 
 
 def folds(folder: Place) -> bool:
-    """Whether the folder takes two names for one that differ in case, or in the composition of a letter, only."""
+    """Returns whether the folder's file system ignores the case of a name, or how its letters are composed."""
     if isinstance(folder, Url):
         return False
-    probe = folder / f"{_own()}\u00e9"
+    probe = folder / f"{_prefix()}\u00e9"
     try:
         probe.touch()
         return any((folder / name).exists() for name in (probe.name.upper(), unicodedata.normalize("NFD", probe.name)))
@@ -184,13 +185,15 @@ def folds(folder: Place) -> bool:
 
 
 def folded(output: str) -> str:
-    """What two output paths have in common that a folding file system takes for one."""
+    """Returns a key that is equal for output paths that such a file system cannot tell apart."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", portable(output)).casefold())
 
 
 def sizes(out: Place) -> Callable[[str], int]:
-    """What tells the size in bytes of a file under `out`; it raises OSError where there is none. A bucket is asked for
-    the sizes of a whole folder at once, and its answer is kept."""
+    """Returns a function from a path under `out` to the file's size in bytes; it raises OSError if there is no file.
+
+    In a bucket, the function lists the sizes of a whole folder at once and keeps them.
+    """
     if isinstance(out, Path):
         return lambda path: (out / path).stat().st_size
 
@@ -210,102 +213,12 @@ def sizes(out: Place) -> Callable[[str], int]:
     return size
 
 
-def contents(out: Place, paths: Sequence[str]) -> Iterator[bytes]:
-    """The contents of files under `out`, in their order. Raises OSError."""
+def contents(out: Place, outputs: Sequence[str]) -> Iterator[bytes]:
+    """Yields the contents of the files at these paths under `out`, in their order. Raises OSError."""
     if isinstance(out, Path):
-        yield from ((out / path).read_bytes() for path in paths)
+        yield from ((out / path).read_bytes() for path in outputs)
         return
-    for path, data in zip(paths, buckets.read_all([(out / path).text for path in paths]), strict=True):
+    for path, data in zip(outputs, buckets.read_all([(out / path).text for path in outputs]), strict=True):
         if data is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         yield data
-
-
-class Lines:
-    """A file of lines that several processes may extend at once, by whole lines only. Use it with `with`.
-
-    Every change is made under a lock beside the file. A line that a killed process left unfinished is dropped.
-    """
-
-    def __init__(self, path: Path, fsync: bool = False) -> None:
-        self.path, self.fsync = path, fsync
-        self.lock = path.with_name(LOCK)
-
-    def __enter__(self) -> Self:
-        with self._alone() as file:  # before anything is added to a torn end
-            whole = _whole_lines(file)
-            if whole < file.seek(0, os.SEEK_END):
-                file.truncate(whole)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None = None, *exception: object) -> None:
-        pass  # the lock file stays: whoever removed it could remove one that another process just took
-
-    def __iter__(self) -> Iterator[bytes]:
-        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
-            yield from file
-
-    def clear(self) -> None:
-        """Forgets all lines."""
-        self.path.unlink(missing_ok=True)
-
-    def append(self, line: str) -> None:
-        """Adds one line; where that fails the file is cut back to whole lines and OutputError is raised."""
-        data = (line + "\n").encode("utf-8")
-        with self._alone() as file:
-            before = file.seek(0, os.SEEK_END)
-            try:
-                if file.write(data) != len(data):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                if self.fsync:
-                    os.fsync(file.fileno())
-            except OSError:
-                with contextlib.suppress(OSError):
-                    file.truncate(before)
-                raise
-
-    def rewrite(self, change: Callable[[list[bytes]], list[bytes]]) -> None:
-        """Replaces all lines by `change` of them, at once for every reader."""
-        with self._alone() as file:
-            lines = file.read().splitlines(keepends=True)
-            changed = change(lines)
-            if changed != lines:
-                write(self.path, b"".join(changed), self.fsync)
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[io.FileIO]:
-        """The open file, while no other process changes it. The lock is a file of its own, since a rewrite puts a
-        new file at the path. OSError becomes OutputError."""
-        try:
-            with open(self.lock, "ab", buffering=0) as lock:
-                _lock(lock.fileno())
-                with open(self.path, "a+b", buffering=0) as file:
-                    file.seek(0)
-                    yield file
-        except OSError as error:
-            raise failure(error, self.path) from error
-
-
-def _whole_lines(file: io.FileIO) -> int:
-    """The length in bytes of the file up to its last line end."""
-    end = file.seek(0, os.SEEK_END)
-    while end > 0:
-        start = max(0, end - 65_536)
-        file.seek(start)
-        found = file.read(end - start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-        end = start
-    return 0
-
-
-def _lock(descriptor: int) -> None:
-    """Waits until no other process holds the file's lock, which ends with the file or the process."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(descriptor, msvcrt.LK_LOCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX)

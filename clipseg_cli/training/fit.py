@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from clipseg_cli.errors import UsageError
 from clipseg_cli.evaluation import metrics
-from clipseg_cli.settings import Recipe
+from clipseg_cli.settings.training import Recipe
 
 CHOICE = 4  # times as many old phrases are tried as are learned
 SLACK = 0.01  # of mean IoU: thresholds that differ by less are as good

@@ -23,9 +23,10 @@ from clipseg_cli.datasets import training_data
 from clipseg_cli.errors import OutputError, UsageError
 from clipseg_cli.model import registry
 from clipseg_cli.prompts import highlight
-from clipseg_cli.run.embeddings import check_templates
-from clipseg_cli.settings import ModelOptions, Recipe
-from clipseg_cli.storage import files, store
+from clipseg_cli.run.query import check_templates
+from clipseg_cli.settings.model import ModelOptions
+from clipseg_cli.settings.training import Recipe
+from clipseg_cli.storage import paths, store
 
 if TYPE_CHECKING:
     from clipseg_cli.model.segmenter import Segmenter
@@ -75,7 +76,8 @@ def train(
     The same call again goes on where the last one stopped. Raises UsageError for data that cannot be used, OutputError
     for an `out` that holds something else, ModelError.
     """
-    from clipseg_cli.model.segmenter import DTYPES, Segmenter, pick_dtype
+    from clipseg_cli.model.devices import DTYPES, pick_dtype
+    from clipseg_cli.model.segmenter import Segmenter
     from clipseg_cli.training.fit import Fit, trainable
 
     check_templates(frames)
@@ -125,7 +127,7 @@ def _admit(
 def _identity(path: Path) -> list[int | str] | None:
     """By which an edited file is known; None for one that is not there, of which its reader will tell."""
     try:
-        return files.identity(str(path))
+        return paths.identity(str(path))
     except OSError:
         return None
 

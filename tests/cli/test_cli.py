@@ -251,7 +251,7 @@ def test_flag_beats_variable_beats_file_beats_user(shell: Shell, imgs: Path, tmp
         [0.55],
     ]
     assert [p["text"] for p in found["three"]["prompts"]] == ["a cat", "red"]
-    assert found["one"]["empty"] == "skip" and found["four"]["empty"] == "write"
+    assert found["one"]["empty"] == "skip" and "empty" not in found["four"], "defaults are left out"
     assert found["one"]["formats"] == ["mask", "overlay"] and found["two"]["formats"] == ["mask"]
     assert len(records(tmp_path / "one/manifest.jsonl")) == 1, "limit = 1 came from the user's file"
 

@@ -17,7 +17,7 @@ from clipseg_cli.errors import NoInputError, UsageError
 from clipseg_cli.evaluation.protocols import PAPERS, examine, told
 from clipseg_cli.model.segmenter import Segmenter
 from clipseg_cli.prompts import highlight
-from clipseg_cli.settings import ProtocolOptions
+from clipseg_cli.settings.evaluation import ProtocolOptions
 from pictures import Shell, save
 
 MEAN, STD = (np.array(each, np.float32) for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))

@@ -12,10 +12,9 @@ from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 from skimage.filters import apply_hysteresis_threshold, threshold_otsu
 
-from clipseg_cli.errors import UsageError
 from clipseg_cli.masks import cleanup, soft_maps
 from clipseg_cli.run import finish
-from clipseg_cli.settings import CleanUp
+from clipseg_cli.settings.masks import CleanUp
 from pictures import Shell, picture, records, save
 
 EIGHT = np.ones((3, 3), bool)
@@ -163,13 +162,6 @@ def test_sixteen_bits_hold_the_eight(seed: int) -> None:
     assert np.array_equal(soft_maps.coarse(fine), soft_maps.soft(logits))
     assert np.abs(fine - 65535 / (1 + np.exp(-logits.astype(np.float64)))).max() < 0.51
     assert np.array_equal(soft_maps.KeptMap(fine).soft(), soft_maps.LogitMap(logits).soft())
-
-
-@pytest.mark.parametrize("text", ["p101", "p", "Otsu", "1.2", "p-3", "nan", ""])
-def test_other_thresholds_are_refused(text: str) -> None:
-    """A message that names what can be given."""
-    with pytest.raises(UsageError, match="otsu"):
-        text.threshold(text, "--threshold")
 
 
 def test_the_flags_reach_the_masks(shell: Shell, tmp_path: Path) -> None:

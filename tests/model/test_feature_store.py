@@ -1,6 +1,8 @@
-"""Kept features: found again by what they are of, never trusted blindly, and without a trace in the results."""
+"""Stored features are identified by content, verified before use, and never change a result."""
 
 import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,40 +10,45 @@ import pytest
 import torch
 
 from clipseg_cli.masks import tiles
-from clipseg_cli.model.feature_store import SUFFIX, Shelf
+from clipseg_cli.model.feature_store import SUFFIX, FeatureStore
 from clipseg_cli.model.segmenter import Segmenter
-from pictures import Shell, picture, save
+from pictures import Program, Shell, picture, save
 
 
 @pytest.fixture(scope="module")
-def segmenter() -> Segmenter:
+def segmenter(load: Callable[..., Segmenter]) -> Segmenter:
     """The bundled model."""
-    return Segmenter.load("shapes", device="cpu")
+    return load("shapes", dtype="auto")
 
 
 def entries(folder: Path) -> list[Path]:
-    """The files of kept images."""
+    """Returns the files of stored images."""
     return sorted(folder.rglob(f"*{SUFFIX}"))
 
 
+def times(folder: Path) -> list[int]:
+    """Returns when each entry was written."""
+    return [entry.stat().st_mtime_ns for entry in entries(folder)]
+
+
 def content(folder: Path) -> dict[str, bytes]:
-    """Every mask and the manifest of a run."""
+    """Returns every mask and the manifest of a run."""
     files = [*folder.rglob("*.png"), folder / "manifest.jsonl"]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize("pooled", [False, True])
-def test_kept_features_are_the_features(segmenter: Segmenter, tmp_path: Path, pooled: bool) -> None:
-    """Made, found again and mixed with new ones, bit for bit what the segmenter gives."""
-    pictures = [segmenter.resize(picture(seed=seed)) for seed in range(4)]
-    shelf = Shelf.of(tmp_path, segmenter)
-    expected = segmenter.encode(pictures, pooled=pooled)
-    for some in (slice(1, 3), slice(1, 3), slice(0, 4)):
-        found = shelf.encode(segmenter, pictures[some], pooled=pooled)
-        assert torch.equal(found.tensor, expected.tensor[some])
+def test_stored_features_equal_those_of_the_segmenter(segmenter: Segmenter, tmp_path: Path, pooled: bool) -> None:
+    """Written, read, and mixed with new ones: the same bits."""
+    images = [segmenter.resize(picture(seed=seed)) for seed in range(4)]
+    store = FeatureStore.of(tmp_path, segmenter)
+    expected = segmenter.encode(images, pooled=pooled)
+    for part in (slice(1, 3), slice(1, 3), slice(0, 4)):
+        found = store.encode(segmenter, images[part], pooled=pooled)
+        assert torch.equal(found.tensor, expected.tensor[part])
         assert (found.pooled is None) == (not pooled)
         if pooled:
-            np.testing.assert_array_equal(found.pooled, expected.pooled[some])
+            np.testing.assert_array_equal(found.pooled, expected.pooled[part])
     assert len(entries(tmp_path)) == 4
 
 
@@ -54,78 +61,109 @@ def test_kept_features_are_the_features(segmenter: Segmenter, tmp_path: Path, po
         lambda data: data[:5000] + bytes([data[5000] ^ 1]) + data[5001:],
         lambda data: bytes([data[0] ^ 1]) + data[1:],
     ],
-    ids=["cut short", "empty", "cut in its checksum", "a bit", "a bit of the checksum"],
+    ids=["truncated", "empty", "truncated in its checksum", "a bit", "a bit of the checksum"],
 )
-def test_a_damaged_entry_is_made_anew(segmenter: Segmenter, tmp_path: Path, damage: object) -> None:
-    """Whatever happened to it, the features are right and the entry is whole again."""
-    shelf, pictures = Shelf.of(tmp_path, segmenter), [segmenter.resize(picture())]
-    expected = shelf.encode(segmenter, pictures)
+def test_a_damaged_entry_is_replaced(segmenter: Segmenter, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    """The features are correct, and the entry is intact again."""
+    store, images = FeatureStore.of(tmp_path, segmenter), [segmenter.resize(picture())]
+    expected = store.encode(segmenter, images)
     (entry,) = entries(tmp_path)
     whole = entry.read_bytes()
-    entry.write_bytes(damage(whole))  # type: ignore[operator]
-    assert torch.equal(shelf.encode(segmenter, pictures).tensor, expected.tensor)
+    entry.write_bytes(damage(whole))
+    assert torch.equal(store.encode(segmenter, images).tensor, expected.tensor)
     assert entry.read_bytes() == whole
 
 
-def test_a_foreign_entry_is_not_taken(segmenter: Segmenter, tmp_path: Path) -> None:
-    """One picture's entry under another's name, another dtype's and another size's are other entries."""
-    shelf = Shelf.of(tmp_path, segmenter)
+def test_an_entry_of_another_image_is_not_used(segmenter: Segmenter, tmp_path: Path) -> None:
+    """One image's entry under the name of another counts as damaged."""
+    store = FeatureStore.of(tmp_path, segmenter)
     first, second = ([segmenter.resize(picture(seed=seed))] for seed in (1, 2))
     expected = segmenter.encode(second)
-    shelf.encode(segmenter, first)
+    store.encode(segmenter, first)
     (entry,) = entries(tmp_path)
-    target = tmp_path / shelf.name(second[0], False)
+    target = tmp_path / store.name(second[0], False)
     target.parent.mkdir(exist_ok=True)
     shutil.copy(entry, target)
-    assert torch.equal(shelf.encode(segmenter, second).tensor, expected.tensor)
-    other = "fp32" if segmenter.dtype != "fp32" else "bf16"
-    makers = {Shelf.of(tmp_path, Segmenter.load("shapes", device="cpu", dtype=other)).maker, shelf.maker}
-    makers.add(Shelf.of(tmp_path, Segmenter.load("shapes", device="cpu", size=96)).maker)
-    assert len(makers) == 3
+    assert torch.equal(store.encode(segmenter, second).tensor, expected.tensor)
 
 
-def test_something_in_the_way_costs_only_the_keeping(segmenter: Segmenter, tmp_path: Path) -> None:
-    """A folder under an entry's name: the features are made, and nothing is kept."""
-    shelf, pictures = Shelf.of(tmp_path, segmenter), [segmenter.resize(picture())]
-    (tmp_path / shelf.name(pictures[0], False)).mkdir(parents=True)
-    assert torch.equal(shelf.encode(segmenter, pictures).tensor, segmenter.encode(pictures).tensor)
+def test_dtype_and_size_have_entries_of_their_own(load: Callable[..., Segmenter], tmp_path: Path) -> None:
+    """Features of one dtype or image size are never used for another."""
+    segmenters = [load("shapes"), load("shapes", dtype="bf16"), load("shapes", size=96)]
+    assert len({FeatureStore.of(tmp_path, segmenter).setup for segmenter in segmenters}) == 3
 
 
-def test_runs_with_and_without_kept_features_are_the_same(shell: Shell, tmp_path: Path) -> None:
-    """Masks and manifest byte for byte: without --features, with them made, found, found for other prompts, found by
-    two runs at once, and by a run that resumes; and every picture is kept once."""
+def test_a_blocked_path_only_prevents_storing(segmenter: Segmenter, tmp_path: Path) -> None:
+    """A folder has the name of an entry: the features are computed and not stored."""
+    store, images = FeatureStore.of(tmp_path, segmenter), [segmenter.resize(picture())]
+    (tmp_path / store.name(images[0], False)).mkdir(parents=True)
+    assert torch.equal(store.encode(segmenter, images).tensor, segmenter.encode(images).tensor)
+
+
+def test_two_users_of_a_folder_do_not_disturb_each_other(segmenter: Segmenter, tmp_path: Path) -> None:
+    """They encode the same images at the same time. Both get the right features, and each image has one entry."""
+    images = [segmenter.resize(picture(seed=seed)) for seed in range(5)]
+    expected = segmenter.encode(images)
+    stores = [FeatureStore.of(tmp_path, segmenter) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(lambda store: store.encode(segmenter, images), stores):
+            assert torch.equal(found.tensor, expected.tensor)
+    assert len(entries(tmp_path)) == 5
+    assert torch.equal(stores[0].encode(segmenter, images).tensor, expected.tensor)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> None:
+    """Five images in the folder `imgs`."""
     for index in range(5):
         save(tmp_path / "imgs" / f"{index}.png", picture(seed=index))
-    run = "clipseg segment imgs -f mask -q"
-    shell(f"{run} -p 'a red circle' -o plain; {run} -p 'a blue square' -o other")
-    shell(f"{run} -p 'a red circle' -o made --features kept")
-    assert len(entries(tmp_path / "kept")) == 5
-    times = [entry.stat().st_mtime_ns for entry in entries(tmp_path / "kept")]
-    shell(f"{run} -p 'a red circle' -o found --features kept; {run} -p 'a blue square' -o asked --features kept")
-    assert times == [entry.stat().st_mtime_ns for entry in entries(tmp_path / "kept")], "nothing was made again"
+
+
+RUN = "clipseg segment imgs -f mask -q"
+
+
+@pytest.mark.usefixtures("images")
+def test_stored_features_do_not_change_a_run(clipseg: Program, tmp_path: Path) -> None:
+    """Masks and manifest are byte-equal without --features and with it.
+
+    This holds when features are written, read, read for other prompts, and read by a run that resumes.
+    """
+    clipseg(f"{RUN} -p 'a red circle' -o plain")
+    clipseg(f"{RUN} -p 'a blue square' -o other")
+    clipseg(f"{RUN} -p 'a red circle' -o written --features stored")
+    assert len(entries(tmp_path / "stored")) == 5
+    before = times(tmp_path / "stored")
+    clipseg(f"{RUN} -p 'a red circle' -o read --features stored")
+    clipseg(f"{RUN} -p 'a blue square' -o reused --features stored")
     plain = content(tmp_path / "plain")
     assert len(plain) == 6
-    for name in ("made", "found"):
-        assert content(tmp_path / name) == plain
-    assert content(tmp_path / "asked") == content(tmp_path / "other")
-    (tmp_path / "found/masks/a-red-circle/3.png").unlink()
-    shell(f"{run} -p 'a red circle' -o found --features kept")
-    shell(f"{run} -p 'a red circle' -o one --features both & {run} -p 'a red circle' -o two --features both; wait")
-    for name in ("found", "one", "two"):
-        assert content(tmp_path / name) == plain
+    assert content(tmp_path / "written") == content(tmp_path / "read") == plain
+    assert content(tmp_path / "reused") == content(tmp_path / "other")
+    (tmp_path / "read/masks/a-red-circle/3.png").unlink()
+    clipseg(f"{RUN} -p 'a red circle' -o read --features stored")
+    assert content(tmp_path / "read") == plain
+    assert times(tmp_path / "stored") == before, "no entry was written again"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("images")
+def test_two_runs_share_a_folder_of_features(shell: Shell, clipseg: Program, tmp_path: Path) -> None:
+    """Two processes that run at the same time give the masks of a run without --features. Each image has one entry."""
+    clipseg(f"{RUN} -p 'a red circle' -o plain")
+    shell(f"{RUN} -p 'a red circle' -o one --features both & {RUN} -p 'a red circle' -o two --features both; wait")
+    assert content(tmp_path / "one") == content(tmp_path / "two") == content(tmp_path / "plain")
     assert len(entries(tmp_path / "both")) == 5
 
 
-def test_tiles_and_mirrors_are_kept_too(shell: Shell, tmp_path: Path) -> None:
-    """With --tile and --flip each look is kept once and found again, masks being the same without it; the look at the
-    whole serves a run without tiles."""
+def test_tiles_and_mirrored_views_are_stored_too(clipseg: Program, tmp_path: Path) -> None:
+    """With --tile and --flip each view is stored once, and masks do not change. A run without tiles finds its view."""
     save(tmp_path / "imgs/a.png", picture(300, 200))
-    run = "clipseg segment imgs -p 'a red circle' -f mask -q"
-    shell(f"{run} --tile 2 --flip -o plain && {run} --tile 2 --flip --features kept -o made")
-    looks = len(tiles.views(200, 300, 2, True))
-    assert len(entries(tmp_path / "kept")) == looks
-    times = [entry.stat().st_mtime_ns for entry in entries(tmp_path / "kept")]
-    shell(f"{run} --tile 2 --flip --features kept -o found && {run} --features kept -o whole")
-    assert times == [entry.stat().st_mtime_ns for entry in entries(tmp_path / "kept")], "nothing was made again"
-    for name in ("made", "found"):
-        assert content(tmp_path / name) == content(tmp_path / "plain")
+    run = f"{RUN} -p 'a red circle'"
+    clipseg(f"{run} --tile 2 --flip -o plain")
+    clipseg(f"{run} --tile 2 --flip --features stored -o written")
+    assert len(entries(tmp_path / "stored")) == len(tiles.views(200, 300, 2, True))
+    before = times(tmp_path / "stored")
+    clipseg(f"{run} --tile 2 --flip --features stored -o read")
+    clipseg(f"{run} --features stored -o whole")
+    assert times(tmp_path / "stored") == before, "no entry was written again"
+    assert content(tmp_path / "written") == content(tmp_path / "read") == content(tmp_path / "plain")

@@ -24,7 +24,7 @@ from clipseg_cli.masks import cleanup, coco_codec, outline, soft_maps
 from clipseg_cli.outputs import drawing
 from clipseg_cli.outputs.writers import WRITERS, whole
 from clipseg_cli.outputs.writers.result import Result
-from clipseg_cli.settings import ExportOptions
+from clipseg_cli.settings.outputs import ExportOptions
 from pictures import SAMPLES, Shell, iou, picture, records, save
 
 pytestmark = pytest.mark.filterwarnings(

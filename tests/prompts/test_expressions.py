@@ -1,4 +1,6 @@
-"""Phrases joined by AND, OR and NOT."""
+"""Boolean expressions over prompts, against plain numpy."""
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ Pixels = NDArray[np.float32]
 
 
 @pytest.mark.parametrize(
-    ("phrase", "expression"),
+    ("text", "expression"),
     [
         ("cat", Term("cat")),
         ("  a red \t cat  ", Term("a red cat")),
@@ -37,13 +39,13 @@ Pixels = NDArray[np.float32]
         ("24 cats", Term("24 cats")),
     ],
 )
-def test_a_phrase_is_read_as_it_is_meant(phrase: str, expression: Expression) -> None:
-    """Words, quotes, operators, weights and thresholds."""
-    assert expressions.parse(phrase) == expression
+def test_a_source_parses_to_its_expression(text: str, expression: Expression) -> None:
+    """Covers words, quotes, operators, weights and thresholds."""
+    assert expressions.parse(text) == expression
 
 
 @pytest.mark.parametrize(
-    ("phrase", "same"),
+    ("text", "same"),
     [
         ("a OR b AND c", "a OR (b AND c)"),
         ("a AND b OR c AND d", "(a AND b) OR (c AND d)"),
@@ -53,28 +55,28 @@ def test_a_phrase_is_read_as_it_is_meant(phrase: str, expression: Expression) ->
         ("NOT NOT a", "NOT (NOT a)"),
     ],
 )
-def test_not_binds_closer_than_and_and_and_than_or(phrase: str, same: str) -> None:
-    """Without parentheses NOT comes first, then AND, then OR."""
-    assert expressions.parse(phrase) == expressions.parse(same)
+def test_not_binds_tighter_than_and_which_binds_tighter_than_or(text: str, same: str) -> None:
+    """Without parentheses, NOT applies first, then AND, then OR."""
+    assert expressions.parse(text) == expressions.parse(same)
 
 
 @pytest.mark.parametrize(
-    ("phrase", "column", "expected"),
+    ("text", "column", "expected"),
     [
-        ("", 0, "a phrase"),
-        ("  ", 0, "a phrase"),
-        ("cat AND", 7, "a phrase, NOT or (, but here is the end"),
-        ("cat AND  ", 7, "a phrase"),
-        ("AND cat", 0, "a phrase"),
-        ("cat AND OR dog", 8, "a phrase"),
+        ("", 0, "a prompt"),
+        ("  ", 0, "a prompt"),
+        ("cat AND", 7, "a prompt, NOT or (, but the expression ends here"),
+        ("cat AND  ", 7, "a prompt"),
+        ("AND cat", 0, "a prompt"),
+        ("cat AND OR dog", 8, "a prompt"),
         ("cat NOT dog", 4, "AND or OR"),
         ("cat (dog)", 4, "AND or OR"),
         ("(cat OR dog", 0, "a ) for this ("),
-        ("cat AND ()", 9, "a phrase"),
-        ("cat)", 3, "closes nothing"),
-        ("(cat) and dog", 6, "operators are written in capitals"),
+        ("cat AND ()", 9, "a prompt"),
+        ("cat)", 3, "no matching ("),
+        ("(cat) and dog", 6, "operators are upper case"),
         ("(cat dog (b))", 9, "AND, OR or )"),
-        ("(cat)*2", 5, "belongs to a phrase"),
+        ("(cat)*2", 5, "applies to a prompt"),
         ("cat*", 4, "a positive number"),
         ("cat*0", 4, "a positive number"),
         ("cat*-1", 4, "a positive number"),
@@ -88,60 +90,60 @@ def test_not_binds_closer_than_and_and_and_than_or(phrase: str, same: str) -> No
         ('cat OR "dog', 7, 'a closing "'),
         (r'"dog\"', 0, 'a closing "'),
         ("cat OR ''", 7, "words between the quotes"),
-        ("a\tcat\nAND", 9, "a phrase"),
+        ("a\tcat\nAND", 9, "a prompt"),
     ],
 )
-def test_an_error_points_at_its_place(phrase: str, column: int, expected: str) -> None:
-    """The message says what was expected and shows the phrase on one line, with a caret under the place."""
+def test_an_error_points_at_the_mistake(text: str, column: int, expected: str) -> None:
+    """The message says what was expected and shows the source on one line, with a caret under the mistake."""
     with pytest.raises(UsageError) as caught:
-        expressions.parse(phrase)
-    says, shown, caret = str(caught.value).split("\n")
-    assert expected in says
-    assert shown.strip() == " ".join(phrase.split("\t")).replace("\n", " ").strip()
+        expressions.parse(text)
+    message, line, caret = str(caught.value).split("\n")
+    assert expected in message
+    assert line.strip() == " ".join(text.split("\t")).replace("\n", " ").strip()
     assert caret == "  " + " " * column + "^"
 
 
-@pytest.mark.parametrize(("phrase", "column"), [("猫 だ AND", 9), ("ｃａｔ OR", 9), ("cafe\u0301 OR", 7)])
-def test_the_caret_counts_columns_and_not_characters(phrase: str, column: int) -> None:
-    """Wide characters take two columns of a terminal, combining marks none."""
+@pytest.mark.parametrize(("text", "column"), [("猫 だ AND", 9), ("ｃａｔ OR", 9), ("cafe\u0301 OR", 7)])
+def test_the_caret_counts_terminal_columns(text: str, column: int) -> None:
+    """Wide characters take two columns, combining marks none."""
     with pytest.raises(UsageError) as caught:
-        expressions.parse(phrase)
+        expressions.parse(text)
     assert str(caught.value).split("\n")[2] == "  " + " " * column + "^"
 
 
-@pytest.mark.parametrize("phrase", ["(" * 100_000 + "a", "NOT " * 100_000 + "a", "NOT (" * 26 + "a" + ")" * 26])
-def test_deep_nesting_is_refused_in_a_short_message(phrase: str) -> None:
-    """However deep, it is an error of the user's and shows only the part around the place."""
+@pytest.mark.parametrize("text", ["(" * 100_000 + "a", "NOT " * 100_000 + "a", "NOT (" * 26 + "a" + ")" * 26])
+def test_deep_nesting_is_refused_with_a_short_message(text: str) -> None:
+    """Any depth over the limit is a usage error that shows only the text around the mistake."""
     with pytest.raises(UsageError, match="at most 50") as caught:
-        expressions.parse(phrase)
-    says, shown, caret = str(caught.value).split("\n")
-    assert max(len(says), len(shown), len(caret)) < 120
-    assert shown[len(caret) - 1] in "N("
+        expressions.parse(text)
+    message, line, caret = str(caught.value).split("\n")
+    assert max(len(message), len(line), len(caret)) < 120
+    assert line[len(caret) - 1] in "N("
 
 
-def test_nesting_up_to_the_limit_and_long_chains_are_read() -> None:
-    """Fifty levels are read, and operators side by side are no nesting."""
+def test_nesting_up_to_the_limit_and_long_chains_parse() -> None:
+    """Fifty levels parse. Chained operators do not count as nesting."""
     expressions.parse("NOT (" * 25 + "a" + ")" * 25)
-    chain = expressions.parse(" AND ".join(f"thing {i}" for i in range(5000)))
+    chain = expressions.parse(" AND ".join(f"object {i}" for i in range(5000)))
     assert len(expressions.terms(chain)) == 5000
 
 
 def test_terms_are_distinct_and_in_order() -> None:
-    """A text that occurs twice, be it with another weight, is asked for once."""
+    """A text that occurs twice, even with another weight, is one term and is computed once."""
     expression = expressions.parse("b AND NOT (a*0.5 OR b@0.2) OR 'c' AND a")
     assert expressions.terms(expression) == ("b", "a", "c")
-    asked: list[str] = []
+    calls: list[str] = []
 
     def probability(text: str) -> float:
-        asked.append(text)
+        calls.append(text)
         return 0.5
 
     expressions.evaluate(expression, probability)
-    assert asked == ["b", "a", "c"]
+    assert calls == ["b", "a", "c"]
 
 
 @pytest.mark.parametrize(
-    ("phrase", "value"),
+    ("text", "value"),
     [
         ("low AND high", 0.25),
         ("low OR high", 0.75),
@@ -154,84 +156,110 @@ def test_terms_are_distinct_and_in_order() -> None:
         ("low*4@0.99 AND high", 0.75),
     ],
 )
-def test_plain_numbers_are_evaluated_too(phrase: str, value: float) -> None:
-    """Weight, clip, then threshold; a threshold counts only what is above it."""
-    got = expressions.evaluate(expressions.parse(phrase), {"low": 0.25, "high": 0.75}.__getitem__)
+def test_expressions_of_plain_numbers(text: str, value: float) -> None:
+    """Weight, clip, then threshold; a value equal to the threshold is below it."""
+    got = expressions.evaluate(expressions.parse(text), {"low": 0.25, "high": 0.75}.__getitem__)
     assert got == value
     assert isinstance(got, float)
 
 
-words = st.one_of(
+any_words = st.one_of(
     st.sampled_from(["cat", "a", "AND", "NOT", "OR", "and", "0.8", "*", "@", "(", ")", '"', "'", "\\", "\\'", "猫"]),
     st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=5),
 )
-texts = st.lists(words, min_size=1, max_size=4).map(lambda found: " ".join(" ".join(found).split())).filter(bool)
+texts = st.lists(any_words, min_size=1, max_size=4).map(lambda drawn: " ".join(" ".join(drawn).split())).filter(bool)
 weights = st.one_of(st.just(1.0), st.floats(0, 1e300, exclude_min=True))
-leaves = st.builds(Term, texts, weights, st.none() | st.floats(0, 1).map(abs))
-trees: st.SearchStrategy[Expression] = st.recursive(
-    leaves,
-    lambda inner: st.one_of(
-        st.builds(Not, inner),
-        st.builds(And, st.lists(inner, min_size=2, max_size=3).map(tuple)),
-        st.builds(Or, st.lists(inner, min_size=2, max_size=3).map(tuple)),
-    ),
-    max_leaves=8,
-)
+any_terms = st.builds(Term, texts, weights, st.none() | st.floats(0, 1).map(abs))
 
 
-@given(trees)
-def test_what_is_written_is_read_back_as_the_same(expression: Expression) -> None:
-    """Any tree of any texts survives being written and parsed."""
-    assert expressions.parse(expressions.written(expression)) == expression
+def trees(leaves: st.SearchStrategy[Term]) -> st.SearchStrategy[Expression]:
+    """Returns a strategy that draws expressions over the leaves."""
+    return st.recursive(
+        leaves,
+        lambda inner: st.one_of(
+            st.builds(Not, inner),
+            st.builds(And, st.lists(inner, min_size=2, max_size=3).map(tuple)),
+            st.builds(Or, st.lists(inner, min_size=2, max_size=3).map(tuple)),
+        ),
+        max_leaves=8,
+    )
+
+
+def source(expression: Expression) -> str:
+    """Returns a source of the expression, with no more quotes and parentheses than needed."""
+    if isinstance(expression, Term):
+        weight = "" if expression.weight == 1 else f"*{expression.weight!r}"
+        threshold = "" if expression.threshold is None else f"@{expression.threshold!r}"
+        return quoted(expression.text) + weight + threshold
+    if isinstance(expression, Not):
+        return f"NOT {bracketed(expression.operand, And | Or)}"
+    if isinstance(expression, And):
+        return " AND ".join(bracketed(operand, And | Or) for operand in expression.operands)
+    return " OR ".join(bracketed(operand, Or) for operand in expression.operands)
+
+
+def bracketed(operand: Expression, looser: Any) -> str:
+    """Returns the source of an operand, in parentheses if its operator is one of the `looser` ones."""
+    return f"({source(operand)})" if isinstance(operand, looser) else source(operand)
+
+
+def quoted(text: str) -> str:
+    """Returns a text as the parser takes it, in quotes where it needs them."""
+    if not set(text) & set("()*@\"'\\") and not set(text.split()) & set(expressions.OPERATORS):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+@given(trees(any_terms))
+def test_every_expression_has_a_source(expression: Expression) -> None:
+    """The source of any tree over any texts parses to the same tree."""
+    assert expressions.parse(source(expression)) == expression
 
 
 @given(st.text())
-def test_any_text_is_read_or_refused(phrase: str) -> None:
-    """No text crashes the reader; what it reads it also writes."""
+def test_any_text_parses_or_is_refused(text: str) -> None:
+    """No text crashes the parser."""
     try:
-        expression = expressions.parse(phrase)
+        expression = expressions.parse(text)
     except UsageError:
         return
-    assert expressions.parse(expressions.written(expression)) == expression
+    assert expressions.parse(source(expression)) == expression
 
 
 def maps(texts: tuple[str, ...]) -> dict[str, Pixels]:
-    """A map of random probabilities for each text: float32 (5, 7), both ends included."""
+    """Returns random probabilities for each text: float32 (5, 7), with some 0 and 1."""
     rng = np.random.default_rng(len(texts))
     return {text: np.clip(rng.uniform(-0.2, 1.2, (5, 7)), 0, 1).astype(np.float32) for text in texts}
 
 
-def value(expression: Expression, of: dict[str, Pixels]) -> Pixels:
-    """The same sums in numpy, all operands at once."""
+def expected_value(expression: Expression, of: dict[str, Pixels]) -> Pixels:
+    """Evaluates an expression in plain numpy, all operands at once."""
     match expression:
         case Term(text, weight, threshold):
             weighted = np.minimum(of[text] * np.float32(weight), np.float32(1))
             return weighted if threshold is None else (weighted > np.float32(threshold)).astype(np.float32)
         case Not(operand):
-            return np.float32(1) - value(operand, of)
+            return np.float32(1) - expected_value(operand, of)
         case And(operands):
-            return np.min([value(operand, of) for operand in operands], axis=0)
+            return np.min([expected_value(operand, of) for operand in operands], axis=0)
         case Or(operands):
-            return np.max([value(operand, of) for operand in operands], axis=0)
+            return np.max([expected_value(operand, of) for operand in operands], axis=0)
 
 
-tame = st.builds(Term, st.sampled_from("abcd"), st.floats(0.125, 4, width=32), st.none() | st.floats(0, 1, width=32))
+tame_terms = st.builds(
+    Term, st.sampled_from("abcd"), st.floats(0.125, 4, width=32), st.none() | st.floats(0, 1, width=32)
+)
 
 
-@given(st.data())
-def test_an_expression_is_the_same_in_plain_numpy(data: st.DataObject) -> None:
-    """AND is the least, OR the greatest, NOT the rest to 1; float32 maps stay float32 in [0, 1] to the bit."""
-    joined = st.lists(st.deferred(lambda: tree), min_size=2, max_size=3).map(tuple)
-    tree: st.SearchStrategy[Expression] = st.one_of(
-        tame, tame, tame, st.builds(Not, st.deferred(lambda: tree)), st.builds(And, joined), st.builds(Or, joined)
-    )
-    expression = data.draw(tree)
+@given(trees(tame_terms))
+def test_arrays_evaluate_as_in_plain_numpy(expression: Expression) -> None:
+    """AND is the minimum, OR the maximum, NOT 1 - p. Equal to the bit; float32 stays float32 in [0, 1]."""
     of = maps(expressions.terms(expression))
     got = expressions.evaluate(expression, of.__getitem__, np.minimum, np.maximum)
     assert got.dtype == np.float32
     assert got.shape == (5, 7)
     assert got.min() >= 0 and got.max() <= 1
-    assert np.array_equal(got, value(expression, of))
+    assert np.array_equal(got, expected_value(expression, of))
 
 
 @pytest.mark.parametrize(
@@ -244,11 +272,10 @@ def test_an_expression_is_the_same_in_plain_numpy(data: st.DataObject) -> None:
         ("a OR a AND b", "a"),
     ],
 )
-def test_the_laws_of_de_morgan_and_company_hold(one: str, other: str) -> None:
-    """Two ways to say the same give the same map, to the bit."""
+def test_boolean_laws_hold(one: str, other: str) -> None:
+    """Equivalent expressions give the same map, to the bit."""
     of = maps(("a", "b", "c"))
     left, right = (
-        expressions.evaluate(expressions.parse(phrase), of.__getitem__, np.minimum, np.maximum)
-        for phrase in (one, other)
+        expressions.evaluate(expressions.parse(text), of.__getitem__, np.minimum, np.maximum) for text in (one, other)
     )
     assert np.array_equal(left, right)

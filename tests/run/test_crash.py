@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import red
-from clipseg_cli.inputs.discovery import Source
+from clipseg_cli.inputs.source import Source
 from clipseg_cli.run import segment
 from clipseg_cli.storage import store
 from pictures import picture, records, save
@@ -164,7 +164,7 @@ def test_a_decoder_that_hangs_costs_one_image(swift: Swift, tmp_path: Path) -> N
     """The run ends by itself: that image is `worker_died` at its load, and all others are done."""
     images(tmp_path / "imgs", 9)
     told = swift(COMMAND + " -j 2", expect=3, RED_STUCK="00003", RED_PATIENCE="1").stderr
-    assert "after 1 s on loading one image" in told
+    assert "still loading after 1 s" in told
     rows = records(tmp_path / "out/manifest.jsonl")
     (bad,) = (row for row in rows if row["status"] == "failed")
     assert len(rows) == 9 and bad["image"] == "imgs/3/00003.png"

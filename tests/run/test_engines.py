@@ -12,17 +12,22 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from clipseg_cli.run.embeddings import Wanted
 from numpy.typing import NDArray
 
 import hands
 from clipseg_cli.errors import ClipsegError, ImageError, OutputError, UsageError
-from clipseg_cli.inputs.discovery import Source
+from clipseg_cli.inputs.source import Source
 from clipseg_cli.outputs.manifest import Record
 from clipseg_cli.prompts.text import Prompt
-from clipseg_cli.run import engines, pipeline, segment
-from clipseg_cli.run.embeddings import Wanted
+from clipseg_cli.run import pipeline, processes, segment, workers
 from clipseg_cli.run.exemplars import Show
-from clipseg_cli.settings import InputOptions, MaskOptions, ModelOptions, OutputOptions, RunOptions, devices
+from clipseg_cli.run.workers import Notice
+from clipseg_cli.settings.inputs import InputOptions
+from clipseg_cli.settings.masks import MaskOptions
+from clipseg_cli.settings.model import ModelOptions, devices
+from clipseg_cli.settings.outputs import OutputOptions
+from clipseg_cli.settings.run import RunOptions
 from pictures import Shell, picture, records, save
 from test_resume import tree
 
@@ -33,10 +38,10 @@ def load(source, *, max_pixels, _load=None):
     if "poison" in source.name:
         signal.raise_signal(signal.SIGSEGV)
     return original(source, max_pixels=max_pixels)
-if "from clipseg_cli.run.engines import serve" in " ".join(sys.orig_argv):
+if "from clipseg_cli.run.processes import serve" in " ".join(sys.orig_argv):
     sys.path[:] = sys.orig_argv[3:]
     from clipseg_cli.inputs import decode
-    original, images.load = images.load, load
+    original, decode.load = decode.load, load
 """
 
 
@@ -46,7 +51,7 @@ def run(
     """The records of images of these names, done by `hands`, and what was told meanwhile."""
     sources = [Source(str(folder / name), name, name) for name in names]
     told: list[str] = []
-    found = list(engines.local(sources, [hands.work] * workers, lambda news: told.append(news.line), ahead))
+    found = list(processes.run(sources, [hands.work] * workers, lambda news: told.append(news.line), ahead))
     return found, told
 
 
@@ -66,30 +71,30 @@ def gone(pids: Sequence[int], seconds: float = 10.0) -> bool:
     return not any(map(alive, pids))
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("ahead", [1, 8])
-def test_records_come_in_the_order_of_the_images(workers: int, ahead: int) -> None:
+def test_records_come_in_the_order_of_the_images(count: int, ahead: int) -> None:
     """One record an image in the images' order, also where a pipeline holds more than it is sent ahead; what is a
     record already keeps its place; a worker that prints disturbs nothing; what all workers tell is told once."""
     names = [f"{index}" for index in range(50)]
     items = [Record(name) if int(name) % 7 == 0 else Source(name, name, name) for name in names]
-    told: list[engines.News] = []
-    found = list(engines.local(items, [hands.work] * workers, told.append, ahead))
+    told: list[Notice] = []
+    found = list(processes.run(items, [hands.work] * count, told.append, ahead))
     assert [record.image for record in found] == names
-    assert len({record.width for record in found} - {0}) == workers
+    assert len({record.width for record in found} - {0}) == count
     assert [(news.line, news.facts) for news in told] == [("at work", {"worker": "told"})]
     assert gone([record.width for record in found if record.width])
 
 
 def test_what_is_done_already_starts_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Records alone pass through without a process."""
-    monkeypatch.setattr(engines, "START", "raise SystemExit('started')")
-    assert len(list(engines.local([Record("a")] * 5, [hands.work], lambda news: None, 4))) == 5
+    monkeypatch.setattr(processes, "START", "raise SystemExit('started')")
+    assert len(list(processes.run([Record("a")] * 5, [hands.work], lambda news: None, 4))) == 5
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_image_that_kills_is_found_and_the_others_are_done(workers: int) -> None:
-    """Workers die of SIGKILL, of an abort and of a defect: each guilty image is `worker_died`, all others are done."""
+    """Workers die of SIGKILL, of an abort and of a bug: each guilty image is `worker_died`, all others are done."""
     names = [f"{index}" for index in range(12)]
     names[2], names[3], names[9], names[11] = "kill-a", "kill-b", "crash", "wrong"
     found, told = run(names, workers)
@@ -98,7 +103,7 @@ def test_the_image_that_kills_is_found_and_the_others_are_done(workers: int) -> 
     assert failed.keys() == {"kill-a", "kill-b", "crash", "wrong"}
     assert all((record.error.kind, record.error.stage) == ("worker_died", "mask") for record in found if record.error)
     assert "SIGKILL" in failed["kill-a"] and "SIGABRT" in failed["crash"]
-    assert any("a defect" in line for line in told) and any("one by one" in line for line in told)
+    assert any("a bug" in line for line in told) and any("one by one" in line for line in told)
 
 
 def test_an_image_is_tried_again_before_it_is_blamed(tmp_path: Path) -> None:
@@ -107,17 +112,17 @@ def test_an_image_is_tried_again_before_it_is_blamed(tmp_path: Path) -> None:
     assert [record.image for record in found if record.ok] == ["a", "b", "once", "c"]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_an_image_that_never_loads_is_given_up(monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_image_that_never_loads_is_given_up(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """A decoder that hangs: its worker is killed when the time is over, and again; the others are done, and nobody is
     left behind."""
-    monkeypatch.setattr(engines, "PATIENCE", 1)
+    monkeypatch.setattr(workers, "LOAD_TIMEOUT", 1)
     names = ["a", "b", "c", "stuck", "d", "e"]
-    found, told = run(names, workers)
+    found, told = run(names, count)
     assert [record.image for record in found] == names
     (bad,) = (record.error for record in found if record.error)
-    assert (bad.kind, bad.stage) == ("worker_died", "load") and "after 1 s on loading" in str(bad)
-    assert any("after 1 s on loading" in line for line in told)
+    assert (bad.kind, bad.stage) == ("worker_died", "load") and "still loading after 1 s" in str(bad)
+    assert any("still loading after 1 s" in line for line in told)
     assert gone([record.width for record in found if record.width])
 
 
@@ -125,19 +130,19 @@ def test_what_ends_the_run_comes_through(monkeypatch: pytest.MonkeyPatch) -> Non
     """An OutputError of a worker is raised by its parent; so is the end of hope where no worker ever does an image."""
     with pytest.raises(OutputError, match="no space left"):
         run(["a", "full", "b"])
-    monkeypatch.setattr(engines, "HOPELESS", 5)
-    with pytest.raises(ClipsegError, match="died one after the other"):
+    monkeypatch.setattr(workers, "MAX_DEATHS", 5)
+    with pytest.raises(ClipsegError, match="died in a row"):
         run(["kill"] * 40)
 
 
 def test_leaving_early_leaves_no_process() -> None:
     """A reader that stops in the middle, while a worker is busy for a minute, ends the workers within seconds."""
     sources = [Source("x", name, "x") for name in ("a", "b", "c", "d", "e", "slow")]
-    stream = engines.local(sources, [hands.work], lambda news: None, 8)
+    stream = processes.run(sources, [hands.work], lambda news: None, 8)
     pid = next(stream).width
     started = time.monotonic()
     stream.close()  # type: ignore[attr-defined]
-    assert not alive(pid) and time.monotonic() - started < engines.GRACE + 2
+    assert not alive(pid) and time.monotonic() - started < workers.GRACE + 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -149,7 +154,7 @@ def test_workers_end_with_their_parent(number: signal.Signals) -> None:
         pids = {int(parent.stdout.readline().split()[1]) for _ in range(4)}
         assert len(pids) == 2
         parent.send_signal(number)
-    assert gone([*pids], engines.GRACE + 2)
+    assert gone([*pids], workers.GRACE + 2)
 
 
 def test_a_crashing_decoder_costs_one_image(shell: Shell, tmp_path: Path) -> None:

@@ -17,9 +17,12 @@ import red
 from clipseg_cli.errors import OutputError
 from clipseg_cli.inputs.discovery import discover
 from clipseg_cli.prompts.text import Prompt
-from clipseg_cli.run import embeddings, engines, segment
+from clipseg_cli.run import embeddings, engines, segment, work
 from clipseg_cli.run.exemplars import Show
-from clipseg_cli.settings import InputOptions, MaskOptions, ModelOptions, OutputOptions
+from clipseg_cli.settings.inputs import InputOptions
+from clipseg_cli.settings.masks import MaskOptions
+from clipseg_cli.settings.model import ModelOptions
+from clipseg_cli.settings.outputs import OutputOptions
 from pictures import picture, records, save
 
 NAMES = ("a.png", "a.jpg", "sub/b.png", "sub/c.jpg", "\u00e9.png", "-x.jpg", "sub/deep/d.png")
@@ -154,7 +157,7 @@ class Folder(RuleBasedStateMachine):
 
 def test_any_history_ends_in_the_same_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     """Random histories of twelve events each."""
-    monkeypatch.setattr(segment, "_model", red.model)
+    monkeypatch.setattr(work, "load_model", red.model)
     monkeypatch.setitem(engines.ENGINES, "local", engines.inline)
     machine = Folder.TestCase
     machine.settings = settings(

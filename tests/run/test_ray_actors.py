@@ -14,9 +14,9 @@ import pytest
 import hands
 import red
 from clipseg_cli.errors import ClipsegError, OutputError
-from clipseg_cli.inputs.discovery import Source
+from clipseg_cli.inputs.source import Source
 from clipseg_cli.outputs.manifest import Record
-from clipseg_cli.run import engines, ray_actors
+from clipseg_cli.run import ray_actors, workers
 from pictures import Shell, picture, records, save
 from test_crash import images, leftovers, whole
 from test_engines import gone
@@ -66,7 +66,7 @@ def run(names: Sequence[str], ahead: int = 8, folder: Path = Path()) -> tuple[li
     """The records of images of these names, done by two actors with `hands`, and what was told meanwhile."""
     told: list[str] = []
     sources = [Source(str(folder / name), name, name) for name in names]
-    found = engines.ray(sources, [hands.work] * 2, lambda news: told.append(news.line), ahead)
+    found = ray_actors.run(sources, [hands.work] * 2, lambda news: told.append(news.line), ahead)
     return list(found), told
 
 
@@ -96,12 +96,12 @@ def test_gpus_go_to_who_needs_them() -> None:
     """`cuda`, and `auto` where there is one, ask for GPUs, at most one an actor, on nodes that have them, and fractions
     where actors are more; `cpu` asks for none; a cluster that has none yet (it may grow) is asked for a whole one."""
     nodes: list[Mapping[str, float]] = [{"CPU": 64}, {"CPU": 16, "GPU": 2}, {"CPU": 16, "GPU": 2}]
-    assert ray_actors.room(nodes, 4, "auto") == {"num_cpus": 8, "num_gpus": 1}
-    assert ray_actors.room(nodes, 2, "cuda") == {"num_cpus": 16, "num_gpus": 1}
-    assert ray_actors.room(nodes, 6, "cuda") == {"num_cpus": 5, "num_gpus": 0.5}
-    assert ray_actors.room(nodes, 4, "cpu") == {"num_cpus": 16, "num_gpus": 0}
-    assert ray_actors.room(nodes[:1], 4, "auto") == {"num_cpus": 16, "num_gpus": 0}
-    assert ray_actors.room(nodes[:1], 4, "cuda") == {"num_cpus": 0, "num_gpus": 1}
+    assert ray_actors.actor_resources(nodes, 4, "auto") == {"num_cpus": 8, "num_gpus": 1}
+    assert ray_actors.actor_resources(nodes, 2, "cuda") == {"num_cpus": 16, "num_gpus": 1}
+    assert ray_actors.actor_resources(nodes, 6, "cuda") == {"num_cpus": 5, "num_gpus": 0.5}
+    assert ray_actors.actor_resources(nodes, 4, "cpu") == {"num_cpus": 16, "num_gpus": 0}
+    assert ray_actors.actor_resources(nodes[:1], 4, "auto") == {"num_cpus": 16, "num_gpus": 0}
+    assert ray_actors.actor_resources(nodes[:1], 4, "cuda") == {"num_cpus": 0, "num_gpus": 1}
 
 
 @pytest.mark.parametrize("ahead", [1, 8])
@@ -109,22 +109,22 @@ def test_records_come_in_the_order_of_the_images(address: str, ahead: int) -> No
     """One record an image in the images' order; what is a record already keeps its place; news are told once."""
     names = [f"{index}" for index in range(50)]
     items = [Record(name) if int(name) % 7 == 0 else Source(name, name, name) for name in names]
-    told: list[engines.News] = []
-    found = list(engines.ray(items, [hands.work] * 2, told.append, ahead))
+    told: list[workers.Notice] = []
+    found = list(ray_actors.run(items, [hands.work] * 2, told.append, ahead))
     assert [record.image for record in found] == names
     assert [(news.line, news.facts) for news in told] == [("at work", {"worker": "told"})]
     assert gone([record.width for record in found if record.width])
 
 
 def test_the_image_that_kills_is_found_and_the_others_are_done(address: str, tmp_path: Path) -> None:
-    """Actors die of SIGKILL and of a defect: each guilty image is `worker_died`, all others are done, also one that an
+    """Actors die of SIGKILL and of a bug: each guilty image is `worker_died`, all others are done, also one that an
     actor had in hand when it died by chance."""
     names = ["a", "b", "kill-a", "c", "wrong", "d"]
     found, told = run(names)
     assert [record.image for record in found] == names
     failed = {record.image: record.error.kind for record in found if record.error is not None}
     assert failed == dict.fromkeys(("kill-a", "wrong"), "worker_died")
-    assert any("a defect" in line for line in told) and any("one by one" in line for line in told)
+    assert any("a bug" in line for line in told) and any("one by one" in line for line in told)
     assert all(record.ok for record in run(["a", "once", "c"], folder=tmp_path)[0])
 
 
@@ -132,7 +132,7 @@ def test_what_ends_the_run_comes_through(address: str) -> None:
     """An OutputError of an actor is raised here. An actor that cannot be what it should be is told once."""
     with pytest.raises(OutputError, match="no space left"):
         run(["a", "full", "b"])
-    actor = ray_actors.Labourer(b"", ".", [], "0.0.1")
+    actor = ray_actors.WorkerActor(b"", ".", [], "0.0.1")
     (error,) = actor.pull()
     assert isinstance(error, ClipsegError) and "install the same on all nodes" in str(error)
 
@@ -140,7 +140,7 @@ def test_what_ends_the_run_comes_through(address: str) -> None:
 def test_leaving_early_leaves_no_actor(address: str) -> None:
     """A reader that stops in the middle, while an actor is busy for a minute, ends the actors within seconds."""
     sources = [Source("x", name, "x") for name in ("a", "b", "c", "d", "e", "slow")]
-    stream = engines.ray(sources, [hands.work], lambda news: None, 8)
+    stream = ray_actors.run(sources, [hands.work], lambda news: None, 8)
     pid = next(stream).width
     stream.close()  # type: ignore[attr-defined]
     assert gone([pid])
@@ -158,8 +158,8 @@ def test_leaving_while_actors_begin_leaves_their_places_free(address: str) -> No
     began = time.monotonic()
     for _ in range(5):
         with pytest.raises(ValueError, match="torn"):
-            list(engines.ray(torn(), [hands.work] * 2, lambda news: None, 8))
-    assert time.monotonic() - began < 5 * ray_actors.BIRTH + 10
+            list(ray_actors.run(torn(), [hands.work] * 2, lambda news: None, 8))
+    assert time.monotonic() - began < 5 * ray_actors.START_GRACE + 10
     while ray.available_resources().get("CPU", 0) < 2:
         assert time.monotonic() - began < 60, ray.available_resources()
         time.sleep(0.1)
@@ -189,7 +189,7 @@ def test_an_actor_killed_in_mid_run_costs_nothing(tmp_path: Path, swift: dict[st
     with subprocess.Popen(COMMAND.split(), cwd=tmp_path, env=swift, stdout=subprocess.PIPE, text=True) as driver:
         assert driver.stdout is not None
         driver.stdout.readline()
-        os.kill(min(processes("ray::Labourer", MARK)), signal.SIGKILL)
+        os.kill(min(processes("ray::WorkerActor", MARK)), signal.SIGKILL)
         rest, _ = driver.communicate()
     assert driver.returncode == 0 and len(rest.splitlines()) == 99
     assert all(line.startswith("out/masks/red/") for line in rest.splitlines())
@@ -213,7 +213,7 @@ def test_the_driver_ended_in_mid_run_and_started_again(
     done = subprocess.run(COMMAND.split(), cwd=tmp_path, env=swift, capture_output=True, text=True, check=True)
     assert 0 < before < 100 and f"100 of 100 images done ({before} before)" in done.stderr
     assert tree(tmp_path / "out") == tree(once)
-    assert gone([*processes("ray::Labourer", MARK)])
+    assert gone([*processes("ray::WorkerActor", MARK)])
 
 
 def test_what_cannot_run_is_refused(shell: Shell, tmp_path: Path) -> None:

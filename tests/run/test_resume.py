@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from clipseg_cli.errors import ImageError, OutputError
-from clipseg_cli.storage import store
 from pictures import Shell, picture, records, save
 
 COMMAND = "clipseg segment imgs -p 'a red circle' -f mask -f overlay -f soft -o out"
@@ -140,38 +138,6 @@ def test_a_folder_in_the_way_costs_one_image(shell: Shell, imgs: Path, tmp_path:
     rows = {row["image"]: row for row in records(tmp_path / "out/manifest.jsonl")}
     assert rows["imgs/sub0/p00.jpg"]["error"]["class"] == "output_conflict"
     assert sum(row["status"] == "ok" for row in rows.values()) == 11
-
-
-def test_writing_is_whole_or_not_at_all(tmp_path: Path) -> None:
-    """`write` makes folders, replaces files, leaves no temporary file, and says what stands in the way."""
-    store.write(tmp_path / "a/b/c.png", b"one")
-    store.write(tmp_path / "a/b/c.png", b"two", fsync=True)
-    assert (tmp_path / "a/b/c.png").read_bytes() == b"two" and len(list((tmp_path / "a/b").iterdir())) == 1
-    with pytest.raises(ImageError, match="in the way"):
-        store.write(tmp_path / "a/b", b"x")
-    with pytest.raises(ImageError, match="in the way"):
-        store.write(tmp_path / "a/b/c.png/d.png", b"x")
-    with pytest.raises(OutputError, match="--out"):
-        store.check(tmp_path / "a/b/c.png")
-
-
-def test_left_over_temporary_files_are_swept(tmp_path: Path) -> None:
-    """Those of dead processes of this host go; those of living processes and of other hosts stay."""
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    names = [f"{store._own(dead.pid)}x", f"{store._own(os.getppid())}x", f"{store.TEMPORARY}00000000-1-x", "a.png"]
-    for name in names:
-        (tmp_path / name).touch()
-    store.sweep(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])
-
-
-def test_long_and_strange_names_stay_distinct() -> None:
-    """Every output path is printable UTF-8, fits a file system, and differs where its source did."""
-    names = ["a" * 255, "a" * 254 + "b", "x\ny", "x\ry", "x%0Ay", "\udcff", "\udcfe", "é", "\u202egpj", "ok"]
-    made = [store.portable(name) for name in names]
-    assert len(set(made)) == len(names) and made[-1] == "ok" and store.portable("é") == "é"
-    assert all(len(name.encode()) <= store.NAME_BYTES and name.isprintable() for name in made)
 
 
 def test_the_same_run_json_tells_the_commit_and_the_counts(shell: Shell, imgs: Path, tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def test_a_walk_over_a_million_files(tmp_path: Path) -> None:
     count, start = size(1_000_000, 10_000), time.monotonic()
     code = """
 import sys, time
-from clipseg_cli.settings import InputOptions
+from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.inputs.discovery import discover
 began = time.monotonic()
 found = discover(InputOptions((sys.argv[1],)), None)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from clipseg_cli.inputs.discovery import discover
-from clipseg_cli.settings import InputOptions
+from clipseg_cli.settings.inputs import InputOptions
 from pictures import Shell, picture, records, save
 
 

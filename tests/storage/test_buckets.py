@@ -1,4 +1,4 @@
-"""Buckets at both ends: the same bytes as from folder to folder, through a real S3 server that is not always well."""
+"""Buckets as input and output: the same bytes as with folders, in memory and on a real S3 server that may fail."""
 
 import json
 import os
@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +13,10 @@ import pytest
 
 from clipseg_cli.errors import OutputError, UsageError
 from clipseg_cli.inputs.discovery import discover
-from clipseg_cli.settings import InputOptions
-from clipseg_cli.storage import bucket_lines, buckets, store
+from clipseg_cli.settings.inputs import InputOptions
+from clipseg_cli.storage import buckets, store
 from clipseg_cli.storage.buckets import Url
-from pictures import picture, save
+from pictures import Program, picture, save
 from s3 import Bucket, Server
 from test_crash import Swift, images, swift, swift_environment, swift_path
 
@@ -25,7 +24,7 @@ __all__ = ["swift", "swift_environment"]  # fixtures
 
 ASK = "clipseg segment {} -p red -f mask -f soft -f overlay -f coco -o {}"
 POST = "clipseg post {}/out -t 0.4 -f mask -f overlay -o {}/post"
-TWICE = {"AWS_MAX_ATTEMPTS": "2"}  # where a request shall fail for good, and soon
+TWICE = {"AWS_MAX_ATTEMPTS": "2"}  # so that a failing request fails soon
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +37,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def bucket(server: Server, swift_environment: dict[str, str]) -> Iterator[Bucket]:
-    """An empty bucket that `swift` finds."""
+    """An empty bucket on that server, which `swift` uses."""
     swift_environment |= server.environment
     yield server.bucket()
     server.trouble()
@@ -46,7 +45,7 @@ def bucket(server: Server, swift_environment: dict[str, str]) -> Iterator[Bucket
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with 40 pictures, every ninth cut short, with a run of them and what `post` makes of it."""
+    """A folder with 40 images, every ninth truncated, with a run of them and a run of `post`."""
     folder = tmp_path_factory.mktemp("here")
     images(folder / "imgs", 40, corrupt=9)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
@@ -58,13 +57,13 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def local(out: Path) -> dict[str, bytes]:
-    """Every file of a run but run.json and the program's own records, by name."""
+    """Returns every file of a run by name, except run.json and the program's own records."""
     found = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     return _plain(found)
 
 
 def distant(bucket: Bucket, prefix: str = "out") -> dict[str, bytes]:
-    """The same of a run in a bucket, its images named as if they were in a folder."""
+    """Returns the same of a run in a bucket, with its images named as if they were in a folder."""
     found = bucket.down(prefix)
     named = (name for name in found if name.endswith((".json", ".jsonl")))
     return _plain(found | {name: found[name].replace(f"{bucket.url}/".encode(), b"") for name in named})
@@ -76,9 +75,10 @@ def _plain(found: dict[str, bytes]) -> dict[str, bytes]:
     return found | {"manifest.jsonl": b"".join(sorted(lines))}
 
 
-def test_a_bucket_at_both_ends_gives_the_same_bytes(swift: Swift, bucket: Bucket, here: Path) -> None:
-    """The tree equals that of folder to folder byte for byte. Again it answers without the model; what was changed or
-    deleted is done again; other settings are refused; `status`, `post` and `report` read it."""
+@pytest.mark.slow
+def test_a_run_from_bucket_to_bucket_gives_the_same_bytes(swift: Swift, bucket: Bucket, here: Path) -> None:
+    """The tree equals that of a run from folder to folder. Repeated, it does not load the model, and processes again
+    only what was changed or deleted. Other settings are refused. `status`, `post` and `report` read it."""
     bucket.up(here / "imgs")
     ask = ASK.format(f"{bucket.url}/imgs", f"{bucket.url}/out/")
     first = swift(ask + " -j 2", expect=3)
@@ -100,11 +100,12 @@ def test_a_bucket_at_both_ends_gives_the_same_bytes(swift: Swift, bucket: Bucket
     assert done["done"] == 36 and done["failed"] == {"corrupt": 4} and done["missing"] == []
 
 
-def test_killed_and_resumed_it_is_the_same(
+@pytest.mark.slow
+def test_a_killed_run_is_resumed_to_the_same_bytes(
     swift: Swift, swift_environment: dict[str, str], bucket: Bucket, here: Path
 ) -> None:
-    """kill -9 in the midst of it: no object is partial, what had been put is not done again, and the end is that of a
-    run that was left alone."""
+    """After kill -9 in the middle, no object is partial. The next run does not repeat what was written, and its
+    result equals that of an uninterrupted run."""
     bucket.up(here / "imgs")
     ask = ASK.format(f"{bucket.url}/imgs", f"{bucket.url}/out") + " -b 2"
     with subprocess.Popen(
@@ -123,11 +124,10 @@ def test_killed_and_resumed_it_is_the_same(
     assert distant(bucket) == whole
 
 
-@pytest.mark.parametrize("kind", ["ill", "gone"])
-def test_a_server_in_trouble_is_asked_again(
-    swift: Swift, bucket: Bucket, server: Server, here: Path, kind: str
-) -> None:
-    """Every tenth request ends in 500 or in 503 SlowDown; without an answer or in the midst of a body: same bytes."""
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["errors", "disconnects"])
+def test_failed_requests_are_retried(swift: Swift, bucket: Bucket, server: Server, here: Path, kind: str) -> None:
+    """Every tenth request fails with 500 or 503 SlowDown, or with a disconnect: the bytes are the same."""
     bucket.up(here / "imgs")
     server.trouble(kind, every=10)
     done = swift(ASK.format(f"{bucket.url}/imgs", f"{bucket.url}/out"), expect=3)
@@ -136,15 +136,16 @@ def test_a_server_in_trouble_is_asked_again(
     assert distant(bucket) == local(here / "out")
 
 
-def test_what_cannot_be_read_fails_and_what_cannot_be_written_ends_the_run(
+@pytest.mark.slow
+def test_a_failed_read_is_a_record_and_a_failed_write_ends_the_run(
     swift: Swift, bucket: Bucket, server: Server, tmp_path: Path
 ) -> None:
-    """A picture that the server never gives is a record, and the next run does it. An output that it never takes ends
-    the run with 1 and is named; before the model is loaded where nothing can be written at all."""
+    """An image that the server never returns is a failed record, and the next run processes it. An output that it
+    refuses ends the run with exit code 1 and is named; before the model is loaded if every output is refused."""
     images(tmp_path / "imgs", 4)
     bucket.up(tmp_path / "imgs")
     ask = ASK.format(f"{bucket.url}/imgs", f"{bucket.url}/out")
-    server.trouble("ill", path="imgs/2/00002.png")
+    server.trouble("errors", path="imgs/2/00002.png")
     told = swift(ask, expect=3, **TWICE).stderr
     assert "00002.png: permission: could not be read" in told and "3 of 4 images done" in told
     server.trouble("deny", path="out/masks")
@@ -158,11 +159,14 @@ def test_what_cannot_be_read_fails_and_what_cannot_be_written_ends_the_run(
     assert "(3 before)" in swift(ask).stderr
 
 
-def test_shards_lists_globs_and_single_pictures(swift: Swift, bucket: Bucket, here: Path, tmp_path: Path) -> None:
-    """Shards side by side make one run; URLs in lists and globs, beside paths; one picture to one object."""
+@pytest.mark.slow
+def test_shards_lists_globs_and_single_images(swift: Swift, bucket: Bucket, here: Path, tmp_path: Path) -> None:
+    """Parallel shards make one run; lists and globs may contain URLs; one image gives one object."""
     bucket.up(here / "imgs")
     ask = ASK.format(f"{bucket.url}/imgs", f"{bucket.url}/out") + " -q"
-    swift(f"seq 0 1 | xargs -P 2 -I{{}} {ask} --shard {{}}/2", expect=123)  # the broken ones: 3 in each shard
+    swift(
+        f"seq 0 1 | xargs -P 2 -I{{}} {ask} --shard {{}}/2", expect=123
+    )  # exit code 3 of each shard, since each has truncated images
     assert "40 images" in swift(f"clipseg merge {bucket.url}/out").stdout
     assert distant(bucket) == local(here / "out")
     save(tmp_path / "imgs/a.png", picture(48, 40))
@@ -179,54 +183,85 @@ def test_shards_lists_globs_and_single_pictures(swift: Swift, bucket: Bucket, he
     assert one == (here / "out/masks/red/0/00000.png").read_bytes()
 
 
+REFUSED = {
+    "segment s3://bucket/imgs -p red": "pip install 'clipseg-cli[s3]'",
+    "segment imgs -p red -o s3://bucket/out": "pip install 'clipseg-cli[s3]'",
+    "segment nix://imgs -p red": "not known",
+    "segment imgs -p red -o http://127.0.0.1/out": "half-written",
+    "segment imgs -p red -o out --features s3://bucket/kept": "folder of this machine",
+    "eval s3://bucket/out gt": "copy it here",
+}
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_a_url_that_cannot_be_used_is_a_usage_error(
+    clipseg: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    """Without s3fs: exit code 2 and the pip line, for input and output; likewise for URLs that no command can use."""
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    save(tmp_path / "imgs/a.png", picture(48, 40))
+    assert REFUSED[line] in clipseg(f"clipseg {line}", expect=2).stderr
+
+
 WITHOUT = """
-import contextlib, io, json, sys
+import contextlib, io, sys
 from clipseg_cli.cli.main import main
-sys.modules["s3fs"] = None
-for line in sys.argv[1:]:
-    sys.argv = ["clipseg", *line.split()]
-    with contextlib.redirect_stderr(io.StringIO()) as told, contextlib.suppress(SystemExit):
-        try:
-            main()
-        except SystemExit as left:
-            print(json.dumps([left.code, told.getvalue(), "fsspec" in sys.modules]))
+with contextlib.redirect_stderr(io.StringIO()):
+    try:
+        main()
+    except SystemExit as left:
+        print(left.code, "fsspec" in sys.modules)
 """
 
 
-def test_a_missing_package_is_named_with_its_pip_line(swift_environment: dict[str, str], tmp_path: Path) -> None:
-    """Without s3fs: exit 2 and the pip line, at either end; what else cannot be is told, too. A run from folder to
-    folder does not import fsspec."""
-    save(tmp_path / "imgs/a.png", picture(48, 40))
+@pytest.mark.slow
+def test_a_run_from_folder_to_folder_does_not_import_fsspec(swift_environment: dict[str, str], tmp_path: Path) -> None:
+    """Also if the folders are given as file:// URLs."""
     save(tmp_path / "imgs/b.png", picture(48, 40))
-    lines = {
-        f"segment file://{tmp_path}/imgs -p red -o file://{tmp_path}/out -q": "",
-        "segment s3://bucket/imgs -p red": "pip install 'clipseg-cli[s3]'",
-        "segment imgs -p red -o s3://bucket/out": "pip install 'clipseg-cli[s3]'",
-        "segment nix://imgs -p red": "not known",
-        "segment imgs -p red -o http://127.0.0.1/out": "half-written",
-        "segment imgs -p red -o out --features s3://bucket/kept": "folder of this machine",
-        "eval s3://bucket/out gt": "copy it here",
-    }
+    arguments = ["segment", f"file://{tmp_path}/imgs", "-p", "red", "-o", f"file://{tmp_path}/out", "-q"]
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT, *lines], cwd=tmp_path, env=swift_environment, capture_output=True, text=True,
-        stdin=subprocess.DEVNULL, check=True,
+        [sys.executable, "-c", WITHOUT, *arguments], cwd=tmp_path, env=swift_environment, capture_output=True,
+        text=True, stdin=subprocess.DEVNULL, check=True,
     )  # fmt: skip
-    (code, _, loaded), *others = [json.loads(row) for row in done.stdout.splitlines() if row.startswith("[")]
-    assert code == 0 and not loaded and (tmp_path / "out/masks/red/b.png").is_file()
-    for (code, told, _), wanted in zip(others, list(lines.values())[1:], strict=True):
-        assert code == 2 and wanted in told
+    assert done.stdout.splitlines()[-1] == "0 False" and (tmp_path / "out/masks/red/b.png").is_file()
 
 
 @pytest.fixture
 def memory() -> Iterator[str]:
-    """An empty file system in this process."""
+    """An empty bucket in this process."""
     yield "memory://imgs"
     buckets.system("memory://").rm("memory://", recursive=True)
 
 
-def test_discovery_is_that_of_folders(memory: str, tmp_path: Path) -> None:
-    """Names, order, outputs, hidden names, depth, exclusion, twins and a run's own outputs: as in a folder. Keys that
-    would lead elsewhere as paths are not taken."""
+def test_a_run_in_memory_equals_one_in_folders(clipseg: Program, memory: str, tmp_path: Path) -> None:
+    """From bucket to bucket the bytes are those from folder to folder. The next run resumes; `status`, `post` and
+    `report` read the bucket."""
+    images(tmp_path / "imgs", 3, corrupt=3)
+    for path in (tmp_path / "imgs").rglob("*.png"):
+        (Url(memory) / str(path.relative_to(tmp_path / "imgs"))).write(path.read_bytes())
+    ask = "clipseg segment {} -p red -f mask -f soft -f coco -o {}"
+    clipseg(ask.format("imgs", "out"), expect=3)
+    first = clipseg(ask.format(memory, "memory://out"), expect=3)
+    assert "2 of 3 images done, 1 failed (see memory://out" in first.stderr
+
+    def objects(folder: str) -> dict[str, bytes]:
+        names = buckets.system(memory).find(folder)
+        found = {name.removeprefix(f"{folder}/"): buckets.read(f"memory:/{name}") for name in names}
+        return _plain({name: data.replace(b"memory://", b"") for name, data in found.items()})
+
+    assert objects("/out") == local(tmp_path / "out")
+    assert "2 before" in clipseg(ask.format(memory, "memory://out"), expect=3).stderr
+    status = json.loads(clipseg("clipseg status memory://out --json", expect=3).stdout)
+    assert status["done"] == 2 and status["failed"] == {"corrupt": 1} and status["missing"] == []
+    clipseg(POST.format("memory:/", "memory:/"), expect=3)
+    clipseg(POST.format(".", "."), expect=3)
+    assert objects("/post") == local(tmp_path / "post")
+    assert clipseg("clipseg report memory://out").stdout.strip() == "memory://out/report.html"
+
+
+def test_a_walk_of_a_bucket_equals_a_walk_of_a_folder(memory: str, tmp_path: Path) -> None:
+    """Names, order, outputs, hidden names, depth, exclusion, equal stems and a run's own outputs are the same. Keys
+    that would lead elsewhere as paths are skipped."""
     names = [
         "b.png",
         "a.png",
@@ -276,44 +311,8 @@ def test_discovery_is_that_of_folders(memory: str, tmp_path: Path) -> None:
     assert sources[-1].error is not None and sources[-1].error.kind == "vanished"
 
 
-def test_records_of_several_writers_come_together(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Writers that end at the same time, in any order: every line is there, each writer's in its order, and a killed
-    one loses what it had not put."""
-    monkeypatch.setattr(bucket_lines, "SHORTEST", 0.0)
-    monkeypatch.setattr(bucket_lines, "LONGEST", 0.0)
-    path = Url(f"{memory}/manifest.jsonl")
-
-    def write(writer: int) -> None:
-        with bucket_lines.Parts(path) as lines:
-            for number in range(20):
-                lines.append(f"{writer} {number}")
-            lines.rewrite(lambda found: list(dict.fromkeys(found)))
-
-    threads = [threading.Thread(target=write, args=[writer]) for writer in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    rows = path.read_bytes().decode().splitlines()
-    assert sorted(rows) == sorted(f"{writer} {number}" for writer in range(6) for number in range(20))
-    assert all(
-        [row for row in rows if row[0] == f"{writer}"] == [f"{writer} {n}" for n in range(20)] for writer in range(6)
-    )
-    monkeypatch.setattr(bucket_lines, "SHORTEST", 9.0)
-    monkeypatch.setattr(bucket_lines, "LONGEST", 9.0)
-    killed = bucket_lines.Parts(path)
-    killed.append("lost")
-    assert b"lost\n" not in [*bucket_lines.Parts(path)]
-    with pytest.raises(KeyError), bucket_lines.Parts(path) as ended:
-        ended.append("kept")
-        raise KeyError
-    assert [*bucket_lines.Parts(path)][-1] == b"kept\n"
-    ended.clear()
-    assert [*bucket_lines.Parts(path)] == [] and not path.exists()
-
-
-def test_other_file_systems_get_whole_files_by_renaming(tmp_path: Path) -> None:
-    """One that is no object store but can rename: a write that breaks off leaves the old content and no new name."""
+def test_other_file_systems_write_whole_files_by_renaming(tmp_path: Path) -> None:
+    """On a file system that is no object store, a write that fails leaves the old content and no other file."""
     url = Url(f"local://{tmp_path}/out/a.bin")
     url.write(b"old")
 

@@ -23,7 +23,8 @@ from clipseg_cli.datasets import training_data
 from clipseg_cli.errors import OutputError, UsageError
 from clipseg_cli.evaluation import metrics
 from clipseg_cli.model.segmenter import Segmenter
-from clipseg_cli.settings import ModelOptions, Recipe
+from clipseg_cli.settings.model import ModelOptions
+from clipseg_cli.settings.training import Recipe
 from clipseg_cli.training.fit import Fit, Lessons, split, trainable
 from clipseg_cli.training.train import Progress, _array, train
 from pictures import Shell

@@ -9,7 +9,8 @@ from clipseg_cli.masks import cleanup, matting
 from clipseg_cli.outputs import drawing
 from clipseg_cli.outputs.writers import annotations, raster, shards
 from clipseg_cli.outputs.writers.result import File, Result
-from clipseg_cli.settings import Format, Mode
+from clipseg_cli.settings.masks import Mode
+from clipseg_cli.settings.outputs import Format
 
 # `stem` is the image's output path. A format's first path is the one that its record names.
 Writer = Callable[[str, Result], Iterator[File]]

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.outputs import drawing
-from clipseg_cli.settings import ExportOptions
+from clipseg_cli.settings.outputs import ExportOptions
 
 File = tuple[str, int | None, bytes]  # path under the output directory, label index or None, the file's bytes
 

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from clipseg_cli.outputs import manifest
-from clipseg_cli.settings import Format
+from clipseg_cli.settings.outputs import Format
 from clipseg_cli.storage import store
 from clipseg_cli.storage.store import Place
 

@@ -1,0 +1,62 @@
+"""`clipseg calibrate`: thresholds from a few masks."""
+
+import sys
+from dataclasses import asdict
+from json import dumps
+from pathlib import Path
+from typing import Annotated
+
+from clipseg_cli.cli.evaluate import GroundTruth
+from clipseg_cli.cli.status import Debug, Json
+from clipseg_cli.cli.terminal import say
+from clipseg_cli.errors import UsageError
+from clipseg_cli.settings.evaluation import Score
+from clipseg_cli.settings.flag import Flag, local_path
+
+
+def _csv(text: str) -> Path:
+    if Path(text).suffix.lower() != ".csv":
+        raise UsageError(f"-o {text}: give it the suffix .csv, like prompts.csv, so that `segment -P` can read it")
+    return Path(text)
+
+
+def calibrate(
+    run: Annotated[
+        Path,
+        Flag("The folder of a run with soft maps.", metavar="RUN", parse=local_path, argument=True, panel="Input"),
+    ],
+    gt: GroundTruth,
+    out: Annotated[
+        Path | None,
+        Flag("The file to write.", ("--out", "-o"), "FILE.csv", parse=_csv, default="stdout", panel="Output"),
+    ] = None,
+    score: Annotated[
+        Score,
+        Flag("Maximise miou (of the images that show the object) or iou_fg (of all pixels together).", panel="Output"),
+    ] = "miou",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Picks thresholds from a few hand-made masks.
+
+    Writes a prompts file with the threshold of each label, for `segment -P`.
+
+    \b
+    Example:
+      clipseg segment photos/ -p cat -p dog -f soft -o out
+      clipseg calibrate out masks/ -o prompts.csv
+      clipseg segment photos/ -P prompts.csv -o better
+    """
+    from clipseg_cli.evaluation import calibrate as scores
+    from clipseg_cli.storage import store
+
+    rows, notes = scores.calibrate(run, gt, score)
+    for line in (*notes, *scores.told(rows)):
+        sys.stderr.write(f"{line}\n")
+    if json:
+        known = {row.label: {**asdict(row), "enough": row.enough} for row in rows}
+        say(dumps({label: {k: None if v != v else v for k, v in row.items()} for label, row in known.items()}))
+    if out is not None:
+        store.write(out, scores.prompts_file(rows).encode())
+    elif not json:
+        say(scores.prompts_file(rows).rstrip("\n"))

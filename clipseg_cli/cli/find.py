@@ -1,0 +1,72 @@
+"""`clipseg find`: grep for images."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipseg_cli.cli.segment import read_from
+from clipseg_cli.cli.terminal import say
+from clipseg_cli.settings.flag import Flag
+from clipseg_cli.settings.inputs import InputOptions
+from clipseg_cli.settings.masks import MaskOptions
+from clipseg_cli.settings.model import EncodeOptions, ModelOptions
+from clipseg_cli.settings.outputs import PrintOptions
+from clipseg_cli.settings.prompts import PromptOptions
+from clipseg_cli.settings.run import ConsoleOptions, RunOptions, WorkerOptions
+
+if TYPE_CHECKING:
+    from clipseg_cli.outputs.manifest import Record
+
+
+def find(
+    inputs: InputOptions,
+    prompts: PromptOptions,
+    model: ModelOptions,
+    encode: EncodeOptions,
+    workers: WorkerOptions,
+    printing: PrintOptions,
+    console: ConsoleOptions,
+    min_presence: Annotated[
+        float, Flag("List only images with at least this presence score, 0 to 1.", low=0.0, high=1.0, panel="Output")
+    ] = 0.0,
+) -> None:
+    """Ranks images by how likely they show a prompt.
+
+    Like grep for images. Writes no files.
+
+    \b
+    Examples:
+      clipseg find photos/ -p "a cat"
+      clipseg find photos/ -p "a cat" --min-presence 0.5 --print paths | head -3
+
+    With several prompts, an image ranks by its most likely one; to find images that show all of them, use
+    --expr "a cat AND a dog".
+    """
+    from clipseg_cli.cli.terminal import Terminal, ranking
+    from clipseg_cli.inputs.discovery import discover
+    from clipseg_cli.run import query, segment
+    from clipseg_cli.run.request import Request
+
+    stdin = read_from(inputs, prompts)
+    masks, run = MaskOptions(min_presence=min_presence), RunOptions(workers=workers)
+    command = tuple(sys.argv[1:])
+    request = Request(query.read(prompts), model, command, inputs, encode, masks, run=run)
+    sources = discover(inputs, stdin)
+    found: list[Record] = []
+    with Terminal(console) as terminal:
+        terminal.begin(None)
+        for record in segment.find(request, sources, terminal.note):
+            terminal.record(record)
+            if record.ok and record.presence >= min_presence:
+                found.append(record)
+    found.sort(key=lambda record: -record.presence)  # stable: equal ones stay in the order of the folder
+    if printing.json:
+        for record in found:
+            say(record.line())
+    elif printing.print_ == "paths" or (printing.print_ is None and not sys.stdout.isatty()):
+        for record in found:
+            say(record.image)
+    else:
+        say(ranking(found))
+    raise typer.Exit(3 if terminal.failed else 0)

@@ -1,0 +1,162 @@
+"""Commands whose parameters are option groups: the bridge between the fields of `settings` and typer.
+
+    @command("segment", app)
+    def segment(inputs: InputOptions, prompts: PromptOptions) -> None: ...
+
+typer sees one parameter per flag, sorted by help panel; the function receives the groups, filled and checked.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, is_dataclass
+from typing import Annotated, Any, get_args, get_type_hints
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from clipseg_cli.cli.configuration import configure
+from clipseg_cli.errors import UsageError
+from clipseg_cli.settings.flag import Flag, Option, fill, options
+
+PANELS = (
+    "Prompts",
+    "Input",
+    "Output",
+    "Masks",
+    "Model",
+    "Run",
+    "Advanced",
+)  # the most needed first
+
+
+class Command(TyperCommand):
+    """A command whose help is plain text with a section per panel: quick to make, easy to search and to copy."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Writes the arguments, then the flags of each panel."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            row = parameter.get_help_record(ctx)
+            if row is not None:
+                sections.setdefault(getattr(parameter, "rich_help_panel", None) or "Options", []).append(row)
+        for title, rows in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+class Group(TyperGroup):
+    """A group of commands that lists them in the order in which they were added."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of the commands."""
+        return list(self.commands)
+
+
+def command(
+    app: typer.Typer, name: str | None = None, *, without: tuple[str, ...] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Adds a function of option groups to `app` as a command; its docstring is the help.
+
+    `without` names options of its groups that the command does not take: they keep their defaults.
+    """
+
+    def add(function: Callable[..., None]) -> Callable[..., None]:
+        app.command(name, cls=Command)(_flat(function, without))
+        return function
+
+    return add
+
+
+def _flat(function: Callable[..., None], without: tuple[str, ...]) -> Callable[..., None]:
+    """The function with one parameter per option, as typer wants it."""
+    hints = get_type_hints(function, include_extras=True)
+    hints.pop("return", None)
+    plain = inspect.signature(function).parameters
+    flat: list[Option] = []
+    for name, kind in hints.items():
+        flat += _own(name, kind, plain[name].default)
+    flat = [option for option in flat if option.name not in without]
+    assert len({option.name for option in flat}) == len(flat), f"{function.__name__}: two options of one name"
+    flat.sort(key=lambda option: PANELS.index(option.panel) if option.panel in PANELS else -1)
+
+    def run(**given: Any) -> None:
+        values = {option.name: value for option in flat if (value := _value(option, given[option.name])) is not MISSING}
+        groups = {
+            name: fill(kind, values) if is_dataclass(kind) else values.get(name, plain[name].default)
+            for name, kind in hints.items()
+        }
+        function(**groups)
+
+    parameters = [_parameter(option) for option in flat]
+    run.__name__, run.__doc__ = function.__name__, function.__doc__
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return run
+
+
+def _own(name: str, kind: Any, default: Any) -> Iterator[Option]:
+    """The options of one parameter: those of a group, or the parameter itself where it has a `Flag`."""
+    if is_dataclass(kind):
+        yield from options(kind)
+        return
+    base, flag = get_args(kind)
+    yield Option(name, base, flag, MISSING if default is inspect.Parameter.empty else default, flag.panel, False)
+
+
+def _parameter(option: Option) -> inspect.Parameter:
+    """The parameter that typer reads. A value that is parsed is text to typer."""
+    flag: Flag = option.flag
+    kind: Any = option.type
+    if option.repeatable:
+        kind = list[str if flag.parse else get_args(kind)[0]] | None  # type: ignore[misc]
+    elif flag.parse is not None:
+        kind = str if option.default is MISSING else str | None
+    text = flag.help if not flag.default else f"{flag.help} [default: {flag.default}]"
+    shown = flag.default is None and not option.repeatable and option.default not in (None, False, MISSING)
+    common: dict[str, Any] = {"help": text, "metavar": flag.metavar or _metavar(option), "show_default": shown}
+    common |= {"rich_help_panel": option.panel or None}
+    info = typer.Argument(**common) if flag.argument else _option(option, common)
+    default: Any = option.default
+    if default is MISSING:
+        default = inspect.Parameter.empty
+    elif option.repeatable or flag.parse is not None:
+        default = None
+    annotation = Annotated[kind, info]
+    return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _metavar(option: Option) -> str | None:
+    """How help names a value of this type; None leaves it to typer, which lists the choices."""
+    if option.flag.argument and option.repeatable:
+        return f"[{option.name.upper()}]..."
+    return {int: "N", float: "X", str: option.name.upper()}.get(option.type)
+
+
+def _option(option: Option, common: dict[str, Any]) -> Any:
+    names = option.flag.names or (option.long(),)
+    if option.name == "config":
+        common |= {"callback": configure, "is_eager": True}
+    return typer.Option(*names, **common)
+
+
+def _value(option: Option, given: Any) -> Any:
+    """What the field is to hold; MISSING where its default is to stay. Raises UsageError."""
+    if option.repeatable:
+        if not given:
+            return MISSING
+        parse = option.flag.parse
+        values = [value for text in given for value in (parse(text) if parse else (text,))]
+        return tuple(dict.fromkeys(values)) if parse else tuple(values)
+    if option.flag.parse is not None:
+        return MISSING if given is None else option.flag.parse(given)
+    _check_range(option, given)
+    return given
+
+
+def _check_range(option: Option, given: Any) -> None:
+    low, high = option.flag.low, option.flag.high
+    if given is None or (low is None and high is None):
+        return
+    if (low is not None and not given >= low) or (high is not None and not given <= high):  # nan is neither
+        span = f"from {low:g} to {high:g}" if high is not None else f"of at least {low:g}"
+        raise UsageError(f"{option.long()} {given}: give a number {span}")

@@ -1,0 +1,53 @@
+"""`clipseg models`: known models and local weights."""
+
+from dataclasses import asdict
+from json import dumps
+from typing import Annotated
+
+import typer
+
+from clipseg_cli.cli.groups import Group, command
+from clipseg_cli.cli.status import Json
+from clipseg_cli.cli.terminal import as_text, say
+from clipseg_cli.settings.flag import Flag
+
+app = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode=None, help="Lists and fetches models.")
+
+
+@command(app, "list")
+def models_list(json: Json = False) -> None:
+    """Lists the aliases: what each is, its licence, and whether its weights are on this machine."""
+    from clipseg_cli.model import registry
+
+    rows = registry.installed()
+    if json:
+        say(dumps([asdict(row) for row in rows], default=str, indent=1))
+        return
+    from rich.table import Table
+
+    table = Table("model", "what it is", "weights", "licence of the weights", box=None, pad_edge=False)
+    for row in rows:
+        here = f"here, {row.size / 1e6:.0f} MB" if row.path else f"clipseg models pull {row.name}"
+        licence = registry.ALIASES[row.name].licence if row.name in registry.ALIASES else "see its page on the hub"
+        table.add_row(row.name, row.about, here, licence)
+    say(as_text(table))
+
+
+@command(app, "pull")
+def models_pull(
+    model: Annotated[str, Flag("An alias, or a Hugging Face id org/name[@revision].", argument=True)],
+) -> None:
+    """Downloads a model's weights, or checks that they are up to date; prints their folder."""
+    from clipseg_cli.model import registry
+
+    say(str(registry.locate(model, refresh=True, progress=True).path))
+
+
+@command(app, "path")
+def models_path(
+    model: Annotated[str, Flag("An alias, a Hugging Face id, or a directory.", argument=True)] = "rd64-refined",
+) -> None:
+    """Prints the folder that a model is read from; exits 1 when it is not on this machine."""
+    from clipseg_cli.model import registry
+
+    say(str(registry.locate(model, offline=True).path))

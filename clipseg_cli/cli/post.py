@@ -1,0 +1,47 @@
+"""`clipseg post`: new masks from a run's soft maps."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from clipseg_cli.settings.flag import Flag
+from clipseg_cli.settings.inputs import MAX_PIXELS
+from clipseg_cli.settings.masks import MaskOptions
+from clipseg_cli.settings.outputs import OutputOptions
+from clipseg_cli.settings.run import ConsoleOptions
+
+
+def post(
+    run: Annotated[
+        str, Flag("The output folder of a run with -f soft, or its URL.", metavar="RUN", argument=True, panel="Input")
+    ],
+    masks: MaskOptions,
+    output: OutputOptions,
+    console: ConsoleOptions,
+    overwrite: Annotated[bool, Flag("Overwrite another run in the output folder.", panel="Run")] = False,
+    max_pixels: Annotated[
+        int, Flag("Refuse images with more pixels than this.", metavar="N", low=1, panel="Advanced")
+    ] = MAX_PIXELS,
+) -> None:
+    """Makes new masks from a run's soft maps.
+
+    Takes other thresholds, clean-up and formats. Does not load the model.
+
+    \b
+    Examples:
+      clipseg segment photos/ -p "a cat" -f soft -o run
+      clipseg post run -t 0.4 --fill-holes all -f mask -o masks
+      clipseg post run --refine guided -f cutout -f coco -o export
+
+    Labels without a new threshold keep that of the run. Images are read again only where something needs them.
+    """
+    from clipseg_cli.cli.terminal import Terminal, present
+    from clipseg_cli.run import post as runs
+    from clipseg_cli.storage import store
+
+    request = runs.Request(store.place(run), masks, output, overwrite, max_pixels, tuple(sys.argv[1:]))
+    with Terminal(console) as terminal:
+        terminal.begin(None)
+        present(runs.post(request, terminal.note), terminal, output, request.out)
+    raise typer.Exit(3 if terminal.failed else 0)

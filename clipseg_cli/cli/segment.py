@@ -1,0 +1,123 @@
+"""`clipseg segment` and `clipseg oneshot`: images in, masks out."""
+
+import itertools
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, BinaryIO
+
+import typer
+
+from clipseg_cli.cli.terminal import say
+from clipseg_cli.errors import UsageError
+from clipseg_cli.settings.inputs import InputOptions
+from clipseg_cli.settings.masks import MaskOptions
+from clipseg_cli.settings.model import EncodeOptions, ModelOptions
+from clipseg_cli.settings.outputs import OutputOptions
+from clipseg_cli.settings.prompts import PromptOptions
+from clipseg_cli.settings.run import ConsoleOptions, RunOptions
+
+if TYPE_CHECKING:
+    from clipseg_cli.inputs.source import Source
+    from clipseg_cli.run.request import Request
+
+COUNTED = 100_000  # images counted before the first one is processed, so that the progress bar knows the total
+
+
+def segment(
+    inputs: InputOptions,
+    prompts: PromptOptions,
+    model: ModelOptions,
+    encode: EncodeOptions,
+    masks: MaskOptions,
+    output: OutputOptions,
+    run: RunOptions,
+    console: ConsoleOptions,
+) -> None:
+    """Writes one mask per image and prompt.
+
+    Writes an overlay per image too, and a manifest. The same command again does only what is missing.
+
+    \b
+    Examples:
+      clipseg segment photos/ -p "a cat"
+      clipseg segment photos/ -p cat="a fluffy cat" -p sky -f mask -f soft -o out
+      find . -name '*.jpg' -print0 | clipseg segment --files-from - -0 -p sky --json | jq .image
+      clipseg segment - -p "a cat" -o - < in.jpg > mask.png
+    """
+    from clipseg_cli.inputs.discovery import discover
+    from clipseg_cli.run import query, request
+
+    stdin = read_from(inputs, prompts)
+    asked = query.read(prompts)
+    asked_for = request.Request(asked, model, tuple(sys.argv[1:]), inputs, encode, masks, output, run)
+    sources = discover(inputs, stdin, asked_for.out)
+    first = next(sources, None)
+    if first is not None:
+        sources = itertools.chain([first], sources)
+        if first.data is not None and output.out is None and not sys.stdout.isatty():
+            asked_for = asked_for.to("-")
+    _carry_out(asked_for, sources, prompts.show_exemplar, console)
+
+
+def oneshot(
+    inputs: InputOptions,
+    prompts: PromptOptions,
+    model: ModelOptions,
+    encode: EncodeOptions,
+    masks: MaskOptions,
+    output: OutputOptions,
+    run: RunOptions,
+    console: ConsoleOptions,
+) -> None:
+    """Writes masks of what exemplar images show.
+
+    An exemplar takes the place of a text prompt. Its object is marked by a mask, a box, its transparency or a prompt.
+
+    \b
+    Examples:
+      clipseg oneshot photos/ --support ref.jpg --support-box 40,30,200,180
+      clipseg oneshot photos/ --support logo=logo.png --support face=faces/
+      clipseg oneshot photos/ --support ref.jpg --support-prompt "a mug" -p "a blue mug" --mix 0.3
+      clipseg oneshot --support ref.jpg < list.txt
+    """
+    if not prompts.support:
+        raise UsageError("oneshot needs an exemplar: --support ref.jpg (or use `clipseg segment -p TEXT`)")
+    segment(inputs, prompts, model, encode, masks, output, run, console)
+
+
+def read_from(inputs: InputOptions, prompts: PromptOptions) -> BinaryIO | None:
+    """The stdin that images or their list may come from; None for a terminal, and where an embedding comes that way.
+
+    Raises UsageError where there is nothing to read: no input, no list, and a terminal on stdin.
+    """
+    terminal = sys.stdin.isatty()
+    if not inputs.inputs and inputs.files_from is None and terminal:
+        raise UsageError("no input: name files or folders, or pipe in a list of paths or one image")
+    return None if terminal or "-" in prompts.embedding else sys.stdin.buffer
+
+
+def _carry_out(
+    request: "Request", sources: "Iterator[Source]", show_exemplar: str | None, console: ConsoleOptions
+) -> None:
+    from pathlib import Path
+
+    from clipseg_cli.cli.terminal import Terminal, present
+    from clipseg_cli.run import segment as runs
+    from clipseg_cli.storage.paths import escape
+
+    if show_exemplar is not None:
+        runs.show_exemplars(request, Path(show_exemplar))
+    if request.run.dry_run:
+        for source in sources:
+            say(escape(runs.planned(source, request)))
+        return
+    with Terminal(console) as terminal:
+        total = None
+        if terminal.mode == "bar" and request.inputs.files_from is None and "-" not in request.inputs.inputs:
+            head = list(itertools.islice(sources, COUNTED))
+            total = len(head) if len(head) < COUNTED else None
+            sources = itertools.chain(head, sources)
+        terminal.begin(total)
+        records = runs.segment(request, sources, terminal.note, sys.stdout.buffer)
+        present(records, terminal, request.output, request.out, runs.is_single(request.out))
+    raise typer.Exit(3 if terminal.failed else 0)

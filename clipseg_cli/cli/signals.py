@@ -1,0 +1,42 @@
+"""What SIGINT, SIGTERM and SIGHUP do: the first one ends the run in order, a second one at once."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from typing import NoReturn
+
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+DEADLINE = 4.0  # seconds after a signal in which everything is put in order: a hanging decoder must not block the exit
+
+
+class Closed(SystemExit):
+    """A signal ended a command that only a signal ends: nothing is missing."""
+
+
+def install() -> None:
+    """Makes this process end by signals as described above."""
+    _handle(_stop)
+
+
+def _handle(handler: object) -> None:
+    for name in NAMES:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), handler)  # type: ignore[arg-type]
+
+
+def _stop(number: int, frame: object) -> None:
+    _handle(lambda again, _: os._exit(128 + again))
+    deadline = threading.Timer(DEADLINE, leave, [128 + number])
+    deadline.daemon = True
+    deadline.start()
+    raise SystemExit(128 + number)
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process without waiting for its threads, one of which may hang."""
+    with contextlib.suppress(OSError):
+        print("clipseg: interrupted; run the same command again to resume", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+    os._exit(code)

@@ -1,0 +1,79 @@
+"""`clipseg train`: a decoder fitted to a user's data."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from clipseg_cli.cli.terminal import say
+from clipseg_cli.settings.flag import Flag, local_path
+from clipseg_cli.settings.model import ModelOptions
+from clipseg_cli.settings.run import ConsoleOptions
+from clipseg_cli.settings.training import Recipe
+
+if TYPE_CHECKING:
+    from clipseg_cli.training.train import Progress
+
+
+def train(
+    data: Annotated[
+        Path,
+        Flag(
+            "A folder with images/ and masks/<label>/; or a .csv or .jsonl file (image, mask, prompt); or a COCO file.",
+            metavar="DATA",
+            parse=local_path,
+            argument=True,
+            panel="Input",
+        ),
+    ],
+    out: Annotated[
+        Path, Flag("Folder of the new model.", ("--out", "-o"), "MODEL_DIR", parse=local_path, panel="Output")
+    ],
+    model: ModelOptions,
+    recipe: Recipe,
+    console: ConsoleOptions,
+    replay: Annotated[
+        str | None,
+        Flag("A prompts file: prompts whose masks are to stay as they are.", metavar="FILE", panel="Training"),
+    ] = None,
+    template: Annotated[
+        tuple[str, ...],
+        Flag(
+            "Put prompts into this sentence. Repeatable: one is drawn per example.",
+            metavar="'a photo of a {}'",
+            default="the paper's",
+            panel="Training",
+        ),
+    ] = (),
+) -> None:
+    """Fits a model's decoder to your own data.
+
+    Takes images, masks and prompts. CLIP stays as it is.
+
+    \b
+    Examples:
+      clipseg train data/ -o my-model && clipseg segment photos/ -m my-model -p "a gasket"
+      clipseg train pairs.csv -m shapes -o my-model --replay old-prompts.txt
+    """
+    from clipseg_cli.prompts import text
+    from clipseg_cli.training import train as training
+
+    replayed = [each.text for each in text.read_file(replay)] if replay else []
+    for now in training.train(data, out, model, recipe, replayed, template or training.FRAMES):
+        if not console.quiet:
+            _tell(now)
+    say(str(out))
+
+
+def _tell(now: "Progress") -> None:
+    """Progress on stderr: one line that is rewritten on a terminal, one line per check elsewhere."""
+    line = {
+        "features": f"features {now.at} of {now.of} images",
+        "step": f"step {now.at} of {now.of}, loss {now.loss:.4f}",
+        "check": f"step {now.at} of {now.of}: loss {now.loss:.4f}, held-out mIoU {now.miou:.3f}, best {now.best:.3f}",
+        "done": f"best at step {now.at}: held-out mIoU {now.best:.3f} at threshold {now.threshold:.2f}",
+    }[now.stage]
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{line}" + ("\n" if now.stage in ("check", "done") else ""))
+    elif now.stage in ("check", "done") or (now.stage == "features" and now.at == now.of):
+        sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()

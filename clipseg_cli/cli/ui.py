@@ -1,0 +1,42 @@
+"""`clipseg ui`: the live page."""
+
+import sys
+from typing import Annotated
+
+from clipseg_cli.cli.signals import Closed
+from clipseg_cli.cli.status import Debug
+from clipseg_cli.cli.terminal import say
+from clipseg_cli.settings.flag import Flag
+from clipseg_cli.settings.model import ModelOptions
+
+
+def ui(
+    model: ModelOptions,
+    folder: Annotated[str, Flag("A folder of images.", argument=True, panel="Input")] = ".",
+    out: Annotated[str, Flag("Output folder of the runs it starts.", ("--out", "-o"), "DIR", panel="Output")] = (
+        "clipseg-out"
+    ),
+    port: Annotated[int, Flag("Port of the page; 0 takes a free one.", low=0, high=65535, panel="Run")] = 0,
+    browse: Annotated[bool, Flag("Open the page in the browser.", ("--open/--no-open",), panel="Run")] = True,
+    debug: Debug = False,
+) -> None:
+    """Opens a live page to try prompts.
+
+    Type a prompt and see the masks of a folder's images change. The page runs on this machine only.
+
+    \b
+    Example:
+      clipseg ui photos/
+
+    Draw a box on an image to find similar objects. Run what is on the screen on the whole folder, or copy its command.
+    """
+    from clipseg_cli.pages.server import serve
+    from clipseg_cli.pages.session import Session, folder_of
+
+    session = Session(folder_of(folder), model, out)
+    try:
+        serve(session, port, say, browse and sys.stdout.isatty())
+    except SystemExit as leaving:
+        if session.run is None or session.run.status()["state"] == "done":
+            raise Closed(leaving.code) from None
+        raise

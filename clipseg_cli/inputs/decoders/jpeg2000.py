@@ -1,0 +1,20 @@
+"""JPEG 2000: refuses truncated files, whose missing part OpenJPEG would leave black."""
+
+import io
+from typing import BinaryIO
+
+from clipseg_cli.errors import ImageError
+from clipseg_cli.inputs.decoders import pillow
+from clipseg_cli.inputs.decoders.pillow import Decoded
+
+START, END = b"\xff\x4f\xff\x51", b"\xff\xd9"  # SOC and SIZ; EOC
+
+
+def decode(file: BinaryIO, max_pixels: int) -> Decoded:
+    """Decodes a JPEG 2000 file or code stream. Raises ImageError."""
+    data = pillow.whole(file, max_pixels)
+    image = pillow.opened("JPEG2000", io.BytesIO(data), max_pixels)
+    start = data.find(START)
+    if not data.find(END, start) > start >= 0:
+        raise ImageError("corrupt", "load", "truncated: it has no end marker; copy or export it again")
+    return pillow.finished(image)

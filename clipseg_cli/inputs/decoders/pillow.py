@@ -1,0 +1,165 @@
+"""The steps that every decoder with Pillow shares: open, check the size, decode, name what is wrong.
+
+Pillow opens only the kinds of `PLUGINS`. HEIC and JPEG XL are missing since Pillow has no decoder for them; TGA since
+it has no magic bytes, so any text could be one; ICO and ICNS since they are icons; PSD, EPS, WMF, FITS, BLP, FLI and
+the rest since they are rare, unsafe, or need external programs. None of those plug-ins is imported.
+"""
+
+import errno
+import io
+import logging
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import PIL.Image
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    TiffTags,
+    WebPImagePlugin,
+)
+from PIL.ImageFile import ImageFile
+
+from clipseg_cli.errors import ImageError
+from clipseg_cli.inputs import colour, orientation
+
+# Called directly and not through PIL.Image.open: no other plug-in can run, and errors keep their reason.
+PLUGINS: dict[str, Callable[[BinaryIO, str], ImageFile]] = {
+    "JPEG": JpegImagePlugin.jpeg_factory,
+    "PNG": PngImagePlugin.PngImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "PPM": PpmImagePlugin.PpmImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
+    "JPEG2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
+}
+WHOLE = ("WEBP", "AVIF")  # kinds whose plug-in reads the whole file, so the size of the file is limited
+# Bytes; smaller files are read into memory first, where a file that is cut short meanwhile cannot crash libtiff.
+READ_WHOLE = 1 << 26
+LARGEST_PIXEL = 8  # bytes in a file: four channels of 16 bits that could not be compressed
+# Pillow's messages for a sound file whose kind of pixels it cannot read.
+UNREAD = "unknown pixel mode|unknown raw mode|samples per pixel|cannot handle|not supported|Unsupported BMP (?!Palette)"
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # otherwise its complaints about a file go to stderr
+
+
+class Decoded(NamedTuple):
+    """What a decoder returns."""
+
+    pixels: np.ndarray  # uint8 (H, W, 3) RGB, upright
+    frames: int  # in the file, of which the first is decoded
+    notes: list[str]  # what was converted or ignored
+
+
+def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
+    """Decodes a file of a kind that needs no checks beyond Pillow's own. Raises ImageError."""
+    if kind in WHOLE:
+        _check_bytes(file, max_pixels)
+    return finished(opened(kind, in_memory(file), max_pixels))
+
+
+def in_memory(file: BinaryIO) -> BinaryIO:
+    """Returns a copy in memory of a file of up to `READ_WHOLE` bytes; a larger file itself."""
+    return io.BytesIO(file.read()) if _bytes(file) <= READ_WHOLE else file
+
+
+def whole(file: BinaryIO, max_pixels: int) -> bytes:
+    """Returns the content of a file. Raises ImageError `too_large` if it could not be an image of `max_pixels`."""
+    _check_bytes(file, max_pixels)
+    return file.read()
+
+
+def _bytes(file: BinaryIO) -> int:
+    """Returns the size of a file in bytes, and rewinds it."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    return size
+
+
+def _check_bytes(file: BinaryIO, max_pixels: int) -> None:
+    size = _bytes(file)
+    if size > max(READ_WHOLE, LARGEST_PIXEL * max_pixels):
+        raise too_large(f"{size} bytes")
+
+
+def opened(kind: str, file: BinaryIO, max_pixels: int) -> ImageFile:
+    """Reads the header of a file; its pixels are not decoded yet. Raises ImageError, `too_large` among them."""
+    _hush(max_pixels)
+    with reasons():
+        image = PLUGINS[kind](file, "")
+    width, height = image.size
+    if width * height > max_pixels:
+        raise too_large(f"{width} x {height} pixels")
+    return image
+
+
+def finished(image: ImageFile, frames: int = 0) -> Decoded:
+    """Decodes the pixels, converts them to RGB and applies the EXIF orientation. `frames` 0: as Pillow counts them."""
+    notes: list[str] = []
+    with reasons():
+        image.load()
+        pixels = colour.rgb(image, notes)
+    turned = orientation.upright(pixels, orientation.noted_orientation(image.info.get("exif"), notes))
+    return Decoded(turned, frames or _frames(image), notes)
+
+
+def _frames(image: ImageFile) -> int:
+    """Returns how many frames the file has, at least 1. Damage after the first frame does not matter."""
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except Exception:
+        return 1
+
+
+def _hush(max_pixels: int) -> None:
+    """Silences Pillow's warnings and raises its own pixel limit to ours.
+
+    Both settings are global to the process, so they only ever change in one direction: no thread can see another's
+    setting undone. They are set here and not at import, because others reset the warning filters.
+    """
+    mine = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+    if mine not in warnings.filters:
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+    if PIL.Image.MAX_IMAGE_PIXELS is not None and max_pixels > PIL.Image.MAX_IMAGE_PIXELS:
+        PIL.Image.MAX_IMAGE_PIXELS = max_pixels
+
+
+@contextmanager
+def reasons() -> Iterator[None]:
+    """Converts what Pillow raises for a bad file into an ImageError. It raises far more types than it documents."""
+    try:
+        yield
+    except (ImageError, MemoryError):
+        raise
+    except PIL.Image.DecompressionBombError as error:
+        raise too_large("a part of the image") from error
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a seek before the start
+            raise  # an error of the disk, not of the image
+        text = str(error) or type(error).__name__
+        key = error.__cause__.args[0] if isinstance(error.__cause__, KeyError) else None
+        if key in TiffTags.TAGS_V2:
+            text = f"no {TiffTags.TAGS_V2[key].name}"
+        elif key is not None or re.search(UNREAD, text):
+            text = f"compression {text}" if text.isdecimal() else text
+            why = f"unsupported pixel format ({text}); save it as 8-bit RGB"
+            raise ImageError("unsupported", "load", why) from error
+        raise ImageError("corrupt", "load", f"damaged or truncated ({text}); copy or export it again") from error
+
+
+def too_large(what: str) -> ImageError:
+    """Returns the error for an image that exceeds --max-pixels."""
+    return ImageError("too_large", "load", f"{what} exceeds --max-pixels; raise that limit if there is enough memory")

@@ -1,0 +1,103 @@
+"""PNG: checks what Pillow does not (checksums, palette, missing rows), and drops chunks that do not change pixels."""
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+
+from clipseg_cli.errors import ImageError
+from clipseg_cli.inputs.decoders import pillow
+from clipseg_cli.inputs.decoders.pillow import Decoded
+
+PIECE = 65_536  # bytes that are inflated at once
+BROKEN_EXIF = b"\0\0\0\0eXIf" + zlib.crc32(b"eXIf").to_bytes(4, "big")  # a valid empty chunk in place of a damaged one
+ADAM7 = (
+    (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2),
+)  # fmt: skip
+
+
+def decode(file: BinaryIO, max_pixels: int) -> Decoded:
+    """Decodes a PNG or APNG. Raises ImageError."""
+    data = pillow.whole(file, max_pixels)
+    if data[12:16] == b"CgBI":
+        raise ImageError("unsupported", "load", "Apple's CgBI variant is not supported; save it as standard PNG")
+    data, frames = _without_metadata(data)
+    image = pillow.opened("PNG", io.BytesIO(data), max_pixels)
+    if damage := _damage(data):
+        raise ImageError("corrupt", "load", f"{damage}; copy or export it again")
+    with pillow.reasons():
+        image.load()
+        # a missing row stays black; in an interlaced image it may be any
+        doubtful = data[28] or not np.asarray(image.crop((0, image.height - 1, image.width, image.height))).any()
+        if doubtful and _lacks_rows(data):
+            raise ImageError("corrupt", "load", "truncated: fewer pixels than its header says; copy or export it again")
+    return pillow.finished(image, frames)
+
+
+def _without_metadata(data: bytes) -> tuple[bytes, int]:
+    """Returns a PNG without the chunks that do not change its pixels, and the number of its frames; the first is kept.
+
+    A text or a profile may be huge or damaged, and Pillow would refuse an image that viewers show.
+    """
+    view, end = memoryview(data), 8
+    kept: list[bytes | memoryview] = [data[:8]]
+    frames, apart, moves, pixels = 0, False, False, False
+    for name, start, end in _chunks(data):
+        if name == b"eXIf" and not _sound(data, start, end):
+            kept.append(BROKEN_EXIF)
+        elif not name.isalpha() or name[:1].isupper() or name in (b"tRNS", b"eXIf"):
+            kept.append(view[start:end])
+        frames += name == b"fcTL"
+        moves |= name == b"acTL" and not pixels
+        apart |= name == b"IDAT" and frames == 0  # a still image for viewers that show no animation
+        pixels |= name == b"IDAT"
+    return b"".join((*kept, view[end:])), frames + apart if moves else 1
+
+
+def _damage(data: bytes) -> str:
+    """Says how a file is damaged; "" if it is whole. Pillow skips the checksums of pixels, and invents a palette."""
+    indexed = data[25:26] == b"\3"
+    for name, start, end in _chunks(data):
+        if name == b"IDAT" and not _sound(data, start, end):
+            return "damaged: a checksum does not match"
+        if name == b"IDAT" and indexed:
+            return "its palette is missing"
+        indexed = indexed and name != b"PLTE"
+    return ""
+
+
+def _lacks_rows(data: bytes) -> bool:
+    """Returns whether a PNG has fewer pixels than its header says. Pillow leaves missing rows black."""
+    width, height, depth, kind, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
+    bits = depth * {2: 3, 4: 2, 6: 4}.get(kind, 1)
+    lacking = 0  # bytes
+    for x, y, across, down in ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - x) // across), -(-(height - y) // down)
+        lacking += rows * (1 + (columns * bits + 7) // 8) if columns > 0 else 0
+    stream = zlib.decompressobj()
+    for name, start, end in _chunks(data):
+        for at in range(start + 8, end - 4, PIECE) if name == b"IDAT" else ():
+            more = data[at : min(at + PIECE, end - 4)]
+            while more and lacking > 0 and not stream.eof:
+                lacking -= len(stream.decompress(more, PIECE))
+                more = stream.unconsumed_tail
+    return lacking > 0
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yields the complete chunks of a PNG: name, start and end, length and checksum included."""
+    position = 8
+    while position + 12 <= len(data):
+        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
+        if end > len(data):  # Pillow reports it
+            return
+        yield data[position + 4 : position + 8], position, end
+        position = end
+
+
+def _sound(data: bytes, start: int, end: int) -> bool:
+    """Returns whether a chunk's checksum matches."""
+    return zlib.crc32(data[start + 4 : end - 4]) == int.from_bytes(data[end - 4 : end], "big")

@@ -1,0 +1,212 @@
+"""The search for images below one path: a named file, a folder to walk, or a glob, under the rules of one run."""
+
+import fnmatch
+import functools
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from clipseg_cli.errors import ImageError
+from clipseg_cli.inputs import folders
+from clipseg_cli.inputs.folders import Folder
+from clipseg_cli.inputs.kinds import EXTENSIONS
+from clipseg_cli.inputs.names import stem
+from clipseg_cli.inputs.source import Source
+from clipseg_cli.settings.inputs import InputOptions
+from clipseg_cli.storage.buckets import Tag
+from clipseg_cli.storage.paths import URL, fault, is_url, not_a_file
+
+# What a run writes at the top of its output folder.
+# fmt: off
+OUTPUT_NAMES = (
+    "masks", "soft", "soft16", "overlays", "cutouts", "labels", "coco.json", "yolo", "voc", "labelme", "svg",
+    "webdataset", "npz", "manifest*.jsonl", "run.json",
+)
+# fmt: on
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """The rules of one `discover` call, and the inodes that it has visited."""
+
+    options: InputOptions
+    out: str | None  # the output folder of this run
+    excluded: Callable[[str], bool]  # of a path below a root
+    neighbours: Callable[[str], tuple[frozenset[str], dict[str, Tag]]]  # of a folder, as `folders.neighbours`
+    visited: set[int]  # inodes, only with --follow
+
+    @classmethod
+    def of(cls, options: InputOptions, out: str | None) -> "Search":
+        """Returns the search of a run that writes to `out`."""
+        patterns = [re.compile(fnmatch.translate(pattern.rstrip("/"))) for pattern in options.exclude]
+
+        def excluded(inner: str) -> bool:
+            last = inner.rpartition("/")[2]
+            return any(pattern.match(inner) or pattern.match(last) for pattern in patterns)
+
+        # Few folders: the paths of a list mostly come folder by folder, and a cached folder may hold a million names.
+        return cls(options, out, excluded, functools.lru_cache(maxsize=8)(folders.neighbours), set())
+
+    def named(self, path: str, listed: bool = False) -> Iterator[Source]:
+        """Yields what the user named: a file with any extension, or the images of a folder.
+
+        `listed`: the path comes from a list, so others probably are in the same folder.
+        """
+        above, name = os.path.split(path)
+        try:
+            tag = self.neighbours(above)[1].get(name) if listed and is_url(path) else None
+            kind, tag = ("file", tag) if tag is not None else folders.look_up(path)
+        except (OSError, ValueError) as error:
+            yield _failed(path, fault(error, "discover"))
+            return
+        parts = path_parts(slashes(path))
+        if kind == "folder":
+            yield from self.walk(path, "".join(f"{part}/" for part in _inside(parts)))
+        elif kind == "odd":
+            yield _failed(path, not_a_file("discover"))
+        elif not self.excluded("/".join(parts)):
+            last = name if name in self.neighbours(above or os.curdir)[0] else stem(name)
+            yield Source(path, slashes(path), "/".join([*_inside(parts)[:-1], last]), tag=tag)
+
+    def expand(self, pattern: str) -> Iterator[Source]:
+        """Yields what a glob matches, except links and outputs of a run that its wildcards led to."""
+        parts = slashes(pattern).split("/")
+        fixed = next(index for index, part in enumerate(parts) if any(letter in part for letter in "*?["))
+        try:
+            matches = folders.matches(pattern, self.options.hidden)
+        except OSError as error:
+            yield _failed(pattern, fault(error, "discover"))
+            return
+        for path in matches:
+            pieces = slashes(path).split("/")
+            above = ["".join(f"{piece}/" for piece in pieces[:index]) or "./" for index in range(len(pieces))]
+            steps = list(zip(above, pieces, strict=True))[fixed:]
+            own = any(_is_output(name) and self._is_run(folder) for folder, name in steps)
+            link = any(os.path.islink(os.path.join(folder, name)) for folder, name in steps)
+            if not own and (self.options.follow or not link):
+                yield from self.named(path)
+
+    def walk(self, root: str, prefix: str) -> Iterator[Source]:
+        """Yields every image below `root`, depth first; output paths begin with `prefix`.
+
+        It is a loop and not recursive, so that a deep tree cannot exhaust the stack.
+        """
+        base = slashes(root) if root.endswith(("/", os.sep)) else slashes(root) + "/"
+        stack: list[Folder] = []
+        pending: tuple[str, str] | None = (root, "")
+        while stack or pending:
+            if pending:
+                path, inner = pending
+                pending = None
+                try:
+                    stack.append(self._enter(path, inner))
+                except OSError as error:
+                    name = (base + inner).rstrip("/")
+                    yield Source(path, name, (prefix + inner).rstrip("/"), error=fault(error, "discover"))
+                continue
+            folder = stack[-1]
+            if not folder.names:
+                stack.pop()
+                continue
+            name = folder.names.pop()
+            path, inner = folder.path + name, folder.inner + name
+            if name.startswith(".") and not self.options.hidden:
+                continue
+            if self.excluded(inner) or (folder.own and _is_output(name)):
+                continue
+            last = name if name in folder.whole else stem(name)
+            source = Source(path, base + inner, prefix + folder.inner + last, tag=folder.tags.get(name))
+            kind = self._classify(folder, name, path)
+            if isinstance(kind, ImageError):
+                if self._has_extension(name):
+                    yield Source(path, source.name, source.output, error=kind)
+            elif kind == "folder":
+                if self.options.max_depth is None or len(stack) < self.options.max_depth:
+                    pending = (path, inner + "/")
+            elif kind == "file" and self._takes(name, path):
+                yield source
+
+    def _enter(self, path: str, inner: str) -> Folder:
+        """Lists a folder. Raises OSError if it cannot be read."""
+        folder = folders.list_folder(path, inner)
+        if self.options.follow and not self._first_visit(path):
+            return Folder(folder.path, inner)
+        folder.whole = folder.keeping()
+        folder.own = self._is_run(path, "run.json" in folder.names)
+        folder.names.sort(reverse=True)
+        return folder
+
+    def _classify(self, folder: Folder, name: str, path: str) -> Literal["folder", "file", "link"] | ImageError:
+        """Returns what an entry is, or why it cannot be used. With --follow a link counts as its target."""
+        if name in folder.folders:
+            return "folder"
+        if name in folder.odd:
+            return not_a_file("discover")
+        if name not in folder.links:
+            return "file"
+        if not self.options.follow:
+            return "link"
+        try:
+            kind, _ = folders.look_up(path)
+        except OSError as error:
+            return fault(error, "discover")
+        return not_a_file("discover") if kind == "odd" else kind
+
+    def _takes(self, name: str, path: str) -> bool:
+        """Returns whether a walk takes a file: by its extension, or by its first bytes if it has none."""
+        bare = not self.options.extensions and not os.path.splitext(name)[1]
+        matches = self._has_extension(name) or (bare and folders.begins_like_image(path))
+        return matches and (not self.options.follow or self._first_visit(path))
+
+    def _has_extension(self, name: str) -> bool:
+        return os.path.splitext(name)[1].lower() in (self.options.extensions or EXTENSIONS)
+
+    def _first_visit(self, path: str) -> bool:
+        """Returns whether this inode is new. A path that was just deleted is new too: opening it will report that."""
+        try:
+            info = os.stat(path)
+        except OSError:
+            return True
+        key = info.st_dev << 64 | info.st_ino
+        first = key not in self.visited
+        self.visited.add(key)
+        return first
+
+    def _is_run(self, folder: str, has_run_file: bool = True) -> bool:
+        """Returns whether `folder` is the output folder of this run or of an earlier one."""
+        if has_run_file and folders.is_run_file(os.path.join(folder, "run.json")):
+            return True
+        return self.out is not None and folders.same(folder, self.out)
+
+
+def _is_output(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in OUTPUT_NAMES)
+
+
+def _failed(path: str, error: ImageError) -> Source:
+    name = slashes(path)
+    return Source(path, name, "/".join(_inside(path_parts(name))), error=error)
+
+
+def slashes(path: str) -> str:
+    """Returns a path with "/" as its separator."""
+    return path.replace(os.sep, "/")
+
+
+def path_parts(name: str) -> list[str]:
+    """Returns the parts of a path or URL without its root, and without empty parts and "."."""
+    inner = name.partition("://")[2] if is_url(name) else name
+    return [part for part in inner.split("/") if part not in ("", ".")]
+
+
+def path_root(name: str) -> str:
+    """Returns "/" for an absolute path, the scheme of a URL, otherwise ""."""
+    url = URL.match(name)
+    return url[0] if url else name[:1] if name.startswith("/") else ""
+
+
+def _inside(parts: list[str]) -> list[str]:
+    """Returns parts that cannot leave an output folder: without a drive, and with "__" for the folder above."""
+    return ["__" if part == ".." else part for part in parts if not (os.name == "nt" and part.endswith(":"))]

@@ -1,0 +1,46 @@
+"""Chooses the device and the dtype that a model runs with."""
+
+import torch
+
+from clipseg_cli.errors import UsageError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def available_devices() -> tuple[str, ...]:
+    """Returns the devices of this machine, the fastest first."""
+    cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return (*cuda, *(["mps"] if torch.backends.mps.is_available() else []), "cpu")
+
+
+def pick_device(device: str) -> str:
+    """Returns `device`, or the fastest one for "auto". Raises UsageError, with the available ones, if it is absent."""
+    available = available_devices()
+    if device == "auto":
+        return available[0]
+    name = "cuda:0" if device == "cuda" else device
+    if name not in available:
+        raise UsageError(f"there is no device {device!r} here; this machine has {', '.join(available)}")
+    return name
+
+
+def pick_dtype(dtype: str, device: str) -> str:
+    """Returns `dtype` or, for "auto", half precision if the hardware multiplies in it, else fp32.
+
+    Raises UsageError for an unknown dtype.
+    """
+    if dtype != "auto":
+        if dtype not in DTYPES:
+            raise UsageError(f"there is no dtype {dtype!r}; choose from auto, {', '.join(DTYPES)}")
+        return dtype
+    if device.startswith("cuda"):
+        with torch.cuda.device(device):
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if device == "cpu" and multiplies_bf16() else "fp32"
+
+
+def multiplies_bf16() -> bool:
+    """Tells whether this CPU has instructions for bfloat16 products that torch uses."""
+    get_capabilities = getattr(torch.cpu, "get_capabilities", None)  # missing in the oldest torch that we support
+    flags = get_capabilities() if get_capabilities is not None else {}
+    return any(flags.get(flag) for flag in ("amx_bf16", "avx512_bf16"))

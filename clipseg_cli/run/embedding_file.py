@@ -1,0 +1,107 @@
+"""The file in which `clipseg embed` saves embeddings: a safetensors file with labels in its metadata.
+
+An embedding fits every checkpoint that has the CLIP it was made with, which a fingerprint tells.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipseg_cli.errors import UsageError
+
+CLIP_TENSORS = ("clip.text_projection.weight", "clip.visual_projection.weight")  # equal tensors, equal embeddings
+FORMAT = "clipseg-embedding"
+LARGEST = 100_000_000  # bytes of an embedding file: about 50,000 labels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SavedEmbedding:
+    """One embedding of a file."""
+
+    label: str
+    source: str  # the prompt, or a description of the exemplar
+    model: str  # the model that made it, for messages
+    clip: str  # fingerprint of the CLIP that made it
+    values: NDArray[np.float32]  # (dim,)
+
+
+def fingerprint(weights: Path) -> str:
+    """Identifies the CLIP inside a checkpoint by its projections: 16 hex digits.
+
+    rd64-refined, rd64 and rd16 share one CLIP and so one fingerprint, as does a model that `clipseg train` made of
+    them.
+    """
+    with weights.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        digest = hashlib.sha256()
+        for name in CLIP_TENSORS:
+            begin, end = header[name]["data_offsets"]
+            file.seek(8 + length + begin)
+            digest.update(file.read(end - begin))
+    return digest.hexdigest()[:16]
+
+
+def check(embeddings: Sequence[SavedEmbedding], weights: Path, model: str) -> None:
+    """Raises UsageError where an embedding was made with another CLIP than that of the checkpoint `weights`."""
+    own = fingerprint(weights) if embeddings else ""
+    for saved in embeddings:
+        if saved.clip != own:
+            raise UsageError(
+                f"the embedding {saved.label!r} was made with the model {saved.model}, but {model} has another CLIP: "
+                f"run with --model {saved.model}, or make it again with `clipseg embed --model {model}`"
+            )
+
+
+def pack(rows: NDArray[np.float32], labels: Sequence[str], sources: Sequence[str], model: str, weights: Path) -> bytes:
+    """The bytes of an embedding file.
+
+    It has the tensor `embeddings`, float32 (P, dim), and in its metadata the labels, their sources, the model and the
+    fingerprint of its CLIP.
+    """
+    from safetensors.numpy import save
+
+    about = {"format": FORMAT, "model": model, "clip": fingerprint(weights), "dim": str(rows.shape[1])}
+    about |= {"labels": json.dumps(list(labels)), "sources": json.dumps(list(sources))}
+    return save({"embeddings": np.ascontiguousarray(rows)}, about)
+
+
+def read(path: str) -> tuple[SavedEmbedding, ...]:
+    """The embeddings of a file, or of stdin for "-". Raises UsageError."""
+    if path == "-" and os.isatty(0):
+        raise UsageError("--embedding - reads stdin, which is a terminal: pipe `clipseg embed` into it")
+    try:
+        with open(0 if path == "-" else path, "rb", closefd=path != "-") as file:
+            data = file.read(LARGEST + 1)
+    except OSError as error:
+        raise UsageError(f"--embedding {path}: {error.strerror}") from error
+    if len(data) > LARGEST:
+        raise UsageError(f"--embedding {path}: too large for a file of `clipseg embed`")
+    return unpack(data, path)
+
+
+def unpack(data: bytes, where: str) -> tuple[SavedEmbedding, ...]:
+    """The embeddings in the bytes of a file. Raises UsageError, naming `where` the bytes come from."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        values = load(data)["embeddings"]
+        about = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        labels, sources = json.loads(about["labels"]), json.loads(about["sources"])
+        model, clip = str(about["model"]), str(about["clip"])
+        fits = about["format"] == FORMAT and values.dtype == np.float32 and values.ndim == 2
+        if not fits or len(labels) != len(values) or len(sources) != len(values) or not np.isfinite(values).all():
+            raise ValueError("its tensors and labels do not match")
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"--embedding {where} is not a file of `clipseg embed`: {error}") from error
+    return tuple(
+        SavedEmbedding(str(label), str(source), model, clip, row)
+        for label, source, row in zip(labels, sources, values, strict=True)
+    )

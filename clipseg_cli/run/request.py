@@ -1,0 +1,68 @@
+"""What the user asks of a run: the filled option groups, checked as far as possible without a model."""
+
+import importlib.util
+from dataclasses import dataclass, field, replace
+from itertools import cycle, islice
+
+from clipseg_cli.errors import UsageError
+from clipseg_cli.masks import matting
+from clipseg_cli.prompts.thresholds import resolve_thresholds
+from clipseg_cli.run.query import Query
+from clipseg_cli.settings.inputs import InputOptions
+from clipseg_cli.settings.masks import MaskOptions
+from clipseg_cli.settings.model import EncodeOptions, ModelOptions, devices
+from clipseg_cli.settings.outputs import OutputOptions
+from clipseg_cli.settings.run import RunOptions
+
+OUT = "clipseg-out"  # the output folder where none is named
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A run's options. Raises UsageError for options that do not fit each other."""
+
+    query: Query
+    model: ModelOptions
+    command: tuple[str, ...] = ()  # the words of the command line, for run.json
+    inputs: InputOptions = field(default_factory=InputOptions)
+    encode: EncodeOptions = field(default_factory=EncodeOptions)
+    masks: MaskOptions = field(default_factory=MaskOptions)
+    output: OutputOptions = field(default_factory=OutputOptions)
+    run: RunOptions = field(default_factory=RunOptions)
+
+    def __post_init__(self) -> None:
+        resolve_thresholds(self.masks.threshold, self.query.prompts, 0)
+        if self.masks.clean.refine == "matting":
+            matting.check()
+        _check_engine(self)
+
+    @property
+    def out(self) -> str:
+        """Where the outputs go: a folder, a URL, a file, or "-"."""
+        return (self.output.out or OUT).removeprefix("file://")
+
+    def to(self, out: str) -> "Request":
+        """This request with another output."""
+        return replace(self, output=replace(self.output, out=out))
+
+    def per_device(self) -> list["Request"]:
+        """This request once for each of its devices, with that device alone."""
+        return [replace(self, model=replace(self.model, device=one)) for one in devices(self.model.device)]
+
+    def per_worker(self) -> list["Request"]:
+        """This request once for each worker process: as many as `-j` says, and at least one per device."""
+        each = self.per_device()
+        return [*islice(cycle(each), max(self.run.workers.jobs, len(each)))]
+
+
+def _check_engine(request: Request) -> None:
+    workers, device = request.run.workers, request.model.device
+    several = len(devices(device)) > 1
+    if workers.engine == "ray":
+        spec = importlib.util.find_spec("ray")
+        if spec is None or spec.origin is None:  # no origin: a mere folder of that name
+            raise UsageError("--engine ray needs one more package: pip install 'clipseg-cli[ray]'")
+        if several or ":" in device:
+            raise UsageError(f"--device {device}: Ray gives each actor its own GPU; say --device cuda, and -j N actors")
+    elif workers.ray_address is not None:
+        raise UsageError("--ray-address goes with --engine ray")

@@ -1,0 +1,110 @@
+"""`run.json`: what a run was asked and how it was carried out; and whether a folder with one may be resumed."""
+
+import json
+import os
+import platform
+import socket
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from clipseg_cli import __version__
+from clipseg_cli.errors import OutputError
+from clipseg_cli.model import registry
+from clipseg_cli.outputs.manifest import MANIFEST, RUN, forget
+from clipseg_cli.run.pipeline import Job
+from clipseg_cli.run.request import Request
+from clipseg_cli.settings.flag import decisive
+from clipseg_cli.storage import paths, store
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "opencv-python", "pillow")
+
+
+def describe(request: Request, job: Job, checkpoint: registry.Checkpoint) -> dict[str, Any]:
+    """The content of run.json. Everything that differs between two runs of one command is here.
+
+    `settings` has all that decides the content of the outputs: two runs that share a folder must agree in it.
+    """
+    model = {"name": checkpoint.name, "repo": checkpoint.repo, "revision": checkpoint.revision}
+    return {
+        "clipseg": __version__,
+        "command": ["clipseg", *request.command],
+        "model": model | {"path": None if checkpoint.repo else str(checkpoint.path)},
+        "settings": settings(request, job, checkpoint),
+        "own_thresholds": {each.label: each.threshold for each in job.plan.prompts if each.threshold is not None},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "inputs": asdict(request.inputs),
+        "directory": os.getcwd(),  # relative names start here
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+    }
+
+
+def settings(request: Request, job: Job, checkpoint: registry.Checkpoint) -> dict[str, Any]:
+    """What decides the content of the outputs, as JSON types. Options at their defaults are left out."""
+    bundled = checkpoint.path == registry.BUNDLED
+    weights = checkpoint.revision or paths.identity(str(checkpoint.weights))
+    plan = job.plan
+    return {
+        "model": checkpoint.repo or ("shapes" if bundled else str(checkpoint.path.absolute())),
+        "weights": weights[0] if bundled else weights,
+        "prompts": [
+            {"label": prompt.label, "text": prompt.text, "threshold": threshold}
+            | ({} if isinstance(rule, int) else {"boolean": True})
+            for prompt, threshold, rule in zip(plan.prompts, plan.thresholds, job.rules, strict=True)
+        ],
+        "formats": list(plan.formats),
+        **decisive(request.model, request.encode, request.inputs, request.masks, request.output, request.run),
+        **request.query.settings(),
+    }
+
+
+def admit(out: store.Place, document: dict[str, Any], resume: bool) -> bool:
+    """Refuses a folder that holds a run with other settings, showing the difference; without `resume` forgets the run.
+
+    Returns False where a run may have been killed there and left temporary files.
+    """
+    if not resume:
+        forget(out)
+        return False
+    ended = False
+    try:
+        earlier = json.loads((out / RUN).read_bytes())
+        before = earlier["settings"]
+        ended = "seconds" in earlier
+    except FileNotFoundError:
+        if not (out / MANIFEST).exists():
+            return True
+        before = {}
+    except OSError as error:
+        if not isinstance(out, Path):
+            raise store.failure(error, out / RUN) from error
+        before = {}
+    except (ValueError, KeyError, TypeError):
+        before = {}
+    now = json.loads(to_json(document))["settings"]
+    if before != now:
+        raise OutputError(
+            f"{out} holds a run with other settings; choose another --out, or --overwrite it:\n"
+            + "\n".join(_difference(before, now))
+        )
+    if not ended:
+        store.sweep(out)
+    return ended
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return [
+        f"  {key}: {json.dumps(before.get(key), ensure_ascii=False)} there, "
+        f"{json.dumps(now.get(key), ensure_ascii=False)} now"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
+
+
+def to_json(document: dict[str, Any]) -> bytes:
+    """The bytes of run.json."""
+    return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")

@@ -1,0 +1,123 @@
+"""The work of a run: a request becomes a job, and an engine carries it out, one record per item."""
+
+import gc
+import shutil
+import socket
+import sys
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipseg_cli.errors import OutputError, Stage, UsageError
+from clipseg_cli.inputs.source import Source
+from clipseg_cli.model import registry
+from clipseg_cli.outputs.manifest import RUN, Record
+from clipseg_cli.outputs.writers import refuse_many
+from clipseg_cli.prompts.thresholds import resolve_thresholds
+from clipseg_cli.run import embed, embedding_file, engines, pipeline, workers
+from clipseg_cli.run.finish import MaskPlan
+from clipseg_cli.run.request import Request
+from clipseg_cli.settings.outputs import Format
+from clipseg_cli.storage import paths, store
+
+if TYPE_CHECKING:
+    from clipseg_cli.model.segmenter import Embeddings, Segmenter
+
+AHEAD = 8  # batches that a worker is sent before their records come back: more than its pipeline holds
+BATCH = {"cpu": 4}  # images encoded at once, by device; 16 elsewhere
+
+
+def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[Format, ...]) -> pipeline.Job:
+    """What to do with each image. Raises UsageError, and OutputError for a features folder that cannot be written."""
+    query, encode = request.query, request.encode
+    chosen = resolve_thresholds(request.masks.threshold, query.prompts, checkpoint.threshold)
+    refuse_many(len(query.prompts), request.masks.mode, formats)
+    embedding_file.check(query.saved, checkpoint.weights, request.model.model)
+    if encode.features is not None:
+        if paths.is_url(encode.features):
+            raise UsageError(f"--features {encode.features}: name a local folder; buckets are not supported here")
+        store.check(Path(encode.features))
+    # the batch size is no setting of the result: an image of a batch has the same bits as alone
+    device = request.per_device()[0].model.device.replace("auto", _likely_device())
+    return pipeline.Job(
+        MaskPlan(query.prompts, chosen, request.masks, formats, request.output.export),
+        query.rules,
+        query.texts,
+        encode.batch_size or BATCH.get(device, 16),
+        encode,
+        request.inputs.max_pixels,
+        request.run.checksum,
+        any(map(paths.is_url, (request.out, *request.inputs.inputs))),
+    )
+
+
+def _likely_device() -> str:
+    """The device that "auto" will probably be, without importing torch: it only decides the batch size."""
+    return "cuda" if shutil.which("nvidia-smi") else "mps" if sys.platform == "darwin" else "cpu"
+
+
+def work(
+    request: Request,
+    checkpoint: registry.Checkpoint,
+    job: pipeline.Job,
+    items: Iterable[Source | Record],
+    notify: workers.Notify,
+    alone: bool = False,
+) -> Iterator[Record]:
+    """Yields one record per item, by the request's engine. An image that is `alone` needs no worker process."""
+    options = request.run.workers
+    private = any(path.startswith("memory://") for path in (request.out, *request.inputs.inputs))
+    engine = engines.inline if (alone or private) and options.engine == "local" else engines.ENGINES[options.engine]
+    works = [partial(_process, one, checkpoint, job) for one in request.per_worker()]
+    cluster = workers.Cluster(options.ray_address, request.model.device)
+    return engine(items, works, notify, AHEAD * job.batch_size, cluster)
+
+
+def _process(
+    request: Request,
+    checkpoint: registry.Checkpoint,
+    job: pipeline.Job,
+    sources: Iterable[Source],
+    send: workers.Send,
+) -> Iterator[Record]:
+    """The work of one process: processes these images and writes their files. The manifest is its parent's.
+
+    Another machine may keep the model's files elsewhere, but it must see the parent's output folder.
+    """
+    if not checkpoint.weights.exists():
+        named = f"{checkpoint.repo}@{checkpoint.revision}" if checkpoint.repo else request.model.model
+        checkpoint = registry.locate(named, offline=request.model.offline)
+    out = store.place(request.out)
+    if job.plan.formats and isinstance(out, Path) and not (out / RUN).exists():
+        node = socket.gethostname()
+        raise OutputError(f"{node} does not see {out.absolute()}: use an --out that all machines of the run share")
+
+    def progress(source: Source, stage: Stage) -> None:
+        send(workers.Progress(source.name, stage))
+
+    def write(path: str, data: bytes) -> None:
+        store.write(out / path, data, request.output.fsync)
+
+    return pipeline.run(sources, job, partial(load_model, request, checkpoint, send), write, progress)
+
+
+def load_model(
+    request: Request, checkpoint: registry.Checkpoint, notify: workers.Notify
+) -> "tuple[Segmenter, Embeddings]":
+    """The loaded network and the embedded query; notifies which model runs where and how."""
+    options = request.model
+    gc.disable()  # loading makes half a million objects that all stay; looking through them takes a tenth of the time
+    try:
+        from clipseg_cli.model.segmenter import Segmenter
+
+        segmenter = Segmenter.load(
+            checkpoint, device=options.device, dtype=options.dtype, backend=options.backend, size=request.encode.size
+        )
+    finally:
+        gc.enable()
+        gc.freeze()
+    at = f" ({checkpoint.repo} at {checkpoint.revision})" if checkpoint.repo else ""
+    line = f"model {checkpoint.name}{at} on {segmenter.device} in {segmenter.dtype}, {segmenter.backend} backend"
+    notify(workers.Notice(line, {"device": segmenter.device, "dtype": segmenter.dtype, "backend": segmenter.backend}))
+    return segmenter, embed.embed(segmenter, request.query)

@@ -1,0 +1,80 @@
+"""Which images to read."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from clipseg_cli.errors import UsageError
+from clipseg_cli.settings.flag import Flag
+
+MAX_PIXELS = 100_000_000  # pixels: refuses decompression bombs, admits all cameras but the largest medium-format backs
+
+
+def _extensions(text: str) -> tuple[str, ...]:
+    """Lower case, with a dot: `JPG,*.png` gives `.jpg` and `.png`."""
+    return tuple("." + each.lower().lstrip("*").lstrip(".") for each in text.split(","))
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise UsageError(f"--shard {text}: write I/N with I from 0 to N - 1, like 0/16")
+    return int(index), int(count)
+
+
+@dataclass(frozen=True, slots=True)
+class InputOptions:
+    """Which images to read, in which order, and how many."""
+
+    PANEL: ClassVar[str] = "Input"
+
+    inputs: Annotated[
+        tuple[str, ...],
+        Flag("Image files, folders (searched recursively), quoted globs, URLs, or - for stdin.", argument=True),
+    ] = ()
+    files_from: Annotated[
+        str | None, Flag("Read the paths of images from this file, one per line; - is stdin.", metavar="FILE|-")
+    ] = None
+    null: Annotated[bool, Flag("The paths in lists end in NUL, as `find -print0` writes them.", ("--null", "-0"))] = (
+        False
+    )
+    extensions: Annotated[
+        tuple[str, ...],
+        Flag(
+            "Only files with this extension. Repeatable: -e jpg -e png.",
+            ("--ext", "-e"),
+            "EXT",
+            parse=_extensions,
+            default="every kind of image that can be read",
+        ),
+    ] = ()
+    exclude: Annotated[
+        tuple[str, ...],
+        Flag("Skip files and folders that match this glob. Repeatable.", ("--exclude", "-E"), "GLOB"),
+    ] = ()
+    max_depth: Annotated[
+        int | None, Flag("Search folders to this depth; 1 means no subfolders.", ("--max-depth", "-d"), "N", low=1)
+    ] = None
+    follow: Annotated[bool, Flag("Follow symbolic links.", ("--follow", "-L"))] = False
+    hidden: Annotated[bool, Flag("Include files and folders whose names start with a dot.", ("--hidden", "-H"))] = False
+    limit: Annotated[int | None, Flag("Stop after N images.", metavar="N", low=1)] = None
+    shard: Annotated[
+        tuple[int, int],
+        Flag(
+            "Process only shard I of N, counted from 0. An image is always in the same shard.",
+            metavar="I/N",
+            parse=_shard,
+            spell=lambda shard: f"{shard[0]}/{shard[1]}",
+            default="",
+            panel="Advanced",
+        ),
+    ] = (0, 1)
+    max_pixels: Annotated[
+        int,
+        Flag(
+            "Refuse images with more pixels than this, before decoding them.",
+            metavar="N",
+            low=1,
+            panel="Advanced",
+            decides=True,
+        ),
+    ] = MAX_PIXELS

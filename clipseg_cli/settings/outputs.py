@@ -1,0 +1,109 @@
+"""What is written, and where."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal, get_args
+
+from clipseg_cli.errors import UsageError
+from clipseg_cli.settings.flag import Flag
+
+Format = Literal[
+    "mask",
+    "soft",
+    "soft16",
+    "npz",
+    "overlay",
+    "cutout",
+    "labels",
+    "coco",
+    "yolo",
+    "voc",
+    "labelme",
+    "svg",
+    "webdataset",
+]
+FORMATS: tuple[Format, ...] = get_args(Format)
+Print = Literal["paths", "none"]
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    for name in names:
+        if name not in FORMATS:
+            raise UsageError(f"--format {name}: no such format; choose from {', '.join(FORMATS)}")
+    return names
+
+
+def _colour(text: str) -> tuple[int, int, int]:
+    from PIL import ImageColor
+
+    try:
+        red, green, blue = ImageColor.getrgb(text)[:3]
+        bytes((red, green, blue))  # raises for rgb(300,0,0)
+    except ValueError:
+        raise UsageError(f"--backdrop {text}: no such colour; give a name like white, or #rrggbb") from None
+    return red, green, blue
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What the formats for other programs contain."""
+
+    PANEL: ClassVar[str] = "Output"
+    DECIDES: ClassVar[bool] = True
+
+    components: Annotated[
+        bool, Flag("Make each connected component an annotation of its own (coco, yolo, labelme, svg).")
+    ] = False
+    polygons: Annotated[bool, Flag("Write polygons to coco.json instead of run lengths.")] = False
+    backdrop: Annotated[
+        tuple[int, int, int] | None,
+        Flag(
+            "Put cutouts on this colour: a name like white, or #rrggbb.",
+            metavar="COLOUR",
+            parse=_colour,
+            spell=lambda colour: "#{:02x}{:02x}{:02x}".format(*colour),
+            default="transparent",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class PrintOptions:
+    """What goes to stdout."""
+
+    PANEL: ClassVar[str] = "Output"
+
+    json: Annotated[bool, Flag("Print one JSON record per image.")] = False
+    print_: Annotated[
+        Print | None,
+        Flag("Print the paths of the masks, or nothing.", ("--print",), default="paths, unless stdout is a terminal"),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutputOptions:
+    """Where the outputs go, and in which formats."""
+
+    PANEL: ClassVar[str] = "Output"
+
+    out: Annotated[
+        str | None,
+        Flag("Write to this folder; or to a file or stdout (-), for a single image.", ("--out", "-o"), "DIR|FILE|-"),
+    ] = None
+    formats: Annotated[
+        tuple[Format, ...],
+        Flag(
+            f"What to write: {', '.join(FORMATS)}. Repeatable, or joined by commas.",
+            ("--format", "-f"),
+            "NAME",
+            parse=_formats,
+            default="mask,overlay",
+        ),
+    ] = ()
+    printing: PrintOptions = field(default_factory=PrintOptions)
+    report: Annotated[bool, Flag("Write report.html too. With -f soft its thresholds can be moved.")] = False
+    preview: Annotated[bool, Flag("Show each overlay in the terminal.")] = False
+    export: ExportOptions = field(default_factory=ExportOptions)
+    fsync: Annotated[
+        bool, Flag("Flush every file to the disk, to survive a loss of power. Slower.", panel="Advanced")
+    ] = False

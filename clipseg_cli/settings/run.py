@@ -1,0 +1,73 @@
+"""How a run is carried out. Nothing here changes a result."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+
+from clipseg_cli.settings.flag import Flag
+
+Engine = Literal["local", "ray"]
+Progress = Literal["auto", "bar", "plain", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """Which worker processes do the work."""
+
+    PANEL: ClassVar[str] = "Run"
+
+    jobs: Annotated[
+        int, Flag("Number of worker processes, each with its own copy of the model.", ("--jobs", "-j"), "N", low=1)
+    ] = 1
+    engine: Annotated[
+        Engine, Flag("Workers are processes of this machine, or actors of a Ray cluster.", panel="Advanced")
+    ] = "local"
+    ray_address: Annotated[
+        str | None,
+        Flag(
+            "The Ray cluster, like HOST:PORT.",
+            metavar="ADDRESS",
+            default="RAY_ADDRESS, else a local Ray",
+            panel="Advanced",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What an earlier run in the same folder means, and when to give up."""
+
+    PANEL: ClassVar[str] = "Run"
+
+    resume: Annotated[
+        bool,
+        Flag("Skip images that are done, or start afresh and overwrite the run.", ("--resume/--overwrite",)),
+    ] = True
+    dry_run: Annotated[bool, Flag("Show what would be done; write nothing.", ("--dry-run", "-n"))] = False
+    max_errors: Annotated[int | None, Flag("Stop once N images have failed.", metavar="N", low=1)] = None
+    fail_fast: Annotated[bool, Flag("Stop at the first image that fails.")] = False
+    workers: WorkerOptions = field(default_factory=WorkerOptions)
+    checksum: Annotated[
+        bool,
+        Flag("Detect changed images by their content instead of size and time.", panel="Advanced", decides=True),
+    ] = False
+
+    @property
+    def most_errors(self) -> int | None:
+        """The number of failed images that ends the run; None: no number does."""
+        return 1 if self.fail_fast else self.max_errors
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleOptions:
+    """What is shown on stderr."""
+
+    PANEL: ClassVar[str] = "Run"
+
+    quiet: Annotated[bool, Flag("Show only errors on stderr.", ("--quiet", "-q"))] = False
+    progress: Annotated[Progress, Flag("Progress on stderr. auto: a bar on a terminal, else plain lines.")] = "auto"
+    no_color: Annotated[bool, Flag("No colours on stderr. NO_COLOR=1 does the same.", panel="Advanced")] = False
+    debug: Annotated[bool, Flag("Show a traceback with an error.", panel="Advanced")] = False
+    config: Annotated[
+        str | None,
+        Flag("Read defaults from this file only.", metavar="FILE", default="clipseg.toml and others", panel="Advanced"),
+    ] = None

@@ -1,0 +1,20 @@
+"""Kinds of files: each is recognised by its first bytes."""
+
+import io
+
+from PIL import Image
+
+from clipseg_cli.inputs.kinds import EXTENSIONS, sniff
+
+
+def test_every_kind_is_recognised_by_its_first_bytes() -> None:
+    """Real files of each kind are recognised, and text never is."""
+    for form in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000"):
+        file = io.BytesIO()
+        Image.new("RGB", (3, 2)).save(file, form)
+        assert sniff(file.getvalue()[:64]) == form
+    assert sniff(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic") == "HEIC"
+    assert sniff(b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf") == "AVIF"
+    for text in (b"", b"hello", b"/home/me/a.jpg\n", b"P6 day/a.jpg", b"GIFs/a.gif", b"MM", b"BM" + b"a" * 60):
+        assert sniff(text) is None
+    assert all(name == name.lower() and name[0] == "." for name in EXTENSIONS)
