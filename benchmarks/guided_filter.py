@@ -1,7 +1,6 @@
-"""The guided filter on a photograph of 12 megapixels, on one core: `python -m benchmarks.edges` prints a table.
+"""Times the guided filter on an image of 12 megapixels, on one core: `python -m benchmarks.guided_filter`.
 
-Each refinement is called as `--refine` calls it, on a photo and a soft map that are in memory already. `--rounds N`,
-`--width`, `--height`.
+Prints a table. The filter is called as `--refine guided` calls it, on an image and a soft map in memory.
 """
 
 import argparse
@@ -17,8 +16,8 @@ from clipseg_cli.masks import refine
 
 
 def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.edges", description=__doc__)
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.guided_filter", description=__doc__)
     parser.add_argument("--width", type=int, default=4000)
     parser.add_argument("--height", type=int, default=3000)
     parser.add_argument("--rounds", type=int, default=5)
@@ -27,17 +26,19 @@ def main() -> None:
     size = given.width, given.height
     rng = np.random.default_rng(0)
     grain = rng.integers(0, 256, (given.height // 16 + 1, given.width // 16 + 1, 3), dtype=np.uint8)
-    photo = cv2.resize(grain, size, interpolation=cv2.INTER_CUBIC)
-    soft = cv2.resize(rng.integers(0, 256, (22, 22), dtype=np.uint8), size, interpolation=cv2.INTER_LINEAR)
-    print(f"{given.width} x {given.height}, one core, the median of {given.rounds}\n")
-    print("| what | seconds | of the processor |\n| --- | --- | --- |")
-    wall, spent = clock(lambda: refine.guided(photo, soft), given.rounds)
-    print(f"| `--refine guided` | {wall:.2f} | {spent:.2f} |")
-    print(f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB, photo and map in it")
+    image = cv2.resize(grain, size, interpolation=cv2.INTER_CUBIC)
+    soft_map = cv2.resize(rng.integers(0, 256, (22, 22), dtype=np.uint8), size, interpolation=cv2.INTER_LINEAR)
+    print(f"{given.width} x {given.height}, one core, median of {given.rounds}\n")
+    print("| operation | seconds | CPU seconds |\n| --- | --- | --- |")
+    wall, cpu = durations(lambda: refine.guided(image, soft_map), given.rounds)
+    print(f"| `--refine guided` | {wall:.2f} | {cpu:.2f} |")
+    print(
+        f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB, image and soft map included"
+    )
 
 
-def clock(work: Callable[[], object], rounds: int) -> tuple[float, float]:
-    """Seconds on the clock and of the processor, each the median; the first call does not count."""
+def durations(work: Callable[[], object], rounds: int) -> tuple[float, float]:
+    """Returns the median wall-clock and CPU seconds of a call. A first call, which warms up, is not measured."""
     work()
     rows = []
     for _ in range(rounds):
