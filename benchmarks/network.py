@@ -48,7 +48,7 @@ def measure(path: Path, least: float) -> dict[str, Any]:
     """Returns the measurements of the checkpoint at `path`. least: seconds, see `seconds_per_call`."""
     segmenter = Segmenter.load(str(path), device="cpu")
     pixels = segmenter.pixels(
-        [np.random.default_rng(i).integers(0, 256, (352, 352, 3), np.uint8) for i in range(BATCH)]
+        [np.random.default_rng(i).integers(0, 256, (segmenter.side, segmenter.side, 3), np.uint8) for i in range(BATCH)]
     )
     embeddings, features = segmenter.embed(PROMPTS), segmenter.encode(pixels[:1])
     products = [

@@ -14,6 +14,7 @@ from benchmarks import costs, inputs, measurements, network, process, scale
 from benchmarks.__main__ import introduction, replace_sections
 from benchmarks.page import browser
 from benchmarks.process import Timing
+from clipseg_cli.model.registry import BUNDLED
 from pictures import ROOT, SAMPLES
 
 COSTS = costs.Costs(0.004, 0.001, 0.02, 0.005, 0.005, 0, 0.0004, 0.0001, 0, 9e4, 9e4, 2, 500, 1500, 4e8, 0, 10)
@@ -75,10 +76,10 @@ def test_photographs_have_the_stored_size_and_exif(photographs: Path) -> None:
     assert files[0].stat().st_mtime_ns == stamp
 
 
-def test_the_network_is_compared_with_the_matrix_peak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a tiny checkpoint every figure is positive, and the share is that of the encoder in the peak."""
+def test_the_network_is_compared_with_the_matrix_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the bundled model every figure is positive, and the share is that of the encoder in the peak."""
     monkeypatch.setattr(network, "PEAK", ((64, 64, 64), (64, 32, 64)))
-    measured = network.measure(inputs.checkpoint(tmp_path, "tiny"), 0.001)
+    measured = network.measure(BUNDLED, 0.001)
     numbers = {name: value for name, value in measured.items() if name != "dtype"}
     assert all(value > 0 for value in numbers.values())
     assert measured["share"] == pytest.approx(measured["encoder"] / measured["peak"])
