@@ -1,1 +1,1 @@
-"""How fast it is, against what a user would write: see `benchmarks/__main__.py`."""
+"""Speed and memory of `clipseg` compared with code that uses Hugging Face's modules: see `benchmarks/__main__.py`."""

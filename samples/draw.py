@@ -1,6 +1,7 @@
-"""Draws the sample pictures, their exemplars and their true masks: `python samples/draw.py`, always the same.
+"""Draws the sample images, their exemplars and their ground-truth masks: `python samples/draw.py`.
 
-Written apart from the training world: its own outlines, grounds and colours, at two and a half times the size.
+Each run writes the same pixels. The samples share no code with the training scenes of `shapes`: outlines, backgrounds
+and colours are different, and the images are two and a half times as large.
 """
 
 import math
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 HERE = Path(__file__).parent
-SMOOTH = 4  # every picture is drawn this many times larger and then reduced
+SUPERSAMPLING = 4  # every object is drawn this many times larger and then reduced
 COLOURS = {
     "red": (222, 40, 42),
     "green": (46, 150, 70),
@@ -24,8 +25,8 @@ COLOURS = {
     "white": (252, 252, 250),
     "black": (22, 22, 26),
 }
-# name: (width, height, ground), then things as (shape, colour, x, y, size, degrees), x and y in shares of the picture
-# and the size in shares of its short side.
+# name: (width, height, background), then objects as (shape, colour, x, y, size, degrees); x and y are shares of the
+# image's width and height, size is a share of its short side.
 SCENES: dict[str, tuple[tuple[int, int, str], list[tuple[str, str, float, float, float, float]]]] = {
     "balcony": ((640, 480, "sky"), [
         ("circle", "red", 0.25, 0.32, 0.34, 0),
@@ -79,7 +80,7 @@ LABELS = {
 
 
 def outline(shape: str) -> list[NDArray[np.float64]]:
-    """Contours of extent 1 about the origin, filled by the even-odd rule."""
+    """Returns the contours of a shape: centred on the origin, about 1 wide, to be filled by the even-odd rule."""
     turn = np.linspace(0, 2 * math.pi, 180, endpoint=False)
     disc = np.stack((np.cos(turn), np.sin(turn)), 1) / 2
     corners = {
@@ -108,8 +109,8 @@ def outline(shape: str) -> list[NDArray[np.float64]]:
     return [np.array(corners[shape])]
 
 
-def ground(kind: str, width: int, height: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """What lies behind: float32 (H, W, 3), RGB in 0..255."""
+def background(kind: str, width: int, height: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Returns a background: float32 (H, W, 3), RGB in 0..255."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     ends = {
         "sky": ((188, 214, 236), (236, 240, 240)),
@@ -131,42 +132,48 @@ def ground(kind: str, width: int, height: int, rng: np.random.Generator) -> NDAr
 
 
 def coverage(
-    shape: str, place: tuple[float, float], size: float, degrees: float, box: tuple[int, int]
+    shape: str, centre: tuple[float, float], size: float, degrees: float, image_size: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """How much of each pixel a shape covers: float32 (H, W) in [0, 1]. place and size in pixels."""
-    height, width = box
+    """Returns the share of each pixel that a shape covers: float32 (H, W) = image_size, in [0, 1].
+
+    centre: x, y in pixels. size: in pixels.
+    """
+    height, width = image_size
     angle = math.radians(degrees)
     matrix = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
-    large = np.zeros((height * SMOOTH, width * SMOOTH), np.uint8)
-    points = [((contour @ matrix * size + place) * SMOOTH).round().astype(np.int32) for contour in outline(shape)]
+    large = np.zeros((height * SUPERSAMPLING, width * SUPERSAMPLING), np.uint8)
+    points = [
+        ((contour @ matrix * size + centre) * SUPERSAMPLING).round().astype(np.int32) for contour in outline(shape)
+    ]
     cv2.fillPoly(large, points, 255)
     small = cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA)
     return np.asarray(small.astype(np.float32) / 255, np.float32)
 
 
 def draw(name: str) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.uint8]]]:
-    """A scene, uint8 (H, W, 3) RGB, and its true mask for each label, uint8 (H, W) of 0 and 255."""
-    (width, height, kind), things = SCENES[name]
+    """Returns a scene, uint8 (H, W, 3) RGB, and its ground-truth mask for each label, uint8 (H, W) of 0 and 255."""
+    (width, height, kind), objects = SCENES[name]
     rng = np.random.default_rng(sorted(SCENES).index(name))
-    canvas = ground(kind, width, height, rng)
+    canvas = background(kind, width, height, rng)
     short = min(width, height)
     masks = {label: np.zeros((height, width), np.uint8) for label in LABELS}
-    for shape, colour, x, y, size, degrees in things:
-        place = (x * width, y * height)
-        alpha = coverage(shape, place, size * short, degrees, (height, width))
-        cast = cv2.GaussianBlur(np.roll(alpha, (8, 6), (0, 1)), (0, 0), 7)
-        canvas *= 1 - 0.3 * cast[..., None]
+    for shape, colour, x, y, size, degrees in objects:
+        centre = (x * width, y * height)
+        alpha = coverage(shape, centre, size * short, degrees, (height, width))
+        shadow = cv2.GaussianBlur(np.roll(alpha, (8, 6), (0, 1)), (0, 0), 7)
+        canvas *= 1 - 0.3 * shadow[..., None]
         rows = np.mgrid[0:height, 0:width][0]
-        light = 1.06 - 0.16 * np.clip((rows - place[1]) / (size * short) + 0.5, 0, 1)
+        light = 1.06 - 0.16 * np.clip((rows - centre[1]) / (size * short) + 0.5, 0, 1)
         paint = np.clip(np.array(COLOURS[colour], np.float32) * light[..., None], 0, 255)
         canvas = canvas * (1 - alpha[..., None]) + paint * alpha[..., None]
-        for label, (wanted, tint) in LABELS.items():
-            masks[label][alpha >= 0.5] = 255 if wanted in (None, shape) and tint == colour else 0
+        for label, (label_shape, label_colour) in LABELS.items():
+            matches = label_shape in (None, shape) and label_colour == colour
+            masks[label][alpha >= 0.5] = 255 if matches else 0
     return np.clip(canvas, 0, 255).astype(np.uint8), masks
 
 
 def write(path: Path, pixels: NDArray[np.uint8]) -> None:
-    """Writes RGB, RGBA or grey pixels in the format that the name says."""
+    """Writes RGB, RGBA or grey pixels, in the format of the file extension."""
     path.parent.mkdir(parents=True, exist_ok=True)
     order = {2: None, 3: [2, 1, 0], 4: [2, 1, 0, 3]}[2 if pixels.ndim == 2 else pixels.shape[2]]
     _, packed = cv2.imencode(path.suffix, pixels if order is None else pixels[..., order])
@@ -174,7 +181,7 @@ def write(path: Path, pixels: NDArray[np.uint8]) -> None:
 
 
 def main(out: Path) -> None:
-    """Writes everything under `out`."""
+    """Writes images/, masks/ and exemplars/ to `out`."""
     for index, name in enumerate(SCENES):
         image, masks = draw(name)
         write(out / "images" / f"{name}{'.png' if index == 5 else '.jpg'}", image)
@@ -182,7 +189,7 @@ def main(out: Path) -> None:
             write(out / "masks" / label / f"{name}.png", mask)
     rng = np.random.default_rng(99)
     for shape, colour, kind, alpha_channel in (("circle", "red", "cream", True), ("star", "blue", "wood", False)):
-        canvas = ground(kind, 320, 300, rng)
+        canvas = background(kind, 320, 300, rng)
         alpha = coverage(shape, (165, 150), 190, 4, (300, 320))
         pixels = canvas * (1 - alpha[..., None]) + np.array(COLOURS[colour], np.float32) * alpha[..., None]
         image, mask = np.clip(pixels, 0, 255).astype(np.uint8), ((alpha >= 0.5) * 255).astype(np.uint8)

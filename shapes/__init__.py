@@ -1,8 +1,8 @@
-"""The drawn world behind the bundled `shapes` model: its renderer, its training program and its evaluation.
+"""Synthetic scenes of drawn shapes, and the training and evaluation of the bundled model `shapes`.
 
-    vocabulary -> outlines, colours, backdrops -> world (scenes) -> phrases (what is asked, and what is true)
+    vocabulary -> outlines, colours, backgrounds -> scenes -> queries (prompts and their ground truth)
                                                       |
-                    architecture (the network) -> lessons (batches) -> train -> evaluate -> model card
+                       architecture (the network) -> batches -> train -> evaluate -> model card
 
-Nothing here is shipped in the wheel; the product of this package is `clipseg_cli/model/weights/shapes/`.
+The package is not part of the wheel. Its product is the checkpoint in `clipseg_cli/model/weights/shapes/`.
 """

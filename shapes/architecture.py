@@ -1,6 +1,6 @@
-"""The network of the bundled model: its configuration, its words, its first weights, and a decoder for many prompts.
+"""The bundled model's network: configuration, tokenizer, initial weights, and a fast decoder for training.
 
-The network is transformers' own `CLIPSegForImageSegmentation`, unchanged; only its numbers are small.
+The network is an unchanged `CLIPSegForImageSegmentation` of transformers with a small configuration.
 """
 
 import json
@@ -16,12 +16,12 @@ from shapes.vocabulary import all_words
 
 SIDE = 224  # pixels: 14 patches of 16
 PATCH = 16
-FILM_BIAS = 1.0  # the multiplier starts at one: with transformers' default of about zero, the prompt hardly passes
-FIRST_LOGIT = -3.0  # the share of pixels that a prompt means is about 5 %
+FILM_BIAS = 1.0  # the initial multiplier: with transformers' default of about zero, the decoder sees almost nothing
+INITIAL_LOGIT = -3.0  # a probability of 5 %: about the mean share of the pixels that a prompt means
 
 
 def byte_symbols() -> list[str]:
-    """CLIP's printable stand-ins for the 256 bytes, in byte order."""
+    """Returns CLIP's printable symbols for the 256 bytes, in CLIP's order: printable bytes first."""
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     spare = iter(range(256, 512))
     table = {byte: chr(byte) if byte in plain else chr(next(spare)) for byte in range(256)}
@@ -30,7 +30,7 @@ def byte_symbols() -> list[str]:
 
 
 def learn_merges(words: list[str]) -> list[tuple[str, str]]:
-    """Byte-pair merges, most frequent pair first (ties: alphabetical), until every word is one symbol."""
+    """Returns byte-pair merges that make each word one symbol: the most frequent pair first, ties alphabetically."""
     spelled = [[*word[:-1], word[-1] + "</w>"] for word in words]
     merges: list[tuple[str, str]] = []
     while True:
@@ -53,7 +53,7 @@ def learn_merges(words: list[str]) -> list[tuple[str, str]]:
 
 
 def write_tokenizer(folder: Path) -> int:
-    """Writes the tokenizer and image processor files of the model; returns the number of tokens."""
+    """Writes the tokenizer and image processor files to `folder`; returns the number of tokens."""
     symbols = byte_symbols()
     merges = learn_merges(all_words())
     tokens = symbols + [symbol + "</w>" for symbol in symbols]
@@ -86,7 +86,7 @@ def write_tokenizer(folder: Path) -> int:
 
 
 def configuration(tokens: int) -> CLIPSegConfig:
-    """The model's configuration for a vocabulary of `tokens`, whose last two are the start and the end."""
+    """Returns the configuration for a vocabulary of `tokens` tokens, the last two of which mark start and end."""
     return CLIPSegConfig(
         text_config={
             "vocab_size": tokens,
@@ -117,38 +117,38 @@ def configuration(tokens: int) -> CLIPSegConfig:
     )
 
 
-def waves(side: int, width: int) -> Tensor:
-    """Sines and cosines of the row and the column of a square of patches: float32 (side * side, width) in [-1, 1]."""
+def position_waves(side: int, width: int) -> Tensor:
+    """Returns sines and cosines of each patch's row and column: float32 (side * side, width) in [-1, 1]."""
     quarter = width // 4
     frequency = torch.exp(torch.linspace(0, 1, quarter) * torch.log(torch.tensor(side / 2.0))) * torch.pi / side
     angle = torch.arange(side).float()[:, None] * frequency
-    one = torch.cat((angle.sin(), angle.cos()), 1)
-    rows = one[:, None].expand(side, side, -1)
-    columns = one[None].expand(side, side, -1)
+    line = torch.cat((angle.sin(), angle.cos()), 1)
+    rows = line[:, None].expand(side, side, -1)
+    columns = line[None].expand(side, side, -1)
     return torch.cat((rows, columns), 2).reshape(side * side, -1)
 
 
-def cosines(width: int) -> Tensor:
-    """A patch embedding to begin with: the lowest frequencies of a patch, all about equally loud.
+def patch_cosines(width: int) -> Tensor:
+    """Returns an initial patch embedding: the lowest cosine frequencies of a patch, with about equal gain.
 
-    float32 (width, 3, PATCH, PATCH): half of the rows see lightness, a quarter each of two colour contrasts.
-    Random rows hear little but the mean colour, and learn shapes late.
+    float32 (width, 3, PATCH, PATCH). Half of the filters respond to lightness, a quarter to each of two colour
+    contrasts. Random filters respond to little but the mean colour, and learn shapes late.
     """
     at = (torch.arange(PATCH) + 0.5) * torch.pi / PATCH
-    waves_1d = torch.cos(torch.arange(PATCH)[:, None] * at) * (2 / PATCH) ** 0.5
-    waves_1d[0] = PATCH**-0.5
+    frequencies = torch.cos(torch.arange(PATCH)[:, None] * at) * (2 / PATCH) ** 0.5
+    frequencies[0] = PATCH**-0.5
     order = sorted(((u, v) for u in range(PATCH) for v in range(PATCH)), key=lambda uv: (uv[0] ** 2 + uv[1] ** 2, uv))
     tints = torch.tensor([[1.0, 1.0, 1.0], [1.0, -1.0, 0.0], [1.0, 1.0, -2.0]])
     rows = []
     for tint, count in zip(tints / tints.norm(dim=1, keepdim=True), (width // 2, width // 4, width // 4), strict=True):
         for u, v in order[:count]:
             gain = min(0.8, (1 + 1.5 * (u * u + v * v) ** 0.5) / PATCH)
-            rows.append(gain * tint[:, None, None] * torch.outer(waves_1d[u], waves_1d[v]))
+            rows.append(gain * tint[:, None, None] * torch.outer(frequencies[u], frequencies[v]))
     return torch.stack(rows)
 
 
-def first_weights(model: CLIPSegForImageSegmentation) -> None:
-    """Starting values from which training moves at once, in place; see FILM_BIAS."""
+def initialise(model: CLIPSegForImageSegmentation) -> None:
+    """Sets initial weights, in place, from which training progresses at once; see FILM_BIAS."""
     decoder = model.decoder
     for name, parameter in decoder.named_parameters():
         if parameter.ndim == 2:
@@ -160,11 +160,11 @@ def first_weights(model: CLIPSegForImageSegmentation) -> None:
         elif name.endswith("bias"):
             nn.init.zeros_(parameter)
     nn.init.constant_(decoder.film_mul.bias, FILM_BIAS)
-    nn.init.constant_(decoder.transposed_convolution[4].bias, FIRST_LOGIT)
+    nn.init.constant_(decoder.transposed_convolution[4].bias, INITIAL_LOGIT)
     embeddings = model.clip.vision_model.embeddings
     with torch.no_grad():
-        embeddings.position_embedding.weight[1:] = 0.9 * waves(SIDE // PATCH, embeddings.embed_dim)
-        embeddings.patch_embedding.weight.copy_(cosines(embeddings.embed_dim))
+        embeddings.position_embedding.weight[1:] = 0.9 * position_waves(SIDE // PATCH, embeddings.embed_dim)
+        embeddings.patch_embedding.weight.copy_(patch_cosines(embeddings.embed_dim))
         for tower in (model.clip.vision_model, model.clip.text_model):
             for layer in tower.encoder.layers:
                 for linear in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
@@ -172,17 +172,17 @@ def first_weights(model: CLIPSegForImageSegmentation) -> None:
 
 
 def build(folder: Path, seed: int) -> CLIPSegForImageSegmentation:
-    """A new model whose tokenizer files are written to `folder`."""
+    """Returns a new model and writes its tokenizer and processor files to `folder`."""
     torch.manual_seed(seed)
     model = CLIPSegForImageSegmentation(configuration(write_tokenizer(folder)))
-    first_weights(model)
+    initialise(model)
     return model
 
 
-def adopt(model: CLIPSegForImageSegmentation, start: CLIPSegForImageSegmentation) -> None:
-    """Takes over the weights of `start`, in place. The vision layers that it lacks begin as identities.
+def copy_weights(model: CLIPSegForImageSegmentation, start: CLIPSegForImageSegmentation) -> None:
+    """Copies the weights of `start`, in place. Vision layers that `start` lacks become identities.
 
-    Each new layer stands after those that lead to the same extracted one, so that the answers stay the same.
+    New layers come last before the extracted layer that follows them, so that the outputs stay the same.
     """
     layers = model.clip.vision_model.encoder.layers
     sources: list[int | None] = []
@@ -203,31 +203,34 @@ def adopt(model: CLIPSegForImageSegmentation, start: CLIPSegForImageSegmentation
 
 
 def encode(model: CLIPSegForImageSegmentation, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Reduced activations per extracted layer, each (N, tokens, reduce_dim), and visual embeddings (N, projection).
+    """Returns activations of images and their visual embeddings, (N, projection).
 
-    The reduction is the decoder's own first step, taken once per picture instead of once per prompt.
+    The activations: those of each extracted layer reduced to (N, tokens, reduce_dim), deepest layer first, then the
+    unreduced ones, (N, tokens, width), of the two deepest. The reduction is the decoder's first step, done once per
+    image instead of once per prompt.
     """
     vision = model.clip.vision_model(pixels, output_hidden_states=True)
-    kept = [vision.hidden_states[index + 1] for index in model.extract_layers][::-1]
-    reduced = [reduce(state) for reduce, state in zip(model.decoder.reduces, kept, strict=True)]
-    return [*reduced, kept[0], kept[1]], model.clip.visual_projection(vision.pooler_output)
+    extracted = [vision.hidden_states[index + 1] for index in model.extract_layers][::-1]
+    reduced = [reduce(state) for reduce, state in zip(model.decoder.reduces, extracted, strict=True)]
+    return [*reduced, extracted[0], extracted[1]], model.clip.visual_projection(vision.pooler_output)
 
 
 def decode(
-    model: CLIPSegForImageSegmentation, reduced: list[Tensor], owner: Tensor, condition: Tensor
+    model: CLIPSegForImageSegmentation, reduced: list[Tensor], image_of: Tensor, condition: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    """Logits of prompts `condition` (P, projection) on the pictures owner[p]: (P, patches, 4, 4, 4, 4), see `unfold`.
-    Also what each layer reads, (P, tokens, reduce_dim).
+    """Returns the logits of each prompt and the input of each decoder layer, (P, tokens, reduce_dim).
 
-    Equal to `model.decoder` up to rounding and the order of the pixels; transposed convolutions whose stride is their
-    kernel are written as matrix products, which the processor does several times faster.
+    condition: (P, projection), a conditional embedding per prompt. image_of: (P,), the index of its image.
+    Logits are float (P, patches, 4, 4, 4, 4), in the order of `patch_order`.
+    They equal those of `model.decoder` up to rounding and order. The transposed convolutions, whose stride equals their
+    kernel, are computed as matrix products, which is several times faster on a CPU.
     """
     decoder = model.decoder
-    output = decoder.film_mul(condition)[:, None] * reduced[0][owner] + decoder.film_add(condition)[:, None]
+    output = decoder.film_mul(condition)[:, None] * reduced[0][image_of] + decoder.film_add(condition)[:, None]
     inputs = [output]
     output = decoder.layers[0](output, attention_mask=None)
     for layer, extra in zip(decoder.layers[1:], reduced[1:], strict=False):
-        inputs.append(output + extra[owner])
+        inputs.append(output + extra[image_of])
         output = layer(inputs[-1], attention_mask=None)
     count, tokens, width = output.shape
     side = round((tokens - 1) ** 0.5)
@@ -240,8 +243,8 @@ def decode(
     return torch.as_tensor(last).view(count, side * side, 4, 4, 4, 4), inputs
 
 
-def unfold(owners: Tensor) -> Tensor:
-    """Pixels (N, S, S) in the order in which `decode` gives logits: (N, patches, 4, 4, 4, 4)."""
-    count, side = owners.shape[0], owners.shape[1] // PATCH
-    split = owners.view(count, side, 4, 4, side, 4, 4)
+def patch_order(pixels: Tensor) -> Tensor:
+    """Returns pixels (N, S, S) in the order of the logits of `decode`: (N, patches, 4, 4, 4, 4)."""
+    count, side = pixels.shape[0], pixels.shape[1] // PATCH
+    split = pixels.view(count, side, 4, 4, side, 4, 4)
     return split.permute(0, 1, 4, 2, 5, 3, 6).reshape(count, side * side, 4, 4, 4, 4)

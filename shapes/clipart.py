@@ -1,6 +1,6 @@
-"""A second hand: scenes in the flat manner of clip art, drawn with Pillow alone. Never used in training.
+"""A second generator: scenes in the flat style of clip art, drawn with Pillow. Never used in training.
 
-It shares with `world` only the words and the types: other outlines, other colours, other grounds, other patterns.
+It shares only the vocabulary and the types with `scenes`. Outlines, colours, backgrounds and patterns are its own.
 """
 
 import math
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from shapes.scenes import DEFAULTS, Scene, SceneObject, SceneOptions
 from shapes.vocabulary import COLOURS, HELD_OUT_PAIRS, PATTERNS, SHAPES
-from shapes.world import Manner, Scene, Thing
 
 COLOUR_CODES = {
     "red": ("#e53935", "#c62828", "#ff1744"),
@@ -26,13 +26,23 @@ COLOUR_CODES = {
     "black": ("#000000", "#212121"),
     "gray": ("#9e9e9e", "#757575"),
 }
-GROUNDS = ("#ffffff", "#f5f5dc", "#e3f2fd", "#fff3e0", "#263238", "#4e342e", "#c8e6c9", "#d1c4e9", "#37474f", "#bdbdbd")
-FREE = Manner()
-TILE = 360  # pixels: a thing is drawn this large and then reduced
+BACKGROUND_CODES = (
+    "#ffffff",
+    "#f5f5dc",
+    "#e3f2fd",
+    "#fff3e0",
+    "#263238",
+    "#4e342e",
+    "#c8e6c9",
+    "#d1c4e9",
+    "#37474f",
+    "#bdbdbd",
+)
+TILE = 360  # pixels: each object is drawn at this size and then reduced
 
 
-def spokes(count: int, inner: float) -> list[tuple[float, float]]:
-    """Corners of a star on the tile."""
+def star_corners(count: int, inner: float) -> list[tuple[float, float]]:
+    """Returns the corners of a star on the tile. inner: the inner radius as a share of the outer one."""
     points = []
     for index in range(2 * count):
         radius = TILE / 2 * (1 if index % 2 == 0 else inner)
@@ -42,7 +52,7 @@ def spokes(count: int, inner: float) -> list[tuple[float, float]]:
 
 
 def stencil(shape: str) -> Image.Image:
-    """The shape as a white stencil on a black tile, mode L, upright."""
+    """Returns the upright shape in white on a black tile, mode L."""
     tile = Image.new("L", (TILE, TILE))
     pen, s = ImageDraw.Draw(tile), TILE
     if shape == "circle":
@@ -64,7 +74,7 @@ def stencil(shape: str) -> Image.Image:
         pen.rectangle((s * 0.34, 0, s * 0.66, s), 255)
         pen.rectangle((0, s * 0.34, s, s * 0.66), 255)
     elif shape == "star":
-        pen.polygon(spokes(5, 0.42), 255)
+        pen.polygon(star_corners(5, 0.42), 255)
     elif shape == "hexagon":
         pen.regular_polygon((s / 2, s / 2, s / 2), 6, fill=255)
     elif shape == "triangle":
@@ -77,8 +87,8 @@ def stencil(shape: str) -> Image.Image:
     return tile
 
 
-def cloth(pattern: str, main: str, second: str) -> Image.Image:
-    """A tile of patterned colour, mode RGB."""
+def patterned(pattern: str, main: str, second: str) -> Image.Image:
+    """Returns a tile of colour `main` with a pattern of colour `second`, mode RGB."""
     tile = Image.new("RGB", (TILE, TILE), main)
     pen, step = ImageDraw.Draw(tile), TILE // 6
     for i in range(0, TILE, step):
@@ -93,31 +103,31 @@ def cloth(pattern: str, main: str, second: str) -> Image.Image:
 
 
 def distance(a: str, b: str) -> float:
-    """Distance of two colour codes in RGB."""
+    """Returns the distance of two colour codes in RGB."""
     pair = [np.array([int(code[i : i + 2], 16) for i in (1, 3, 5)], float) for code in (a, b)]
     return float(np.linalg.norm(pair[0] - pair[1]))
 
 
-def draw_clipart(rng: np.random.Generator, manner: Manner = FREE) -> Scene:
-    """One scene of one to five things that do not touch, on a flat ground, in a size of 4:3 or 1:1."""
+def draw_clipart(rng: np.random.Generator, options: SceneOptions = DEFAULTS) -> Scene:
+    """Returns a scene of up to five objects that do not touch, on a flat background, in 4:3, 1:1 or 3:4."""
     width, height = ((480, 360), (400, 400), (360, 480))[int(rng.integers(3))]
-    ground = GROUNDS[int(rng.integers(len(GROUNDS)))]
-    picture = Image.new("RGB", (width, height), ground)
-    owners: NDArray[np.uint8] = np.zeros((height, width), np.uint8)
-    things: list[Thing] = []
+    background = BACKGROUND_CODES[int(rng.integers(len(BACKGROUND_CODES)))]
+    image = Image.new("RGB", (width, height), background)
+    instances: NDArray[np.uint8] = np.zeros((height, width), np.uint8)
+    objects: list[SceneObject] = []
     for _ in range(int(rng.integers(2, 9))):
         shape, colour = SHAPES[int(rng.integers(12))], COLOURS[int(rng.integers(12))]
-        if things and rng.random() < 0.4:
-            shape, colour = (things[-1].shape, colour) if rng.random() < 0.5 else (shape, things[-1].colour)
-        if manner.only_held_out and not things:
+        if objects and rng.random() < 0.4:
+            shape, colour = (objects[-1].shape, colour) if rng.random() < 0.5 else (shape, objects[-1].colour)
+        if options.only_held_out and not objects:
             shape, colour = sorted(HELD_OUT_PAIRS)[int(rng.integers(len(HELD_OUT_PAIRS)))]
         codes = COLOUR_CODES[colour]
         code = codes[int(rng.integers(len(codes)))]
-        if (not manner.held_out and (shape, colour) in HELD_OUT_PAIRS) or distance(code, ground) < 90:
+        if (not options.held_out and (shape, colour) in HELD_OUT_PAIRS) or distance(code, background) < 90:
             continue
         pattern = PATTERNS[int(rng.integers(1, 4))] if rng.random() < 0.25 else "plain"
         second = "white" if colour not in ("white", "yellow", "pink", "cyan") else "black"
-        side = int(rng.uniform(0.16, 0.55) * min(width, height) * (1 if len(things) < 2 else 0.6))
+        side = int(rng.uniform(0.16, 0.55) * min(width, height) * (1 if len(objects) < 2 else 0.6))
         degrees = 0.0 if shape in ("square", "diamond") or rng.random() < 0.5 else rng.uniform(0, 360)
         mask = stencil(shape).rotate(degrees, Image.Resampling.BILINEAR, expand=True)
         mask = mask.crop(mask.getbbox())
@@ -125,14 +135,14 @@ def draw_clipart(rng: np.random.Generator, manner: Manner = FREE) -> Scene:
         size = (max(8, round(mask.width * scale)), max(8, round(mask.height * scale)))
         mask = mask.resize(size, Image.Resampling.LANCZOS)
         x, y = int(rng.integers(0, width - size[0])), int(rng.integers(0, height - size[1]))
-        if owners[y : y + size[1], x : x + size[0]].any():
+        if instances[y : y + size[1], x : x + size[0]].any():
             continue
-        fill = cloth(pattern, code, second).resize(size, Image.Resampling.BILINEAR)
-        picture.paste(fill, (x, y), mask)
-        owners[y : y + size[1], x : x + size[0]][np.asarray(mask) > 127] = len(things) + 1
+        fill = patterned(pattern, code, second).resize(size, Image.Resampling.BILINEAR)
+        image.paste(fill, (x, y), mask)
+        instances[y : y + size[1], x : x + size[0]][np.asarray(mask) > 127] = len(objects) + 1
         extent, centre = sum(size) / 2 / min(width, height), (x + size[0] / 2, y + size[1] / 2)
         name = second if pattern != "plain" else ""
-        things.append(Thing(shape, colour, pattern, name, extent, centre[0] / width, centre[1] / height))
-        if len(things) == 5:
+        objects.append(SceneObject(shape, colour, pattern, name, extent, centre[0] / width, centre[1] / height))
+        if len(objects) == 5:
             break
-    return Scene(np.asarray(picture), owners, tuple(things))
+    return Scene(np.asarray(image), instances, tuple(objects))

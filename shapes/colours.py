@@ -1,4 +1,4 @@
-"""Which colours a person would call by which name, as ranges to draw from."""
+"""Samples RGB colours that match a colour name."""
 
 import colorsys
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 Colour = NDArray[np.float32]
 
-# Hue in degrees, saturation and value in [0, 1]; a name may own several boxes, drawn from with equal weight.
+# Lowest and highest hue in degrees, saturation and value in [0, 1]. The ranges of a name have equal weight.
 RANGES: dict[str, tuple[tuple[float, float, float, float, float, float], ...]] = {
     "red": ((-9, 8, 0.72, 1.0, 0.6, 1.0), (-6, 6, 0.8, 1.0, 0.45, 0.7)),
     "green": ((92, 150, 0.5, 1.0, 0.4, 0.95), (100, 140, 0.35, 0.8, 0.3, 0.85), (110, 130, 0.8, 1.0, 0.4, 1.0)),
@@ -22,7 +22,7 @@ RANGES: dict[str, tuple[tuple[float, float, float, float, float, float], ...]] =
     "black": ((0, 360, 0.0, 0.3, 0.0, 0.12),),
     "gray": ((0, 360, 0.0, 0.07, 0.38, 0.7),),
 }
-# The plain digital colours of these names, RGB: what a drawing program offers.
+# Standard RGB colours of that name, as drawing programs offer them.
 DIGITAL: dict[str, tuple[tuple[int, int, int], ...]] = {
     "red": ((255, 0, 0), (220, 20, 60), (228, 26, 28), (214, 39, 40)),
     "green": ((0, 128, 0), (0, 255, 0), (34, 139, 34), (77, 175, 74), (44, 160, 44)),
@@ -41,7 +41,7 @@ DIGITAL_SHARE = 0.35
 
 
 def sample(name: str, rng: np.random.Generator) -> Colour:
-    """One colour that `name` describes: float32 (3,), RGB in [0, 255]."""
+    """Returns a random colour of that name: float32 (3,), RGB in [0, 255]."""
     if rng.random() < DIGITAL_SHARE:
         choices = DIGITAL[name]
         rgb = np.array(choices[int(rng.integers(len(choices)))], np.float32)
@@ -53,9 +53,9 @@ def sample(name: str, rng: np.random.Generator) -> Colour:
 
 
 def second(name: str, main: Colour, rng: np.random.Generator) -> tuple[Colour, str]:
-    """The colour of the stripes, dots or checks on a `main`-coloured thing, and the name it has by itself.
+    """Returns a second colour that contrasts with `main`, for the pattern of an object, and its name.
 
-    The name is "" where the second tone is a shade of the main one. Far enough from `main` to be seen.
+    The name is "" if the second colour is a shade of `main`.
     """
     bright = float(main @ np.array((0.299, 0.587, 0.114), np.float32))
     draw = rng.random()

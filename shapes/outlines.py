@@ -1,7 +1,7 @@
-"""The twelve shapes as parametrised contours in a unit frame.
+"""The contours of the twelve shapes, in a unit frame.
 
-A contour is float64 (n, 2), x to the right and y down, centred near the origin with an extent of about 1.
-A shape is a list of contours filled by the even-odd rule, so that a ring has a hole.
+A contour is float64 (n, 2): x to the right, y down, centred near the origin, with an extent of about 1.
+A shape is a list of contours that is filled by the even-odd rule; a ring has two of them.
 """
 
 from collections.abc import Callable
@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 
 Contour = NDArray[np.float64]
 
-CURVE_POINTS = 72  # vertices of a smooth curve: under 0.1 % of the extent away from the true one
-UPRIGHT = 20.0  # degrees: how far a square or a diamond may lean and still be told from the other
+CURVE_POINTS = 72  # vertices of a curve: the polygon is within 0.1 % of the extent of the true curve
+UPRIGHT = 20.0  # degrees: a square or a diamond that is rotated further might be taken for the other
 
 
 def _arc(radius: float, start: float, stop: float, points: int = CURVE_POINTS) -> Contour:
-    """Points of a circle about the origin from angle `start` to `stop`, in radians, both included."""
+    """Returns points of a circle about the origin, from angle `start` to `stop` in radians, both included."""
     t = np.linspace(start, stop, points)
     return np.stack((radius * np.cos(t), radius * np.sin(t)), 1)
 
 
 def _regular(points: int, radius: float = 0.5, phase: float = -np.pi / 2) -> Contour:
-    """The corners of a regular polygon; the first one points up."""
+    """Returns the corners of a regular polygon. With the default phase the first one points up."""
     t = phase + 2 * np.pi * np.arange(points) / points
     return np.stack((radius * np.cos(t), radius * np.sin(t)), 1)
 
@@ -33,7 +33,7 @@ def circle(rng: np.random.Generator) -> list[Contour]:
 
 
 def square(rng: np.random.Generator) -> list[Contour]:
-    """Four equal sides, upright; `posed` leans it."""
+    """Four equal sides, upright; `posed` rotates it."""
     return [np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])]
 
 
@@ -44,7 +44,7 @@ def triangle(rng: np.random.Generator) -> list[Contour]:
 
 
 def star(rng: np.random.Generator) -> list[Contour]:
-    """Five points mostly, else four, six or seven; the inner radius keeps the points sharp."""
+    """Mostly five points, else four, six or seven. The inner radius keeps the points sharp."""
     points = int(rng.choice((5, 4, 6, 7), p=(0.7, 0.08, 0.12, 0.1)))
     low, high = {4: (0.28, 0.45), 5: (0.36, 0.56), 6: (0.42, 0.62), 7: (0.45, 0.66)}[points]
     corners = _regular(2 * points)
@@ -74,7 +74,7 @@ def hexagon(rng: np.random.Generator) -> list[Contour]:
 
 
 def heart(rng: np.random.Generator) -> list[Contour]:
-    """One of two constructions: a trigonometric curve, or two discs over a wedge."""
+    """A trigonometric curve, or two discs above a wedge."""
     if rng.random() < 0.6:
         t = np.linspace(0, 2 * np.pi, CURVE_POINTS, endpoint=False)
         x = 16 * np.sin(t) ** 3
@@ -92,12 +92,12 @@ def heart(rng: np.random.Generator) -> list[Contour]:
 
 
 def crescent(rng: np.random.Generator) -> list[Contour]:
-    """A disc with a second disc bitten out of its right side; 0.16 to 0.42 of the diameter is left."""
+    """A disc minus a second disc on its right side. 0.16 to 0.42 of the diameter remains."""
     thickness = rng.uniform(0.16, 0.42)
     bite = rng.uniform(0.4, 0.54)
     offset = thickness - 0.5 + bite
     x = (offset**2 + 0.25 - bite**2) / (2 * offset)
-    if abs(x) > 0.47:  # the horns would close: fall back to two equal discs, which never do
+    if abs(x) > 0.47:  # the horns would touch: use two equal discs, whose horns never do
         bite, offset = 0.5, thickness
         x = offset / 2
     y = np.sqrt(0.25 - x**2)
@@ -109,13 +109,13 @@ def crescent(rng: np.random.Generator) -> list[Contour]:
 
 
 def diamond(rng: np.random.Generator) -> list[Contour]:
-    """A rhombus that stands on a corner, as wide as high or slimmer."""
+    """A rhombus on one corner, 0.58 to 1 times as wide as high."""
     half = 0.5 * rng.uniform(0.58, 1.0)
     return [np.array([[0.0, -0.5], [half, 0.0], [0.0, 0.5], [-half, 0.0]])]
 
 
 def arrow(rng: np.random.Generator) -> list[Contour]:
-    """A shaft and a wider head, pointing right before it is turned."""
+    """A shaft and a wider head, pointing to the right."""
     head, width, shaft = rng.uniform(0.35, 0.55), rng.uniform(0.55, 0.95) / 2, 0.0
     shaft = width * rng.uniform(0.3, 0.5)
     neck = 0.5 - head
@@ -147,22 +147,22 @@ OUTLINES: dict[str, Callable[[np.random.Generator], list[Contour]]] = {
 }
 
 
-def turn(contours: list[Contour], degrees: float) -> list[Contour]:
-    """The contours rotated about the origin."""
+def rotated(contours: list[Contour], degrees: float) -> list[Contour]:
+    """Returns the contours rotated about the origin."""
     angle = np.deg2rad(degrees)
     matrix = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     return [contour @ matrix for contour in contours]
 
 
 def fitted(contours: list[Contour]) -> list[Contour]:
-    """The contours centred on their bounding box and scaled so that its longer side is 1."""
+    """Returns the contours with their bounding box centred on the origin and its longer side scaled to 1."""
     points = np.concatenate(contours)
     low, high = points.min(0), points.max(0)
     return [(contour - (low + high) / 2) / (high - low).max() for contour in contours]
 
 
 def rounded(contours: list[Contour], amount: float, rounds: int = 2) -> list[Contour]:
-    """Corner cutting (Chaikin): each edge keeps its middle part; `amount` in (0, 0.25] of an edge goes at both ends."""
+    """Returns the contours with cut corners (Chaikin). amount: share cut from both ends of each edge, in (0, 0.25]."""
     for _ in range(rounds):
         cut = []
         for contour in contours:
@@ -174,7 +174,7 @@ def rounded(contours: list[Contour], amount: float, rounds: int = 2) -> list[Con
 
 
 def wobbled(contours: list[Contour], rng: np.random.Generator, amplitude: float) -> list[Contour]:
-    """The contours as an unsteady hand draws them: smooth displacement of about `amplitude` extents."""
+    """Returns the contours as if drawn by hand: displaced smoothly by about `amplitude` extents."""
     drawn = []
     for contour in contours:
         closed = np.concatenate((contour, contour[:1]))
@@ -191,9 +191,9 @@ def wobbled(contours: list[Contour], rng: np.random.Generator, amplitude: float)
 
 
 def posed(shape: str, rng: np.random.Generator, clean: float = 0.6) -> list[Contour]:
-    """One example of `shape`: parametrised, turned, and (with probability 1 - clean) rounded or drawn by hand.
+    """Returns a random instance of `shape`, rotated, and sometimes with cut corners or hand-drawn edges.
 
-    float64 contours whose bounding box is centred on the origin with a longer side of 1.
+    clean: the probability of exact edges. The bounding box is centred on the origin; its longer side is 1.
     """
     contours = OUTLINES[shape](rng)
     if rng.random() > clean:
@@ -207,4 +207,4 @@ def posed(shape: str, rng: np.random.Generator, clean: float = 0.6) -> list[Cont
         degrees = rng.uniform(-15, 15) + (45.0 if shape == "cross" and rng.random() < 0.5 else 0.0)
     else:
         degrees = rng.uniform(0, 360)
-    return fitted(turn(contours, degrees))
+    return fitted(rotated(contours, degrees))

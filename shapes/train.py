@@ -1,10 +1,11 @@
 """Trains the bundled model: `python -m shapes.train --out runs/shapes`.
 
-Two stages: small pictures at the full pixel scale (112 px, four times cheaper), then full ones (224 px).
-The learning rate rises, holds, and falls to zero. Two processes share each step, one thread each, which on two cores
-is faster than one process with two; on a GPU one process trains and `--readers` processes draw. Seeded; a checkpoint
-every few minutes; `--resume` goes on from the last one, and `--start` begins a new run with the weights of an exported
-model, which may have fewer vision layers, and with the heads of the run that it lies in.
+Training has two stages: images of 112 pixels, in which objects keep their pixel size and a step is four times cheaper,
+then images of 224 pixels. The learning rate rises, stays constant and falls to zero. Each step is shared by two
+processes of one thread, which on two cores is faster than one process with two threads. On a GPU use one process and
+several `--workers` that draw the batches. Runs are seeded and write a checkpoint every few minutes. `--resume`
+continues from the last one. `--start` begins a new run with the weights of an exported model, which may have fewer
+vision layers, and with the heads of the checkpoint in its run folder, if there is one.
 """
 
 import argparse
@@ -14,7 +15,6 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from multiprocessing import get_all_start_methods
 from pathlib import Path
 from typing import Any
@@ -27,30 +27,35 @@ from torch.multiprocessing.spawn import spawn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
 
-from shapes import architecture, losses
-from shapes.exam import draw_exam, marks
-from shapes.lessons import Lesson, Plan, lessons
+from shapes import architecture
+from shapes.batches import Batch, BatchOptions, training_batches
+from shapes.evaluation_set import EvaluationSet, build_evaluation_set, predict, score
+from shapes.optimisers import HEADS_RATE, create_optimisers
+from shapes.training_model import LOSS_WEIGHTS, TrainingModel
 
-WEIGHTS = {"entropy": 4.0, "dice": 1.4, "presence": 0.7, "contrast": 0.2, "patch": 0.1, "loudness": 0.02}
-HEADS_RATE = 1.5e-3
-USUAL = 0.1  # root mean square of a new matrix of the decoder
-APART = 300  # steps in which new heads learn what a trained tower tells, before the tower learns from them
+SMALL, FULL = 112, 224  # pixels: the sides of the two stages
+DETACHED_STEPS = 300  # of new heads on a trained vision tower, before their gradients reach it
+LOG_STEPS = 50  # steps between two lines of the log
+CHECKPOINT_SECONDS = 180
+EVALUATION_SECONDS = 420
+EVALUATION_SEED = 1_000_003
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Numbers of a run.
+    """Settings of a run.
 
-    minutes: its length, at which the rate is zero; 0 counts `steps` instead. pictures: of a step, per process.
-    readers: processes that draw lessons for each of them; 0: it draws its own, between steps.
-    small: the share of the run on small pictures. fall: the share of it, at the end, over which the rate falls.
+    minutes: its duration; 0 for `steps` steps. images: of a batch, per process.
+    workers: processes that draw batches for each training process; 0: it draws them itself, between steps.
+    small: the share of the run in the small stage. fall: the share, at the end, in which the learning rate falls.
+    warm: steps in which it rises. average: decay of the moving average of the weights, which is the result.
     """
 
     minutes: float = 0.0
     steps: int = 4000
     processes: int = 2
-    pictures: int = 12
-    readers: int = 0
+    images: int = 12
+    workers: int = 0
     rate: float = 1.5e-3
     muon_rate: float = 2.5e-3
     small: float = 0.6
@@ -60,120 +65,35 @@ class Recipe:
     seed: int = 0
 
 
-class Lessons(IterableDataset[Lesson]):
-    """`lessons` for a DataLoader, each of whose processes draws others."""
+class BatchStream(IterableDataset[Batch]):
+    """Training batches for a DataLoader. Each worker process draws its own."""
 
-    def __init__(self, plan: Plan, first: int) -> None:
-        self.plan, self.first = plan, first
+    def __init__(self, options: BatchOptions, first_step: int) -> None:
+        self.options, self.first_step = options, first_step
 
-    def __iter__(self) -> Iterator[Lesson]:
+    def __iter__(self) -> Iterator[Batch]:
         cv2.setNumThreads(1)
-        reader = get_worker_info()
-        return lessons(replace(self.plan, seed=self.plan.seed + (reader.id if reader else 0)), self.first)
+        worker = get_worker_info()
+        seed = self.options.seed + (worker.id if worker else 0)
+        return training_batches(replace(self.options, seed=seed), self.first_step)
 
 
-def reading(source: Lessons, readers: int) -> DataLoader[Lesson]:
-    """Lessons drawn ahead by as many processes; by none, when they are asked for.
+def data_loader(stream: BatchStream, workers: int) -> DataLoader[Batch]:
+    """Returns a loader whose worker processes draw batches ahead; with 0 workers they are drawn on demand.
 
-    A spawned reader that ends takes its interpreter down with a lesson half sent, and may abort; the children of a
-    fork server simply exit.
+    Workers are forked by a server where that exists: a spawned worker that ends with a half-sent batch may abort.
     """
-    ways = get_all_start_methods()
-    way = "forkserver" if "forkserver" in ways else "spawn"
-    return DataLoader(source, batch_size=None, num_workers=readers, multiprocessing_context=way if readers else None)
+    method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
+    context = method if workers else None
+    return DataLoader(stream, batch_size=None, num_workers=workers, multiprocessing_context=context)
 
 
-def pixels(images: Tensor) -> Tensor:
-    """uint8 (N, S, S, 3) to normalised float32 (N, 3, S, S)."""
-    return (images.permute(0, 3, 1, 2).float() / 255 - losses.MEAN.to(images.device)) / losses.STD.to(images.device)
-
-
-class Pupil(nn.Module):
-    """The model and its training-only heads; `forward` is one lesson's loss terms."""
-
-    def __init__(self, model: CLIPSegForImageSegmentation, tokenizer: CLIPTokenizer) -> None:
-        super().__init__()
-        self.model, self.tokenizer = model, tokenizer
-        self.apart = False  # whether the heads read without teaching
-        width = model.config.vision_config.hidden_size
-        self.heads = nn.ModuleList(losses.PatchHeads(width) for _ in range(2))
-
-    def say(self, texts: list[str], device: torch.device) -> Tensor:
-        """Text embeddings (T, projection); each distinct text is embedded once."""
-        distinct = {text: index for index, text in enumerate(dict.fromkeys(texts))}
-        ids = self.tokenizer(list(distinct), padding=True, return_tensors="pt").input_ids.to(device)
-        embedded = self.model.clip.get_text_features(ids).pooler_output
-        return torch.as_tensor(embedded)[[distinct[text] for text in texts]]
-
-    def forward(self, lesson: Lesson) -> dict[str, Tensor]:
-        """The loss terms of a lesson by name, unweighted."""
-        device = self.model.device
-        lesson = lesson.to(device)
-        count, shown, picture = len(lesson.images), lesson.shown, lesson.picture
-        examples = lesson.exemplars.permute(0, 3, 1, 2)
-        with torch.autocast(device.type, torch.bfloat16):
-            states, visual = architecture.encode(self.model, torch.cat((pixels(lesson.images), examples)))
-            text = self.say(lesson.texts + lesson.kind_texts, device)
-            prompts, names = text[: len(lesson.texts)], text[len(lesson.texts) :]
-            weight = lesson.weight[:, None]
-            blend = weight * prompts + (1 - weight) * visual[count:][shown.clamp(min=0)]
-            condition = torch.where((shown >= 0)[:, None], blend, prompts)
-            depth = len(self.model.extract_layers)
-            with torch.autocast(device.type, enabled=False):  # a decoder's backward pass in bfloat16 may be mere noise
-                reduced = [state.float() for state in states[:depth]]
-                logits, inputs = architecture.decode(self.model, reduced, picture, condition.float())
-            folded = architecture.unfold(lesson.owners)
-            belongs = losses.patch_owner(folded)
-            read = [state[:count].detach() if self.apart else state[:count] for state in states[depth:]]
-            told = [head(state) for head, state in zip(self.heads, read, strict=True)]
-            patch = torch.stack(
-                [losses.patch_loss(guess, belongs, lesson.labels, lesson.measures) for guess in told]
-            ).sum()
-        target = torch.gather(lesson.meant, 1, folded[picture].flatten(1).long())
-        entropy, dice, presence = losses.mask_loss(logits.flatten(1), target)
-        contrast = losses.contrast(visual[count:], names, lesson.kinds, self.model.clip.logit_scale)
-        return {
-            "entropy": entropy,
-            "dice": dice,
-            "presence": presence,
-            "contrast": contrast,
-            "patch": patch,
-            "loudness": losses.loudness(inputs),
-        }
-
-
-def optimisers(pupil: Pupil, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the transformers, AdamW for all else of the model and for the heads.
-
-    The parts of the decoder that bring activations and prompts to size one may be small, and then learn as slowly.
-    """
-    matrices: list[dict[str, Any]] = [{"params": [], "share": 1.0}]  # then a group for each part that may be small
-    rest: list[dict[str, Any]] = [{"params": [], "share": 1.0}]
-    for name, parameter in pupil.model.named_parameters():
-        inside = ".layers." in name or "reduces" in name or "_projection" in name
-        groups = matrices if inside and parameter.ndim == 2 else rest
-        if "reduces" in name or "film" in name:
-            size = float(parameter.detach().square().mean().sqrt())
-            groups.append({"params": [parameter], "share": min(1.0, size / USUAL)})
-        else:
-            groups[0]["params"].append(parameter)
-    muon = torch.optim.Muon(
-        matrices, lr=recipe.muon_rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw", ns_steps=4
-    )
-    adam = partial(torch.optim.AdamW, weight_decay=0.01, betas=(0.9, 0.98), eps=1e-7)
-    return [
-        muon,
-        adam(rest, lr=recipe.rate),
-        adam([{"params": list(pupil.heads.parameters()), "share": 1.0}], lr=HEADS_RATE),
-    ]
-
-
-def rate_at(step: int, progress: float, recipe: Recipe) -> float:
-    """The learning rate's factor: up over the first steps, level, down to zero at the end."""
+def rate_factor(step: int, progress: float, recipe: Recipe) -> float:
+    """Returns the factor of the learning rate: rising over the first steps, then 1, falling to zero at the end."""
     return max(0.0, min(1.0, (step + 1) / recipe.warm, (1 - progress) / recipe.fall))
 
 
-def agree(parameters: list[nn.Parameter], progress: float) -> float:
+def average_gradients(parameters: list[nn.Parameter], progress: float) -> float:
     """Averages the gradients over all processes, in place; returns the first process's `progress`."""
     if dist.get_world_size() == 1:
         return progress
@@ -189,128 +109,177 @@ def agree(parameters: list[nn.Parameter], progress: float) -> float:
     return float(shared)
 
 
-def save(out: Path, pupil: Pupil, mean: nn.Module, tools: list[torch.optim.Optimizer], done: tuple[int, float]) -> None:
-    """Writes the checkpoint of (step, progress), whole or not at all."""
-    state = {"pupil": pupil.state_dict(), "mean": mean.state_dict(), "done": done}
-    state["tools"] = [tool.state_dict() for tool in tools]
-    torch.save(state, out / "checkpoint.tmp")
-    os.replace(out / "checkpoint.tmp", out / "checkpoint.pt")
+class Trainer:
+    """The state of a run in one process: model, optimisers, step, and progress in [0, 1]."""
+
+    def __init__(self, rank: int, out: Path, recipe: Recipe, start: Path | None, device: str) -> None:
+        self.rank, self.out, self.recipe, self.device = rank, out, recipe, device
+        self.folder = out / "model" if rank == 0 else out / f"model-{rank}"
+        model = architecture.build(self.folder, recipe.seed)
+        if start is not None:
+            source = CLIPSegForImageSegmentation.from_pretrained(start, dtype=torch.float32)
+            architecture.copy_weights(model, source)
+        model.set_attn_implementation("eager")  # on a CPU its backward pass is twice as fast as the fused one
+        self.tokenizer = CLIPTokenizer.from_pretrained(self.folder)
+        self.training = TrainingModel(model, self.tokenizer).to(device).train()
+        self.new_heads = start is not None and not (start.parent / "checkpoint.pt").exists()
+        if start is not None and not self.new_heads:
+            self.training.heads.load_state_dict(self.heads_of(start.parent))
+        self.average = copy.deepcopy(model).eval()
+        self.optimisers = create_optimisers(self.training, recipe.muon_rate, recipe.rate)
+        self.parameters = list(self.training.parameters())
+        self.step, self.progress, self.side = 0, 0.0, 0
+        self.batches: Iterator[Batch] = iter(())
+        self.began = time.monotonic()
+
+    def heads_of(self, run: Path) -> dict[str, Tensor]:
+        """Returns the weights of the heads in another run's checkpoint."""
+        state = torch.load(run / "checkpoint.pt", map_location=self.device, weights_only=True)["training"]
+        return {name.removeprefix("heads."): value for name, value in state.items() if name.startswith("heads.")}
+
+    def save(self) -> None:
+        """Writes the checkpoint, atomically, and exports the averaged model in half precision."""
+        state = {"training": self.training.state_dict(), "average": self.average.state_dict()}
+        state["optimisers"] = [optimiser.state_dict() for optimiser in self.optimisers]
+        torch.save(state | {"done": (self.step, self.progress)}, self.out / "checkpoint.tmp")
+        os.replace(self.out / "checkpoint.tmp", self.out / "checkpoint.pt")
+        copy.deepcopy(self.average).half().save_pretrained(self.folder)
+
+    def load(self) -> None:
+        """Continues from the run's checkpoint."""
+        state: dict[str, Any] = torch.load(self.out / "checkpoint.pt", map_location=self.device, weights_only=True)
+        self.training.load_state_dict(state["training"])
+        self.average.load_state_dict(state["average"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        self.step, self.progress = state["done"]
+
+    def start_clock(self) -> None:
+        """Starts the time of the run; after `load`, the time that is left of it."""
+        self.began = time.monotonic() - self.progress * self.recipe.minutes * 60
+
+    def next_batch(self) -> Batch:
+        """Returns a batch of the present stage."""
+        recipe, side = self.recipe, SMALL if self.progress < self.recipe.small else FULL
+        if side != self.side:
+            self.side, seed = side, recipe.seed + 1000 * self.rank
+            options = BatchOptions(side, images=recipe.images, exemplars=recipe.images * 3 // 8, seed=seed)
+            self.batches = iter(data_loader(BatchStream(options, self.step), recipe.workers))
+        return next(self.batches)
+
+    def advance(self) -> tuple[dict[str, Tensor], float]:
+        """Makes one step; returns its loss terms and the factor of the learning rate."""
+        recipe = self.recipe
+        batch = self.next_batch()
+        self.training.detach_heads = self.new_heads and self.step < DETACHED_STEPS
+        terms = self.training(batch)
+        loss = sum(LOSS_WEIGHTS[name] * term for name, term in terms.items())
+        torch.autograd.backward(torch.as_tensor(loss))
+        if recipe.minutes:
+            progress = (time.monotonic() - self.began) / (recipe.minutes * 60)
+        else:
+            progress = (self.step + 1) / recipe.steps
+        self.progress = average_gradients(self.parameters, progress)
+        finite = bool(nn.utils.clip_grad_norm_(self.parameters, 1.0).isfinite())
+        factor = rate_factor(self.step, self.progress, recipe)
+        for optimiser, rate in zip(self.optimisers, (recipe.muon_rate, recipe.rate, HEADS_RATE), strict=True):
+            for group in optimiser.param_groups:
+                group["lr"] = rate * factor * group["share"]
+            if finite:  # otherwise the step is skipped
+                optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        self.step += 1
+        if self.rank == 0:
+            self.update_average()
+        return terms, factor
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Moves the averaged weights towards the present ones; faster at first."""
+        decay = min(self.recipe.average, self.step / (self.step + 20))
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.training.model.parameters()), 1 - decay)
 
 
-def export(mean: CLIPSegForImageSegmentation, folder: Path) -> None:
-    """Writes config.json and the half-precision weights beside the tokenizer files in `folder`."""
-    copy.deepcopy(mean).half().save_pretrained(folder)
+class Log:
+    """Writes out/log.jsonl: the mean loss terms since the last line and, at times, scores on an evaluation set."""
+
+    def __init__(self, path: Path, evaluation_set: EvaluationSet | None) -> None:
+        self.path, self.evaluation_set = path, evaluation_set
+        self.written = self.evaluated = time.monotonic()
+        self.totals: dict[str, Tensor | int] = {}
+        self.count = 0
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        """Adds the loss terms of a step."""
+        self.count += 1
+        for name, term in terms.items():
+            self.totals[name] = self.totals.get(name, 0) + term.detach()
+
+    def write(self, trainer: Trainer, factor: float) -> None:
+        """Writes a line."""
+        now, last = time.monotonic(), trainer.progress >= 1
+        line: dict[str, Any] = {"step": trainer.step, "progress": round(trainer.progress, 4), "side": trainer.side}
+        line |= {"rate": round(factor, 3), "seconds_per_step": round((now - self.written) / self.count, 3)}
+        line |= {name: round(float(total) / self.count, 4) for name, total in self.totals.items()}
+        self.totals, self.count, self.written = {}, 0, now
+        if self.evaluation_set is not None and (now - self.evaluated > EVALUATION_SECONDS or last):
+            soft_maps = predict(trainer.average, trainer.tokenizer, self.evaluation_set)
+            line["scores"] = score(soft_maps, self.evaluation_set)
+            self.evaluated = self.written = time.monotonic()
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
 
 
-def run(rank: int, out: Path, recipe: Recipe, resume: bool, start: Path | None, device: str, exam: int) -> None:
-    """One process's part of a run; the first one leaves out/model, out/checkpoint.pt and out/log.jsonl."""
+def train(rank: int, out: Path, recipe: Recipe, resume: bool, start: Path | None, device: str, scenes: int) -> None:
+    """Runs one process of a training. The first one writes out/model, out/checkpoint.pt and out/log.jsonl.
+
+    scenes: of the evaluation during the run; 0 for none.
+    """
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    meeting = f"file://{(out / 'meeting').absolute()}"
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=recipe.processes)
-    folder = out / "model" if rank == 0 else out / f"model-{rank}"
-    model = architecture.build(folder, recipe.seed)
-    if start is not None:
-        architecture.adopt(model, CLIPSegForImageSegmentation.from_pretrained(start, dtype=torch.float32))
-    model.set_attn_implementation("eager")  # its backward pass is twice as fast as the fused one on a processor
-    tokenizer = CLIPTokenizer.from_pretrained(folder)
-    pupil = Pupil(model, tokenizer).to(device).train()
-    strange = start is not None and not (start.parent / "checkpoint.pt").exists()
-    if start is not None and not strange:
-        state = torch.load(start.parent / "checkpoint.pt", map_location=device, weights_only=True)["pupil"]
-        pupil.heads.load_state_dict({k.removeprefix("heads."): v for k, v in state.items() if k.startswith("heads.")})
-    mean = copy.deepcopy(model).eval()
-    tools = optimisers(pupil, recipe)
-    asked = draw_exam(exam, seed=1_000_003) if rank == 0 and exam else None
-    step, progress = 0, 0.0
+    rendezvous = f"file://{(out / 'rendezvous').absolute()}"
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=recipe.processes)
+    trainer = Trainer(rank, out, recipe, start, device)
+    evaluation_set = build_evaluation_set(scenes, EVALUATION_SEED) if rank == 0 and scenes else None
     if resume:
-        state: dict[str, Any] = torch.load(out / "checkpoint.pt", map_location=device, weights_only=True)
-        pupil.load_state_dict(state["pupil"])
-        mean.load_state_dict(state["mean"])
-        for tool, kept in zip(tools, state["tools"], strict=True):
-            tool.load_state_dict(kept)
-        step, progress = state["done"]
+        trainer.load()
     dist.barrier()
-    parameters = list(pupil.parameters())
-    bases = [recipe.muon_rate, recipe.rate, HEADS_RATE]
-    source: Iterator[Lesson] | None = None
-    side = count = 0
-    totals: dict[str, Tensor | int] = {}  # of the `count` steps since the last line of the log
-    saved = tested = told = time.monotonic()
-    began = saved - progress * recipe.minutes * 60
-    while progress < 1:
-        wanted = 112 if progress < recipe.small else 224
-        if wanted != side or source is None:
-            side = wanted
-            plan = Plan(
-                side=side, pictures=recipe.pictures, exemplars=recipe.pictures * 3 // 8, seed=recipe.seed + 1000 * rank
-            )
-            source = iter(reading(Lessons(plan, step), recipe.readers))
-        pupil.apart = strange and step < APART
-        terms = pupil(next(source))
-        loss = sum(WEIGHTS[name] * term for name, term in terms.items())
-        torch.autograd.backward(torch.as_tensor(loss))
-        passed = (time.monotonic() - began) / (recipe.minutes * 60) if recipe.minutes else (step + 1) / recipe.steps
-        progress = agree(parameters, passed)
-        sound = bool(nn.utils.clip_grad_norm_(parameters, 1.0).isfinite())  # else the step is left out
-        factor = rate_at(step, progress, recipe)
-        for tool, base in zip(tools, bases, strict=True):
-            for group in tool.param_groups:
-                group["lr"] = base * factor * group["share"]
-            if sound:
-                tool.step()
-            tool.zero_grad(set_to_none=True)
-        step += 1
+    trainer.start_clock()
+    log, saved = Log(out / "log.jsonl", evaluation_set), time.monotonic()
+    while trainer.progress < 1:
+        terms, factor = trainer.advance()
         if rank:
             continue
-        with torch.no_grad():
-            keep = min(recipe.average, step / (step + 20))
-            torch._foreach_lerp_(list(mean.parameters()), list(model.parameters()), 1 - keep)
-        count += 1
-        for name, term in terms.items():
-            totals[name] = totals.get(name, 0) + term.detach()
-        now = time.monotonic()
-        if step % 50 == 0 or progress >= 1:
-            report: dict[str, Any] = {
-                "step": step,
-                "progress": round(progress, 4),
-                "side": side,
-                "rate": round(factor, 3),
-            }
-            report |= {"seconds_a_step": round((now - told) / count, 3)}
-            report |= {name: round(float(total) / count, 4) for name, total in totals.items()}
-            totals, told, count = {}, now, 0
-            if asked is not None and (now - tested > 420 or progress >= 1):
-                report["marks"] = marks(mean, tokenizer, asked)
-                tested = told = time.monotonic()
-            with (out / "log.jsonl").open("a") as log:
-                log.write(json.dumps(report) + "\n")
-        if now - saved > 180 or progress >= 1:
-            save(out, pupil, mean, tools, (step, progress))
-            export(mean, folder)
+        log.add(terms)
+        now, last = time.monotonic(), trainer.progress >= 1
+        if trainer.step % LOG_STEPS == 0 or last:
+            log.write(trainer, factor)
+        if now - saved > CHECKPOINT_SECONDS or last:
+            trainer.save()
             saved = now
     dist.destroy_process_group()
 
 
 def main() -> None:
-    """The command line."""
+    """Runs the command line."""
     default = Recipe()
     parser = argparse.ArgumentParser(prog="python -m shapes.train", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
+    parser.add_argument("--resume", action="store_true", help="continue from the run's last checkpoint")
     parser.add_argument(
-        "--start", type=Path, help="folder of a model (runs/NAME/model) to begin with; none: new weights"
+        "--start", type=Path, help="folder of a model (runs/NAME/model) to start from (default: random weights)"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--exam", type=int, default=60, help="scenes of the check during the run; 0: none")
+    parser.add_argument("--scenes", type=int, default=60, help="scenes of the evaluation during the run; 0: none")
     for name, value in vars(default).items():
         parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
     given = vars(parser.parse_args())
     recipe = Recipe(**{name: given[name] for name in vars(default)})
     out: Path = given["out"]
     out.mkdir(parents=True, exist_ok=True)
-    (out / "meeting").unlink(missing_ok=True)
-    spawn(run, (out, recipe, given["resume"], given["start"], given["device"], given["exam"]), nprocs=recipe.processes)
+    (out / "rendezvous").unlink(missing_ok=True)
+    arguments = (out, recipe, given["resume"], given["start"], given["device"], given["scenes"])
+    spawn(train, arguments, nprocs=recipe.processes)
 
 
 if __name__ == "__main__":

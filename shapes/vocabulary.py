@@ -1,4 +1,4 @@
-"""The words of the drawn world, and the pairs of them that training never shows."""
+"""The words of the synthetic scenes, and the pairs of shape and colour that training never shows."""
 
 SHAPES = (
     "circle",
@@ -32,12 +32,12 @@ PATTERNS = ("plain", "striped", "dotted", "checkered")
 SIZES = ("large", "small")
 PLACES = ("left", "right", "top", "bottom")
 
-# Neither drawn nor phrased in training: the test of whether shape and colour are composed or memorised.
+# Neither drawn nor named in training: they test whether the model composes shape and colour or memorises pairs.
 HELD_OUT_PAIRS = frozenset(
     {("star", "purple"), ("heart", "green"), ("ring", "orange"), ("triangle", "cyan"), ("cross", "pink")}
 )
 
-# Every way in which a word of the world may be said; the first is the plain name.
+# The synonyms of each word; the first is the usual one.
 SHAPE_WORDS = {
     "circle": ("circle", "disc", "disk"),
     "square": ("square",),
@@ -66,11 +66,11 @@ PATTERN_WORDS = {
 }
 SIZE_WORDS = {"large": ("large", "big"), "small": ("small", "tiny")}
 GENERAL_WORDS = ("shape", "object", "thing")
-FRAMES = ("{}", "a photo of {}", "a picture of {}", "an image of {}", "a drawing of {}")
+TEMPLATES = ("{}", "a photo of {}", "a picture of {}", "an image of {}", "a drawing of {}")
 FUNCTION_WORDS = tuple("a an the on at in of all every everything photo picture image drawing side is that and".split())  # noqa: SIM905
 
-# Things that the world does not contain. A phrase that names one denotes nothing.
-STRANGERS = tuple(
+# Nouns of objects that no scene contains. The ground truth of a prompt with one of them is an empty mask.
+UNKNOWN_NOUNS = tuple(
     """person man woman child baby face hand dog puppy horse sheep cow elephant bear zebra giraffe bird duck fish
     car truck bus train plane boat bicycle motorcycle wheel road street building house window door roof wall floor
     chair table sofa bed lamp clock vase book phone laptop keyboard screen bottle cup glass plate fork knife spoon
@@ -78,20 +78,20 @@ STRANGERS = tuple(
     mountain rock sand fire shoe shirt hat coat bag umbrella ball kite bench sign light pole fence bridge guitar
     robot dragon ghost castle rocket spoon brush pencil paper box basket rope chain button coin key""".split()  # noqa: SIM905
 )
-# Strangers that only the evaluation names.
-UNHEARD_STRANGERS = tuple(
+# Unknown nouns that only the evaluation uses.
+UNSEEN_NOUNS = tuple(
     """cat flower traffic tiger monkey airplane sandwich orange-juice refrigerator toothbrush skateboard sink
     surfboard wine pillow helmet jacket camera spider violin""".split()  # noqa: SIM905
 )
 
 
 def plural(word: str) -> str:
-    """The plural of a shape word or of a general word."""
+    """Returns the plural of a noun of the vocabulary."""
     return PLURALS.get(word, word + "s")
 
 
 def all_words() -> list[str]:
-    """Every word that must be one token, sorted; strangers are spelt in bytes on purpose."""
+    """Returns, sorted, every word that the tokenizer must encode as one token. Unknown nouns are encoded in bytes."""
     words: set[str] = set(FUNCTION_WORDS) | set(PLACES) | set(GENERAL_WORDS) | {plural(w) for w in GENERAL_WORDS}
     for table in (SHAPE_WORDS, COLOUR_WORDS, PATTERN_WORDS, SIZE_WORDS):
         for forms in table.values():

@@ -14,8 +14,8 @@ from clipseg_cli.evaluation import metrics
 from clipseg_cli.evaluation.calibrate import THRESHOLDS, calibrate
 from clipseg_cli.prompts.text import read_file
 from pictures import SAMPLES, Shell
-from shapes import phrases
-from shapes.world import Manner, draw_scene
+from shapes import queries
+from shapes.scenes import SceneOptions, draw_scene
 
 PAIRS = (("circle", "red"), ("square", "green"))
 SCENES, MASKS, DRAWS = 80, 10, 5
@@ -31,11 +31,11 @@ def draw(folder: Path) -> None:
     """Scenes of the drawn world in images/, and their masks of both labels in truth/."""
     rng = np.random.default_rng(6_000_011)
     for number in range(SCENES):
-        scene = draw_scene(rng, Manner(first=PAIRS[number % 2]))
+        scene = draw_scene(rng, SceneOptions(first_kind=PAIRS[number % 2]))
         grey(folder / f"images/{number:03}.png", np.ascontiguousarray(scene.image[..., ::-1]))
         for shape, colour in PAIRS:
-            found = phrases.denoted(phrases.Query(shape=shape, colour=colour), scene)
-            truth = phrases.truth(found or [], scene.owners)
+            found = queries.matching(queries.Query(shape=shape, colour=colour), scene)
+            truth = queries.ground_truth(found or [], scene.instances)
             grey(folder / f"truth/a-{colour}-{shape}/{number:03}.png", truth.astype(np.uint8) * 255)
 
 

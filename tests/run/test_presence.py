@@ -188,14 +188,14 @@ def test_an_indexed_picture_has_the_overlays_colours(shell: Shell, tmp_path: Pat
 
 
 def test_the_tables_of_the_page_are_measured_through_the_program(segmenter: Segmenter) -> None:
-    """`shapes.tables`: every recipe, number of exemplars and blend is scored; AP equals its definition."""
-    from shapes import tables
+    """`shapes.prompt_benchmark`: every recipe, number of exemplars and blend is scored; AP equals its definition."""
+    from shapes import prompt_benchmark
 
-    marks = tables.one_shot(segmenter, tables.questions(2))
+    marks = prompt_benchmark.one_shot(segmenter, prompt_benchmark.one_shot_questions(2))
     assert list(marks["recipe"]) == list(highlight.RECIPES) and marks["exemplars"]["1"] == marks["text share"]["0.0"]
     assert all(0 <= value <= 1 for rows in marks.values() for value in rows.values())
     rng = np.random.default_rng(5)
     scores, shown = rng.normal(size=40), rng.random(40) < 0.3
     order = sorted(range(40), key=lambda index: -scores[index])
     hits = [sum(shown[order[: rank + 1]]) / (rank + 1) for rank in range(40) if shown[order[rank]]]
-    assert tables.average_precision(scores, shown) == pytest.approx(np.mean(hits))
+    assert prompt_benchmark.average_precision(scores, shown) == pytest.approx(np.mean(hits))

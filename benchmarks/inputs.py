@@ -1,4 +1,4 @@
-"""What is measured on: a full-size random checkpoint, and photographs as cameras write them. Made once and kept."""
+"""Creates the inputs of the benchmarks: a random checkpoint, and photographs as cameras write them. Reuses old ones."""
 
 import os
 import shutil
@@ -13,41 +13,41 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from checkpoints import Size, write_checkpoint
 
-PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")  # of scikit-image, which brings them along
-DISTINCT = 100_000_000  # pixels of one size; further pictures are further names of the same files
+PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")  # of scikit-image, which ships with them
+DISTINCT = 100_000_000  # pixels of distinct images of one size; the others are hard links to them
 ORIENTATIONS = (1, 6, 3, 1)  # EXIF, in turn
 ORIENTATION, MAKER = 0x0112, 0x010F  # EXIF tags
-GRAIN = 4.0  # grey levels of noise: without it enlarged photographs would decode faster than real ones
+GRAIN = 4.0  # grey levels of noise; without it, enlarged photographs decode faster than real ones
 
 
 def checkpoint(folder: Path, size: Size) -> Path:
-    """A random checkpoint in the layout of the released ones; `full` is rd64-refined's shape, 603 MB."""
+    """Returns the folder of a random checkpoint. `full` has the architecture of rd64-refined, 603 MB."""
     path = folder / f"checkpoint-{size}"
     if not (path / "model.safetensors").exists():
         write_checkpoint(path, size=size)
     return path
 
 
-def pictures(folder: Path, width: int, height: int, count: int) -> Path:
-    """A folder with `count` JPEGs that a viewer shows in `width` x `height` pixels, or turned, with EXIF."""
+def photographs(folder: Path, width: int, height: int, count: int) -> Path:
+    """Returns a folder with `count` JPEGs of `width` x `height` stored pixels, with varying EXIF orientations."""
     path = folder / f"{width}x{height}-{count}"
     if not path.exists():
-        begun = folder / f"{path.name}.begun"
-        shutil.rmtree(begun, ignore_errors=True)
-        begun.mkdir(parents=True)
+        temporary = folder / f"{path.name}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
         distinct = DISTINCT // (width * height)
         for index in range(count):
-            target = begun / f"{index:05}.jpg"
+            target = temporary / f"{index:05}.jpg"
             if index < distinct:
                 save(target, photograph(width, height, index), ORIENTATIONS[index % len(ORIENTATIONS)])
             else:
-                os.link(begun / f"{index % distinct:05}.jpg", target)
-        begun.rename(path)
+                os.link(temporary / f"{index % distinct:05}.jpg", target)
+        temporary.rename(path)
     return path
 
 
 def photograph(width: int, height: int, seed: int) -> NDArray[np.uint8]:
-    """uint8 (height, width, 3): a part of a photograph, enlarged, with grain."""
+    """Returns an enlarged crop of a photograph with noise: uint8 (height, width, 3)."""
     from skimage import data
 
     rng = np.random.default_rng(seed)
@@ -59,7 +59,7 @@ def photograph(width: int, height: int, seed: int) -> NDArray[np.uint8]:
 
 
 def save(path: Path, image: NDArray[np.uint8], orientation: int) -> None:
-    """A JPEG of quality 90 with EXIF."""
+    """Writes a JPEG of quality 90 with EXIF data."""
     exif = Image.Exif()
     exif[ORIENTATION], exif[MAKER] = orientation, "clipseg"
     Image.fromarray(image).save(path, quality=90, exif=exif)

@@ -1,6 +1,6 @@
-"""What lies behind the things: flat colour, gradients, grain, blotches, paper, wood, grids, clutter.
+"""Draws the backgrounds of scenes: flat colour, gradients, noise, paper, wood, grids, clutter.
 
-Each backdrop is float32 (H, W, 3), RGB in [0, 255].
+Each background is float32 (H, W, 3), RGB in [0, 255].
 """
 
 from collections.abc import Callable
@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Canvas = NDArray[np.float32]
+Image = NDArray[np.float32]
 
 
 def tone(rng: np.random.Generator) -> NDArray[np.float32]:
-    """A colour for a ground: mostly pale, dark or muted, now and then vivid; float32 (3,)."""
+    """Returns a background colour: mostly pale, dark or muted, sometimes vivid; float32 (3,), RGB in [0, 255]."""
     draw = rng.random()
     if draw < 0.35:
         return (255 - rng.uniform(0, 60) * rng.uniform(0.3, 1, 3)).astype(np.float32)
@@ -25,7 +25,7 @@ def tone(rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 def ramp(height: int, width: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """A linear or radial ramp in [0, 1]: float32 (H, W)."""
+    """Returns a linear or radial ramp: float32 (H, W) in [0, 1]."""
     x = np.linspace(-1, 1, width, dtype=np.float32)[None]
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     if rng.random() < 0.6:
@@ -38,8 +38,8 @@ def ramp(height: int, width: int, rng: np.random.Generator) -> NDArray[np.float3
     return np.asarray((field - low) / (high - low + 1e-6), np.float32)
 
 
-def clouds(height: int, width: int, rng: np.random.Generator, channels: int = 1, finest: int = 48) -> Canvas:
-    """Noise with a 1/f spectrum, about zero mean and unit deviation: float32 (H, W, channels)."""
+def clouds(height: int, width: int, rng: np.random.Generator, channels: int = 1, finest: int = 48) -> Image:
+    """Returns noise with a 1/f spectrum, zero mean and unit deviation: float32 (H, W, channels)."""
     field = np.zeros((height, width, channels), np.float32)
     cells, weight = int(rng.integers(2, 5)), 1.0
     while cells <= finest:
@@ -50,37 +50,37 @@ def clouds(height: int, width: int, rng: np.random.Generator, channels: int = 1,
     return np.asarray(field / np.float32(field.std() + 1e-6), np.float32)
 
 
-def grain(height: int, width: int, rng: np.random.Generator, sigma: float) -> Canvas:
-    """Pixel noise of `sigma` levels, the same in the three channels: float32 (H, W, 1)."""
+def grain(height: int, width: int, rng: np.random.Generator, sigma: float) -> Image:
+    """Returns grey pixel noise with a deviation of `sigma` levels: float32 (H, W, 1)."""
     return rng.standard_normal((height, width, 1), dtype=np.float32) * np.float32(sigma)
 
 
-def flat(height: int, width: int, rng: np.random.Generator) -> Canvas:
+def flat(height: int, width: int, rng: np.random.Generator) -> Image:
     """One colour."""
     return np.broadcast_to(tone(rng), (height, width, 3)).astype(np.float32)
 
 
-def gradient(height: int, width: int, rng: np.random.Generator) -> Canvas:
-    """From one colour to another."""
+def gradient(height: int, width: int, rng: np.random.Generator) -> Image:
+    """A ramp from one colour to another."""
     t = ramp(height, width, rng)[..., None]
     return np.asarray(tone(rng) * (1 - t) + tone(rng) * t, np.float32)
 
 
-def marbled(height: int, width: int, rng: np.random.Generator) -> Canvas:
-    """Two colours blended by clouds."""
+def marbled(height: int, width: int, rng: np.random.Generator) -> Image:
+    """Two colours blended by 1/f noise."""
     t = 1 / (1 + np.exp(-clouds(height, width, rng) * np.float32(rng.uniform(0.6, 3))))
     return np.asarray(tone(rng) * (1 - t) + tone(rng) * t, np.float32)
 
 
-def photo(height: int, width: int, rng: np.random.Generator) -> Canvas:
-    """Coloured 1/f clutter as an out-of-focus photograph has."""
+def photo(height: int, width: int, rng: np.random.Generator) -> Image:
+    """Coloured 1/f noise, like an out-of-focus photograph."""
     common = clouds(height, width, rng, finest=96) * np.float32(rng.uniform(15, 45))
     tint = clouds(height, width, rng, channels=3) * np.float32(rng.uniform(4, 22))
     return np.asarray(np.clip(tone(rng) + common + tint, 0, 255), np.float32)
 
 
-def paper(height: int, width: int, rng: np.random.Generator) -> Canvas:
-    """Pale fibre, ruled or squared in a third of the cases."""
+def paper(height: int, width: int, rng: np.random.Generator) -> Image:
+    """Pale paper, with ruled lines or squares in a third of the cases."""
     base = np.float32(255) - rng.uniform(0, 40, 3).astype(np.float32) * np.float32(rng.uniform(0.2, 1))
     sheet = base + clouds(height, width, rng, finest=96) * np.float32(rng.uniform(1, 6))
     sheet = sheet + grain(height, width, rng, rng.uniform(0.5, 5))
@@ -93,8 +93,8 @@ def paper(height: int, width: int, rng: np.random.Generator) -> Canvas:
     return np.asarray(np.clip(sheet, 0, 255), np.float32)
 
 
-def wood(height: int, width: int, rng: np.random.Generator) -> Canvas:
-    """Wavy lines of two related colours, as in a plank or in combed sand."""
+def wood(height: int, width: int, rng: np.random.Generator) -> Image:
+    """Wavy lines of two related colours, like wood grain."""
     x = np.linspace(0, 1, width, dtype=np.float32)[None]
     y = np.linspace(0, 1, height, dtype=np.float32)[:, None]
     if rng.random() < 0.5:
@@ -106,8 +106,8 @@ def wood(height: int, width: int, rng: np.random.Generator) -> Canvas:
     return np.asarray(np.clip(base * (1 - depth * t[..., None]), 0, 255), np.float32)
 
 
-def lattice(height: int, width: int, rng: np.random.Generator) -> Canvas:
-    """Even lines, a grid or a faint chessboard over a flat ground."""
+def lattice(height: int, width: int, rng: np.random.Generator) -> Image:
+    """A grid, stripes, a chessboard or dots on a flat colour."""
     canvas = flat(height, width, rng)
     step = int(rng.integers(8, 40))
     shift = np.float32(rng.uniform(-45, 45))
@@ -126,8 +126,8 @@ def lattice(height: int, width: int, rng: np.random.Generator) -> Canvas:
     return np.clip(canvas, 0, 255)
 
 
-def blotches(height: int, width: int, rng: np.random.Generator) -> Canvas:
-    """Large soft polygons on a ground."""
+def blotches(height: int, width: int, rng: np.random.Generator) -> Image:
+    """Large blurred polygons on a gradient."""
     canvas = gradient(height, width, rng)
     for _ in range(int(rng.integers(3, 12))):
         centre = rng.uniform(0, 1, 2) * (width, height)
@@ -136,7 +136,7 @@ def blotches(height: int, width: int, rng: np.random.Generator) -> Canvas:
     return np.asarray(cv2.GaussianBlur(canvas, (0, 0), rng.uniform(4, 14)), np.float32)
 
 
-BACKDROPS: dict[str, tuple[Callable[[int, int, np.random.Generator], Canvas], float]] = {
+BACKGROUNDS: dict[str, tuple[Callable[[int, int, np.random.Generator], Image], float]] = {
     "flat": (flat, 0.24),
     "gradient": (gradient, 0.14),
     "marbled": (marbled, 0.11),
@@ -146,11 +146,11 @@ BACKDROPS: dict[str, tuple[Callable[[int, int, np.random.Generator], Canvas], fl
     "lattice": (lattice, 0.09),
     "blotches": (blotches, 0.1),
 }
-SHARES = np.array([share for _, share in BACKDROPS.values()])
+SHARES = np.array([share for _, share in BACKGROUNDS.values()])
 
 
-def scribble(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Thin open strokes, specks or short writing that are no thing of the world, drawn into `canvas`."""
+def scribble(canvas: Image, rng: np.random.Generator) -> None:
+    """Draws strokes, specks or short text into `canvas`, in place. They are clutter, not objects."""
     height, width = canvas.shape[:2]
     for _ in range(int(rng.integers(1, 6))):
         ink = tone(rng).tolist()
@@ -171,9 +171,9 @@ def scribble(canvas: Canvas, rng: np.random.Generator) -> None:
             canvas[written > 90] = ink
 
 
-def backdrop(height: int, width: int, rng: np.random.Generator) -> Canvas:
-    """A ground of a random kind, with grain and scribbles in some cases."""
-    kinds = list(BACKDROPS.values())
+def background(height: int, width: int, rng: np.random.Generator) -> Image:
+    """Returns a background of a random kind, sometimes with noise and scribbles."""
+    kinds = list(BACKGROUNDS.values())
     canvas = np.ascontiguousarray(kinds[int(rng.choice(len(kinds), p=SHARES))][0](height, width, rng), np.float32)
     if rng.random() < 0.2:
         canvas += grain(height, width, rng, rng.uniform(2, 14))

@@ -1,6 +1,6 @@
-"""What a user writes from the Hugging Face documentation: `plain.py MODEL FOLDER OUT THRESHOLD PROMPT...`.
+"""The script that Hugging Face's documentation suggests: `baseline.py MODEL FOLDER OUT THRESHOLD PROMPT...`.
 
-One image at a time, in float32, repeated for every prompt. Prints a line an image.
+float32, one image at a time, encoded again for every prompt. Prints one line per image.
 """
 
 import sys
