@@ -12,7 +12,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from clipseg_cli.masks import refine
+from clipseg_cli.masks.guided import guided
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     soft_map = cv2.resize(rng.integers(0, 256, (22, 22), dtype=np.uint8), size, interpolation=cv2.INTER_LINEAR)
     print(f"{given.width} x {given.height}, one core, median of {given.rounds}\n")
     print("| operation | seconds | CPU seconds |\n| --- | --- | --- |")
-    wall, cpu = durations(lambda: refine.guided(image, soft_map), given.rounds)
+    wall, cpu = durations(lambda: guided(image, soft_map), given.rounds)
     print(f"| `--refine guided` | {wall:.2f} | {cpu:.2f} |")
     print(
         f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB, image and soft map included"

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.evaluation import metrics
-from clipseg_cli.masks import matting, refine, soft_maps, tiles
+from clipseg_cli.masks import soft_maps, threshold, tiles
 from clipseg_cli.model.segmenter import Embeddings, Segmenter
+from clipseg_cli.settings.masks import CleanUp, Refine
 from shapes import queries
 from shapes.markdown import replace_section, table
 from shapes.scenes import Scene, SceneOptions, draw_scene
@@ -36,17 +37,13 @@ def full_size_logits(
     return soft_maps.upsample(tiles.joined(views, logits)[0], *image.shape[:2])
 
 
-def method(tile: int = 1, flip: bool = False, refinement: str = "none") -> Method:
+def method(tile: int = 1, flip: bool = False, refinement: Refine = "none") -> Method:
     """Returns a function from a scene to a mask, uint8 (H, W) of 0 and 255."""
 
     def mask(segmenter: Segmenter, embedding: Embeddings, scene: Scene) -> NDArray[np.uint8]:
         logits = soft_maps.LogitMap(full_size_logits(segmenter, embedding, scene.image, tile, flip))
-        if refinement == "guided":
-            return soft_maps.kept(refine.guided(scene.image, logits.soft())).cut(segmenter.threshold)
-        plain = logits.cut(segmenter.threshold)
-        if refinement == "matting":
-            return np.where(matting.alpha(scene.image, logits.soft(), plain) > 127, np.uint8(255), np.uint8(0))
-        return refine.grabcut(scene.image, logits.soft(), plain) if refinement == "grabcut" else plain
+        mask, _, _ = threshold.cut(logits, lambda: scene.image, segmenter.threshold, CleanUp(refinement))
+        return mask
 
     return mask
 

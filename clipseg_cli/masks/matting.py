@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.errors import UsageError
-from clipseg_cli.masks import cleanup, refine
+from clipseg_cli.masks import cleanup, guided
+from clipseg_cli.masks.grabcut import CERTAIN
 
 BAND = 100  # bands per longer side: opacity is unknown within one band of the edge
 FAR = 4  # bands from the edge: up to here, opacity is also unknown where the soft map is uncertain
@@ -39,15 +40,15 @@ def alpha(photo: NDArray[np.uint8], soft: NDArray[np.uint8], mask: NDArray[np.ui
     foreground, known background or unknown pixels.
     """
     height, width = mask.shape
-    scale = max(1, max(height, width) // refine.SMALL)
-    small = [refine.shrunk(plane, scale) for plane in (*(photo[..., channel] for channel in range(3)), soft, mask)]
+    scale = max(1, max(height, width) // guided.SMALL)
+    small = [guided.shrunk(plane, scale) for plane in (*(photo[..., channel] for channel in range(3)), soft, mask)]
     regions = trimap(np.rint(255 * small[3]).astype(np.uint8), np.where(small[4] > 0.5, 255, 0).astype(np.uint8))
     if {*np.unique(regions).tolist()} != {0.0, 0.5, 1.0}:
         return mask
     opacity = _solved(np.dstack(small[:3]), regions)
     if scale > 1:
-        planes = refine.coefficients(small[:3], opacity, TRANSFER_RADIUS)
-        large = refine.applied(photo, planes, scale)
+        planes = guided.coefficients(small[:3], opacity, TRANSFER_RADIUS)
+        large = guided.applied(photo, planes, scale)
         regions = np.repeat(np.repeat(regions, scale, 0), scale, 1)[:height, :width]
         opacity = np.where(regions == 0.5, large, regions)
     return np.rint(255 * opacity).astype(np.uint8)
@@ -57,7 +58,7 @@ def trimap(levels: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.flo
     """Returns the trimap of a soft map and its mask: float64 (H, W), 1 foreground, 0 background, 0.5 unknown."""
     band = _band(mask)
     wide, narrow = cleanup.dilate(mask, band), cleanup.erode(mask, band)
-    uncertain = (levels >= 255 * refine.SURE[0]) & (levels <= 255 * refine.SURE[1])
+    uncertain = (levels >= 255 * CERTAIN[0]) & (levels <= 255 * CERTAIN[1])
     uncertain &= (cleanup.dilate(mask, FAR * band) > 0) & (cleanup.erode(mask, FAR * band) == 0)
     return np.where((wide > 0) & (narrow == 0) | uncertain, 0.5, np.where(mask > 0, 1.0, 0.0))
 

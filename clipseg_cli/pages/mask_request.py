@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from clipseg_cli.errors import UsageError
-from clipseg_cli.masks import matting
+from clipseg_cli.masks.refine import REFINEMENTS
 from clipseg_cli.prompts.text import Prompt, distinct, parse
 from clipseg_cli.prompts.thresholds import probability
 from clipseg_cli.settings.flag import spelled
@@ -81,8 +81,7 @@ def _clean_up(values: dict[str, Any]) -> CleanUp:
     refine: Refine = values.get("refine") or "none"
     if refine not in get_args(Refine):
         raise UsageError(f"there is no refinement {refine!r}: choose one of {', '.join(get_args(Refine))}")
-    if refine == "matting":
-        matting.check()
+    REFINEMENTS[refine].check()
     return CleanUp(
         refine,
         open=opening,

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from clipseg_cli.errors import ClipsegError, ImageError, UsageError
 from clipseg_cli.masks import cleanup, soft_maps
+from clipseg_cli.masks.threshold import cut
 from clipseg_cli.model import registry
 from clipseg_cli.pages.background_run import PATIENCE, Run, is_free
 from clipseg_cli.pages.gallery import THUMBNAIL, Gallery
 from clipseg_cli.pages.mask_request import MaskRequest, PagePrompt
 from clipseg_cli.prompts import highlight
-from clipseg_cli.run.finish import cut
 from clipseg_cli.settings.masks import CleanUp
 from clipseg_cli.settings.model import ModelOptions
 

@@ -10,20 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.errors import ClipsegError, ImageError, lacks_memory
-from clipseg_cli.masks import cleanup, matting, refine, soft_maps
+from clipseg_cli.masks import cleanup, matting, soft_maps, threshold
+from clipseg_cli.masks.threshold import Photo
 from clipseg_cli.outputs.manifest import Mask, Record
 from clipseg_cli.outputs.writers import WRITERS
 from clipseg_cli.outputs.writers.result import Result
 from clipseg_cli.prompts.slugs import unique_slugs
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.prompts.thresholds import Threshold
-from clipseg_cli.settings.masks import CleanUp, MaskOptions
+from clipseg_cli.settings.masks import MaskOptions
 from clipseg_cli.settings.outputs import ExportOptions, Format
 from clipseg_cli.storage import store
 
 Write = Callable[[str, bytes], None]  # puts bytes at a path in the output folder; raises OutputError or ImageError
 NAMED = ("mask", "soft", "overlay")  # formats whose paths have keys of their own in a record
-Photo = Callable[[], NDArray[np.uint8]]  # loads the image, uint8 (H, W, 3) RGB; raises ImageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +83,14 @@ def _masks(name: str, photo: Photo, maps: Iterable[soft_maps.Scored], plan: Mask
     masks, softs, fines, alphas, blanks, index = [], [], [], [], [], None
     for scored, prompt, wanted in zip(maps, plan.prompts, plan.thresholds, strict=True):
         present = scored.presence >= options.min_presence
-        mask, threshold, opacity = cut(scored.map, photo, wanted, options.clean, present)
+        mask, at, opacity = threshold.cut(scored.map, photo, wanted, options.clean, present)
         masks.append(mask)
         alphas += [] if opacity is None else [(opacity, mask)]
         if compete or {"soft", "npz"} & set(formats):
             softs.append(scored.map.soft())
         if "soft16" in formats:
             fines.append(scored.map.soft16())
-        blank = Mask(prompt.label, prompt.text, threshold, scored.score, scored.mean, 0, 0.0, None, scored.presence)
+        blank = Mask(prompt.label, prompt.text, at, scored.score, scored.mean, 0, 0.0, None, scored.presence)
         blanks.append(replace(blank, similarity=scored.similarity))
     if options.mode == "labels":
         masks = _split(soft_maps.compete(softs, masks, options.background), len(masks))
@@ -124,39 +124,6 @@ def _measured(blank: Mask, mask: NDArray[np.uint8]) -> Mask:
     return replace(blank, area=area, area_frac=area / mask.size, bbox=soft_maps.bbox(mask))
 
 
-def cut(
-    soft_map: soft_maps.Map, photo: Photo, wanted: Threshold, clean: CleanUp, present: bool = True
-) -> tuple[NDArray[np.uint8], float, NDArray[np.uint8] | None]:
-    """The mask of a soft map before clean-up, the probability it was cut at, and its opacity.
-
-    The mask is uint8 (H, W), 0 and 255. The opacity, uint8 (H, W), is that of `--refine matting`, else None. An object
-    that is not `present` has an empty mask.
-    """
-    sharp = (
-        soft_map if clean.refine != "guided" else soft_maps.from_probabilities(refine.guided(photo(), soft_map.soft()))
-    )
-    threshold = chosen(wanted, sharp)
-    mask, opacity = sharp.cut(threshold if present else 1.0), None
-    if clean.refine == "grabcut":
-        mask = refine.grabcut(photo(), soft_map.soft(), mask)
-    if clean.refine == "matting":
-        opacity = matting.alpha(photo(), soft_map.soft(), mask)
-        mask = np.where(opacity > 127, np.uint8(255), np.uint8(0))
-    if clean.peak is not None:
-        mask = cleanup.reaching(mask, soft_map.cut(clean.peak))
-    return mask, threshold, opacity
-
-
 def _split(index: NDArray[np.uint8], count: int) -> list[NDArray[np.uint8]]:
     """The masks, 0 and 255, of the labels in an index image."""
     return [np.where(index == number, np.uint8(255), np.uint8(0)) for number in range(1, count + 1)]
-
-
-def chosen(threshold: Threshold, soft_map: soft_maps.Map) -> float:
-    """The probability that a threshold means for one soft map; a number means itself, to the bit."""
-    if not isinstance(threshold, str):
-        return threshold
-    histogram = np.bincount(soft_map.soft().ravel(), minlength=soft_maps.LEVELS + 1)
-    otsu = threshold == "otsu"
-    level = cleanup.otsu(histogram) if otsu else cleanup.percentile(histogram, float(threshold[1:]))
-    return level / soft_maps.LEVELS

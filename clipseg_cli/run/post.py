@@ -22,7 +22,8 @@ from clipseg_cli import __version__
 from clipseg_cli.errors import ImageError, OutputError, UsageError
 from clipseg_cli.inputs import decode, folders
 from clipseg_cli.inputs.source import Source
-from clipseg_cli.masks import matting, soft_maps
+from clipseg_cli.masks import soft_maps
+from clipseg_cli.masks.refine import REFINEMENTS
 from clipseg_cli.outputs import manifest
 from clipseg_cli.outputs.manifest import MANIFEST, RUN, Ledger, Record
 from clipseg_cli.outputs.writers import check_label_count, per_run
@@ -53,8 +54,7 @@ class Request:
     command: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.masks.clean.refine == "matting":
-            matting.check()
+        REFINEMENTS[self.masks.clean.refine].check()
 
     @property
     def out(self) -> str:

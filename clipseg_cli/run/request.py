@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 
 from clipseg_cli.errors import UsageError
-from clipseg_cli.masks import matting
+from clipseg_cli.masks.refine import REFINEMENTS
 from clipseg_cli.prompts.thresholds import resolve_thresholds
 from clipseg_cli.run.query import Query
 from clipseg_cli.settings.inputs import InputOptions
@@ -32,8 +32,7 @@ class Request:
 
     def __post_init__(self) -> None:
         resolve_thresholds(self.masks.threshold, self.query.prompts, 0)
-        if self.masks.clean.refine == "matting":
-            matting.check()
+        REFINEMENTS[self.masks.clean.refine].check()
         _check_engine(self)
 
     @property

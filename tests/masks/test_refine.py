@@ -6,18 +6,19 @@ import pytest
 import torch
 from scipy import ndimage
 
-from clipseg_cli.masks import refine
+from clipseg_cli.masks import guided
+from clipseg_cli.masks.grabcut import grabcut
 from pictures import iou, picture
 
 
 def independent(photo: np.ndarray, soft: np.ndarray) -> np.ndarray:
     """Computes the guided filter by its definition in float64: numpy's solver, scipy's windows, torch's resize."""
     height, width = soft.shape
-    scale = max(1, max(height, width) // refine.SMALL)
+    scale = max(1, max(height, width) // guided.SMALL)
     full = np.dstack([photo, soft]).astype(float) / 255
     full = np.pad(full, ((0, -height % scale), (0, -width % scale), (0, 0)), mode="edge")
     small = full.reshape(full.shape[0] // scale, scale, full.shape[1] // scale, scale, 4).mean((1, 3))
-    window = 2 * max(1, round(max(small.shape) / refine.WINDOWS / 2)) + 1
+    window = 2 * max(1, round(max(small.shape) / guided.WINDOWS / 2)) + 1
 
     def mean(array: np.ndarray) -> np.ndarray:
         return ndimage.uniform_filter(array, (window, window, *([1] * (array.ndim - 2))), mode="mirror")
@@ -26,7 +27,7 @@ def independent(photo: np.ndarray, soft: np.ndarray) -> np.ndarray:
     mu, q = mean(guide), mean(p)
     covariance = mean(guide[..., :, None] * guide[..., None, :]) - mu[..., :, None] * mu[..., None, :]
     a = np.linalg.solve(
-        covariance + refine.SOFTNESS * np.eye(3), (mean(guide * p[..., None]) - mu * q[..., None])[..., None]
+        covariance + guided.SOFTNESS * np.eye(3), (mean(guide * p[..., None]) - mu * q[..., None])[..., None]
     )[..., 0]
     b = q - (a * mu).sum(-1)
     planes = torch.from_numpy(np.moveaxis(mean(np.dstack([a, b])), -1, 0))[None]
@@ -50,7 +51,7 @@ def test_the_guided_filter_equals_its_definition(size: tuple[int, int]) -> None:
     photo, _, soft = scene(*size)
     noise = np.random.default_rng(0).integers(0, 40, photo.shape, dtype=np.uint8)
     np.testing.assert_allclose(
-        refine.guided(photo - noise // 2, soft), independent(photo - noise // 2, soft), atol=1e-3
+        guided.guided(photo - noise // 2, soft), independent(photo - noise // 2, soft), atol=1e-3
     )
 
 
@@ -58,7 +59,7 @@ def test_a_grey_photo_is_a_valid_guide() -> None:
     """Three equal channels cause no division by zero."""
     photo, _, soft = scene(300, 200)
     grey = np.repeat(photo[..., :1], 3, 2)
-    np.testing.assert_allclose(refine.guided(grey, soft), independent(grey, soft), atol=1e-3)
+    np.testing.assert_allclose(guided.guided(grey, soft), independent(grey, soft), atol=1e-3)
 
 
 @pytest.mark.parametrize("size", [(640, 480), pytest.param((1600, 1200), marks=pytest.mark.slow)])
@@ -66,15 +67,15 @@ def test_both_refinements_move_the_edge_to_the_object(size: tuple[int, int]) -> 
     """The refined mask of a disc matches the disc better than the mask of the coarse map."""
     photo, disc, soft = scene(*size)
     plain = np.where(soft > 127, 255, 0).astype(np.uint8)
-    sharp = np.where(refine.guided(photo, soft) > 0.5, 255, 0)
-    cut = refine.grabcut(photo, soft, plain)
+    sharp = np.where(guided.guided(photo, soft) > 0.5, 255, 0)
+    cut = grabcut(photo, soft, plain)
     assert iou(sharp, disc) > 0.99 > iou(plain, disc)
     assert iou(cut, disc) > max(0.98, iou(plain, disc)) and set(np.unique(cut)) == {0, 255}
-    assert np.array_equal(cut, refine.grabcut(photo, soft, plain)), "the seed is fixed"
+    assert np.array_equal(cut, grabcut(photo, soft, plain)), "the seed is fixed"
 
 
 def test_grabcut_without_seeds_keeps_the_mask() -> None:
     """The mask does not change if no pixel is certain foreground or none is certain background."""
     photo, disc, soft = scene(100, 80)
     for levels in (soft // 2, 128 + soft // 2):
-        assert refine.grabcut(photo, levels, disc) is disc
+        assert grabcut(photo, levels, disc) is disc

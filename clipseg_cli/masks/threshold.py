@@ -1,0 +1,46 @@
+"""From a soft map to a mask before clean-up: refine, choose the threshold, cut, keep what reaches the peak."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipseg_cli.masks import cleanup, soft_maps
+from clipseg_cli.masks.refine import REFINEMENTS
+from clipseg_cli.prompts.thresholds import Threshold
+from clipseg_cli.settings.masks import CleanUp
+
+Photo = Callable[[], NDArray[np.uint8]]  # loads the image, uint8 (H, W, 3) RGB; raises ImageError
+
+
+def cut(
+    soft_map: soft_maps.Map, photo: Photo, wanted: Threshold, clean: CleanUp, present: bool = True
+) -> tuple[NDArray[np.uint8], float, NDArray[np.uint8] | None]:
+    """The mask of a soft map before clean-up, the probability it was cut at, and its opacity.
+
+    The mask is uint8 (H, W), 0 and 255. The opacity, uint8 (H, W), is that of a refinement with soft edges, else None.
+    An object that is not `present` has an empty mask. `photo` is called only where the refinement needs it.
+    """
+    refinement = REFINEMENTS[clean.refine]
+    sharp = soft_map
+    if refinement.sharpen is not None:
+        sharp = soft_maps.from_probabilities(refinement.sharpen(photo(), soft_map.soft()))
+    threshold = choose(wanted, sharp)
+    mask, opacity = sharp.cut(threshold if present else 1.0), None
+    if refinement.redraw is not None:
+        drawn = refinement.redraw(photo(), soft_map.soft(), mask)
+        opacity = drawn if refinement.soft_edges else None
+        mask = np.where(drawn > 127, np.uint8(255), np.uint8(0))
+    if clean.peak is not None:
+        mask = cleanup.reaching(mask, soft_map.cut(clean.peak))
+    return mask, threshold, opacity
+
+
+def choose(threshold: Threshold, soft_map: soft_maps.Map) -> float:
+    """The probability that a threshold means for one soft map; a number means itself, to the bit."""
+    if not isinstance(threshold, str):
+        return threshold
+    histogram = np.bincount(soft_map.soft().ravel(), minlength=soft_maps.LEVELS + 1)
+    otsu = threshold == "otsu"
+    level = cleanup.otsu(histogram) if otsu else cleanup.percentile(histogram, float(threshold[1:]))
+    return level / soft_maps.LEVELS
