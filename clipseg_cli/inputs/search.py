@@ -15,16 +15,11 @@ from clipseg_cli.inputs.kinds import EXTENSIONS
 from clipseg_cli.inputs.names import stem
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.settings.inputs import InputOptions
+from clipseg_cli.settings.outputs import TOP_NAMES
 from clipseg_cli.storage.buckets import Tag
 from clipseg_cli.storage.paths import URL, fault, is_url, not_a_file
 
-# What a run writes at the top of its output folder.
-# fmt: off
-OUTPUT_NAMES = (
-    "masks", "soft", "soft16", "overlays", "cutouts", "labels", "coco.json", "yolo", "voc", "labelme", "svg",
-    "webdataset", "npz", "manifest*.jsonl", "run.json",
-)
-# fmt: on
+OUTPUT_NAMES = (*TOP_NAMES.values(), "manifest*.jsonl", "run.json")  # what a run writes at the top of its output folder
 
 
 @dataclass(frozen=True, slots=True)

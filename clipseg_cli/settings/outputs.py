@@ -1,7 +1,7 @@
 """What is written, and where."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal
 
 from clipseg_cli.errors import UsageError
 from clipseg_cli.settings.flag import Flag
@@ -21,7 +21,23 @@ Format = Literal[
     "svg",
     "webdataset",
 ]
-FORMATS: tuple[Format, ...] = get_args(Format)
+# What each format writes at the top of the output folder; a run never takes these for inputs.
+TOP_NAMES: dict[Format, str] = {
+    "mask": "masks",
+    "soft": "soft",
+    "soft16": "soft16",
+    "npz": "npz",
+    "overlay": "overlays",
+    "cutout": "cutouts",
+    "labels": "labels",
+    "coco": "coco.json",
+    "yolo": "yolo",
+    "voc": "voc",
+    "labelme": "labelme",
+    "svg": "svg",
+    "webdataset": "webdataset",
+}
+FORMATS = tuple(TOP_NAMES)
 Print = Literal["paths", "none"]
 
 
