@@ -1,11 +1,10 @@
-"""Where the defaults of options come from.
+"""Defaults of options from variables and configuration files.
 
 Precedence: flag > CLIPSEG_* variable > clipseg.toml or [tool.clipseg] of the working directory > user config > default.
 """
 
 import os
 import sys
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,18 @@ from clipseg_cli.errors import UsageError
 
 
 def configure(context: typer.Context, path: str | None) -> str | None:
-    """Puts configured defaults under the command's flags. Eager: click runs it before it reads the other options."""
+    """Gives a command its configured defaults. The callback of --config, which is read before all other options."""
     context.default_map = {**(context.default_map or {}), **_configured(context, path)}
     return path
 
 
 def _configured(context: typer.Context, path: str | None) -> dict[str, Any]:
-    """The values that configuration gives to one command's options, by parameter name.
+    """The configured values of one command's options, by parameter name.
 
-    Keys are the long flags, at the top level or in a table named like the command. A variable gives a repeatable
-    option one value a line. Raises UsageError naming the file and the key that no option of any command has.
+    Keys are long flags without their hyphens, at the top level or in a table named like the command. A variable gives
+    a repeatable option one value per line. Raises UsageError that names the file and a key that no command has.
     """
     own = {_flag(option): option for option in context.command.params if option.param_type_name == "option"}
-    every = {_flag(option) for command in _commands(context.find_root().command) for option in command.params}
     values: dict[str, Any] = {}
 
     def put(flag: str, value: Any) -> None:
@@ -41,18 +39,20 @@ def _configured(context: typer.Context, path: str | None) -> dict[str, Any]:
             flag = key.replace("_", "-")
             if flag in own:
                 put(flag, value)
-            elif flag not in every and not isinstance(value, dict):
-                raise UsageError(f"{file}: {key!r} is no option; keys are long flags, like threshold or max-depth")
+            elif not isinstance(value, dict) and flag not in _all_flags(context.find_root().command):
+                raise UsageError(f"{file}: no option is called {key!r}; keys are long flags, like threshold")
     for flag in own:
         if text := os.environ.get("CLIPSEG_" + flag.upper().replace("-", "_")):
             put(flag, text.splitlines() if getattr(own[flag], "multiple", False) else text)
     return values
 
 
-def _commands(command: Any) -> Iterable[Any]:
-    yield command
-    for each in getattr(command, "commands", {}).values():
-        yield from _commands(each)
+def _all_flags(command: Any) -> set[str]:
+    """The long flags of a command and of all commands below it."""
+    if hasattr(command, "load"):
+        command.load()
+    own = {_flag(option) for option in command.params}
+    return own.union(*map(_all_flags, getattr(command, "commands", {}).values()))
 
 
 def _flag(option: Any) -> str:
@@ -60,7 +60,7 @@ def _flag(option: Any) -> str:
 
 
 def _tables(config: str | None) -> Iterable[tuple[Path, dict[str, Any]]]:
-    """The configuration tables, weakest first: user's, then the working directory's, or only `config` if given."""
+    """The configuration files and their tables, the weakest first; only `config` where it is given."""
     if config is not None:
         yield Path(config), _read(Path(config), required=True)
         return
@@ -75,6 +75,8 @@ def _tables(config: str | None) -> Iterable[tuple[Path, dict[str, Any]]]:
 
 
 def _read(path: Path, required: bool = False) -> dict[str, Any]:
+    import tomllib
+
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

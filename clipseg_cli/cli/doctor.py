@@ -3,7 +3,6 @@
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 import typer
@@ -44,6 +43,8 @@ class Finding:
 
 def examine(device: str = "auto", dtype: Dtype = "auto") -> Iterator[Finding]:
     """Yields each finding as it is made. A failed check is a finding, never an exception."""
+    from importlib.metadata import PackageNotFoundError, version
+
     from clipseg_cli.model import registry
     from clipseg_cli.run.run_file import LIBRARIES
 

@@ -114,8 +114,7 @@ def _table(found: "Evaluation") -> str:
         values = ("" if row.get(name) is None else f"{row[name]:.3f}" for name in shown)
         table.add_row(label or "masks", str(row["pairs"]), *values)
     best = [f"{name} {value:.3f} at {threshold:.2f}" for name, (value, threshold) in document.get("best", {}).items()]
-    lines = [line.rstrip() for line in as_text(table, 200, markup=False).splitlines()]
-    return "\n".join([*lines, *(["best thresholds: " + ", ".join(best)] if best else [])])
+    return "\n".join([as_text(table, 200, markup=False), *(["best thresholds: " + ", ".join(best)] if best else [])])
 
 
 def _draw(found: "Evaluation", folder: Path) -> None:

@@ -30,7 +30,27 @@ PANELS = (
 
 
 class Command(TyperCommand):
-    """A command whose help is plain text with a section per panel: quick to make, easy to search and to copy."""
+    """A command that reads its options from its function when it is used, so that the program starts quickly.
+
+    Its help is plain text with a section per panel: easy to search and to copy.
+    """
+
+    function: Callable[..., None]
+    without: tuple[str, ...] = ()
+    loaded = False
+
+    def load(self) -> None:
+        """Makes the parameters and the callback."""
+        if not self.loaded:
+            app = typer.Typer(add_completion=False)
+            app.command(self.name)(_flat(self.function, self.without))
+            full = typer.main.get_command(app)
+            self.params, self.callback, self.loaded = full.params, full.callback, True
+
+    def make_context(self, *words: Any, **options: Any) -> Any:
+        """Parses the command line of this command."""
+        self.load()
+        return super().make_context(*words, **options)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Writes the arguments, then the flags of each panel."""
@@ -61,7 +81,12 @@ def command(
     """
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
-        app.command(name, cls=Command)(_flat(function, without))
+        def unread() -> None:
+            pass
+
+        unread.__doc__ = function.__doc__
+        own = {"function": staticmethod(function), "without": without}
+        app.command(name or function.__name__, cls=type("Command", (Command,), own))(unread)
         return function
 
     return add
@@ -128,7 +153,7 @@ def _parameter(option: Option) -> inspect.Parameter:
 def _metavar(option: Option) -> str | None:
     """How help names a value of this type; None leaves it to typer, which lists the choices."""
     if option.flag.argument and option.repeatable:
-        return f"[{option.name.upper()}]..."
+        return option.name.upper()
     return {int: "N", float: "X", str: option.name.upper()}.get(option.type)
 
 

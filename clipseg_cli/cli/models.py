@@ -16,7 +16,10 @@ app = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode=None, help="
 
 @command(app, "list")
 def models_list(json: Json = False) -> None:
-    """Lists the aliases: what each is, its licence, and whether its weights are on this machine."""
+    """Lists the known models.
+
+    Shows what each is, the licence of its weights, and whether they are on this machine.
+    """
     from clipseg_cli.model import registry
 
     rows = registry.installed()
@@ -37,7 +40,10 @@ def models_list(json: Json = False) -> None:
 def models_pull(
     model: Annotated[str, Flag("An alias, or a Hugging Face id org/name[@revision].", argument=True)],
 ) -> None:
-    """Downloads a model's weights, or checks that they are up to date; prints their folder."""
+    """Downloads the weights of a model.
+
+    Checks that they are up to date where they are here already, and prints their folder.
+    """
     from clipseg_cli.model import registry
 
     say(str(registry.locate(model, refresh=True, progress=True).path))
@@ -47,7 +53,10 @@ def models_pull(
 def models_path(
     model: Annotated[str, Flag("An alias, a Hugging Face id, or a directory.", argument=True)] = "rd64-refined",
 ) -> None:
-    """Prints the folder that a model is read from; exits 1 when it is not on this machine."""
+    """Prints the folder of a model.
+
+    Exits 1 when it is not on this machine.
+    """
     from clipseg_cli.model import registry
 
     say(str(registry.locate(model, offline=True).path))

@@ -143,7 +143,7 @@ def as_text(table: "Table", width: int = 160, markup: bool = True) -> str:
     console = Console(width=None if sys.stdout.isatty() else width, highlight=False, markup=markup)
     with console.capture() as text:
         console.print(table)
-    return text.get().rstrip()
+    return "\n".join(line.rstrip() for line in text.get().rstrip().splitlines())
 
 
 def present(
