@@ -166,7 +166,7 @@ def test_the_options_reach_the_masks(clipseg: Program, tmp_path: Path) -> None:
         assert np.array_equal(mask == 0, ndimage.binary_dilation(soft > limit, disc(4)))
         assert row["area"] == np.count_nonzero(mask)
     recorded = json.loads((tmp_path / "out/run.json").read_text())["settings"]
-    assert recorded["prompts"][1]["threshold"] == "p90" and kept["clean"]["grow"] == 4
+    assert recorded["prompts"][1]["threshold"] == "p90" and recorded["clean"]["grow"] == 4
 
 
 @pytest.mark.parametrize("flags", ["--min-area x", "--min-area 101%", "--fill-holes some", "--open -1", "-t p101"])
