@@ -15,7 +15,7 @@ def alive(pid: int) -> bool:
 
 
 def gone(pids: Iterable[int], seconds: float = 10.0) -> bool:
-    """Returns whether all of these processes end within the time."""
+    """Waits until all of these processes have ended. Returns whether they did within the time."""
     pids, end = [*pids], time.monotonic() + seconds
     while any(map(alive, pids)) and time.monotonic() < end:
         time.sleep(0.02)
