@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from clipseg_cli.training.encoded_data import EncodedData
 from pictures import save
 
 COLOURS = ((214, 40, 40), (40, 160, 60), (40, 60, 200), (230, 200, 40))
@@ -60,6 +61,20 @@ def training_set(data: Path) -> Path:
             (data / folder).mkdir(parents=True, exist_ok=True)
             assert cv2.imwrite(str(data / folder / f"{number:02}.png"), array)
     return data
+
+
+def encoded_data(examples: int = 40) -> EncodedData:
+    """Returns data made without a model: two examples per image, of six prompts; the first of each pair is empty."""
+    rng = np.random.default_rng(1)
+    targets = np.packbits(rng.random((examples, 64)) < 0.5, axis=1)
+    targets[::2] = 0
+    exemplars = rng.random((examples, 5), np.float32)
+    exemplars[::2] = np.nan
+    prompt = np.arange(examples) % 6
+    image = np.arange(examples) // 2
+    texts = np.arange(6, dtype=np.float32)[:, None, None] * 100 + np.zeros((6, 2, 5), np.float32)
+    features = np.broadcast_to(image[::2].astype(np.float16)[:, None, None, None], (examples // 2, 1, 1, 1))
+    return EncodedData(np.array(features), targets, exemplars, image, prompt, texts, np.zeros((0, 5), np.float32), 8)
 
 
 def scene(width: int, height: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -156,7 +156,7 @@ def table(result: ProtocolResult, model: str) -> Iterator[str]:
     rows = {model: result.scores} | {f"paper, Table {paper.table}: {name}": row for name, row in paper.rows.items()}
     width = max(map(len, rows))
     at = "" if result.threshold is None else f" at threshold {result.threshold:g}"
-    yield f"{result.protocol}: {result.samples} samples{at}"
+    yield f"{result.protocol}: {result.samples} sample{'s' * (result.samples != 1)}{at}"
     yield " " * width + "".join(f"{name:>14}" for name in columns)
     for name, row in rows.items():
         values = ("" if row.get(score) is None else f"{row[score]:.3f}" for score in columns)

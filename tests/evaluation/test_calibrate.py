@@ -1,4 +1,4 @@
-"""`clipseg calibrate`: thresholds from a few masks, near the best there is, and silent where the masks do not tell."""
+"""`clipseg calibrate`: thresholds from a few masks are close to the best, and left open if there are too few masks."""
 
 import csv
 import json
@@ -13,7 +13,8 @@ from clipseg_cli.errors import UsageError
 from clipseg_cli.evaluation import metrics
 from clipseg_cli.evaluation.calibrate import THRESHOLDS, calibrate
 from clipseg_cli.prompts.text import read_file
-from pictures import SAMPLES, Shell
+from labelled import grey
+from pictures import SAMPLES, Program
 from shapes import queries
 from shapes.scenes import SceneOptions, draw_scene
 
@@ -21,14 +22,8 @@ PAIRS = (("circle", "red"), ("square", "green"))
 SCENES, MASKS, DRAWS = 80, 10, 5
 
 
-def grey(path: Path, values: np.ndarray) -> None:
-    """Writes uint8 (H, W) as a PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), values)
-
-
 def draw(folder: Path) -> None:
-    """Scenes of the drawn world in images/, and their masks of both labels in truth/."""
+    """Writes drawn scenes to images/, and their masks of both labels to truth/."""
     rng = np.random.default_rng(6_000_011)
     for number in range(SCENES):
         scene = draw_scene(rng, SceneOptions(first_kind=PAIRS[number % 2]))
@@ -40,7 +35,7 @@ def draw(folder: Path) -> None:
 
 
 def distorted(run: Path, gamma: float) -> Path:
-    """The run again with every probability raised to a power: the same ranking, another best threshold."""
+    """Copies a run with every probability raised to a power: the same ranking, but another best threshold."""
     other = run.with_name(f"{run.name}-{gamma}")
     shutil.copytree(run, other)
     for file in (other / "soft").rglob("*.png"):
@@ -50,7 +45,7 @@ def distorted(run: Path, gamma: float) -> Path:
 
 
 def by_threshold(run: Path, truth: Path) -> dict[str, np.ndarray]:
-    """The IoU of one label at every threshold, in plain numpy, of each picture that shows it."""
+    """Returns the IoU at every threshold, in plain numpy, of each image that shows the label."""
     rows = {}
     for file in sorted(truth.iterdir()):
         mask = cv2.imread(str(file), 0) > 0
@@ -61,12 +56,15 @@ def by_threshold(run: Path, truth: Path) -> dict[str, np.ndarray]:
     return rows
 
 
-def test_ten_masks_find_the_threshold(shell: Shell, tmp_path: Path) -> None:
-    """On the drawn world, with the bundled model as it is and with its probabilities bent both ways: from ten masks of
-    each label, by five lots, scenes that are not among them lose 0.02 mean IoU at most, in the mean, to their best
-    fixed threshold, and gain over 0.5 where 0.5 is wrong. `segment -P` takes the file."""
+@pytest.mark.slow
+def test_ten_masks_find_the_threshold(clipseg: Program, tmp_path: Path) -> None:
+    """Ten masks per label, drawn five times, give a threshold that is good on the other scenes.
+
+    These lose at most 0.02 mean IoU on average to their best fixed threshold, and gain over 0.5 where 0.5 is wrong. It
+    holds for the bundled model and for its probabilities distorted in both directions. `segment -P` reads the file.
+    """
     draw(tmp_path)
-    shell("clipseg segment images -p 'a red circle' -p 'a green square' -f soft -o run -q")
+    clipseg("clipseg segment images -p 'a red circle' -p 'a green square' -f soft -o run -q")
     losses: dict[tuple[str, str], list[float]] = {}
     gains, rng = [], np.random.default_rng(0)
     for run in (tmp_path / "run", distorted(tmp_path / "run", 6), distorted(tmp_path / "run", 0.2)):
@@ -80,7 +78,7 @@ def test_ten_masks_find_the_threshold(shell: Shell, tmp_path: Path) -> None:
             rows, notes = calibrate(run, tmp_path / f"lots/{run.name}-{lot}")
             assert [row.label for row in rows] == ["a red circle", "a green square"] and not notes
             for row in rows:
-                assert row.pictures == MASKS and row.low <= row.threshold <= row.high
+                assert row.images == MASKS and row.low <= row.threshold <= row.high
                 name = row.label.replace(" ", "-")
                 held = np.mean([curve for file, curve in curves[name].items() if file not in drawn[name]], 0)
                 mine, half = (held[int(np.argmin(np.abs(THRESHOLDS - each)))] for each in (row.threshold, 0.5))
@@ -90,14 +88,13 @@ def test_ten_masks_find_the_threshold(shell: Shell, tmp_path: Path) -> None:
     print({key: np.round(values, 4) for key, values in losses.items()})
     assert np.mean([*losses.values()]) <= 0.02, losses
     assert gains and min(gains) > 0, gains
-    shell(
-        "clipseg calibrate run lots/run-0 -o prompts.csv && clipseg segment images -P prompts.csv --limit 1 -o again -q"
-    )
+    clipseg("clipseg calibrate run lots/run-0 -o prompts.csv")
+    clipseg("clipseg segment images -P prompts.csv --limit 1 -o again -q")
     assert [prompt.text for prompt in read_file(str(tmp_path / "prompts.csv"))] == ["a red circle", "a green square"]
 
 
 def run_of(folder: Path, label: str, levels: list[np.ndarray], **prompt: object) -> Path:
-    """A run's directory with soft maps only."""
+    """Writes a run's output folder with soft maps only."""
     lines = []
     for number, each in enumerate(levels):
         grey(folder / f"soft/x/{number}.png", each)
@@ -117,15 +114,15 @@ def run_of(folder: Path, label: str, levels: list[np.ndarray], **prompt: object)
 
 
 def examples(count: int, edge: int, seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Soft maps and masks: true where the level is above `edge` but for noise of a tenth."""
+    """Returns soft maps, and masks that are true where the level plus noise is above `edge`."""
     rng = np.random.default_rng(seed)
     levels = [rng.integers(0, 256, (40, 40)).astype(np.uint8) for _ in range(count)]
     noise = [rng.normal(0, 25, (40, 40)) for _ in range(count)]
     return levels, [((each + off > edge) * 255).astype(np.uint8) for each, off in zip(levels, noise, strict=True)]
 
 
-def test_the_score_told_is_evals_at_that_threshold(tmp_path: Path) -> None:
-    """Both scores, at the chosen threshold and at the run's, equal a count of pixels; the choice beats the run's."""
+def test_the_reported_scores_are_those_at_the_thresholds(tmp_path: Path) -> None:
+    """Both kinds of score, at the chosen threshold and at the run's, equal a count of pixels; the chosen is better."""
     levels, truths = examples(6, 180)
     truths[0][:] = 0
     run = run_of(tmp_path / "run", "thing", levels)
@@ -133,8 +130,8 @@ def test_the_score_told_is_evals_at_that_threshold(tmp_path: Path) -> None:
         grey(tmp_path / f"gt/thing/{number}.png", truth)
     for score in ("miou", "iou_fg"):
         (row,), _ = calibrate(run, tmp_path / "gt", score)
-        assert (row.pictures, row.absent, row.text) == (5, 1, "a thing")
-        for threshold, told in ((row.threshold, row.score), (0.5, row.before)):
+        assert (row.images, row.absent, row.text) == (5, 1, "a thing")
+        for threshold, reported in ((row.threshold, row.score), (0.5, row.before)):
             inside, outside = [], []
             for each, truth in zip(levels, truths, strict=True):
                 found = each > 255 * threshold + 1e-9
@@ -142,13 +139,17 @@ def test_the_score_told_is_evals_at_that_threshold(tmp_path: Path) -> None:
                 outside.append((found | (truth > 0)).sum())
             pairs = [(i, o) for i, o, truth in zip(inside, outside, truths, strict=True) if truth.any()]
             mean = np.mean([i / (1 + o) for i, o in pairs])
-            assert told == pytest.approx(mean if score == "miou" else sum(inside) / (1 + sum(outside)))
-        assert row.score >= row.before
+            assert reported == pytest.approx(mean if score == "miou" else sum(inside) / (1 + sum(outside)))
+        assert row.score >= row.before and row.low <= row.threshold <= row.high
+        assert calibrate(run, tmp_path / "gt", score)[0] == [row], "the bootstrap is seeded"
 
 
-def test_the_spread_shrinks_with_masks_and_holds_the_truth(tmp_path: Path) -> None:
-    """Of 40 draws of eight pictures, the 90 % interval holds the threshold of many pictures in most; it is the same
-    each time it is computed, and narrower with more pictures."""
+@pytest.mark.slow
+def test_the_interval_shrinks_with_more_masks_and_covers_the_best_threshold() -> None:
+    """In most of 40 draws of eight images the 90 % interval covers the threshold that many images give.
+
+    It is reproducible, and narrower with more images.
+    """
     from clipseg_cli.evaluation.calibrate import _choose
 
     def row(count: int, seed: int) -> object:
@@ -168,17 +169,29 @@ def test_the_spread_shrinks_with_masks_and_holds_the_truth(tmp_path: Path) -> No
     assert np.mean(inside) > 0.8
 
 
-def test_too_few_masks_are_said_to_be(shell: Shell, tmp_path: Path) -> None:
-    """Two masks, masks that disagree, or none with the thing in it: it says so and leaves the threshold open."""
+def test_the_prompts_file_holds_the_threshold(clipseg: Program, tmp_path: Path) -> None:
+    """`-o` writes a file that `segment -P` reads, with the label, the text and the chosen threshold."""
+    levels, truths = examples(6, 150)
+    run = run_of(tmp_path / "run", "thing", levels)
+    for number, truth in enumerate(truths):
+        grey(tmp_path / f"gt/thing/{number}.png", truth)
+    clipseg("clipseg calibrate run gt -o prompts.csv")
+    (row,), _ = calibrate(run, tmp_path / "gt")
+    (prompt,) = read_file(str(tmp_path / "prompts.csv"))
+    assert (prompt.label, prompt.text) == ("thing", "a thing") and prompt.threshold == pytest.approx(row.threshold)
+
+
+def test_too_few_masks_leave_the_threshold_open(clipseg: Program, tmp_path: Path) -> None:
+    """Two masks, masks that disagree, or only empty masks: the command says so, and chooses no threshold."""
     levels, truths = examples(2, 150)
     run_of(tmp_path / "run", "thing", levels)
     for number, truth in enumerate(truths):
         grey(tmp_path / f"gt/thing/{number}.png", truth)
         grey(tmp_path / f"none/thing/{number}.png", truth * 0)
-    done = shell("clipseg calibrate run gt")
-    assert "too few to tell" in done.stderr and "2 masks" in done.stderr
+    done = clipseg("clipseg calibrate run gt")
+    assert "too few masks (2 masks" in done.stderr
     assert list(csv.DictReader(done.stdout.splitlines())) == [{"label": "thing", "text": "a thing", "threshold": ""}]
-    assert "nothing to choose a threshold by" in shell("clipseg calibrate run none").stderr
+    assert "nothing to choose a threshold from" in clipseg("clipseg calibrate run none").stderr
     levels, _ = examples(5, 0)
     run_of(tmp_path / "split", "thing", levels)
     for number, (each, edge) in enumerate(zip(levels, (10, 60, 128, 200, 245), strict=True)):
@@ -187,30 +200,31 @@ def test_too_few_masks_are_said_to_be(shell: Shell, tmp_path: Path) -> None:
     assert not row.enough and row.risk > 0.02
 
 
-def test_what_a_prompts_file_cannot_say(shell: Shell, tmp_path: Path) -> None:
-    """A boolean expression's threshold is given as a flag; a run without soft maps says what it lacks."""
+def test_thresholds_that_a_prompts_file_cannot_hold(clipseg: Program, tmp_path: Path) -> None:
+    """The threshold of a boolean expression is given as a flag; a run without soft maps is an error."""
     levels, truths = examples(6, 150)
     run_of(tmp_path / "run", "thing", levels, boolean=True)
     for number, truth in enumerate(truths):
         grey(tmp_path / f"gt/thing/{number}.png", truth)
-    done = shell("clipseg calibrate run gt")
+    done = clipseg("clipseg calibrate run gt")
     assert "-t 'thing=0." in done.stderr and done.stdout == "label,text,threshold\n"
-    assert json.loads(shell("clipseg calibrate run gt --json").stdout)["thing"]["enough"] is True
-    assert "prompts.csv" in shell("clipseg calibrate run gt -o prompts", expect=2).stderr
+    document = json.loads(clipseg("clipseg calibrate run gt --json").stdout)["thing"]
+    assert document["enough"] is True and document["images"] == 6
+    assert "prompts.csv" in clipseg("clipseg calibrate run gt -o prompts", expect=2).stderr
     about = {"prompts": [{"label": "thing", "text": "exemplar of a screw"}]}
-    for more, phrase in (
+    for more, is_text in (
         ({}, True),
         ({"exemplars": [["thing", "a.png"]]}, False),
         ({"embeddings": [["thing"]]}, False),
     ):
         (tmp_path / "run/run.json").write_text(json.dumps({"settings": about | more}))
-        assert bool(calibrate(tmp_path / "run", tmp_path / "gt")[0][0].text) is phrase
+        assert bool(calibrate(tmp_path / "run", tmp_path / "gt")[0][0].text) is is_text
     with pytest.raises(UsageError, match="no soft map"):
         calibrate(masks_only(tmp_path), tmp_path / "gt")
 
 
 def masks_only(folder: Path) -> Path:
-    """A run that kept no soft map."""
+    """Writes a run that kept no soft maps."""
     mask = {"label": "thing", "prompt": "thing", "threshold": 0.5, "area": 1, "path": "masks/thing/0.png"}
     (folder / "hard").mkdir()
     record = {"v": 1, "image": "0.jpg", "status": "ok", "masks": [mask]}

@@ -1,4 +1,4 @@
-"""The scores equal those of scikit-learn, of scipy, and of the paper's formulas written out pixel by pixel."""
+"""The scores equal those of scikit-learn, of scipy, and of the paper's formulas computed pixel by pixel."""
 
 import math
 import warnings
@@ -16,7 +16,7 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 def pairs() -> dict[str, Pair]:
-    """Soft maps in levels with their truths: drawn at random, and the awkward ones."""
+    """Returns soft maps with their true masks: random ones and corner cases."""
     rng = np.random.default_rng(7)
     shape = (13, 17)
     some = rng.random(shape) < 0.3
@@ -43,7 +43,7 @@ PAIRS = pairs()
 
 
 def paper(pairs: list[Pair]) -> dict[str, list[float]]:
-    """The paper's scores in plain Python loops over pixels, every pair a class."""
+    """Computes the paper's scores in plain Python loops over pixels; every pair is a class."""
     scores: dict[str, list[float]] = {"iou_fg": [], "iou_bin": [], "miou": [], "points": []}
     for threshold in THRESHOLDS:
         whole, own = [0, 0, 0, 0], []
@@ -65,13 +65,13 @@ def paper(pairs: list[Pair]) -> dict[str, list[float]]:
 
 
 def total(pairs: list[Pair]) -> metrics.Counts:
-    """The accumulated counts, every pair a class."""
+    """Returns the sum of the counts; every pair is a class."""
     return sum((count(*pair).as_class() for pair in pairs), nothing(len(THRESHOLDS)))
 
 
 @pytest.mark.parametrize("name", [*PAIRS, "all together"])
-def test_the_papers_scores_are_those_of_its_formulas(name: str) -> None:
-    """IoU_FG, IoU_BIN and mIoU at all 49 thresholds equal a count in plain loops, for each pair and for all."""
+def test_the_papers_scores_equal_its_formulas(name: str) -> None:
+    """IoU_FG, IoU_BIN and mIoU at all 49 thresholds equal those of plain loops, for each pair and for all together."""
     chosen = list(PAIRS.values()) if name == "all together" else [PAIRS[name]]
     counts, wanted = total(chosen), paper(chosen)
     for key, function in (("iou_fg", metrics.iou_fg), ("iou_bin", metrics.iou_bin), ("miou", metrics.miou)):
@@ -82,9 +82,11 @@ def test_the_papers_scores_are_those_of_its_formulas(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*PAIRS, "all together"])
-def test_the_papers_average_precision(name: str) -> None:
-    """AP equals Simpson's rule over the distinct points: scipy's own where the steps are even in number, otherwise
-    the mean of the two ways to leave one step to a trapezium, its parabolas fitted by numpy."""
+def test_the_papers_average_precision_equals_simpsons_rule(name: str) -> None:
+    """For an even number of steps AP equals scipy's Simpson rule over the distinct points.
+
+    For an odd number it is the mean of the two ways to leave one step to a trapezium, with parabolas fitted by numpy.
+    """
     chosen = list(PAIRS.values()) if name == "all together" else [PAIRS[name]]
     points = sorted(set(paper(chosen)["points"]), key=lambda point: (point[0], -point[1]))
     found = metrics.ap(total(chosen))
@@ -101,7 +103,7 @@ def test_the_papers_average_precision(name: str) -> None:
 
 
 def fitted(x: np.ndarray, y: np.ndarray) -> float:
-    """The integral of a parabola through each three points, or of what Simpson's formula leaves without width."""
+    """Integrates a parabola through every three points; steps of zero width as in Simpson's formula."""
     area = 0.0
     for at in range(0, len(x) - 2, 2):
         if x[at] < x[at + 1] < x[at + 2]:
@@ -113,7 +115,7 @@ def fitted(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def test_simpson_on_random_curves() -> None:
-    """Over unequal steps of an even number it is scipy's Simpson rule."""
+    """Over an even number of unequal steps the integral equals scipy's Simpson rule."""
     rng = np.random.default_rng(3)
     for size in (3, 5, 21, 49):
         x, y = np.sort(rng.random(size)), rng.random(size)
@@ -122,8 +124,8 @@ def test_simpson_on_random_curves() -> None:
 
 
 @pytest.mark.parametrize("name", list(PAIRS))
-def test_precision_recall_and_dice_are_scikit_learns(name: str) -> None:
-    """At every fifth threshold; where scikit-learn calls a score ill-defined, ours is NaN."""
+def test_precision_recall_and_dice_equal_scikit_learns(name: str) -> None:
+    """They match at every fifth threshold; where scikit-learn calls a score ill-defined, ours is NaN."""
     levels, truth = PAIRS[name]
     counts = count(levels, truth)
     scored = {
@@ -138,8 +140,8 @@ def test_precision_recall_and_dice_are_scikit_learns(name: str) -> None:
             np.testing.assert_allclose(ours[index], wanted, err_msg=f"{function.__name__} {index}")
 
 
-def test_every_kind_of_soft_map_counts_alike() -> None:
-    """8-bit, 16-bit and float maps of the same probabilities give the same counts; 16 bits also between the levels."""
+def test_every_dtype_of_soft_map_gives_the_same_counts() -> None:
+    """8-bit, 16-bit and float maps of the same probabilities agree; 16-bit maps also between the 8-bit levels."""
     levels, truth = PAIRS["random"]
     eight = count(levels, truth)
     sixteen = count(levels.astype(np.uint16) * 257, truth)
@@ -151,8 +153,8 @@ def test_every_kind_of_soft_map_counts_alike() -> None:
         assert count(fine, truth).tp[index] == ((fine > 65535 * threshold) & truth).sum()
 
 
-def test_ignored_pixels_count_nowhere() -> None:
-    """With `valid` the counts are those of the pixels that remain."""
+def test_invalid_pixels_are_not_counted() -> None:
+    """With `valid` the counts are those of the remaining pixels."""
     levels, truth = PAIRS["random"]
     valid = np.random.default_rng(2).random(truth.shape) < 0.5
     some, cut = count(levels, truth, valid=valid), count(levels[valid], truth[valid])
@@ -160,7 +162,7 @@ def test_ignored_pixels_count_nowhere() -> None:
 
 
 def test_totals_do_not_depend_on_order_or_grouping() -> None:
-    """Counts added in any order and in any groups are the same; categories as classes are sums before the mean."""
+    """Counts may be added in any order and any groups; the counts of a class are summed before the mean."""
     each = [count(*pair) for pair in PAIRS.values()]
     forth, back = sum(each, nothing(49)), sum(each[::-1], nothing(49))
     assert np.array_equal(forth.tp, back.tp) and forth.pixels == sum(truth.size for _, truth in PAIRS.values())
@@ -170,8 +172,8 @@ def test_totals_do_not_depend_on_order_or_grouping() -> None:
     assert np.isnan(metrics.miou(nothing(49))).all()
 
 
-def test_boundary_f_is_what_scipys_distances_give() -> None:
-    """On random blobs: outlines by erosion, distances by scipy's exact transform; and in the plain cases 1, 0, NaN."""
+def test_boundary_f_equals_that_of_scipys_distances() -> None:
+    """On random blobs it matches scipy's erosion and exact distances; in the trivial cases it is 1, 0 or NaN."""
     rng = np.random.default_rng(5)
     for _ in range(20):
         soft = [scipy.ndimage.gaussian_filter(rng.random((90, 140)), 6) for _ in range(2)]
@@ -188,19 +190,21 @@ def test_boundary_f_is_what_scipys_distances_give() -> None:
     assert math.isnan(metrics.boundary_f(empty, empty))
 
 
-def test_presence_ap_is_scikit_learns() -> None:
-    """Ranking by the maximum, ties among them, equals average_precision_score; NaN where nothing is ever there."""
+def test_presence_ap_equals_scikit_learns() -> None:
+    """Ranking by the maximum, with ties, equals average_precision_score; NaN if the object is never present."""
     rng = np.random.default_rng(6)
     for top in (3, 40, 256):
         there = rng.random(200) < 0.4
         maxima = rng.integers(0, top, 200)
-        bins = sum(metrics.peaks(np.array([[m]], np.uint8), bool(t)) for m, t in zip(maxima, there, strict=True))
+        bins = sum(
+            metrics.peak_histogram(np.array([[m]], np.uint8), bool(t)) for m, t in zip(maxima, there, strict=True)
+        )
         assert metrics.presence_ap(bins) == pytest.approx(sklearn.metrics.average_precision_score(there, maxima))
-    assert math.isnan(metrics.presence_ap(metrics.peaks(np.zeros((2, 2), np.uint8), False)))
+    assert math.isnan(metrics.presence_ap(metrics.peak_histogram(np.zeros((2, 2), np.uint8), False)))
 
 
 def test_a_million_pairs_take_the_memory_of_one() -> None:
-    """What is kept of the pairs does not grow with their number, and counts past 2^32 pixels stay exact."""
+    """The counts do not grow with the number of pairs, and stay exact past 2^32 pixels."""
     one = count(*PAIRS["good"]).as_class()
     many, size = one, 1
     for _ in range(30):
