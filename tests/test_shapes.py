@@ -305,11 +305,11 @@ def test_a_short_training_leaves_a_model_and_a_log(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_training_command_leaves_a_model_and_a_log(tmp_path: Path) -> None:
-    """The documented command: four steps from the bundled weights, shared by two processes."""
+    """The documented command: three steps of both stages from the bundled weights, shared by two processes."""
     command = f"-m shapes.train --out {tmp_path} --start {WEIGHTS} --device cpu"
-    command += " --steps 4 --processes 2 --images 3 --scenes 0 --warm 1"
+    command += " --steps 3 --processes 2 --images 4 --small 0.3 --scenes 0 --warm 1"
     subprocess.run([sys.executable, *command.split()], check=True, capture_output=True)
-    assert check_training(tmp_path, 4)["side"] == 224
+    assert check_training(tmp_path, 3)["side"] == 224
 
 
 def test_the_scale_loss_is_zero_at_scale_one_and_grows_either_way() -> None:
