@@ -108,6 +108,7 @@ def stages(folder: str, part: int, of: int, out: str) -> None:
     from clipseg_cli.model.segmenter import Segmenter
     from clipseg_cli.prompts.text import Prompt
     from clipseg_cli.run import pipeline
+    from clipseg_cli.run.finish import MaskPlan
     from clipseg_cli.storage import store
 
     sources = [*discover(InputOptions((folder,)), None)][part::of]
@@ -141,8 +142,8 @@ def stages(folder: str, part: int, of: int, out: str) -> None:
         store.write(Path(out, path), data)
         sizes.append(len(data))
 
-    options = MaskOptions((Prompt(PROMPT, PROMPT),), (segmenter.threshold,), (0,), (PROMPT,))
-    job = pipeline.Job(options, ("mask", "overlay"), 10**9, BATCH)
+    plan = MaskPlan((Prompt(PROMPT, PROMPT),), (segmenter.threshold,), MaskOptions(), ("mask", "overlay"))
+    job = pipeline.Job(plan, (0,), (PROMPT,), BATCH, max_pixels=10**9)
     records = pipeline.run(sources, job, lambda: (segmenter, embeddings), write)
     for _ in itertools.islice(records, WARM):
         pass
