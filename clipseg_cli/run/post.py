@@ -181,14 +181,14 @@ def _again(row: dict[str, Any], *, request: Request, directory: str, plan: MaskP
             raise ImageError("changed", "load", f"it is not the image of the run, which had {shape[1]} x {shape[0]}")
         return image.pixels
 
-    paths = [next((mask[form] for form in SOFT if form in mask), None) for mask in row["masks"]]
+    stored = [next((mask[form] for form in SOFT if form in mask), None) for mask in row["masks"]]
 
     def maps() -> Iterator[soft_maps.Scored]:
-        for mask, path in zip(row["masks"], paths, strict=True):
+        for mask, path in zip(row["masks"], stored, strict=True):
             one = soft_maps.StoredMap(_levels(request.run / str(path), shape))
             yield soft_maps.Scored(one, mask["score"], mask["mean"], mask["presence"], mask.get("similarity"))
 
-    return finish(blank, _stem(str(paths[0])), photo, maps(), plan, write)
+    return finish(blank, _stem(str(stored[0])), photo, maps(), plan, write)
 
 
 def _levels(path: store.Place, shape: tuple[int, int]) -> NDArray[Any]:

@@ -1,5 +1,6 @@
 """Exemplars on the command line: what is shown, how it is mixed, and that it finds what it shows."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -11,8 +12,10 @@ from clipseg_cli.errors import UsageError
 from clipseg_cli.model.segmenter import Segmenter
 from clipseg_cli.prompts import highlight
 from clipseg_cli.prompts.text import Prompt
-from clipseg_cli.run import embeddings, exemplars
-from clipseg_cli.run.exemplars import Exemplar, Show
+from clipseg_cli.run import exemplars, query
+from clipseg_cli.run.embed import embed
+from clipseg_cli.run.exemplars import Exemplar, visual_prompt
+from clipseg_cli.settings.prompts import RECIPE
 from pictures import SAMPLES, Shell, iou, picture, records, save
 
 
@@ -85,7 +88,7 @@ def test_a_region_comes_from_where_it_is_given(segmenter: Segmenter, reference: 
         image = np.where(region[..., None], (214, 40, 40), 255).astype(np.uint8)
     (one,) = exemplars.parse([str(reference)], masks, boxes, "it")
     wanted = highlight.highlight(image, region, "crop-blur-dim", segmenter.side).transpose(2, 0, 1)
-    np.testing.assert_allclose(exemplars.shown(segmenter, one, Show((one,))), wanted, atol=1e-5)
+    np.testing.assert_allclose(visual_prompt(segmenter, one, RECIPE, None), wanted, atol=1e-5)
 
 
 def test_a_photo_of_a_camera_is_shown_like_a_small_one(segmenter: Segmenter, tmp_path: Path) -> None:
@@ -96,7 +99,7 @@ def test_a_photo_of_a_camera_is_shown_like_a_small_one(segmenter: Segmenter, tmp
         for box in (f"{width // 4},{height // 4},{width // 2},{height // 2}", f"0,0,{width},{height}"):
             path = save(tmp_path / f"{width}.png", image)
             (one,) = exemplars.parse([str(path)], [], [box], "it")
-            seen.append(exemplars.shown(segmenter, one, Show((one,))))
+            seen.append(visual_prompt(segmenter, one, RECIPE, None))
     for small, large in zip(seen[:2], seen[2:], strict=True):
         assert np.abs(small - large).mean() < 0.05
 
@@ -104,7 +107,7 @@ def test_a_photo_of_a_camera_is_shown_like_a_small_one(segmenter: Segmenter, tmp
 def test_a_phrase_may_find_the_region(segmenter: Segmenter, reference: Path) -> None:
     """--support-prompt takes the mask that the phrase gives in the exemplar itself."""
     (one,) = exemplars.parse([str(reference)], [], [], "it")
-    shown = exemplars.shown(segmenter, one, Show((one,), region_prompt="a red circle"))
+    shown = visual_prompt(segmenter, one, RECIPE, "a red circle")
     by_mask = highlight.highlight(picture(200, 160, 5), disc(), "crop-blur-dim", segmenter.side).transpose(2, 0, 1)
     assert np.abs(shown - by_mask).mean() < 0.2, "about the same crop"
 
@@ -113,13 +116,13 @@ def test_exemplars_are_averaged_and_blended_as_they_come(segmenter: Segmenter, r
     """The embedding is w * text + (1 - w) * mean of the exemplars, in raw CLIP space."""
     other = save(reference.with_name("other.png"), picture(160, 160, 6))
     both = exemplars.parse([f"it={reference}", f"it={other}"], [], [], "x")
-    each = [segmenter.embed_images(exemplars.shown(segmenter, one, Show())[None]).values[0] for one in both]
+    each = [segmenter.embed_images(visual_prompt(segmenter, one, RECIPE, None)[None]).values[0] for one in both]
     text = segmenter.embed(["a red circle"]).values[0]
     prompts = [Prompt("it", "a red circle"), Prompt("words", "a star")]
-    mixed = embeddings.embed(segmenter, embeddings.want(prompts, [], both), Show(both, mix=0.3)).values
+    mixed = embed(segmenter, replace(query.build(prompts, [], both), mix=0.3)).values
     np.testing.assert_allclose(mixed[0], 0.3 * text + 0.7 * (each[0] + each[1]) / 2, atol=1e-5)
     np.testing.assert_allclose(mixed[1], segmenter.embed(["a star"]).values[0], atol=1e-6)
-    alone = embeddings.embed(segmenter, embeddings.want([], [], both), Show(both)).values
+    alone = embed(segmenter, query.build([], [], both)).values
     np.testing.assert_allclose(alone[0], (each[0] + each[1]) / 2, atol=1e-5)
 
 
@@ -148,11 +151,11 @@ def test_what_cannot_be_an_exemplar_is_refused(segmenter: Segmenter, reference: 
     for box in ("500,500,10,10", "0,0,0,0"):
         (one,) = exemplars.parse([str(reference)], [], [box], "x")
         with pytest.raises(UsageError, match="empty region"):
-            exemplars.shown(segmenter, one, Show((one,)))
+            visual_prompt(segmenter, one, RECIPE, None)
     small = save(reference.with_name("small.png"), picture(50, 50))
     (one,) = exemplars.parse([str(reference)], [str(small)], [], "x")
     with pytest.raises(UsageError, match="another size"):
-        exemplars.shown(segmenter, one, Show((one,)))
+        visual_prompt(segmenter, one, RECIPE, None)
 
 
 def test_the_model_shows_what_it_is_shown(shell: Shell, reference: Path, tmp_path: Path) -> None:
@@ -179,11 +182,11 @@ def test_oneshot_says_what_it_lacks(shell: Shell, reference: Path, flags: str, s
 
 def test_a_term_is_embedded_once_whoever_asks_for_it() -> None:
     """Two labels with one text, and expressions over it, share one term."""
-    wanted = embeddings.want(
+    wanted = query.build(
         [Prompt("a", "a cat"), Prompt("b", "a cat")], [Prompt("c", "a cat AND NOT (dog OR a cat)")], []
     )
     assert wanted.texts == ("a cat", "dog") and wanted.rules[:2] == (0, 0)
-    blended = embeddings.want([Prompt("a", "a cat")], [Prompt("b", "NOT a cat")], [Exemplar("a", "ref.png")])
+    blended = query.build([Prompt("a", "a cat")], [Prompt("b", "NOT a cat")], [Exemplar("a", "ref.png")])
     assert blended.texts == (None, "a cat"), "an expression speaks of the phrase alone"
     assert [prompt.label for prompt in wanted.prompts] == ["a", "b", "c"]
 

@@ -20,12 +20,13 @@ import kill_points
 from clipseg_cli.errors import OutputError
 from clipseg_cli.inputs.discovery import discover
 from clipseg_cli.prompts.text import Prompt
-from clipseg_cli.run import embeddings, engines, segment
-from clipseg_cli.run.exemplars import Show
+from clipseg_cli.run import engines, query, segment
+from clipseg_cli.run.request import Request
 from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.settings.masks import MaskOptions
 from clipseg_cli.settings.model import ModelOptions
 from clipseg_cli.settings.outputs import OutputOptions
+from clipseg_cli.settings.run import RunOptions
 from output_folder import temporary_files
 from pictures import picture, records, save
 
@@ -61,18 +62,14 @@ class History(RuleBasedStateMachine):
 
     def segment(self, out: Path, threshold: str, resume: bool = True) -> None:
         """Runs the program once in this process."""
-        wanted = embeddings.want([Prompt("red", "red")])
         inputs = InputOptions((str(self.imgs),))
-        request = segment.Request(
+        request = Request(
+            query.build([Prompt("red", "red")]),
             ModelOptions("shapes"),
-            wanted,
-            (threshold,),
-            MaskOptions(wanted.prompts, (), wanted.rules, wanted.texts),
-            False,
-            OutputOptions(str(out), ("mask", "overlay"), resume),
-            inputs,
-            (),
-            Show(),
+            inputs=inputs,
+            masks=MaskOptions((threshold,)),
+            output=OutputOptions(str(out), ("mask", "overlay")),
+            run=RunOptions(resume=resume),
         )
         sources = discover(inputs, None, str(out))
         for _ in segment.segment(request, sources, lambda line: None, io.BytesIO()):

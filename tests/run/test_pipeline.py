@@ -12,6 +12,7 @@ from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.run import pipeline
+from clipseg_cli.run.finish import MaskPlan
 from clipseg_cli.settings.masks import MaskOptions
 from pictures import save
 
@@ -54,8 +55,8 @@ def test_a_batch_too_big_for_the_memory_is_halved(tmp_path: Path, error: Excepti
         image = np.full((8, 8, 3), (10 * index, 0, 200), np.uint8) if index != 5 else np.full((8, 8, 3), 7, np.uint8)
         path = save(tmp_path / f"{index}.png", image)
         sources.append(Source(str(path), path.name, path.stem))
-    options = MaskOptions((Prompt("x", "x"),), (0.5,), (0,), ("x",))
-    job = pipeline.Job(options, (), 10**6, 8)
+    plan = MaskPlan((Prompt("x", "x"),), (0.5,), MaskOptions(), ())
+    job = pipeline.Job(plan, (0,), ("x",), 8)
     small = SmallSegmenter(3, error)
     found = list(pipeline.run(sources, job, lambda: (small, None), lambda path, data: None))  # type: ignore[arg-type]
     assert small.tried == [8, 4, 2, 2, 4, 2, 1, 1, 2]

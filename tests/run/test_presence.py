@@ -16,8 +16,8 @@ from clipseg_cli.masks import soft_maps
 from clipseg_cli.model.segmenter import Segmenter
 from clipseg_cli.prompts import highlight
 from clipseg_cli.prompts.text import Prompt
-from clipseg_cli.run import embeddings
-from clipseg_cli.run.exemplars import Show
+from clipseg_cli.run import embedding_file, query
+from clipseg_cli.run.embed import embed
 from pictures import SAMPLES, Shell, picture, records, save
 
 
@@ -131,23 +131,23 @@ def test_an_embedding_of_another_model_is_refused(shell: Shell, tmp_path: Path) 
     for wrong in ("cut.safetensors", "a.png", "nothing.safetensors"):
         assert wrong in shell(f"clipseg segment a.png --embedding {wrong}", expect=2).stderr
     assert "given twice" in shell("clipseg segment a.png -p red --embedding e.safetensors", expect=2).stderr
-    about = {"format": embeddings.FORMAT, "labels": '["a"]', "sources": '["a"]', "model": "m", "clip": "c"}
+    about = {"format": embedding_file.FORMAT, "labels": '["a"]', "sources": '["a"]', "model": "m", "clip": "c"}
     rows = {"embeddings": np.zeros((1, 4), np.float32)}
-    assert embeddings.unpack(packed(rows, about), "x")[0].label == "a"
+    assert embedding_file.unpack(packed(rows, about), "x")[0].label == "a"
     for missing in about:
         kept = {name: value for name, value in about.items() if name != missing}
         with pytest.raises(UsageError, match="not a file of `clipseg embed`"):
-            embeddings.unpack(packed(rows, kept), "x")
+            embedding_file.unpack(packed(rows, kept), "x")
 
 
 def test_templates_are_averaged(segmenter: Segmenter) -> None:
     """The embedding of a phrase is the mean over the templates; exemplars are not framed; {} must stand once."""
     frames = ("a photo of a {}", "the {}")
-    wanted = embeddings.want([Prompt("s", "star")], [], (), (), frames)
+    wanted = query.build([Prompt("s", "star")], [], (), (), frames)
     mean = segmenter.embed(["a photo of a star", "the star"]).values.mean(0)
-    np.testing.assert_allclose(embeddings.embed(segmenter, wanted, Show()).values[0], mean, atol=1e-6)
+    np.testing.assert_allclose(embed(segmenter, wanted).values[0], mean, atol=1e-6)
     with pytest.raises(UsageError, match=r"\{\}"):
-        embeddings.want([Prompt("s", "star")], templates=["a photo"])
+        query.build([Prompt("s", "star")], templates=["a photo"])
 
 
 def test_labels_compete_for_each_pixel(shell: Shell, tmp_path: Path) -> None:

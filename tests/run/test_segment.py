@@ -5,17 +5,14 @@ from pathlib import Path
 
 import cv2
 import pytest
-from clipseg_cli.run.embeddings import Wanted
 
 from clipseg_cli.errors import UsageError
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.run import segment
-from clipseg_cli.run.exemplars import Show
-from clipseg_cli.settings.inputs import InputOptions
-from clipseg_cli.settings.masks import MaskOptions
+from clipseg_cli.run.query import Query
+from clipseg_cli.run.request import Request
 from clipseg_cli.settings.model import ModelOptions, devices
-from clipseg_cli.settings.outputs import OutputOptions
-from clipseg_cli.settings.run import RunOptions
+from clipseg_cli.settings.run import RunOptions, WorkerOptions
 from clipseg_cli.storage import store
 from output_folder import tree
 from pictures import Program, Shell, picture, records, save, save_tiny
@@ -41,13 +38,10 @@ def test_a_wrong_list_of_devices_is_refused(text: str) -> None:
 def test_each_device_has_a_worker() -> None:
     """There is one worker per device, or as many as -j says, the devices in turn. Each gets the request with its
     device alone."""
-    mask = MaskOptions((), (), (), ())
     for jobs, plan in ((1, ["cuda:0", "cuda:1"]), (3, ["cuda:0", "cuda:1", "cuda:0"])):
-        request = segment.Request(
-            ModelOptions(device="cuda:0,1"), Wanted((), (), ()), (), mask, False, OutputOptions(), InputOptions(), (),
-            Show(), RunOptions(jobs=jobs),
-        )  # fmt: skip
-        assert [one.model.device for one in segment._crew(request)] == plan
+        run = RunOptions(workers=WorkerOptions(jobs=jobs))
+        request = Request(Query((), (), ()), ModelOptions(device="cuda:0,1"), run=run)
+        assert [one.model.device for one in request.per_worker()] == plan
 
 
 @pytest.mark.slow
