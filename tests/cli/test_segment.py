@@ -1,0 +1,122 @@
+"""`clipseg segment`: inputs, outputs and what is printed. The model is the bundled `shapes`."""
+
+import base64
+import json
+import os
+import pty
+import subprocess
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from pictures import Program, iou, picture, records, save
+
+
+def test_a_folder_and_a_prompt_give_masks_overlays_and_a_manifest(clipseg: Program, imgs: Path, tmp_path: Path) -> None:
+    """The tree is mirrored. Masks have the image's size and only 0 and 255. Manifest and run.json describe the run."""
+    done = clipseg("clipseg segment imgs -p 'a red circle' -p sky=blue")
+    out = tmp_path / "clipseg-out"
+    rows = records(out / "manifest.jsonl")
+    assert [row["image"] for row in rows] == [f"imgs/{n}" for n in ("a.jpg", "b.png", "sub/c.jpg", "sub/deep/d.webp")]
+    assert done.stdout.splitlines() == [f"clipseg-out/{mask['path']}" for row in rows for mask in row["masks"]]
+    for row in rows:
+        assert row["v"] == 1 and row["status"] == "ok"
+        mask = cv2.imread(str(out / row["masks"][0]["path"]), cv2.IMREAD_UNCHANGED)
+        assert mask.shape == (row["height"], row["width"]) and set(np.unique(mask)) <= {0, 255}
+        disc = cv2.circle(np.zeros_like(mask), (mask.shape[1] // 2, mask.shape[0] // 2), 30, 255, -1)
+        assert iou(mask, disc) > 0.8
+        first = row["masks"][0]
+        assert first["area"] == np.count_nonzero(mask) and first["label"] == first["prompt"] == "a red circle"
+        assert first["area_frac"] == pytest.approx(first["area"] / mask.size, abs=1e-6)
+        assert row["masks"][1]["label"] == "sky" and row["masks"][1]["prompt"] == "blue"
+        overlay = cv2.imread(str(out / row["overlay"]))
+        assert overlay.shape == (*mask.shape, 3)
+    assert (out / "masks/a-red-circle/sub/deep/d.png").is_file() and (out / "masks/sky/a.png").is_file()
+    run = json.loads((out / "run.json").read_text())
+    assert run["command"][:3] == ["clipseg", "segment", "imgs"] and run["model"]["name"] == "shapes"
+    assert run["model"]["revision"] is None, "a commit id is never invented"
+    assert "model shapes on cpu in " in done.stderr
+
+
+def test_json_prints_the_lines_of_the_manifest(clipseg: Program, imgs: Path, tmp_path: Path) -> None:
+    """`--json` prints them on stdout and nothing else; `--print none` prints nothing."""
+    done = clipseg("clipseg segment imgs -p circle -o out --json")
+    assert done.stdout == (tmp_path / "out/manifest.jsonl").read_text()
+    assert clipseg("clipseg segment imgs -p circle -o out --print none").stdout == ""
+
+
+@pytest.mark.parametrize("arguments", ["- -o -", ""])
+def test_one_image_on_stdin_gives_its_mask_on_stdout(
+    clipseg: Program, imgs: Path, tmp_path: Path, arguments: str
+) -> None:
+    """`- -o -` is a filter. If stdin and stdout are no terminals, it is the default. No folder is written."""
+    done = clipseg(f"clipseg segment {arguments} -p 'a red circle'", stdin=(imgs / "a.jpg").read_bytes())
+    (tmp_path / "mask.png").write_bytes(os.fsencode(done.stdout))
+    with Image.open(tmp_path / "mask.png") as mask:
+        assert mask.size == (160, 120) and mask.mode == "L" and set(np.unique(np.asarray(mask))) == {0, 255}
+    assert not (tmp_path / "clipseg-out").exists()
+
+
+def test_one_image_to_one_file(clipseg: Program, imgs: Path, tmp_path: Path) -> None:
+    """-o FILE writes just that file: .png a mask, .jpg an overlay."""
+    clipseg("clipseg segment imgs/a.jpg -p circle -o mask.png")
+    clipseg("clipseg segment imgs/a.jpg -p circle -p red -o seen.jpg")
+    assert cv2.imread(str(tmp_path / "mask.png"), cv2.IMREAD_UNCHANGED).shape == (120, 160)
+    assert cv2.imread(str(tmp_path / "seen.jpg")).shape == (120, 160, 3)
+    assert clipseg("clipseg segment imgs -p circle -o mask.png", expect=2).stderr.count("one image") == 1
+    assert "one format" in clipseg("clipseg segment imgs/a.jpg -p a -p b -o mask.png", expect=2).stderr
+
+
+def test_a_list_on_stdin(clipseg: Program, imgs: Path, tmp_path: Path) -> None:
+    """With no INPUTS and text on stdin, stdin is a list of paths. A missing one is a failed record, exit 3."""
+    clipseg("clipseg segment -p circle -o out", expect=3, stdin=b"imgs/a.jpg\nimgs/none.jpg\n")
+    rows = records(tmp_path / "out/manifest.jsonl")
+    assert [row["status"] for row in rows] == ["ok", "failed"] and rows[1]["error"]["class"] == "vanished"
+
+
+def test_names_that_would_collide_keep_their_extension(quick_clipseg: Program, imgs: Path, tmp_path: Path) -> None:
+    """`b.png` and `b.jpg` in one folder get two masks."""
+    save(imgs / "b.jpg", picture(200, 120, 9))
+    quick_clipseg("clipseg segment imgs -p circle -o out")
+    masks = (tmp_path / "out/masks/circle").glob("*.png")
+    assert sorted(path.name for path in masks) == ["a.png", "b.jpg.png", "b.png.png"]
+
+
+def test_names_that_are_no_text_keep_their_bytes(quick_clipseg: Program, imgs: Path, tmp_path: Path) -> None:
+    """An image whose name is not UTF-8 is segmented, the manifest has the name's bytes, and its escape sequences do
+    not reach the terminal."""
+    os.rename(os.fsencode(imgs / "a.jpg"), os.fsencode(tmp_path) + b"/imgs/\xff\x1b[31m.jpg")
+    done = quick_clipseg("clipseg segment imgs -p circle -o out --limit 9")
+    rows = records(tmp_path / "out/manifest.jsonl")
+    assert [base64.b64decode(row["image_b64"]) for row in rows if "image_b64" in row] == [b"imgs/\xff\x1b[31m.jpg"]
+    assert "\x1b" not in done.stdout + done.stderr
+    assert all((tmp_path / line).is_file() for line in done.stdout.splitlines())
+
+
+def test_a_dry_run_prints_what_it_would_write(clipseg: Program, imgs: Path, tmp_path: Path) -> None:
+    """-n lists every image with its masks and writes nothing."""
+    done = clipseg("clipseg segment imgs -p 'a cat' -n")
+    assert done.stdout.splitlines()[0] == "imgs/a.jpg -> masks/a-cat/a.png" and len(done.stdout.splitlines()) == 4
+    assert not (tmp_path / "clipseg-out").exists()
+
+
+def test_a_terminal_on_stdin_is_not_read(tmp_path: Path, environment: dict[str, str]) -> None:
+    """Without INPUTS and with a terminal on stdin the program exits with 2 at once."""
+    leader, follower = pty.openpty()
+    try:
+        done = subprocess.run(
+            ["clipseg", "segment", "-p", "a"],
+            stdin=follower,
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(leader)
+        os.close(follower)
+    assert done.returncode == 2 and b"no input" in done.stderr
