@@ -171,6 +171,8 @@ def _value(option: Option, given: Any) -> Any:
             return MISSING
         parse = option.flag.parse
         values = [value for text in given for value in (parse(text) if parse else (text,))]
+        for value in values:
+            _check_range(option, value)
         return tuple(dict.fromkeys(values)) if parse else tuple(values)
     if option.flag.parse is not None:
         return MISSING if given is None else option.flag.parse(given)

@@ -114,7 +114,9 @@ def spelled(*groups: Any) -> list[str]:
                 words.append(option.long(now))
             else:
                 for each in now if option.repeatable else (now,):
-                    words += [option.long(), option.flag.spell(each)]
+                    words += (
+                        [option.flag.spell(each)] if option.flag.argument else [option.long(), option.flag.spell(each)]
+                    )
     return words
 
 

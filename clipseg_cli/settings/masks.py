@@ -29,7 +29,7 @@ def _area(text: str) -> int | float:
 
 
 def _spelled_area(area: int | float) -> str:
-    return f"{100 * area:g}%" if isinstance(area, float) else str(area)
+    return f"{100 * area:.12g}%" if isinstance(area, float) else str(area)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,10 +30,12 @@ class ModelOptions:
         Device,
         Flag("Where to run: auto, cpu, cuda, cuda:1 or mps. A run may use several GPUs: cuda:0,1.", metavar="DEVICE"),
     ] = "auto"
-    dtype: Annotated[Dtype, Flag("Precision. auto is bf16 where the hardware is fast at it, else fp32.")] = "auto"
+    dtype: Annotated[
+        Dtype, Flag("Precision. auto is bf16 where the hardware is fast at it, else fp32.", decides=True)
+    ] = "auto"
     backend: Annotated[
         Backend,
-        Flag("`transformers` runs Hugging Face's own code: slower, the reference.", panel="Advanced"),
+        Flag("`transformers` runs Hugging Face's own code: slower, the reference.", panel="Advanced", decides=True),
     ] = "fast"
 
 
@@ -73,6 +75,7 @@ class EncodeOptions:
             low=1,
             default="4 on a CPU, else 16",
             panel="Advanced",
+            decides=False,  # an image of a batch has the same bits as alone
         ),
     ] = None
     similarity: Annotated[
@@ -81,7 +84,11 @@ class EncodeOptions:
     ] = False
     features: Annotated[
         str | None,
-        Flag("Keep encoded images in this folder, so that later prompts skip the encoder.", metavar="DIR"),
+        Flag(
+            "Keep encoded images in this folder, so that later prompts skip the encoder.",
+            metavar="DIR",
+            decides=False,  # a kept image has the same bits as one that is encoded
+        ),
     ] = None
 
 
