@@ -2,16 +2,16 @@
 
 from typing import get_args
 
-from clipseg_cli import settings
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.outputs.manifest import Record
 from clipseg_cli.run import engines
 from clipseg_cli.run.workers import Notice, Progress, Send
+from clipseg_cli.settings.run import Engine
 
 
 def test_the_table_has_the_engines_of_the_command_line() -> None:
     """Every value of `--engine` is a key."""
-    assert [*engines.ENGINES] == [*get_args(settings.Engine)]
+    assert [*engines.ENGINES] == [*get_args(Engine)]
 
 
 def test_inline_works_in_this_process() -> None:
