@@ -15,8 +15,18 @@ import torch
 from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor, CLIPTokenizer
 
 from clipseg_cli.model.segmenter import Segmenter
+from clipseg_cli.prompts import highlight
 from clipseg_cli.settings.training import Recipe as TrainingOptions
-from shapes import architecture, colours, evaluate, finetuning_benchmark, losses, queries, refinement_benchmark
+from shapes import (
+    architecture,
+    colours,
+    evaluate,
+    finetuning_benchmark,
+    losses,
+    prompt_benchmark,
+    queries,
+    refinement_benchmark,
+)
 from shapes.batches import KINDS, BatchOptions, mirrored, training_batches
 from shapes.clipart import draw_clipart
 from shapes.evaluate import with_means
@@ -418,3 +428,16 @@ def test_the_fine_tuning_benchmark_trains_and_scores(tmp_path: Path, monkeypatch
     text = finetuning_benchmark.measure(tmp_path, "shapes", [0.0])
     assert "| label | before | without `--replay` |" in text
     assert "| a teal bolt (new) |" in text and "| 5 known labels, mean |" in text
+
+
+def test_every_way_to_use_exemplars_is_scored() -> None:
+    """`shapes.prompt_benchmark` scores every recipe, number of exemplars and blend. Its AP equals the definition."""
+    segmenter = Segmenter.load("shapes", device="cpu", dtype="fp32")
+    marks = prompt_benchmark.one_shot(segmenter, prompt_benchmark.one_shot_questions(2))
+    assert list(marks["recipe"]) == list(highlight.RECIPES) and marks["exemplars"]["1"] == marks["text share"]["0.0"]
+    assert all(0 <= value <= 1 for rows in marks.values() for value in rows.values())
+    rng = np.random.default_rng(5)
+    scores, shown = rng.normal(size=40), rng.random(40) < 0.3
+    order = sorted(range(40), key=lambda index: -scores[index])
+    hits = [sum(shown[order[: rank + 1]]) / (rank + 1) for rank in range(40) if shown[order[rank]]]
+    assert prompt_benchmark.average_precision(scores, shown) == pytest.approx(np.mean(hits))

@@ -73,7 +73,7 @@ def admit(out: store.Place, document: dict[str, Any], resume: bool) -> bool:
     ended = False
     try:
         earlier = json.loads((out / RUN).read_bytes())
-        before = earlier["settings"]
+        before = dict(earlier["settings"])
         ended = "seconds" in earlier
     except FileNotFoundError:
         if not (out / MANIFEST).exists():

@@ -382,3 +382,16 @@ def test_the_first_image_comes_before_the_walk_ends_and_memory_stays_flat(tmp_pa
     assert count == 10_000
     assert first < (time.perf_counter() - started) / 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 10_000  # kilobytes
+
+
+def test_every_image_is_in_one_shard(tmp_path: Path) -> None:
+    """Shards divide the images without loss or overlap, about evenly, the same way under any root and spelling."""
+    make(tmp_path / "imgs", *(f"{index % 7}/{index}.png" for index in range(60)))
+
+    def shard(root: str, index: int) -> set[str]:
+        return {source.output for source in find(str(tmp_path / root), shard=(index, 4))}
+
+    shards = [shard("imgs", index) for index in range(4)]
+    assert sum(map(len, shards)) == 60 == len(set.union(*shards)) and min(map(len, shards)) >= 5
+    (tmp_path / "imgs").rename(tmp_path / "elsewhere")
+    assert shards == [shard("elsewhere", index) for index in range(4)]

@@ -138,3 +138,18 @@ def test_an_overlay_does_not_change_the_photo() -> None:
     far[:140] = False  # the label is drawn above
     assert np.array_equal(drawn[far], photo[far])
     assert not np.array_equal(drawn[70:110], photo[70:110]), "the label is drawn above the mask"
+
+
+def test_presence_is_the_mean_of_the_most_probable_pixels() -> None:
+    """Equal to a sort of all probabilities. One wrong pixel changes it little, an object changes it much."""
+    rng = np.random.default_rng(3)
+    logits = rng.normal(-4, 1, (224, 224)).astype(np.float32)
+    count = round(soft_maps.PRESENCE_SHARE * logits.size)
+    highest = np.sort(1 / (1 + np.exp(-logits.astype(np.float64))), axis=None)[-count:]
+    assert soft_maps.presence(logits) == pytest.approx(highest.mean(), abs=1e-6)
+    before = soft_maps.presence(logits)
+    logits[0, 0] = 8
+    assert soft_maps.presence(logits) < before + 0.02
+    logits[50:90, 50:90] = 8
+    assert soft_maps.presence(logits) > 0.99
+    assert soft_maps.presence(np.full((1, 1), 2, np.float32)) == pytest.approx(0.8808, abs=1e-4)

@@ -1,5 +1,6 @@
-"""The pipeline with a fake segmenter: what it does when the memory is short."""
+"""The pipeline: a batch that is too large for the memory, and the similarity of image and prompt."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,14 +8,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs.source import Source
+from clipseg_cli.model.segmenter import Segmenter
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.run import pipeline
 from clipseg_cli.run.finish import MaskPlan
 from clipseg_cli.settings.masks import MaskOptions
-from pictures import save
+from pictures import Program, picture, save
 
 
 class SmallSegmenter:
@@ -65,3 +68,23 @@ def test_a_batch_too_big_for_the_memory_is_halved(tmp_path: Path, error: Excepti
     small.error = RuntimeError("an illegal memory access was encountered")
     with pytest.raises(RuntimeError, match="illegal"):
         list(pipeline.run(sources, job, lambda: (small, None), lambda path, data: None))  # type: ignore[arg-type]
+
+
+def test_a_cosine_is_that_of_each_row() -> None:
+    """Lengths do not count. A row of zeros has the similarity 0."""
+    rows = np.array([[3, 0], [0, 5], [1, 1], [0, 0]], np.float32)
+    found = pipeline.cosines(rows, np.array([2, 0], np.float32))
+    np.testing.assert_allclose(found, [1, 0, 0.5**0.5, 0], atol=1e-6)
+
+
+def test_the_similarity_is_that_of_clip(clipseg: Program, segmenter: Segmenter, tmp_path: Path) -> None:
+    """`--similarity` adds the cosine of image and prompt embeddings to each record. Expressions have none."""
+    path = save(tmp_path / "a.png", picture())
+    line = clipseg("clipseg segment a.png -p circle --expr 'red AND circle' --similarity --dtype fp32 --json").stdout
+    text, expression = json.loads(line)["masks"]
+    image, prompt = (
+        segmenter.embed_images([np.asarray(Image.open(path))]).values[0],
+        segmenter.embed(["circle"]).values[0],
+    )
+    cosine = image @ prompt / np.linalg.norm(image) / np.linalg.norm(prompt)
+    assert text["similarity"] == pytest.approx(float(cosine), abs=2e-4) and "similarity" not in expression

@@ -1,7 +1,6 @@
-"""`clipseg post`: a run's soft maps to masks again. The model is `shapes`; post never loads it."""
+"""`clipseg post` makes the masks of a run's soft maps again. The model is `shapes`; post never loads it."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -9,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pictures import Shell, picture, records, save
+from clipseg_cli.model.segmenter import Segmenter
+from output_folder import tree
+from pictures import Program, picture, records, save
 
 EVERY = "mask,overlay,cutout,labels,npz,coco,yolo,voc,labelme,svg,webdataset"
 CASES = {
@@ -20,90 +21,117 @@ CASES = {
 }
 
 
-def tree(out: Path) -> dict[str, bytes]:
-    """What a run leaves, but for what holds times; a manifest without the paths of maps that post did not write."""
-    found = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
-    return {
-        name: data
-        for name, data in found.items()
-        if name not in ("run.json", ".clipseg-journal.jsonl", ".clipseg-lock")
-    }
-
-
-@pytest.fixture(scope="module")
-def imgs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures in two folders, one name twice, one broken."""
-    folder = tmp_path_factory.mktemp("post")
+@pytest.fixture
+def run(clipseg: Program, tmp_path: Path) -> Path:
+    """A run that kept its soft maps, of images in two folders, one name twice, and one broken."""
     for index, name in enumerate(("a.jpg", "a.png", "sub/b.jpg", "sub/odd\nname.jpg")):
-        save(folder / "imgs" / name, picture(150 + 30 * index, 120, index))
-    (folder / "imgs/broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
-    return folder
+        save(tmp_path / "imgs" / name, picture(150 + 30 * index, 120, index))
+    (tmp_path / "imgs/broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
+    clipseg("clipseg segment imgs -p 'a red circle' -p red -f soft16 -f soft -o run", expect=3)
+    return tmp_path / "run"
 
 
-@pytest.fixture(scope="module")
-def run(imgs: Path) -> Path:
-    """A folder with the pictures and a run that kept its maps."""
-    environment = os.environ | {"CLIPSEG_MODEL": "shapes", "XDG_CONFIG_HOME": str(imgs / "none")}
-    command = [sys.executable, "-m", "clipseg_cli", "segment", "imgs", "-p", "a red circle", "-p", "red"]
-    done = subprocess.run([*command, "-f", "soft16", "-f", "soft", "-o", "run"], cwd=imgs, env=environment, check=False)
-    assert done.returncode == 3
-    return imgs
+def contents(out: Path) -> dict[str, bytes]:
+    """Returns the content of every file by name, without the lock and the files that hold times."""
+    return {name: data for name, data in tree(out).items() if name != ".clipseg-lock"}
 
 
 @pytest.mark.parametrize("flags", CASES.values(), ids=CASES)
-def test_post_gives_what_segment_gives(shell: Shell, run: Path, flags: str) -> None:
-    """The same options to `post` and to `segment`: the same tree, byte for byte, manifest included, and no torch."""
-    shell(f"cd {run} && rm -rf one two && clipseg segment imgs -p 'a red circle' -p red {flags} -o one", expect=3)
+def test_post_writes_what_segment_writes(
+    clipseg: Program, run: Path, tmp_path: Path, flags: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same options `post` and `segment` leave the same tree, byte for byte, manifest included."""
+    clipseg(f"clipseg segment imgs -p 'a red circle' -p red {flags} -o one", expect=3)
+    monkeypatch.delattr(Segmenter, "load")  # nobody may load a model
+    clipseg(f"clipseg post run {flags} -o two", expect=3)
+    one, two = contents(tmp_path / "one"), contents(tmp_path / "two")
+    assert one.keys() == two.keys() and [name for name in one if one[name] != two[name]] == []
+    assert len(records(tmp_path / "two/manifest.jsonl")) == 5
+
+
+@pytest.mark.parametrize(
+    "flags", [CASES["everything"], *(pytest.param(CASES[name], marks=pytest.mark.slow) for name in ("clean", "labels"))]
+)
+def test_post_does_not_import_torch(
+    clipseg: Program, run: Path, tmp_path: Path, environment: dict[str, str], flags: str
+) -> None:
+    """Neither torch nor transformers, in a fresh process."""
     code = (
         "import sys, clipseg_cli.cli.main as c\ntry: c.main()\n"
         "finally: assert not {'torch', 'transformers'} & set(sys.modules)"
     )
-    told = shell(f'cd {run} && {sys.executable} -c "{code}" post run {flags} -o two', expect=3)
-    assert "Assertion" not in told.stderr
-    one, two = tree(run / "one"), tree(run / "two")
-    assert one.keys() == two.keys() and [name for name in one if one[name] != two[name]] == []
-    assert len(records(run / "two/manifest.jsonl")) == 5
+    command = [sys.executable, "-c", code, "post", "run", *flags.split(), "-o", "two"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 3 and "Assertion" not in done.stderr, done.stderr
 
 
-def test_thresholds_stay_the_runs_and_photos_are_left_alone(shell: Shell, run: Path, tmp_path: Path) -> None:
-    """Without -t the run's thresholds; masks need no photo, overlays do and say so."""
-    shutil.copytree(run / "run", tmp_path / "run")
-    done = shell("clipseg post run -f mask -o masks --json", expect=3)
+def test_thresholds_stay_those_of_the_run(clipseg: Program, run: Path, tmp_path: Path) -> None:
+    """Without -t each label keeps its threshold."""
+    done = clipseg("clipseg post run -f mask -o masks --json", expect=3)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    before = records(tmp_path / "run/manifest.jsonl")
-    assert [[m["threshold"] for m in row.get("masks", ())] for row in rows] == [
-        [m["threshold"] for m in row.get("masks", ())] for row in before
+    assert [[mask["threshold"] for mask in row.get("masks", ())] for row in rows] == [
+        [mask["threshold"] for mask in row.get("masks", ())] for row in records(run / "manifest.jsonl")
     ]
-    document = json.loads((tmp_path / "run/run.json").read_text()) | {"directory": str(tmp_path)}
-    (tmp_path / "run/run.json").write_text(json.dumps(document))
-    shell("clipseg post run -o seen", expect=3)
+
+
+def test_photos_are_read_only_where_they_are_needed(clipseg: Program, run: Path, tmp_path: Path) -> None:
+    """Masks come without them. An overlay of a photo that is gone is a failed record."""
+    shutil.rmtree(tmp_path / "imgs")
+    clipseg("clipseg post run -f mask -o masks", expect=3)
+    assert [row["status"] for row in records(tmp_path / "masks/manifest.jsonl")].count("ok") == 4
+    clipseg("clipseg post run -o seen", expect=3)
     assert {row["error"]["class"] for row in records(tmp_path / "seen/manifest.jsonl")} == {"vanished", "corrupt"}
 
 
-def test_a_prompts_files_thresholds_beat_a_bare_one(shell: Shell, run: Path, tmp_path: Path) -> None:
-    """`post -t 0.4` changes what the prompts file left open, as `segment -t 0.4` does; also through a second `post`."""
-    shutil.copytree(run / "imgs", tmp_path / "imgs")
+def test_photos_are_found_from_the_folder_of_the_run(
+    clipseg: Program, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Relative names start in the folder in which the run was started. A photo of another size is not the run's."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    clipseg("clipseg post ../run -o seen", expect=3)
+    assert [row["status"] for row in records(tmp_path / "elsewhere/seen/manifest.jsonl")].count("ok") == 4
+    save(tmp_path / "imgs/a.jpg", picture(20, 20))
+    clipseg("clipseg post ../run -o other", expect=3)
+    rows = {row["image"]: row for row in records(tmp_path / "elsewhere/other/manifest.jsonl")}
+    assert rows["imgs/a.jpg"]["error"]["class"] == "changed"
+
+
+def test_thresholds_of_a_prompts_file_precede_a_general_one(clipseg: Program, run: Path, tmp_path: Path) -> None:
+    """`post -t 0.4` sets the threshold of the labels that have none in the prompts file, as `segment -t 0.4` does,
+    also in a second `post`."""
     (tmp_path / "p.csv").write_text("label,text,threshold\ncircle,a red circle,0.7\nred,red,\n")
-    shell("clipseg segment imgs -P p.csv -f soft -o run", expect=3)
-    shell("clipseg post run -t 0.4 -f mask,soft -o one && exit 1; clipseg post one -t 0.4 -f mask -o two", expect=3)
-    shell("clipseg post run -t 0.4 -t circle=0.2 -f mask -o three", expect=3)
+    clipseg("clipseg segment imgs -P p.csv -f soft -o own", expect=3)
+    clipseg("clipseg post own -t 0.4 -f mask,soft -o one", expect=3)
+    clipseg("clipseg post one -t 0.4 -f mask -o two", expect=3)
+    clipseg("clipseg post own -t 0.4 -t circle=0.2 -f mask -o three", expect=3)
     for out, expected in (("one", [0.7, 0.4]), ("two", [0.7, 0.4]), ("three", [0.2, 0.4])):
         assert [mask["threshold"] for mask in records(tmp_path / out / "manifest.jsonl")[0]["masks"]] == expected
 
 
-def test_what_cannot_be_done_is_told(shell: Shell, run: Path, tmp_path: Path) -> None:
-    """No run, no soft maps, the run's own folder, another run's folder, a map that was lost."""
-    assert "no run" in shell("clipseg post nowhere", expect=2).stderr
-    shutil.copytree(run / "run", tmp_path / "run")
-    assert "--out" in shell("clipseg post run -o run", expect=1).stderr
-    shutil.copytree(run / "run", tmp_path / "other")
-    assert "--overwrite" in shell("clipseg post run -o other", expect=1).stderr
-    (tmp_path / "run/soft16/red/sub/b.png").unlink()
-    shell("clipseg post run -f mask -o masks", expect=3)
-    lost = [row for row in records(tmp_path / "masks/manifest.jsonl") if row["image"] == "imgs/sub/b.jpg"]
-    assert lost[0]["error"]["class"] == "vanished"
-    shell("clipseg post run -f mask -o masks", expect=3)  # what post wrote, post may write again
-    document = json.loads((tmp_path / "run/run.json").read_text())
-    document["settings"]["formats"] = ["mask"]
-    (tmp_path / "run/run.json").write_text(json.dumps(document))
-    assert "-f soft" in shell("clipseg post run -o more", expect=2).stderr
+def test_the_output_never_replaces_another_run(clipseg: Program, run: Path, tmp_path: Path) -> None:
+    """The run's own folder and that of another run are refused. Output of an earlier `post` is replaced."""
+    assert "--out" in clipseg("clipseg post run -o run", expect=1).stderr
+    shutil.copytree(run, tmp_path / "other")
+    assert "--overwrite" in clipseg("clipseg post run -o other", expect=1).stderr
+    clipseg("clipseg post run -o other --overwrite -f mask", expect=3)
+    clipseg("clipseg post run -o other -f mask -t 0.9", expect=3)
+    assert records(tmp_path / "other/manifest.jsonl")[0]["masks"][0]["threshold"] == 0.9
+
+
+def test_a_lost_soft_map_costs_one_image(clipseg: Program, run: Path, tmp_path: Path) -> None:
+    """The image's record is `vanished`."""
+    (run / "soft16/red/sub/b.png").unlink()
+    clipseg("clipseg post run -f mask -o masks", expect=3)
+    (lost,) = [row for row in records(tmp_path / "masks/manifest.jsonl") if row["image"] == "imgs/sub/b.jpg"]
+    assert lost["error"]["class"] == "vanished"
+
+
+def test_post_needs_a_run_with_soft_maps(clipseg: Program, run: Path) -> None:
+    """A folder without a run, a run without soft maps, and 16-bit soft maps of an 8-bit run are usage errors."""
+    assert "no run" in clipseg("clipseg post nowhere", expect=2).stderr
+    document = json.loads((run / "run.json").read_text())
+    for formats, flags, message in ((["mask"], "", "-f soft"), (["soft"], "-f soft16", "8 bits only")):
+        document["settings"]["formats"] = formats
+        (run / "run.json").write_text(json.dumps(document))
+        assert message in clipseg(f"clipseg post run -o more {flags}", expect=2).stderr

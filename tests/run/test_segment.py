@@ -1,4 +1,4 @@
-"""A run as a whole: devices and their workers, output names that are never shared, and when a run gives up."""
+"""A run as a whole: its tree, output names that are never shared, several devices, and when a run gives up."""
 
 import json
 from pathlib import Path
@@ -6,42 +6,11 @@ from pathlib import Path
 import cv2
 import pytest
 
-from clipseg_cli.errors import UsageError
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.run import segment
-from clipseg_cli.run.query import Query
-from clipseg_cli.run.request import Request
-from clipseg_cli.settings.model import ModelOptions, devices
-from clipseg_cli.settings.run import RunOptions, WorkerOptions
 from clipseg_cli.storage import store
 from output_folder import tree
 from pictures import Program, Shell, picture, records, save, save_tiny
-
-
-@pytest.mark.parametrize(
-    "text, each",
-    [("auto", ["auto"]), ("cuda:1", ["cuda:1"]), ("cuda:0,1", ["cuda:0", "cuda:1"]), ("cpu,cpu", ["cpu", "cpu"]),
-     ("cuda:0,cuda:3,5,cpu", ["cuda:0", "cuda:3", "cuda:5", "cpu"])],
-)  # fmt: skip
-def test_a_list_of_devices_is_read(text: str, each: list[str]) -> None:
-    """`cuda:0,1` is short for `cuda:0,cuda:1`. A device may be named twice."""
-    assert [*devices(text)] == each
-
-
-@pytest.mark.parametrize("text", ["cuda:0,", "0,1", "cpu,1", "auto,cpu", "cuda:0,x", "gpu", "", "cuda:\u0661"])
-def test_a_wrong_list_of_devices_is_refused(text: str) -> None:
-    """The error shows the right form."""
-    with pytest.raises(UsageError, match="like cuda:0,1"):
-        devices(text)
-
-
-def test_each_device_has_a_worker() -> None:
-    """There is one worker per device, or as many as -j says, the devices in turn. Each gets the request with its
-    device alone."""
-    for jobs, plan in ((1, ["cuda:0", "cuda:1"]), (3, ["cuda:0", "cuda:1", "cuda:0"])):
-        run = RunOptions(workers=WorkerOptions(jobs=jobs))
-        request = Request(Query((), (), ()), ModelOptions(device="cuda:0,1"), run=run)
-        assert [one.model.device for one in request.per_worker()] == plan
 
 
 @pytest.mark.slow
@@ -139,3 +108,51 @@ def test_names_stay_apart_on_a_file_system_that_folds_them(tmp_path: Path) -> No
     assert [source.output == source.name for source in found] == [True, False, True, False, True, False, True]
     assert len({store.folded(source.output) for source in found}) == len(names)
     assert not store.folds(tmp_path) and not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("out", "single"),
+    [("-", True), ("a.png", True), ("a.JPG", True), ("a", False), ("a.tif", False), ("s3://bucket/a", False)],
+)
+def test_the_output_is_a_file_or_a_folder(out: str, single: bool, tmp_path: Path) -> None:
+    """A suffix of a mask or an overlay names a file, unless there is a folder of that name."""
+    assert segment.is_single(out) == single
+    (tmp_path / "b.png").mkdir()
+    assert not segment.is_single(str(tmp_path / "b.png"))
+
+
+def test_two_runs_give_the_same_bytes(clipseg: Program, tmp_path: Path) -> None:
+    """Everything but run.json is equal byte for byte between two runs of one command."""
+    for index, name in enumerate(("a.jpg", "b.png", "sub/c.jpg", "sub/deep/d.webp")):
+        save(tmp_path / "imgs" / name, picture(160 + 16 * index, 120, index))
+    for out in ("one", "two"):
+        clipseg(f"clipseg segment imgs -p circle -f mask -f soft -f overlay -o {out}")
+    one, two = (
+        {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        for out in (tmp_path / "one", tmp_path / "two")
+    )
+    assert one.keys() == two.keys() and len(one) == 4 * 3 + 4
+    assert {path for path in one if one[path] != two[path]} == {Path("run.json")}
+
+
+def test_one_corrupt_file_costs_one_record(clipseg: Program, tmp_path: Path) -> None:
+    """The other images are done, the manifest gives the reason, and the exit code is 3."""
+    image = save(tmp_path / "imgs/a.jpg", picture())
+    (tmp_path / "imgs/broken.jpg").write_bytes(image.read_bytes()[:700])
+    (tmp_path / "imgs/empty.png").touch()
+    done = clipseg("clipseg segment imgs -p circle -o out", expect=3)
+    rows = {row["image"]: row for row in records(tmp_path / "out/manifest.jsonl")}
+    assert rows["imgs/a.jpg"]["status"] == "ok" and len(rows) == 3
+    assert rows["imgs/broken.jpg"]["error"]["class"] == "corrupt"
+    assert rows["imgs/empty.png"]["error"]["class"] == "empty"
+    assert "imgs/broken.jpg" in done.stderr and not (tmp_path / "out/masks/circle/broken.png").exists()
+
+
+@pytest.mark.parametrize("out", ["imgs/out", "imgs"])
+def test_a_run_never_segments_its_own_outputs(clipseg: Program, tmp_path: Path, out: str) -> None:
+    """If the output folder is inside the input folder, or is the same, a second run finds the same images."""
+    for name in ("a.jpg", "sub/b.png"):
+        save(tmp_path / "imgs" / name, picture(64, 48))
+    for _ in range(2):
+        clipseg(f"clipseg segment imgs -p circle -o {out}")
+        assert len(records(tmp_path / out / "manifest.jsonl")) == 2

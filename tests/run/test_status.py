@@ -1,31 +1,16 @@
-"""Shards of a run: they depend on the paths alone. What `status` and `merge` make of them."""
+"""Shards of a run: merged, they are the run."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from clipseg_cli.inputs.discovery import discover
-from clipseg_cli.settings.inputs import InputOptions
+from clipseg_cli.errors import UsageError
+from clipseg_cli.run import status
 from output_folder import tree
 from pictures import Program, Shell, picture, records, save
 
 SEGMENT = "clipseg segment imgs -p red -f mask -f coco -q"
-
-
-def test_every_image_is_in_one_shard(tmp_path: Path) -> None:
-    """Shards divide the images without loss or overlap, about evenly, the same way under any root and spelling."""
-    for index in range(60):
-        save(tmp_path / f"imgs/{index % 7}/{index}.png", picture(8, 8))
-
-    def names(root: str, shard: tuple[int, int]) -> set[str]:
-        found = discover(InputOptions((root,), shard=shard), None)
-        return {source.output for source in found}
-
-    shards = [names(str(tmp_path / "imgs"), (index, 4)) for index in range(4)]
-    assert sum(map(len, shards)) == 60 == len(set.union(*shards)) and min(map(len, shards)) >= 5
-    (tmp_path / "imgs").rename(tmp_path / "elsewhere")
-    assert shards == [names(str(tmp_path / "elsewhere"), (index, 4)) for index in range(4)]
 
 
 @pytest.fixture
@@ -62,30 +47,31 @@ def test_shards_side_by_side_equal_one_run(quick_shell: Shell, one: Path, tmp_pa
     assert_merged(tmp_path / "four", one)
 
 
-def test_status_tells_what_is_missing(quick_clipseg: Program, tmp_path: Path) -> None:
-    """It counts done images and failed ones by class, and names missing ones by walking the inputs again. It exits
-    with 3 until everything is done."""
-    for index in range(6):
-        save(tmp_path / f"imgs/{index}.png", picture(48, 48, index))
-    (tmp_path / "imgs/broken.png").write_bytes(b"")
-    quick_clipseg(f"{SEGMENT} -o out --shard 0/3", None)
-    quick_clipseg(f"{SEGMENT} -o out --shard 1/3", None)
-    done = json.loads(quick_clipseg("clipseg status out --json", expect=3).stdout)
-    assert done["done"] + sum(done["failed"].values()) + len(done["missing"]) == 7 and done["missing"]
-    quick_clipseg(f"{SEGMENT} -o out --shard 2/3", None)
-    last = quick_clipseg("clipseg status out", expect=3).stdout
-    assert "done     6" in last and "1 (1 empty)" in last and "missing  0" in last
-    (tmp_path / "imgs/broken.png").unlink()
-    save(tmp_path / "imgs/broken.png", picture(48, 48))
-    quick_clipseg(f"{SEGMENT} -o out")
-    quick_clipseg("clipseg status out")
-    assert "holds no run" in quick_clipseg("clipseg status imgs", expect=2).stderr
+def test_status_and_merge_need_a_run(tmp_path: Path) -> None:
+    """A folder without run.json is a usage error."""
+    for function in (status.status, status.merge):
+        with pytest.raises(UsageError, match="holds no run"):
+            function(tmp_path)
 
 
-def test_an_empty_shard_is_done(quick_clipseg: Program, tmp_path: Path) -> None:
-    """If there are more shards than images, the empty ones say so and exit with 0. A wrong shard is a usage error."""
-    save(tmp_path / "imgs/a.png", picture(48, 48))
-    told = [quick_clipseg(f"clipseg segment imgs -p red -o out --shard {index}/4").stderr for index in range(4)]
-    assert "".join(told).count("no image") == 3
-    for wrong in ("4/4", "1", "-1/4", "a/b", "0/0"):
-        assert "I/N" in quick_clipseg(f"clipseg segment imgs -p red --shard={wrong}", expect=2).stderr
+@pytest.mark.parametrize(
+    ("change", "missing"),
+    [
+        ({}, ("imgs/new.png",)),
+        ({"directory": "/elsewhere"}, None),
+        ({"inputs": {"inputs": ["imgs"], "files_from": "-"}}, None),
+        ({"inputs": {"inputs": []}}, None),
+        ({"inputs": {"no such option": 1}}, None),
+    ],
+)
+def test_missing_images_are_known_where_the_inputs_can_be_searched_again(
+    quick_clipseg: Program, tmp_path: Path, change: dict[str, object], missing: tuple[str, ...] | None
+) -> None:
+    """Not for a list on stdin, nor for relative names from another folder. The run's shard does not count."""
+    save(tmp_path / "imgs/a.png", picture(48, 40))
+    quick_clipseg("clipseg segment imgs -p red -o out")
+    run = tmp_path / "out/run.json"
+    save(tmp_path / "imgs/new.png", picture(48, 40, 2))
+    run.write_text(json.dumps(json.loads(run.read_text()) | change))
+    found = status.status(tmp_path / "out")
+    assert (found.done, found.missing) == (1, missing)

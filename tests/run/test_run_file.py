@@ -1,0 +1,143 @@
+"""`run.json`: its settings decide whether a run may be resumed."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from clipseg_cli.errors import OutputError
+from clipseg_cli.model import registry
+from clipseg_cli.outputs.manifest import MANIFEST, RUN
+from clipseg_cli.prompts.text import Prompt
+from clipseg_cli.run import run_file
+from clipseg_cli.run.query import build
+from clipseg_cli.run.request import Request
+from clipseg_cli.run.work import make_job
+from clipseg_cli.settings.inputs import InputOptions
+from clipseg_cli.settings.masks import CleanUp, MaskOptions
+from clipseg_cli.settings.model import EncodeOptions, ModelOptions
+from clipseg_cli.settings.outputs import ExportOptions, OutputOptions
+from clipseg_cli.settings.run import RunOptions, WorkerOptions
+from clipseg_cli.storage import store
+from output_folder import temporary_files
+from pictures import Program, picture, save
+
+PLAIN = Request(build([Prompt("cat", "a cat")]), ModelOptions("shapes"))
+ALWAYS = {"model", "weights", "prompts", "formats"}
+
+
+def settings_of(request: Request) -> dict[str, object]:
+    """Returns the settings in run.json, as they are read back."""
+    checkpoint = registry.locate(request.model.model)
+    job = make_job(request, checkpoint, request.output.formats or ("mask", "overlay"))
+    document = run_file.describe(request, job, checkpoint)
+    read: dict[str, object] = json.loads(run_file.to_json(document))["settings"]
+    return read
+
+
+def test_options_at_their_defaults_are_left_out() -> None:
+    """Model, prompts with their thresholds, and formats are always there, so that an option with a new default does
+    not change the settings of earlier runs."""
+    found = settings_of(PLAIN)
+    assert found.keys() == ALWAYS and found["model"] == "shapes" and found["formats"] == ["mask", "overlay"]
+    assert found["prompts"] == [{"label": "cat", "text": "a cat", "threshold": registry.locate("shapes").threshold}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings"),
+    [
+        ({"model": ModelOptions("shapes", dtype="bf16", backend="transformers")},
+         {"dtype": "bf16", "backend": "transformers"}),
+        ({"encode": EncodeOptions(tile=2, flip=True, size=96, similarity=True)},
+         {"tile": 2, "flip": True, "size": 96, "similarity": True}),
+        ({"masks": MaskOptions(clean=CleanUp("guided", fill_holes="all"), min_presence=0.2, empty="skip")},
+         {"refine": "guided", "fill_holes": "all", "min_presence": 0.2, "empty": "skip"}),
+        ({"output": OutputOptions(export=ExportOptions(True, True, (1, 2, 3)))},
+         {"components": True, "polygons": True, "backdrop": [1, 2, 3]}),
+        ({"inputs": InputOptions(max_pixels=99), "run": RunOptions(checksum=True)},
+         {"max_pixels": 99, "checksum": True}),
+    ],
+)  # fmt: skip
+def test_options_that_change_the_outputs_are_settings(changes: dict[str, object], settings: dict[str, object]) -> None:
+    """Each stands under its own name, without groups."""
+    found = settings_of(replace(PLAIN, **changes))
+    assert {key: value for key, value in found.items() if key not in ALWAYS} == settings
+
+
+def test_options_that_do_not_change_the_outputs_are_no_settings(tmp_path: Path) -> None:
+    """The batch size, kept features, inputs, workers and what is printed may differ when a run is resumed."""
+    other = replace(
+        PLAIN,
+        encode=EncodeOptions(batch_size=1, features=str(tmp_path / "kept")),
+        inputs=InputOptions(("a.jpg",), limit=3, shard=(1, 4)),
+        model=ModelOptions("shapes", offline=True, device="cpu"),
+        output=OutputOptions(str(tmp_path), report=True, fsync=True),
+        run=RunOptions(resume=False, max_errors=3, workers=WorkerOptions(2)),
+    )
+    assert settings_of(other) == settings_of(PLAIN)
+
+
+def test_thresholds_and_expressions_are_recorded_with_their_prompts() -> None:
+    """An expression is marked as such."""
+    query = build([Prompt("cat", "a cat", 0.7)], [Prompt("none", "NOT a cat")])
+    found = settings_of(replace(PLAIN, query=query, masks=MaskOptions(("0.2",))))
+    assert found["prompts"] == [
+        {"label": "cat", "text": "a cat", "threshold": 0.7},
+        {"label": "none", "text": "NOT a cat", "threshold": 0.2, "boolean": True},
+    ]
+
+
+def test_the_inputs_are_recorded_for_status() -> None:
+    """All input options, the command, and where and when it ran."""
+    request = replace(PLAIN, command=("segment", "imgs"), inputs=InputOptions(("imgs",), limit=3))
+    checkpoint = registry.locate("shapes")
+    found = run_file.describe(request, make_job(request, checkpoint, ()), checkpoint)
+    assert found["inputs"] == asdict(request.inputs) and found["command"] == ["clipseg", "segment", "imgs"]
+    assert found["model"] == {"name": "shapes", "repo": None, "revision": None, "path": str(registry.BUNDLED)}
+    assert {"versions", "started", "directory", "host", "pid"} <= found.keys()
+
+
+def test_a_folder_is_admitted_or_refused(tmp_path: Path) -> None:
+    """Admits an empty folder and one of equal settings. Refuses other settings, showing both values, and a manifest
+    without its run.json. Without `resume` the earlier run is forgotten."""
+    document = {"settings": {"flip": True, "tile": 2}}
+    assert run_file.admit(tmp_path, document, resume=True)
+    (tmp_path / RUN).write_bytes(run_file.to_json(document | {"seconds": 3.0}))
+    assert run_file.admit(tmp_path, document, resume=True)
+    with pytest.raises(OutputError) as caught:
+        run_file.admit(tmp_path, {"settings": {"tile": 3, "flip": True}}, resume=True)
+    assert str(caught.value).splitlines()[1:] == ["  tile: 2 there, 3 now"] and "--overwrite" in str(caught.value)
+    for damaged in ("", "[]", '{"settings": 3}', "{"):
+        (tmp_path / RUN).write_text(damaged)
+        with pytest.raises(OutputError, match="other settings"):
+            run_file.admit(tmp_path, document, resume=True)
+    (tmp_path / RUN).unlink()
+    (tmp_path / MANIFEST).touch()
+    with pytest.raises(OutputError, match="other settings"):
+        run_file.admit(tmp_path, document, resume=True)
+    assert not run_file.admit(tmp_path, document, resume=False) and not (tmp_path / MANIFEST).exists()
+
+
+def test_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
+    """A run.json without `seconds` is that of a run that did not end: its temporary files are deleted."""
+    (tmp_path / RUN).write_bytes(run_file.to_json({"settings": {}}))
+    (tmp_path / "masks").mkdir()
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    (tmp_path / "masks" / f"{store._prefix(int(dead.stdout))}a.png").touch()
+    assert temporary_files(tmp_path)
+    assert not run_file.admit(tmp_path, {"settings": {}}, resume=True)
+    assert not temporary_files(tmp_path)
+
+
+def test_a_run_is_resumed_with_another_batch_size_and_not_in_another_precision(
+    quick_clipseg: Program, tmp_path: Path
+) -> None:
+    """The former gives the same files, the latter may not."""
+    save(tmp_path / "a.png", picture(48, 40))
+    quick_clipseg("clipseg segment a.png -p red -o out")
+    assert "(1 before)" in quick_clipseg("clipseg segment a.png -p red -o out -b 1 --features kept -j 2").stderr
+    message = quick_clipseg("clipseg segment a.png -p red -o out --dtype bf16", expect=1).stderr
+    assert 'dtype: null there, "bf16" now' in message
