@@ -19,8 +19,10 @@ from clipseg_cli.outputs.manifest import MANIFEST, RUN, Ledger, Record
 from clipseg_cli.outputs.writers import per_run, raster
 from clipseg_cli.prompts import highlight
 from clipseg_cli.prompts.slugs import unique_slugs
-from clipseg_cli.run import embedding_file, pipeline, run_file, work, workers
-from clipseg_cli.run.exemplars import visual_prompt
+from clipseg_cli.run import pipeline, run_file, work
+from clipseg_cli.run.engines import workers
+from clipseg_cli.run.query import embedding_file
+from clipseg_cli.run.query.exemplars import visual_prompt
 from clipseg_cli.run.request import Request
 from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.settings.outputs import Format

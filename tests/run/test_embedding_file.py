@@ -11,8 +11,8 @@ from safetensors.numpy import save as packed
 from checkpoints import write_checkpoint
 from clipseg_cli.errors import UsageError
 from clipseg_cli.model import registry
-from clipseg_cli.run import embedding_file
-from clipseg_cli.run.embedding_file import SavedEmbedding
+from clipseg_cli.run.query import embedding_file
+from clipseg_cli.run.query.embedding_file import SavedEmbedding
 
 WEIGHTS = registry.BUNDLED / "model.safetensors"
 ABOUT = {"format": embedding_file.FORMAT, "labels": '["a"]', "sources": '["a cat"]', "model": "m", "clip": "c"}
@@ -29,9 +29,8 @@ def test_what_is_packed_is_read_back(tmp_path: Path) -> None:
     """Rows to the bit, labels, sources and model; safetensors' own reader opens the file."""
     rows = np.random.default_rng(0).normal(size=(2, 512)).astype(np.float32)
     path = tmp_path / "e.safetensors"
-    path.write_bytes(
-        embedding_file.pack(rows, ["red", "katzenhaft \u00fc"], ["a", "exemplar b.png"], "shapes", WEIGHTS)
-    )
+    labels, sources = ["red", "katzenhaft \u00fc"], ["a", "exemplar b.png"]
+    path.write_bytes(embedding_file.pack(rows, labels, sources, "shapes", WEIGHTS))
     found = embedding_file.read(str(path))
     assert [(each.label, each.source) for each in found] == [*zip(labels, sources, strict=True)]
     assert {each.model for each in found} == {"shapes"}
