@@ -63,7 +63,7 @@ def segment(request: Request, sources: Iterator[Source], note: Note, stdout: Bin
 
 
 def _to_folder(request: Request, sources: Iterator[Source], note: Note, alone: bool) -> Iterator[Record]:
-    out, fsync = store.place(request.out), request.output.fsync
+    out, fsync = store.as_path(request.out), request.output.fsync
     store.check(out)
     if store.folds(out):
         sources = _unfolded(sources)
@@ -137,14 +137,14 @@ def _to_one_file(request: Request, sources: Iterator[Source], note: Note, stdout
     if len(formats) != 1 or (formats[0] != "overlay" and len(request.query.prompts) != 1):
         raise UsageError(f"-o {out} takes one file: one format and one prompt (or -f overlay for several prompts)")
     if out != "-":
-        store.check(store.place(out).parent)
+        store.check(store.as_path(out).parent)
 
     def write(path: str, data: bytes) -> None:
         if out == "-":
             stdout.write(data)
             stdout.flush()
         else:
-            store.write(store.place(out), data, request.output.fsync)
+            store.write(store.as_path(out), data, request.output.fsync)
 
     checkpoint = registry.locate(request.model.model, offline=request.model.offline, progress=True)
     job = work.make_job(request, checkpoint, formats)

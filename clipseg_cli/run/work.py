@@ -91,7 +91,7 @@ def _process(
     if not checkpoint.weights.exists():
         named = f"{checkpoint.repo}@{checkpoint.revision}" if checkpoint.repo else request.model.model
         checkpoint = registry.locate(named, offline=request.model.offline)
-    out = store.place(request.out)
+    out = store.as_path(request.out)
     if job.plan.formats and isinstance(out, Path) and not (out / RUN).exists():
         node = socket.gethostname()
         raise OutputError(f"{node} does not see {out.absolute()}: use an --out that all machines of the run share")
