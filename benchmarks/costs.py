@@ -23,7 +23,7 @@ from benchmarks.process import Timing, run
 from clipseg_cli.inputs.discovery import discover
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.outputs.manifest import JOURNAL, MANIFEST, Ledger, Mask, Record
-from clipseg_cli.run.workers import Notice, Notify
+from clipseg_cli.run.engines.workers import Notice, Notify
 from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.settings.masks import MaskOptions
 
@@ -222,7 +222,7 @@ def messaging(count: int, actors: int) -> dict[str, float]:
     """Measures the CPU seconds per image to send names to actors and to receive records, with `count` messages."""
     import ray
 
-    from clipseg_cli.run import ray_actors
+    from clipseg_cli.run.engines import ray_actors
 
     ray.init("local", include_dashboard=False, log_to_driver=False, object_store_memory=ray_actors.STORE)
     sources = map(example_source, range(count))

@@ -120,17 +120,19 @@ def presence(segmenter: Segmenter, scenes: int) -> dict[str, tuple[float, float]
             drawn.append(scene)
     kinds = sorted({each.kind for scene in drawn for each in scene.objects})
     picked = [kinds[index] for index in rng.permutation(len(kinds))[:PAIRS]]
-    asked = [queries.Query(shape=shape) for shape in SHAPES] + [queries.Query(colour=colour) for colour in COLOURS]
-    asked += [queries.Query(shape=shape, colour=colour) for shape, colour in picked]
-    embeddings = segmenter.embed([queries.as_prompt(query, rng) for query in asked])
-    answers = [[queries.matching(query, scene) for query in asked] for scene in drawn]
+    scored_queries = [queries.Query(shape=shape) for shape in SHAPES] + [
+        queries.Query(colour=colour) for colour in COLOURS
+    ]
+    scored_queries += [queries.Query(shape=shape, colour=colour) for shape, colour in picked]
+    embeddings = segmenter.embed([queries.as_prompt(query, rng) for query in scored_queries])
+    answers = [[queries.matching(query, scene) for query in scored_queries] for scene in drawn]
     known = np.array([[answer is not None for answer in row] for row in answers])
     positive = np.array([[bool(answer) for answer in row] for row in answers])
     result = {}
     for name, values in presence_scores(segmenter, drawn, embeddings).items():
         per_prompt = [
             average_precision(values[known[:, column], column], positive[known[:, column], column])
-            for column in range(len(asked))
+            for column in range(len(scored_queries))
             if positive[known[:, column], column].any()
         ]
         result[name] = float(np.mean(per_prompt)), average_precision(values[known], positive[known])

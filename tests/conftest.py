@@ -85,7 +85,7 @@ def clipseg(
     """
     from clipseg_cli.cli.main import main
     from clipseg_cli.model.segmenter import Segmenter
-    from clipseg_cli.run import engines
+    from clipseg_cli.run.engines import table as engines
 
     load = Segmenter.load
 

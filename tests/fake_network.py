@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 import kill_points
 from clipseg_cli.inputs import decode
 from clipseg_cli.inputs.source import Source
-from clipseg_cli.run import work, workers
-from clipseg_cli.run.workers import Notice, Notify
+from clipseg_cli.run import work
+from clipseg_cli.run.engines import workers
+from clipseg_cli.run.engines.workers import Notice, Notify
 from clipseg_cli.storage import bucket_lines
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pathlib import Path
 from clipseg_cli.errors import OutputError
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.outputs.manifest import Record
-from clipseg_cli.run.workers import Notice, Progress, Send
+from clipseg_cli.run.engines.workers import Notice, Progress, Send
 
 
 def work(sources: Iterable[Source], send: Send) -> Iterator[Record]:
@@ -49,7 +49,7 @@ def work(sources: Iterable[Source], send: Send) -> Iterator[Record]:
 
 def main() -> None:
     """Runs two workers as a main process that a test may kill. Prints each image and its worker's process number."""
-    from clipseg_cli.run import processes
+    from clipseg_cli.run.engines import processes
 
     sources = [Source("x", name, "x") for name in sys.argv[1:]]
     for record in processes.run(sources, [work, work], lambda notice: None, 8):

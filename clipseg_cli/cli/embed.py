@@ -30,13 +30,14 @@ def embed(
     from pathlib import Path
 
     from clipseg_cli.cli.terminal import Terminal
-    from clipseg_cli.run import query, segment
+    from clipseg_cli.run import segment
+    from clipseg_cli.run.query import terms
     from clipseg_cli.run.request import Request
     from clipseg_cli.storage import store
 
     if out == "-" and sys.stdout.isatty():
         raise UsageError("an embedding is binary: name a file with -o cat.safetensors, or pipe it into a command")
-    request = Request(query.read(prompts), model, tuple(sys.argv[1:]))
+    request = Request(terms.read(prompts), model, tuple(sys.argv[1:]))
     data = segment.embed(request, Terminal(console).note)
     if out == "-":
         sys.stdout.buffer.write(data)

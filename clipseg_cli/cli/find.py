@@ -45,13 +45,14 @@ def find(
     """
     from clipseg_cli.cli.terminal import Terminal, ranking
     from clipseg_cli.inputs.discovery import discover
-    from clipseg_cli.run import query, segment
+    from clipseg_cli.run import segment
+    from clipseg_cli.run.query import terms
     from clipseg_cli.run.request import Request
 
     stdin = read_from(inputs, prompts)
     masks, run = MaskOptions(min_presence=min_presence), RunOptions(workers=workers)
     command = tuple(sys.argv[1:])
-    request = Request(query.read(prompts), model, command, inputs, encode, masks, run=run)
+    request = Request(terms.read(prompts), model, command, inputs, encode, masks, run=run)
     sources = discover(inputs, stdin)
     found: list[Record] = []
     with Terminal(console) as terminal:

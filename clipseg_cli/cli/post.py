@@ -40,7 +40,7 @@ def post(
     from clipseg_cli.run import post as runs
     from clipseg_cli.storage import store
 
-    request = runs.Request(store.place(run), masks, output, overwrite, max_pixels, tuple(sys.argv[1:]))
+    request = runs.Request(store.as_path(run), masks, output, overwrite, max_pixels, tuple(sys.argv[1:]))
     with Terminal(console) as terminal:
         terminal.begin(None)
         present(runs.post(request, terminal.note), terminal, output, request.out)

@@ -32,5 +32,5 @@ def report(
     from clipseg_cli.pages import report as pages
     from clipseg_cli.storage import store
 
-    target = None if out is None else store.place(out)
-    say(str(pages.write(store.place(run), Terminal(console).note, target)))
+    target = None if out is None else store.as_path(out)
+    say(str(pages.write(store.as_path(run), Terminal(console).note, target)))

@@ -45,10 +45,11 @@ def segment(
       clipseg segment - -p "a cat" -o - < in.jpg > mask.png
     """
     from clipseg_cli.inputs.discovery import discover
-    from clipseg_cli.run import query, request
+    from clipseg_cli.run import request
+    from clipseg_cli.run.query import terms
 
     stdin = read_from(inputs, prompts)
-    asked = query.read(prompts)
+    asked = terms.read(prompts)
     asked_for = request.Request(asked, model, tuple(sys.argv[1:]), inputs, encode, masks, output, run)
     sources = discover(inputs, stdin, asked_for.out)
     first = next(sources, None)

@@ -27,7 +27,7 @@ def status(run: Run, json: Json = False, debug: Debug = False) -> None:
     from clipseg_cli.storage import store
     from clipseg_cli.storage.paths import escape
 
-    found = runs.status(store.place(run))
+    found = runs.status(store.as_path(run))
     if json:
         say(dumps(found.document(), ensure_ascii=False))
     else:
@@ -49,5 +49,5 @@ def merge(run: Run, debug: Debug = False) -> None:
     from clipseg_cli.run import status as runs
     from clipseg_cli.storage import store
 
-    out = store.place(run)
+    out = store.as_path(run)
     say(f"{runs.merge(out)} images in {out / 'manifest.jsonl'}")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from clipseg_cli.outputs.manifest import Record
-    from clipseg_cli.storage.store import Place
+    from clipseg_cli.storage.store import AnyPath
 
 PLAIN_SECONDS = 10.0  # between two lines of plain progress: a log of a night stays readable
 
@@ -95,7 +95,7 @@ def say(text: str) -> None:
         raise typer.Exit(0) from None
 
 
-def _show_overlay(out: "Place", record: "Record") -> None:
+def _show_overlay(out: "AnyPath", record: "Record") -> None:
     """The overlay of a record as half blocks on stdout, two pixels a character; nothing where it has none."""
     import cv2
     import numpy as np
@@ -160,11 +160,11 @@ def present(
         terminal.record(record)
         emit(record)
         if options.preview and sys.stdout.isatty():
-            _show_overlay(store.place(out), record)
+            _show_overlay(store.as_path(out), record)
     if options.report and not single:
         from clipseg_cli.pages import report
 
-        report.write(store.place(out), terminal.note)
+        report.write(store.as_path(out), terminal.note)
 
 
 def _emitter(options: PrintOptions, out: str, single: bool) -> Callable[["Record"], None]:

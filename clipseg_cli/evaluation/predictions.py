@@ -49,7 +49,7 @@ class Prediction:
     empty: bool = False  # the mask has no pixel, and may have no file because of that
 
     def read_soft(self, truth: TrueMask) -> NDArray[np.uint8] | NDArray[np.uint16] | None:
-        """Reads the soft map, (H, W); None if the run kept none. Raises UsageError if its size is not the truth's."""
+        """Reads the soft map, (H, W); None if the run kept none. Raises UsageError if the sizes differ."""
         return None if self.soft is None else _same_size(read_values(self.soft), truth, self.soft)
 
     def read_mask(self, truth: TrueMask) -> NDArray[np.bool_]:

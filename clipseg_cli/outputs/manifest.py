@@ -18,7 +18,7 @@ from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.storage import store
 from clipseg_cli.storage.buckets import Url
 from clipseg_cli.storage.lines import open_lines
-from clipseg_cli.storage.store import Place
+from clipseg_cli.storage.store import AnyPath
 
 VERSION = 1
 MANIFEST = "manifest.jsonl"
@@ -135,7 +135,7 @@ class Ledger:
     output files have the recorded sizes, and the input file is unchanged.
     """
 
-    def __init__(self, out: Place, fsync: bool = False) -> None:
+    def __init__(self, out: AnyPath, fsync: bool = False) -> None:
         self.out = out
         self.manifest = open_lines(out / MANIFEST, fsync)
         self.journal = open_lines(out / JOURNAL, fsync)
@@ -224,7 +224,7 @@ class Ledger:
                 lines.rewrite(_latest)
 
 
-def forget(out: Place) -> None:
+def forget(out: AnyPath) -> None:
     """Deletes the manifest, the journal and run.json of an output folder. Raises OutputError."""
     for name in (MANIFEST, JOURNAL):
         open_lines(out / name).clear()
@@ -252,13 +252,13 @@ def readable_name(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def documents(path: Place) -> Iterator[dict[str, Any]]:
+def documents(path: AnyPath) -> Iterator[dict[str, Any]]:
     """Yields the records of a manifest. In a bucket, each image comes once; elsewhere, once per line."""
     lines = _latest(list(open_lines(path))) if isinstance(path, Url) else open_lines(path)
     return (document for line in lines if "image" in (document := _document(line)))
 
 
-def latest(path: Place) -> dict[str, dict[str, Any]]:
+def latest(path: AnyPath) -> dict[str, dict[str, Any]]:
     """Returns the record of each image by its name; the later one, where an unfinished run holds two."""
     return {image_name(document): document for document in documents(path)}
 

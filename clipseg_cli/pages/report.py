@@ -26,7 +26,7 @@ from clipseg_cli.settings.flag import fill, spelled
 from clipseg_cli.settings.inputs import MAX_PIXELS
 from clipseg_cli.settings.masks import MaskOptions
 from clipseg_cli.storage import paths, store
-from clipseg_cli.storage.store import Place
+from clipseg_cli.storage.store import AnyPath
 
 TEMPLATE = Path(__file__).parent / "report.html"
 LARGE, SMALL, FEW = 640, 256, 200  # pixels: the longer side of a thumbnail, LARGE for up to FEW images, else SMALL
@@ -36,7 +36,7 @@ SOFT_FORMATS = ("soft", "soft16")  # keys under which a record names a soft map
 UNCERTAIN = 0.1  # probability: a pixel this close to the threshold is uncertain
 
 
-def write(run: Place, note: Callable[[str], None], target: Place | None = None) -> Place:
+def write(run: AnyPath, note: Callable[[str], None], target: AnyPath | None = None) -> AnyPath:
     """Writes the report of the run in the folder `run`, there or at `target`, and returns its path.
 
     `note` gets a line for the user if images are missing. Raises OutputError, and UsageError if there is no run.
@@ -47,7 +47,7 @@ def write(run: Place, note: Callable[[str], None], target: Place | None = None) 
     return target
 
 
-def page(run: Place, note: Callable[[str], None]) -> bytes:
+def page(run: AnyPath, note: Callable[[str], None]) -> bytes:
     """Returns the HTML of the run in the folder `run`. Raises UsageError if there is no run."""
     records = list(manifest.latest(run / manifest.MANIFEST).values())
     try:
@@ -102,7 +102,7 @@ def _post_options(settings: dict[str, Any]) -> list[str]:
     return spelled(fill(MaskOptions, settings))
 
 
-def _image(record: dict[str, Any], run: Place, about: dict[str, Any], side: int, cleaned: bool) -> dict[str, Any]:
+def _image(record: dict[str, Any], run: AnyPath, about: dict[str, Any], side: int, cleaned: bool) -> dict[str, Any]:
     """Returns what the page needs of one image.
 
     `cleaned`: the run's masks differ from their thresholded soft maps, so the page needs both.
@@ -134,7 +134,7 @@ def _image(record: dict[str, Any], run: Place, about: dict[str, Any], side: int,
     } | ({"b64": record["image_b64"]} if "image_b64" in record else {})
 
 
-def _grey(run: Place, path: str | None) -> NDArray[np.uint8] | None:
+def _grey(run: AnyPath, path: str | None) -> NDArray[np.uint8] | None:
     """Reads a mask or a soft map, uint8 (H, W); None if it cannot be read."""
     try:
         data = np.frombuffer(b"" if path is None else (run / path).read_bytes(), np.uint8)

@@ -46,7 +46,7 @@ SOFT = ("soft16", "soft")  # the keys under which a record names a soft map, the
 class Request:
     """What the user asked for. Raises UsageError for options that do not fit each other."""
 
-    run: store.Place
+    run: store.AnyPath
     masks: MaskOptions = field(default_factory=MaskOptions)  # without thresholds, the run's own count
     output: OutputOptions = field(default_factory=OutputOptions)
     overwrite: bool = False
@@ -68,7 +68,7 @@ def post(request: Request, note: Callable[[str], None]) -> Iterator[Record]:
     Raises UsageError where there is no run or it has no soft maps, OutputError where the output cannot be written or
     holds something else.
     """
-    run, out, fsync = request.run, store.place(request.out), request.output.fsync
+    run, out, fsync = request.run, store.as_path(request.out), request.output.fsync
     before = _read(run)
     plan = _plan(request, before)
     _admit(out, run, request.overwrite)
@@ -118,7 +118,7 @@ def _describe(request: Request, before: dict[str, Any], plan: MaskPlan) -> dict[
     }
 
 
-def _read(run: store.Place) -> dict[str, Any]:
+def _read(run: store.AnyPath) -> dict[str, Any]:
     """The run's run.json."""
     try:
         document = json.loads((run / RUN).read_bytes())
@@ -146,7 +146,7 @@ def _plan(request: Request, before: dict[str, Any]) -> MaskPlan:
     return MaskPlan(tuple(known), chosen, request.masks, formats, request.output.export)
 
 
-def _admit(out: store.Place, run: store.Place, overwrite: bool) -> None:
+def _admit(out: store.AnyPath, run: store.AnyPath, overwrite: bool) -> None:
     """Refuses to write over a run; the output of an earlier `post` is replaced."""
     store.check(out)
     if folders.same(str(out), str(run)):
@@ -191,7 +191,7 @@ def _again(row: dict[str, Any], *, request: Request, directory: str, plan: MaskP
     return finish(blank, _stem(str(stored[0])), photo, maps(), plan, write)
 
 
-def _levels(path: store.Place, shape: tuple[int, int]) -> NDArray[Any]:
+def _levels(path: store.AnyPath, shape: tuple[int, int]) -> NDArray[Any]:
     """The levels of a soft map of the run. Raises ImageError."""
     try:
         with PngImageFile(io.BytesIO(path.read_bytes())) as image:

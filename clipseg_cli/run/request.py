@@ -7,7 +7,7 @@ from itertools import cycle, islice
 from clipseg_cli.errors import UsageError
 from clipseg_cli.masks.refine import REFINEMENTS
 from clipseg_cli.prompts.thresholds import resolve_thresholds
-from clipseg_cli.run.query import Query
+from clipseg_cli.run.query.terms import Query
 from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.settings.masks import MaskOptions
 from clipseg_cli.settings.model import EncodeOptions, ModelOptions, devices

@@ -62,7 +62,7 @@ def settings(request: Request, job: Job, checkpoint: registry.Checkpoint) -> dic
     }
 
 
-def admit(out: store.Place, document: dict[str, Any], resume: bool) -> bool:
+def admit(out: store.AnyPath, document: dict[str, Any], resume: bool) -> bool:
     """Refuses a folder that holds a run with other settings, showing the difference; without `resume` forgets the run.
 
     Returns False where a run may have been killed there and left temporary files.

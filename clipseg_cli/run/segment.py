@@ -19,8 +19,10 @@ from clipseg_cli.outputs.manifest import MANIFEST, RUN, Ledger, Record
 from clipseg_cli.outputs.writers import per_run, raster
 from clipseg_cli.prompts import highlight
 from clipseg_cli.prompts.slugs import unique_slugs
-from clipseg_cli.run import embedding_file, pipeline, run_file, work, workers
-from clipseg_cli.run.exemplars import visual_prompt
+from clipseg_cli.run import pipeline, run_file, work
+from clipseg_cli.run.engines import workers
+from clipseg_cli.run.query import embedding_file
+from clipseg_cli.run.query.exemplars import visual_prompt
 from clipseg_cli.run.request import Request
 from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.settings.outputs import Format
@@ -61,7 +63,7 @@ def segment(request: Request, sources: Iterator[Source], note: Note, stdout: Bin
 
 
 def _to_folder(request: Request, sources: Iterator[Source], note: Note, alone: bool) -> Iterator[Record]:
-    out, fsync = store.place(request.out), request.output.fsync
+    out, fsync = store.as_path(request.out), request.output.fsync
     store.check(out)
     if store.folds(out):
         sources = _unfolded(sources)
@@ -135,14 +137,14 @@ def _to_one_file(request: Request, sources: Iterator[Source], note: Note, stdout
     if len(formats) != 1 or (formats[0] != "overlay" and len(request.query.prompts) != 1):
         raise UsageError(f"-o {out} takes one file: one format and one prompt (or -f overlay for several prompts)")
     if out != "-":
-        store.check(store.place(out).parent)
+        store.check(store.as_path(out).parent)
 
     def write(path: str, data: bytes) -> None:
         if out == "-":
             stdout.write(data)
             stdout.flush()
         else:
-            store.write(store.place(out), data, request.output.fsync)
+            store.write(store.as_path(out), data, request.output.fsync)
 
     checkpoint = registry.locate(request.model.model, offline=request.model.offline, progress=True)
     job = work.make_job(request, checkpoint, formats)

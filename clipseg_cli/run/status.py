@@ -14,7 +14,7 @@ from clipseg_cli.outputs.writers import per_run
 from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.storage import paths
 from clipseg_cli.storage.lines import open_lines
-from clipseg_cli.storage.store import Place
+from clipseg_cli.storage.store import AnyPath
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Status:
         return {"done": self.done, "failed": failed, "missing": missing, "failures": failures}
 
 
-def status(out: Place) -> Status:
+def status(out: AnyPath) -> Status:
     """What is done, failed and missing under `out`. Raises UsageError where there is no run."""
     records = _records(out)
     failed = {name: record["error"]["class"] for name, record in records.items() if record["status"] != "ok"}
@@ -46,7 +46,7 @@ def status(out: Place) -> Status:
     return Status(len(records) - len(failed), Counter(failed.values()), missing, tuple(failed))
 
 
-def merge(out: Place) -> int:
+def merge(out: AnyPath) -> int:
     """Merges the shards of a run and returns the number of images. Raises UsageError where there is no run.
 
     The manifest gets each image once, sorted by name, so that equal runs have equal manifests whatever their shards.
@@ -61,14 +61,14 @@ def merge(out: Place) -> int:
     return len(records)
 
 
-def _records(out: Place) -> dict[str, dict[str, Any]]:
+def _records(out: AnyPath) -> dict[str, dict[str, Any]]:
     """The latest record of each image, by name."""
     if not (out / RUN).is_file():
         raise UsageError(f"{out} holds no run: name the output folder of `clipseg segment`")
     return manifest.latest(out / MANIFEST)
 
 
-def _inputs(out: Place) -> InputOptions | None:
+def _inputs(out: AnyPath) -> InputOptions | None:
     """The inputs of the run without its shard, where they can be searched again from here; else None."""
     try:
         run = json.loads((out / RUN).read_bytes())

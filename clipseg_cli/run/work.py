@@ -15,8 +15,11 @@ from clipseg_cli.model import registry
 from clipseg_cli.outputs.manifest import RUN, Record
 from clipseg_cli.outputs.writers import check_label_count
 from clipseg_cli.prompts.thresholds import resolve_thresholds
-from clipseg_cli.run import embed, embedding_file, engines, pipeline, workers
+from clipseg_cli.run import pipeline
+from clipseg_cli.run.engines import workers
+from clipseg_cli.run.engines.table import ENGINES, inline
 from clipseg_cli.run.finish import MaskPlan
+from clipseg_cli.run.query import embed, embedding_file
 from clipseg_cli.run.request import Request
 from clipseg_cli.settings.outputs import Format
 from clipseg_cli.storage import paths, store
@@ -68,7 +71,7 @@ def work(
     """Yields one record per item, by the request's engine. An image that is `alone` needs no worker process."""
     options = request.run.workers
     private = any(path.startswith("memory://") for path in (request.out, *request.inputs.inputs))
-    engine = engines.inline if (alone or private) and options.engine == "local" else engines.ENGINES[options.engine]
+    engine = inline if (alone or private) and options.engine == "local" else ENGINES[options.engine]
     works = [partial(_process, one, checkpoint, job) for one in request.per_worker()]
     cluster = workers.Cluster(options.ray_address, request.model.device)
     return engine(items, works, notify, AHEAD * job.batch_size, cluster)
@@ -88,7 +91,7 @@ def _process(
     if not checkpoint.weights.exists():
         named = f"{checkpoint.repo}@{checkpoint.revision}" if checkpoint.repo else request.model.model
         checkpoint = registry.locate(named, offline=request.model.offline)
-    out = store.place(request.out)
+    out = store.as_path(request.out)
     if job.plan.formats and isinstance(out, Path) and not (out / RUN).exists():
         node = socket.gethostname()
         raise OutputError(f"{node} does not see {out.absolute()}: use an --out that all machines of the run share")

@@ -12,12 +12,12 @@ from typing import Self
 from clipseg_cli.storage import store
 from clipseg_cli.storage.bucket_lines import BucketLines
 from clipseg_cli.storage.buckets import Url
-from clipseg_cli.storage.store import Place
+from clipseg_cli.storage.store import AnyPath
 
 LOCK = ".clipseg-lock"
 
 
-def open_lines(path: Place, fsync: bool = False) -> "Lines | BucketLines":
+def open_lines(path: AnyPath, fsync: bool = False) -> "Lines | BucketLines":
     """Returns the lines at `path`, to read and to extend. Use it with `with`."""
     return BucketLines(path) if isinstance(path, Url) else Lines(path, fsync)
 

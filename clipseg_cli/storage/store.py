@@ -24,10 +24,10 @@ TEMPORARY = ".clipseg-tmp-"  # prefix of the name of every unfinished file
 # image would meet it too (disk full, read-only, no permission, quota).
 _IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP}
 
-Place = Path | Url
+AnyPath = Path | Url
 
 
-def place(path: str) -> Place:
+def as_path(path: str) -> AnyPath:
     """Returns the Path or Url that a path or URL names."""
     path = paths.local(path)
     return Url(path.rstrip("/")) if paths.is_url(path) else Path(path)
@@ -60,7 +60,7 @@ def _visible(character: str) -> bool:
     return unicodedata.category(character) not in paths.INVISIBLE
 
 
-def write(path: Place, data: bytes | Iterable[bytes], fsync: bool = False) -> None:
+def write(path: AnyPath, data: bytes | Iterable[bytes], fsync: bool = False) -> None:
     """Writes `data`, or its pieces in turn, to `path`, and makes its folders.
 
     After a crash at any point the file is the old one or the new one. With `fsync` that also holds for a power failure.
@@ -92,7 +92,7 @@ def write(path: Place, data: bytes | Iterable[bytes], fsync: bool = False) -> No
 
 
 @contextlib.contextmanager
-def failing(path: Place) -> Iterator[None]:
+def failing(path: AnyPath) -> Iterator[None]:
     """Converts an OSError inside the `with` block to the error of `failure`."""
     try:
         yield
@@ -100,7 +100,7 @@ def failing(path: Place) -> Iterator[None]:
         raise failure(error, path) from error
 
 
-def failure(error: OSError, path: Place) -> ImageError | OutputError:
+def failure(error: OSError, path: AnyPath) -> ImageError | OutputError:
     """Converts an error of the operating system on an output path: fatal for the image, or for the run."""
     reason = error.strerror or str(error)
     if error.errno in _IN_THE_WAY:
@@ -122,7 +122,7 @@ def _prefix(pid: int | None = None) -> str:
     return f"{TEMPORARY}{_digest(socket.gethostname().encode(), 8)}-{os.getpid() if pid is None else pid}-"
 
 
-def sweep(folder: Place) -> None:
+def sweep(folder: AnyPath) -> None:
     """Deletes the temporary files below `folder` that killed processes of this host left."""
     if isinstance(folder, Url):
         return
@@ -149,7 +149,7 @@ def _alive(pid: int) -> bool:
     return pid != os.getpid()  # an earlier process had this process's number
 
 
-def check(folder: Place) -> None:
+def check(folder: AnyPath) -> None:
     """Makes the folder and writes a test file to it. Raises OutputError if that fails.
 
     A bucket only has to answer: if objects may not be deleted, a test object would stay.
@@ -172,7 +172,7 @@ def check(folder: Place) -> None:
         raise OutputError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from error
 
 
-def folds(folder: Place) -> bool:
+def folds(folder: AnyPath) -> bool:
     """Returns whether the folder's file system ignores the case of a name, or how its letters are composed."""
     if isinstance(folder, Url):
         return False
@@ -189,7 +189,7 @@ def folded(output: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", portable(output)).casefold())
 
 
-def sizes(out: Place) -> Callable[[str], int]:
+def sizes(out: AnyPath) -> Callable[[str], int]:
     """Returns a function from a path under `out` to the file's size in bytes; it raises OSError if there is no file.
 
     In a bucket, the function lists the sizes of a whole folder at once and keeps them.
@@ -213,7 +213,7 @@ def sizes(out: Place) -> Callable[[str], int]:
     return size
 
 
-def contents(out: Place, outputs: Sequence[str]) -> Iterator[bytes]:
+def contents(out: AnyPath, outputs: Sequence[str]) -> Iterator[bytes]:
     """Yields the contents of the files at these paths under `out`, in their order. Raises OSError."""
     if isinstance(out, Path):
         yield from ((out / path).read_bytes() for path in outputs)

@@ -21,7 +21,7 @@ import numpy as np
 from clipseg_cli.datasets import training_data
 from clipseg_cli.errors import OutputError
 from clipseg_cli.model import registry
-from clipseg_cli.run.query import check_templates
+from clipseg_cli.run.query.terms import check_templates
 from clipseg_cli.settings.model import ModelOptions
 from clipseg_cli.settings.training import Recipe
 from clipseg_cli.storage import paths, store

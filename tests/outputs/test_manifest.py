@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clipseg_cli.errors import ImageError, OutputError
-from clipseg_cli.inputs.discovery import Source, identify
+from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.outputs import manifest
 from clipseg_cli.outputs.manifest import MANIFEST, Ledger, Mask, Record
 

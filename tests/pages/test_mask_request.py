@@ -24,21 +24,8 @@ def test_prompts_thresholds_and_clean_up_become_options() -> None:
     words = parse_request(document, 2).options(lambda image: f"imgs/{image}.png")
     assert words == [
         *("-p", "cat", "-p", "x=a star", "--support", "dog=imgs/1.png", "--support-box", "1,2,30,40", "-t", "x=0.25"),
-        *(
-            "--open",
-            "1",
-            "--close",
-            "2",
-            "--fill-holes",
-            "all",
-            "--min-area",
-            "3",
-            "--keep-largest",
-            "4",
-            "--grow",
-            "-5",
-        ),
-        *("--refine", "guided"),
+        *("--refine", "guided", "--open", "1", "--close", "2", "--fill-holes", "all", "--min-area", "3"),
+        *("--keep-largest", "4", "--grow", "-5"),
     ]
     assert parse_request({"prompts": []}, 0) == MaskRequest() and MaskRequest().options(str) == []
 

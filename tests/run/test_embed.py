@@ -7,10 +7,10 @@ import numpy as np
 
 from clipseg_cli.model.segmenter import Segmenter
 from clipseg_cli.prompts.text import Prompt
-from clipseg_cli.run.embed import embed
-from clipseg_cli.run.embedding_file import SavedEmbedding
-from clipseg_cli.run.exemplars import parse, visual_prompt
-from clipseg_cli.run.query import build
+from clipseg_cli.run.query.embed import embed
+from clipseg_cli.run.query.embedding_file import SavedEmbedding
+from clipseg_cli.run.query.exemplars import parse, visual_prompt
+from clipseg_cli.run.query.terms import build
 from clipseg_cli.settings.prompts import RECIPE
 from pictures import picture, save
 

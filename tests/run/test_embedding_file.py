@@ -11,8 +11,8 @@ from safetensors.numpy import save as packed
 from checkpoints import write_checkpoint
 from clipseg_cli.errors import UsageError
 from clipseg_cli.model import registry
-from clipseg_cli.run import embedding_file
-from clipseg_cli.run.embedding_file import SavedEmbedding
+from clipseg_cli.run.query import embedding_file
+from clipseg_cli.run.query.embedding_file import SavedEmbedding
 
 WEIGHTS = registry.BUNDLED / "model.safetensors"
 ABOUT = {"format": embedding_file.FORMAT, "labels": '["a"]', "sources": '["a cat"]', "model": "m", "clip": "c"}

@@ -10,7 +10,7 @@ from PIL import Image as Pillow
 from clipseg_cli.errors import UsageError
 from clipseg_cli.model.segmenter import Segmenter
 from clipseg_cli.prompts import highlight
-from clipseg_cli.run.exemplars import Exemplar, parse, visual_prompt
+from clipseg_cli.run.query.exemplars import Exemplar, parse, visual_prompt
 from clipseg_cli.settings.prompts import RECIPE
 from pictures import picture, save
 

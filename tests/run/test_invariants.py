@@ -20,7 +20,9 @@ import kill_points
 from clipseg_cli.errors import OutputError
 from clipseg_cli.inputs.discovery import discover
 from clipseg_cli.prompts.text import Prompt
-from clipseg_cli.run import engines, query, segment
+from clipseg_cli.run import segment
+from clipseg_cli.run.engines import table as engines
+from clipseg_cli.run.query import terms
 from clipseg_cli.run.request import Request
 from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.settings.masks import MaskOptions
@@ -64,7 +66,7 @@ class History(RuleBasedStateMachine):
         """Runs the program once in this process."""
         inputs = InputOptions((str(self.imgs),))
         request = Request(
-            query.build([Prompt("red", "red")]),
+            terms.build([Prompt("red", "red")]),
             ModelOptions("shapes"),
             inputs=inputs,
             masks=MaskOptions((threshold,)),

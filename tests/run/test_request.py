@@ -7,7 +7,7 @@ import pytest
 
 from clipseg_cli.errors import UsageError
 from clipseg_cli.prompts.text import Prompt
-from clipseg_cli.run.query import build
+from clipseg_cli.run.query.terms import build
 from clipseg_cli.run.request import OUT, Request
 from clipseg_cli.settings.masks import MaskOptions
 from clipseg_cli.settings.model import ModelOptions

@@ -13,7 +13,7 @@ from clipseg_cli.model import registry
 from clipseg_cli.outputs.manifest import MANIFEST, RUN
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.run import run_file
-from clipseg_cli.run.query import build
+from clipseg_cli.run.query.terms import build
 from clipseg_cli.run.request import Request
 from clipseg_cli.run.work import make_job
 from clipseg_cli.settings.inputs import InputOptions

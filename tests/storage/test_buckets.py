@@ -188,7 +188,7 @@ REFUSED = {
     "segment imgs -p red -o s3://bucket/out": "pip install 'clipseg-cli[s3]'",
     "segment nix://imgs -p red": "not known",
     "segment imgs -p red -o http://127.0.0.1/out": "half-written",
-    "segment imgs -p red -o out --features s3://bucket/kept": "folder of this machine",
+    "segment imgs -p red -o out --features s3://bucket/kept": "name a local folder",
     "eval s3://bucket/out gt": "copy it here",
 }
 

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from clipseg_cli.outputs import manifest
 from clipseg_cli.settings.outputs import Format
 from clipseg_cli.storage import store
-from clipseg_cli.storage.store import Place
+from clipseg_cli.storage.store import AnyPath
 
 SHARD = 1000  # samples: the most that a WebDataset shard holds
 TAR_END = bytes(1024)  # two empty blocks end a tar archive
@@ -21,7 +21,7 @@ TAR_END = bytes(1024)  # two empty blocks end a tar archive
 Fragments = Sequence[tuple[str, str]]  # (image, path relative to the output folder), sorted
 
 
-def coco(out: Place, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
+def coco(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
     """Writes coco.json: images, annotations and categories, numbered from 1."""
     paths = [path for _, path in fragments]
 
@@ -43,13 +43,13 @@ def coco(out: Place, fragments: Fragments, labels: Sequence[str], fsync: bool) -
     store.write(out / "coco.json", text(), fsync)
 
 
-def yolo(out: Place, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
+def yolo(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
     """Writes yolo/data.yaml. Paths are relative to it. Images are not split: `train` and `val` name the same folder."""
     names = "".join(f"  {index}: {_quoted(label)}\n" for index, label in enumerate(labels))
     store.write(out / "yolo/data.yaml", f"train: images\nval: images\nnames:\n{names}".encode(), fsync)
 
 
-def voc(out: Place, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
+def voc(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
     """Writes voc/ImageSets/Segmentation/train.txt, one image per line, and voc/classes.txt, background first."""
     stems = (PurePosixPath(path).relative_to("voc/SegmentationClass").with_suffix("") for _, path in fragments)
     lines = "".join(f"{stem}\n" for stem in stems)
@@ -57,12 +57,12 @@ def voc(out: Place, fragments: Fragments, labels: Sequence[str], fsync: bool) ->
     store.write(out / "voc/classes.txt", _names(labels), fsync)
 
 
-def labels(out: Place, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
+def labels(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
     """Writes labels/classes.txt: line i + 1 names the value i of the label images."""
     store.write(out / "labels/classes.txt", _names(labels), fsync)
 
 
-def webdataset(out: Place, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
+def webdataset(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
     """Writes webdataset/000000.tar, 000001.tar, ... A shard that is newer than its samples and complete is kept."""
     count = -(-len(fragments) // SHARD)
     for index in range(count):
@@ -76,7 +76,7 @@ def webdataset(out: Place, fragments: Fragments, labels: Sequence[str], fsync: b
             stale.unlink()
 
 
-def _current(out: Place, shard: str, paths: Sequence[str]) -> bool:
+def _current(out: AnyPath, shard: str, paths: Sequence[str]) -> bool:
     if not isinstance(out, Path):  # in a bucket this would cost one request per sample
         return False
     members = [(out / path).stat() for path in paths]
@@ -109,20 +109,20 @@ def _line(document: dict[str, object], last: bool) -> bytes:
     return (text + ("\n" if last else ",\n")).encode("utf-8", "backslashreplace")
 
 
-def assemble(out: Place, formats: Sequence[Format], labels: Sequence[str], fsync: bool = False) -> None:
+def assemble(out: AnyPath, formats: Sequence[Format], labels: Sequence[str], fsync: bool = False) -> None:
     """Writes every file of `formats` that covers the whole run, from the manifest of a finished run."""
     for form in formats:
         if write := PER_RUN.get(form):
             write(out, sorted(_fragments(out, form)), labels, fsync)
 
 
-def _fragments(out: Place, form: Format) -> Iterator[tuple[str, str]]:
+def _fragments(out: AnyPath, form: Format) -> Iterator[tuple[str, str]]:
     for document in manifest.documents(out / manifest.MANIFEST):
         if path := document.get(form):
             yield document["image"], path
 
 
-PER_RUN: dict[Format, Callable[[Place, Fragments, Sequence[str], bool], None]] = {
+PER_RUN: dict[Format, Callable[[AnyPath, Fragments, Sequence[str], bool], None]] = {
     "labels": labels,
     "coco": coco,
     "yolo": yolo,

@@ -20,10 +20,10 @@ from typing import BinaryIO, NoReturn
 from clipseg_cli.errors import ClipsegError
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.outputs.manifest import Record
-from clipseg_cli.run import workers
-from clipseg_cli.run.workers import GRACE, Cluster, Death, Inbox, Notify, Todo, Work, Worker
+from clipseg_cli.run.engines import workers
+from clipseg_cli.run.engines.workers import GRACE, Cluster, Death, Inbox, Notify, Todo, Work, Worker
 
-START = "import sys; sys.path[:] = sys.argv[1:]; from clipseg_cli.run.processes import serve; serve()"
+START = "import sys; sys.path[:] = sys.argv[1:]; from clipseg_cli.run.engines.processes import serve; serve()"
 
 
 def run(

@@ -14,9 +14,9 @@ from clipseg_cli.prompts import expressions, text
 from clipseg_cli.prompts.expressions import Expression
 from clipseg_cli.prompts.highlight import RECIPES
 from clipseg_cli.prompts.text import Prompt
-from clipseg_cli.run import embedding_file, exemplars
-from clipseg_cli.run.embedding_file import SavedEmbedding
-from clipseg_cli.run.exemplars import DEFAULT_LABEL, Exemplar
+from clipseg_cli.run.query import embedding_file, exemplars
+from clipseg_cli.run.query.embedding_file import SavedEmbedding
+from clipseg_cli.run.query.exemplars import DEFAULT_LABEL, Exemplar
 from clipseg_cli.settings.prompts import RECIPE, PromptOptions
 
 

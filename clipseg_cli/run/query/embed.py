@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipseg_cli.run.exemplars import visual_prompt
-from clipseg_cli.run.query import Query, Term
+from clipseg_cli.run.query.exemplars import visual_prompt
+from clipseg_cli.run.query.terms import Query, Term
 
 if TYPE_CHECKING:
     from clipseg_cli.model.segmenter import Embeddings, Segmenter

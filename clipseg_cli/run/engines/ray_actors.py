@@ -23,8 +23,8 @@ from clipseg_cli import __version__
 from clipseg_cli.errors import ClipsegError, ModelError
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.outputs.manifest import Record
-from clipseg_cli.run import workers
-from clipseg_cli.run.workers import GRACE, Cluster, Death, Inbox, Message, Notice, Notify, Todo, Work, Worker
+from clipseg_cli.run.engines import workers
+from clipseg_cli.run.engines.workers import GRACE, Cluster, Death, Inbox, Message, Notice, Notify, Todo, Work, Worker
 
 STORE = 80_000_000  # bytes of shared memory of a local Ray: about its minimum, since records need almost none
 ROOM_NOTICE = 20.0  # seconds without room for an actor after which the user is told

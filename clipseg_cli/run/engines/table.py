@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.outputs.manifest import Record
-from clipseg_cli.run import processes, ray_actors
-from clipseg_cli.run.workers import Cluster, Notice, Notify, Work
+from clipseg_cli.run.engines import processes, ray_actors
+from clipseg_cli.run.engines.workers import Cluster, Notice, Notify, Work
 
 # (items, works, notify, ahead, cluster): one record per item, in order, by one worker for each of `works`, each with
 # at most `ahead` pending sources
