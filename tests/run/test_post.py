@@ -50,17 +50,18 @@ def test_post_writes_what_segment_writes(
 
 
 @pytest.mark.parametrize(
-    "flags", [CASES["everything"], *(pytest.param(CASES[name], marks=pytest.mark.slow) for name in ("clean", "labels"))]
+    "case",
+    ["everything", pytest.param("clean", marks=pytest.mark.slow), pytest.param("labels", marks=pytest.mark.slow)],
 )
 def test_post_does_not_import_torch(
-    clipseg: Program, run: Path, tmp_path: Path, environment: dict[str, str], flags: str
+    clipseg: Program, run: Path, tmp_path: Path, environment: dict[str, str], case: str
 ) -> None:
     """Neither torch nor transformers, in a fresh process."""
     code = (
         "import sys, clipseg_cli.cli.main as c\ntry: c.main()\n"
         "finally: assert not {'torch', 'transformers'} & set(sys.modules)"
     )
-    command = [sys.executable, "-c", code, "post", "run", *flags.split(), "-o", "two"]
+    command = [sys.executable, "-c", code, "post", "run", *CASES[case].split(), "-o", "two"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 3 and "Assertion" not in done.stderr, done.stderr
 
