@@ -304,7 +304,7 @@ def test_models_are_listed_and_found(shell: Shell) -> None:
 def test_doctor_checks_the_numbers(shell: Shell) -> None:
     """`doctor` ends well where the bundled model finds a drawn disc on this machine's device and dtype."""
     told = shell("clipseg doctor").stdout
-    assert "FAIL" not in told and "a drawn red circle is found" in told and "torch" in told
+    assert "FAIL" not in told and "finds a drawn red circle" in told and "torch" in told
 
 
 def test_the_help_is_quick_and_names_the_commands(shell: Shell) -> None:
