@@ -1,12 +1,12 @@
-"""All errors of this program, as one tree. Each class has its exit code; only `cli.main` handles them.
+"""All errors of this program, as one tree. Each class has an exit code; only `cli.main` handles them.
 
     ClipsegError            1   fatal
     ├── UsageError          2   a flag, a prompt, a configuration file
     ├── NoInputError        4   no input matched
     ├── ModelError          1   weights missing, damaged or refused
     ├── OutputError         1   disk full, output refused
-    ├── TooManyErrors       1   as many failed images as --max-errors allows
-    └── ImageError          3   one image failed: the failure is a record, and the run continues
+    ├── TooManyErrors       1   the number of failed images reached --max-errors
+    └── ImageError          3   one image failed: the run records it and continues
 
 A message says what is wrong, where, and what to try.
 """
@@ -23,9 +23,9 @@ ErrorClass = Literal[
     "changed",  # modified while being read
     "permission",  # not readable by this user
     "not_a_file",  # a folder, socket or device in place of a file
-    "output_conflict",  # another image or a folder has its output path
+    "output_conflict",  # a file or folder is in the way of its output
     "out_of_memory",
-    "worker_died",  # its worker process was killed
+    "worker_died",  # its worker process died twice, or loading took too long
     "internal",  # a bug in this program
 ]
 ERROR_CLASSES: tuple[str, ...] = get_args(ErrorClass)
@@ -60,11 +60,11 @@ class OutputError(ClipsegError):
 
 
 class TooManyErrors(ClipsegError):
-    """As many images failed as --max-errors allows."""
+    """The number of failed images reached --max-errors."""
 
 
 class ImageError(ClipsegError):
-    """One image failed at one stage. The run continues, and the manifest records the reason."""
+    """One image failed, at the stage `stage`. The run continues, and the manifest records the reason."""
 
     exit_code = 3
 
@@ -79,6 +79,6 @@ class ImageError(ClipsegError):
 
 
 def lacks_memory(error: Exception) -> bool:
-    """Tells whether an error of torch, OpenCV or Python means that memory ran out."""
+    """Returns whether an error of torch, OpenCV or Python means that memory ran out."""
     matched = re.search("out of memory|not enough memory|nsufficient memory|allocate memory|bad_alloc", str(error))
     return isinstance(error, MemoryError) or matched is not None

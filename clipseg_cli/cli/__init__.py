@@ -1,5 +1,5 @@
-"""The program: its commands, options, configuration, and what it shows on a terminal.
+"""The command line: commands, options, configuration, and terminal output.
 
-Each command parses its options, calls one function of a package below, and presents the result. The only package that
-prints or exits. May import every other package.
+Each command parses its options, calls one function of another package, and presents the result. No other
+package prints or exits. May import every other package.
 """

@@ -1,4 +1,4 @@
-"""`clipseg calibrate`: thresholds from a few masks."""
+"""`clipseg calibrate`: picks thresholds from a few hand-made masks."""
 
 import sys
 from dataclasses import asdict
@@ -16,33 +16,33 @@ from clipseg_cli.settings.flag import Flag, local_path
 
 def _csv(text: str) -> Path:
     if Path(text).suffix.lower() != ".csv":
-        raise UsageError(f"-o {text}: give it the suffix .csv, like prompts.csv, so that `segment -P` can read it")
+        raise UsageError(f"-o {text}: the file must end in .csv, like prompts.csv, so that `segment -P` can read it")
     return Path(text)
 
 
 def calibrate(
     run: Annotated[
         Path,
-        Flag("The folder of a run with soft maps.", metavar="RUN", parse=local_path, argument=True, panel="Input"),
+        Flag("The output folder of a run with -f soft.", metavar="RUN", parse=local_path, argument=True, panel="Input"),
     ],
     gt: GroundTruth,
     out: Annotated[
         Path | None,
-        Flag("The file to write.", ("--out", "-o"), "FILE.csv", parse=_csv, default="stdout", panel="Output"),
+        Flag("Write to this file.", ("--out", "-o"), "FILE.csv", parse=_csv, default="stdout", panel="Output"),
     ] = None,
     score: Annotated[
         Score,
-        Flag("Maximise miou (of the images that show the object) or iou_fg (of all pixels together).", panel="Output"),
+        Flag("Maximise miou (mean over images that show the object) or iou_fg (over all pixels).", panel="Output"),
     ] = "miou",
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Picks thresholds from a few hand-made masks.
 
-    Writes a prompts file with the threshold of each label, for `segment -P`.
+    Writes a prompts file with a threshold for each label, to use with `segment -P`.
 
     \b
-    Example:
+    Examples:
       clipseg segment photos/ -p cat -p dog -f soft -o out
       clipseg calibrate out masks/ -o prompts.csv
       clipseg segment photos/ -P prompts.csv -o better
@@ -54,8 +54,9 @@ def calibrate(
     for line in (*notes, *scores.summary(rows)):
         sys.stderr.write(f"{line}\n")
     if json:
-        known = {row.label: {**asdict(row), "enough": row.enough} for row in rows}
-        say(dumps({label: {k: None if v != v else v for k, v in row.items()} for label, row in known.items()}))
+        documents = {row.label: {**asdict(row), "enough": row.enough} for row in rows}
+        # JSON has no NaN, which alone differs from itself
+        say(dumps({label: {k: None if v != v else v for k, v in each.items()} for label, each in documents.items()}))
     if out is not None:
         store.write(out, scores.prompts_file(rows).encode())
     elif not json:

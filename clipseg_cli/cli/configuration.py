@@ -1,6 +1,7 @@
-"""Defaults of options from variables and configuration files.
+"""Defaults of options, from environment variables and configuration files.
 
-Precedence: flag > CLIPSEG_* variable > clipseg.toml or [tool.clipseg] of the working directory > user config > default.
+Precedence: flag > CLIPSEG_* variable > clipseg.toml > [tool.clipseg] in pyproject.toml > user configuration > default.
+Both project files are read from the working directory.
 """
 
 import os
@@ -15,16 +16,16 @@ from clipseg_cli.errors import UsageError
 
 
 def configure(context: typer.Context, path: str | None) -> str | None:
-    """Gives a command its configured defaults. The callback of --config, which is read before all other options."""
+    """Sets a command's configured defaults. The callback of --config, which is read before all other options."""
     context.default_map = {**(context.default_map or {}), **_configured(context, path)}
     return path
 
 
 def _configured(context: typer.Context, path: str | None) -> dict[str, Any]:
-    """The configured values of one command's options, by parameter name.
+    """Returns the configured values of a command's options, by parameter name.
 
-    Keys are long flags without their hyphens, at the top level or in a table named like the command. A variable gives
-    a repeatable option one value per line. Raises UsageError that names the file and a key that no command has.
+    Keys are long flags without the --, at the top level or in a table named after the command. In a variable, a
+    repeatable option has one value per line. Raises UsageError for a key that no command has.
     """
     own = {_flag(option): option for option in context.command.params if option.param_type_name == "option"}
     values: dict[str, Any] = {}
@@ -40,7 +41,7 @@ def _configured(context: typer.Context, path: str | None) -> dict[str, Any]:
             if flag in own:
                 put(flag, value)
             elif not isinstance(value, dict) and flag not in _all_flags(context.find_root().command):
-                raise UsageError(f"{file}: no option is called {key!r}; keys are long flags, like threshold")
+                raise UsageError(f"{file}: no option is called {key!r}; keys are long flags without --, like threshold")
     for flag in own:
         if text := os.environ.get("CLIPSEG_" + flag.upper().replace("-", "_")):
             put(flag, text.splitlines() if getattr(own[flag], "multiple", False) else text)
@@ -48,7 +49,7 @@ def _configured(context: typer.Context, path: str | None) -> dict[str, Any]:
 
 
 def _all_flags(command: Any) -> set[str]:
-    """The long flags of a command and of all commands below it."""
+    """Returns the long flags of a command and of all its subcommands."""
     if hasattr(command, "load"):
         command.load()
     own = {_flag(option) for option in command.params}
@@ -60,7 +61,7 @@ def _flag(option: Any) -> str:
 
 
 def _tables(config: str | None) -> Iterable[tuple[Path, dict[str, Any]]]:
-    """The configuration files and their tables, the weakest first; only `config` where it is given."""
+    """Yields the configuration files and their tables, weakest first; only `config` if it is given."""
     if config is not None:
         yield Path(config), _read(Path(config), required=True)
         return
@@ -81,7 +82,7 @@ def _read(path: Path, required: bool = False) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if required:
-            raise UsageError(f"no configuration file {path}") from None
+            raise UsageError(f"there is no configuration file {path}") from None
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"cannot read {path}: {error}") from None

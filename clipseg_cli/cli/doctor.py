@@ -1,4 +1,4 @@
-"""`clipseg doctor`: versions, device, weights, and a numeric self-test."""
+"""`clipseg doctor`: checks versions, device and weights, and runs a numeric self-test."""
 
 import platform
 from collections.abc import Iterator
@@ -13,7 +13,8 @@ from clipseg_cli.errors import ClipsegError
 from clipseg_cli.settings.flag import Flag
 from clipseg_cli.settings.model import Dtype
 
-SELF_TEST_IOU = 0.95  # of a drawn disc with the bundled model's mask, and of this device's mask with fp32's on the CPU
+# Lowest IoU that passes: of the bundled model's mask with a drawn disc, and of the masks of this device and of the CPU.
+SELF_TEST_IOU = 0.95
 
 
 def doctor(
@@ -22,7 +23,7 @@ def doctor(
 ) -> None:
     """Checks the installation.
 
-    Shows versions, device, precision and weights, and runs a numeric self-test. Exits 1 when a check fails.
+    Shows versions, device, precision and weights, and runs a numeric self-test. Exits 1 if a check fails.
     """
     failed = False
     for finding in examine(device, dtype):
@@ -34,7 +35,7 @@ def doctor(
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report. `ok` is None where there is nothing to check."""
+    """One line of the report. `ok` is None if there is nothing to check."""
 
     what: str
     value: str
@@ -42,7 +43,7 @@ class Finding:
 
 
 def examine(device: str = "auto", dtype: Dtype = "auto") -> Iterator[Finding]:
-    """Yields each finding as it is made. A failed check is a finding, never an exception."""
+    """Yields the findings one by one. A failed check is a finding, never an exception."""
     from importlib.metadata import PackageNotFoundError, version
 
     from clipseg_cli.model import registry
@@ -60,8 +61,9 @@ def examine(device: str = "auto", dtype: Dtype = "auto") -> Iterator[Finding]:
     except PackageNotFoundError:
         yield Finding("ray", "not installed; --engine ray needs it: pip install 'clipseg-cli[ray]'")
     for model in registry.installed():
-        where = f"{model.path} ({model.size / 1e6:.0f} MB)" if model.path else f"clipseg models pull {model.name}"
-        yield Finding(f"model {model.name}", where if model.path else f"not here; fetch it with: {where}")
+        missing = f"not on this machine; download it with: clipseg models pull {model.name}"
+        value = f"{model.path} ({model.size / 1e6:.0f} MB)" if model.path else missing
+        yield Finding(f"model {model.name}", value)
     yield from _self_test(device, dtype)
 
 
@@ -79,20 +81,16 @@ def _self_test(device: str, dtype: Dtype) -> Iterator[Finding]:
     truth = cv2.circle(np.zeros((240, 320), np.uint8), (130, 120), 60, 255, -1)
     image[truth > 0] = (214, 40, 40)
     try:
-        exact = Segmenter.load("shapes", device="cpu", dtype="fp32")
-        ours = Segmenter.load("shapes", device=device, dtype=dtype)
-        yield Finding("device", f"{ours.device} in {ours.dtype}", True)
-        found = [
-            soft_maps.cut(
-                soft_maps.upsample(one.logits(one.encode([image]), one.embed(["a red circle"]))[0, 0], 240, 320), 0.5
-            )
-            for one in (exact, ours)
-        ]
+        reference = Segmenter.load("shapes", device="cpu", dtype="fp32")
+        tested = Segmenter.load("shapes", device=device, dtype=dtype)
+        yield Finding("device", f"{tested.device} in {tested.dtype}", True)
+        logits = [each.logits(each.encode([image]), each.embed(["a red circle"])) for each in (reference, tested)]
+        masks = [soft_maps.cut(soft_maps.upsample(each[0, 0], 240, 320), 0.5) for each in logits]
     except ClipsegError as error:
         yield Finding("self-test", str(error), False)
         return
     for what, score in (
-        ("a drawn red circle is found", iou(found[0], truth)),
-        (f"{ours.dtype} on {ours.device} agrees with fp32 on cpu", iou(found[0], found[1])),
+        ("finds a drawn red circle", iou(masks[0], truth)),
+        (f"{tested.dtype} on {tested.device} agrees with fp32 on cpu", iou(masks[0], masks[1])),
     ):
         yield Finding("self-test", f"{what}: IoU {score:.3f}", score >= SELF_TEST_IOU)

@@ -1,4 +1,4 @@
-"""`clipseg embed`: embeddings to a file."""
+"""`clipseg embed`: saves embeddings to a file."""
 
 import sys
 from typing import Annotated
@@ -15,12 +15,12 @@ def embed(
     model: ModelOptions,
     console: ConsoleOptions,
     out: Annotated[
-        str, Flag("The file to write; - is stdout.", ("--out", "-o"), "FILE|-", default="-", panel="Output")
+        str, Flag("Write to this file; - is stdout.", ("--out", "-o"), "FILE|-", default="-", panel="Output")
     ] = "-",
 ) -> None:
     """Saves embeddings of prompts and exemplars.
 
-    Other commands read the file with --embedding FILE.
+    `clipseg segment` and `clipseg find` read the file with --embedding FILE.
 
     \b
     Examples:
@@ -36,7 +36,7 @@ def embed(
     from clipseg_cli.storage import store
 
     if out == "-" and sys.stdout.isatty():
-        raise UsageError("an embedding is binary: name a file with -o cat.safetensors, or pipe it into a command")
+        raise UsageError("embeddings are binary: write them to a file (-o cat.safetensors) or pipe them into a command")
     request = Request(terms.read(prompts), model, tuple(sys.argv[1:]))
     data = segment.embed(request, Terminal(console).note)
     if out == "-":

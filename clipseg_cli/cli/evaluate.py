@@ -1,4 +1,4 @@
-"""`clipseg eval`: predictions against ground truth."""
+"""`clipseg eval`: scores predictions against ground truth."""
 
 import sys
 from json import dumps
@@ -46,14 +46,14 @@ def _least(text: str) -> tuple[tuple[str, float], ...]:
 def evaluate(
     pred: Annotated[
         Path,
-        Flag("A run's folder, or a folder of masks.", metavar="PRED", parse=local_path, argument=True, panel="Input"),
+        Flag("A run, or a folder of masks.", metavar="PRED", parse=local_path, argument=True, panel="Input"),
     ],
     gt: GroundTruth,
     json: Json = False,
     fail_under: Annotated[
         tuple[tuple[str, float], ...],
         Flag(
-            "Exit 1 where a score is below X, like 0.6 (miou) or recall=0.8. Repeatable.",
+            "Exit 1 if a score is below X: 0.6 (for miou) or recall=0.8. Repeatable.",
             metavar="[SCORE=]X",
             parse=_least,
             panel="Output",
@@ -61,16 +61,22 @@ def evaluate(
     ] = (),
     curves: Annotated[
         Path | None,
-        Flag("Write precision-recall.svg and iou.svg here, from soft maps.", metavar="DIR", parse=Path, panel="Output"),
+        Flag(
+            "Write precision-recall.svg and iou.svg to this folder. Needs soft maps (-f soft).",
+            metavar="DIR",
+            parse=Path,
+            panel="Output",
+        ),
     ] = None,
     classes: Annotated[
-        Classes, Flag("What miou is the mean of: every image and label, or every label.", panel="Output")
+        Classes,
+        Flag("Average miou over all pairs of image and label (images), or over labels (labels).", panel="Output"),
     ] = "images",
     debug: Debug = False,
 ) -> None:
     """Scores predictions against ground truth.
 
-    The paper's scores, precision, recall, Dice and boundary F, for each label and for all.
+    Prints the paper's scores, precision, recall, Dice and boundary F, for each label and for all labels together.
 
     \b
     Examples:
@@ -80,17 +86,17 @@ def evaluate(
     """
     from clipseg_cli.evaluation import evaluate as scores
 
-    found = scores.evaluate(pred, gt, classes)
-    for note in found.notes:
+    evaluation = scores.evaluate(pred, gt, classes)
+    for note in evaluation.notes:
         sys.stderr.write(f"clipseg: {note}\n")
     if curves is not None:
-        _draw(found, curves)
-    document = found.document()
-    say(dumps(document, ensure_ascii=False) if json else _table(found))
+        _draw(evaluation, curves)
+    document = evaluation.document()
+    say(dumps(document, ensure_ascii=False) if json else _table(evaluation))
     low = []
     for name, least in dict(fail_under).items():
         if name not in document:
-            raise UsageError(f"--fail-under {name}: only soft maps have this score; run with -f soft")
+            raise UsageError(f"--fail-under {name}: this score needs soft maps; run with -f soft")
         if document[name] is None or document[name] < least:
             low.append(f"{name} is {document[name]}, below {least:g}")
     if low:
@@ -98,13 +104,13 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _table(found: "Evaluation") -> str:
-    """The scores as text: one row per label, and one for all."""
+def _table(evaluation: "Evaluation") -> str:
+    """Returns the scores as text: one row per label, and one for all labels."""
     from rich.table import Table
 
     from clipseg_cli.evaluation.evaluate import SCORES
 
-    document = found.document()
+    document = evaluation.document()
     rows = [*document["labels"].items(), ("all", document)]
     shown = [name for name in ("threshold", *SCORES) if any(row.get(name) is not None for _, row in rows)]
     table = Table("label", "pairs", *(name.replace("_", " ") for name in shown), box=None, pad_edge=False)
@@ -117,12 +123,12 @@ def _table(found: "Evaluation") -> str:
     return "\n".join([as_text(table, 200, markup=False), *(["best thresholds: " + ", ".join(best)] if best else [])])
 
 
-def _draw(found: "Evaluation", folder: Path) -> None:
+def _draw(evaluation: "Evaluation", folder: Path) -> None:
     from clipseg_cli.evaluation import curves
     from clipseg_cli.storage import store
 
-    drawn = {label or "masks": score.curve for label, score in found.labels.items() if score.curve is not None}
+    drawn = {label or "masks": score.curve for label, score in evaluation.labels.items() if score.curve is not None}
     if not drawn:
-        raise UsageError("--curves: there are no soft maps to draw from; run with -f soft")
+        raise UsageError("--curves needs soft maps; run with -f soft")
     for name, draw in (("precision-recall", curves.precision_recall), ("iou", curves.iou_by_threshold)):
         store.write(folder / f"{name}.svg", draw(drawn).encode())

@@ -1,4 +1,4 @@
-"""`clipseg find`: grep for images."""
+"""`clipseg find`: ranks images by how likely they show a prompt."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -40,7 +40,7 @@ def find(
       clipseg find photos/ -p "a cat"
       clipseg find photos/ -p "a cat" --min-presence 0.5 --print paths | head -3
 
-    With several prompts, an image ranks by its most likely one; to find images that show all of them, use
+    With several prompts, an image ranks by its highest presence score. To find images that show all prompts, use
     --expr "a cat AND a dog".
     """
     from clipseg_cli.cli.terminal import Terminal, ranking
@@ -61,7 +61,7 @@ def find(
             terminal.record(record)
             if record.ok and record.presence >= min_presence:
                 found.append(record)
-    found.sort(key=lambda record: -record.presence)  # stable: equal ones stay in the order of the folder
+    found.sort(key=lambda record: -record.presence)  # stable: equal scores keep the order of the inputs
     if printing.json:
         for record in found:
             say(record.line())

@@ -1,4 +1,4 @@
-"""Commands whose parameters are option groups: the bridge between the fields of `settings` and typer.
+"""Commands whose parameters are option groups: builds typer commands from the fields of `settings`.
 
     @command("segment", app)
     def segment(inputs: InputOptions, prompts: PromptOptions) -> None: ...
@@ -18,21 +18,13 @@ from clipseg_cli.cli.configuration import configure
 from clipseg_cli.errors import UsageError
 from clipseg_cli.settings.flag import Flag, Option, fill, options
 
-PANELS = (
-    "Prompts",
-    "Input",
-    "Output",
-    "Masks",
-    "Model",
-    "Run",
-    "Advanced",
-)  # the most needed first
+PANELS = ("Prompts", "Input", "Output", "Masks", "Model", "Run", "Advanced")  # in the order of the help
 
 
 class Command(TyperCommand):
-    """A command that reads its options from its function when it is used, so that the program starts quickly.
+    """A command that builds its options from its function on first use, so that the program starts quickly.
 
-    Its help is plain text with a section per panel: easy to search and to copy.
+    Its help is plain text with one section per panel, which is easy to search and to copy.
     """
 
     function: Callable[..., None]
@@ -40,7 +32,7 @@ class Command(TyperCommand):
     loaded = False
 
     def load(self) -> None:
-        """Makes the parameters and the callback."""
+        """Builds the parameters and the callback, once."""
         if not self.loaded:
             app = typer.Typer(add_completion=False)
             app.command(self.name)(_flat(self.function, self.without))
@@ -48,7 +40,7 @@ class Command(TyperCommand):
             self.params, self.callback, self.loaded = full.params, full.callback, True
 
     def make_context(self, *words: Any, **options: Any) -> Any:
-        """Parses the command line of this command."""
+        """Returns the context of this command with its parsed command line."""
         self.load()
         return super().make_context(*words, **options)
 
@@ -68,32 +60,32 @@ class Group(TyperGroup):
     """A group of commands that lists them in the order in which they were added."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """The names of the commands."""
+        """Returns the names of the commands."""
         return list(self.commands)
 
 
 def command(
     app: typer.Typer, name: str | None = None, *, without: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Adds a function of option groups to `app` as a command; its docstring is the help.
+    """Returns a decorator that adds a function of option groups to `app` as a command. Its docstring is the help.
 
-    `without` names options of its groups that the command does not take: they keep their defaults.
+    `without` names options of the groups that the command leaves out; they keep their defaults.
     """
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
-        def unread() -> None:
+        def placeholder() -> None:
             pass
 
-        unread.__doc__ = function.__doc__
+        placeholder.__doc__ = function.__doc__
         own = {"function": staticmethod(function), "without": without}
-        app.command(name or function.__name__, cls=type("Command", (Command,), own))(unread)
+        app.command(name or function.__name__, cls=type("Command", (Command,), own))(placeholder)
         return function
 
     return add
 
 
 def _flat(function: Callable[..., None], without: tuple[str, ...]) -> Callable[..., None]:
-    """The function with one parameter per option, as typer wants it."""
+    """Returns the function with one parameter per option, as typer expects it."""
     hints = get_type_hints(function, include_extras=True)
     hints.pop("return", None)
     plain = inspect.signature(function).parameters
@@ -101,7 +93,7 @@ def _flat(function: Callable[..., None], without: tuple[str, ...]) -> Callable[.
     for name, kind in hints.items():
         flat += _own(name, kind, plain[name].default)
     flat = [option for option in flat if option.name not in without]
-    assert len({option.name for option in flat}) == len(flat), f"{function.__name__}: two options of one name"
+    assert len({option.name for option in flat}) == len(flat), f"{function.__name__}: two options have the same name"
     flat.sort(key=lambda option: PANELS.index(option.panel) if option.panel in PANELS else -1)
 
     def run(**given: Any) -> None:
@@ -120,7 +112,7 @@ def _flat(function: Callable[..., None], without: tuple[str, ...]) -> Callable[.
 
 
 def _own(name: str, kind: Any, default: Any) -> Iterator[Option]:
-    """The options of one parameter: those of a group, or the parameter itself where it has a `Flag`."""
+    """Yields the options of one parameter: those of its group, or the parameter itself if it has a `Flag`."""
     if is_dataclass(kind):
         yield from options(kind)
         return
@@ -129,7 +121,7 @@ def _own(name: str, kind: Any, default: Any) -> Iterator[Option]:
 
 
 def _parameter(option: Option) -> inspect.Parameter:
-    """The parameter that typer reads. A value that is parsed is text to typer."""
+    """Returns the parameter for typer. An option with its own parser is plain text for typer."""
     flag: Flag = option.flag
     kind: Any = option.type
     if option.repeatable:
@@ -151,7 +143,7 @@ def _parameter(option: Option) -> inspect.Parameter:
 
 
 def _metavar(option: Option) -> str | None:
-    """How help names a value of this type; None leaves it to typer, which lists the choices."""
+    """Returns the name of the value in the help. None leaves it to typer, which lists the choices."""
     if option.flag.argument and option.repeatable:
         return option.name.upper()
     return {int: "N", float: "X", str: option.name.upper()}.get(option.type)
@@ -165,7 +157,7 @@ def _option(option: Option, common: dict[str, Any]) -> Any:
 
 
 def _value(option: Option, given: Any) -> Any:
-    """What the field is to hold; MISSING where its default is to stay. Raises UsageError."""
+    """Returns the value for the option's field; MISSING keeps the field's default. Raises UsageError."""
     if option.repeatable:
         if not given:
             return MISSING
@@ -184,6 +176,6 @@ def _check_range(option: Option, given: Any) -> None:
     low, high = option.flag.low, option.flag.high
     if given is None or (low is None and high is None):
         return
-    if (low is not None and not given >= low) or (high is not None and not given <= high):  # nan is neither
+    if (low is not None and not given >= low) or (high is not None and not given <= high):  # rejects NaN too
         span = f"from {low:g} to {high:g}" if high is not None else f"of at least {low:g}"
         raise UsageError(f"{option.long()} {given}: give a number {span}")

@@ -1,4 +1,4 @@
-"""The program: its commands, and the one place that shows errors and exits."""
+"""The program: its commands, and the only place that shows errors and exits."""
 
 import contextlib
 import os
@@ -71,7 +71,7 @@ command(app, "doctor")(doctor.doctor)
 
 
 def main() -> NoReturn:
-    """Runs the program and exits with the contract's code. Every error of the tree is shown here and nowhere else."""
+    """Runs the program and exits with the code of its result. Only this function shows errors."""
     signals.install()
     interrupted = False
     try:
@@ -89,11 +89,11 @@ def main() -> NoReturn:
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else 1
         interrupted = code > 128 and not isinstance(leaving, signals.Closed)
-    if interrupted:  # only here, where nothing refers to the run any more, have its workers ended
+    if interrupted:  # not earlier: here nothing refers to the run any more, so its workers have ended
         signals.leave(code)
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.flush()
         sys.exit(code)
-    # what is still in Python's buffer must not be written again at exit
+    # otherwise Python would write the rest of its buffer to the broken pipe at exit
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)

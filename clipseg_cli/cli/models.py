@@ -1,4 +1,4 @@
-"""`clipseg models`: known models and local weights."""
+"""`clipseg models`: lists models and downloads their weights."""
 
 from dataclasses import asdict
 from json import dumps
@@ -11,14 +11,14 @@ from clipseg_cli.cli.status import Json
 from clipseg_cli.cli.terminal import as_text, say
 from clipseg_cli.settings.flag import Flag
 
-app = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode=None, help="Lists and fetches models.")
+app = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode=None, help="Lists and downloads models.")
 
 
 @command(app, "list")
 def models_list(json: Json = False) -> None:
     """Lists the known models.
 
-    Shows what each is, the licence of its weights, and whether they are on this machine.
+    Shows a description, whether the weights are on this machine, and their licence.
     """
     from clipseg_cli.model import registry
 
@@ -28,9 +28,9 @@ def models_list(json: Json = False) -> None:
         return
     from rich.table import Table
 
-    table = Table("model", "what it is", "weights", "licence of the weights", box=None, pad_edge=False)
+    table = Table("model", "description", "weights", "licence of the weights", box=None, pad_edge=False)
     for row in rows:
-        here = f"here, {row.size / 1e6:.0f} MB" if row.path else f"clipseg models pull {row.name}"
+        here = f"on this machine, {row.size / 1e6:.0f} MB" if row.path else f"clipseg models pull {row.name}"
         licence = registry.ALIASES[row.name].licence if row.name in registry.ALIASES else "see its page on the hub"
         table.add_row(row.name, row.about, here, licence)
     say(as_text(table))
@@ -42,7 +42,7 @@ def models_pull(
 ) -> None:
     """Downloads the weights of a model.
 
-    Checks that they are up to date where they are here already, and prints their folder.
+    Updates weights that are already on this machine if they are out of date. Prints their folder.
     """
     from clipseg_cli.model import registry
 
@@ -55,7 +55,7 @@ def models_path(
 ) -> None:
     """Prints the folder of a model.
 
-    Exits 1 when it is not on this machine.
+    Exits 1 if it is not on this machine.
     """
     from clipseg_cli.model import registry
 

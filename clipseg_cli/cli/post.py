@@ -1,4 +1,4 @@
-"""`clipseg post`: new masks from a run's soft maps."""
+"""`clipseg post`: makes new masks from a run's soft maps."""
 
 import sys
 from typing import Annotated
@@ -26,7 +26,7 @@ def post(
 ) -> None:
     """Makes new masks from a run's soft maps.
 
-    Takes other thresholds, clean-up and formats. Does not load the model.
+    Applies other thresholds, clean-up and formats without loading the model.
 
     \b
     Examples:
@@ -34,7 +34,7 @@ def post(
       clipseg post run -t 0.4 --fill-holes all -f mask -o masks
       clipseg post run --refine guided -f cutout -f coco -o export
 
-    Labels without a new threshold keep that of the run. Images are read again only where something needs them.
+    Labels without a new threshold keep that of the run. Images are read again only if a format or --refine needs them.
     """
     from clipseg_cli.cli.terminal import Terminal, present
     from clipseg_cli.run import post as runs

@@ -1,4 +1,4 @@
-"""`clipseg protocol`: the paper's evaluations."""
+"""`clipseg protocol`: repeats the paper's evaluations."""
 
 from json import dumps
 
@@ -12,7 +12,7 @@ from clipseg_cli.settings.run import ConsoleOptions
 def protocol(evaluation: ProtocolOptions, model: ModelOptions, console: ConsoleOptions, json: Json = False) -> None:
     """Repeats the paper's evaluations.
 
-    Scores a model on the paper's data sets, with the paper's numbers beside.
+    Scores a model on a data set of the paper, and prints the paper's numbers beside the scores.
 
     \b
     Examples:
@@ -26,6 +26,6 @@ def protocol(evaluation: ProtocolOptions, model: ModelOptions, console: ConsoleO
 
     segmenter = Segmenter.load(model.model, device=model.device, dtype=model.dtype, offline=model.offline)
     with tqdm(unit=" samples", disable=True if console.quiet else None) as bar:
-        found = protocols.run(segmenter, evaluation, bar.update)
-    document = {"model": model.model} | found.document()
-    say(dumps(document) if json else "\n".join(protocols.table(found, model.model)))
+        result = protocols.run(segmenter, evaluation, bar.update)
+    document = {"model": model.model} | result.document()
+    say(dumps(document) if json else "\n".join(protocols.table(result, model.model)))

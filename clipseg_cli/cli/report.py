@@ -1,4 +1,4 @@
-"""`clipseg report`: one page of a run."""
+"""`clipseg report`: writes an HTML page of a run."""
 
 from typing import Annotated
 
@@ -14,18 +14,18 @@ def report(
     console: ConsoleOptions,
     out: Annotated[
         str | None,
-        Flag("The file to write.", ("--out", "-o"), "FILE", default="report.html in the run's folder", panel="Output"),
+        Flag("Write to this file.", ("--out", "-o"), "FILE", default="report.html in the run's folder", panel="Output"),
     ] = None,
 ) -> None:
     """Writes an HTML page of a run.
 
-    One self-contained file: gallery, thresholds to move, failures, review by keyboard.
+    One self-contained file with a gallery, threshold sliders, failed images, and review by keyboard.
 
     \b
     Example:
       clipseg segment photos/ -p cat -f mask -f soft -o out && clipseg report out
 
-    Thresholds can be moved where the run has soft maps (-f soft). Accepted and rejected images download as lists for
+    The sliders need a run with soft maps (-f soft). The page can save lists of accepted and rejected images, for
     --files-from.
     """
     from clipseg_cli.cli.terminal import Terminal

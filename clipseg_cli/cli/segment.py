@@ -35,7 +35,7 @@ def segment(
 ) -> None:
     """Writes one mask per image and prompt.
 
-    Writes an overlay per image too, and a manifest. The same command again does only what is missing.
+    Also writes one overlay per image, and a manifest. To resume a run, repeat its command: finished images are skipped.
 
     \b
     Examples:
@@ -45,19 +45,19 @@ def segment(
       clipseg segment - -p "a cat" -o - < in.jpg > mask.png
     """
     from clipseg_cli.inputs.discovery import discover
-    from clipseg_cli.run import request
     from clipseg_cli.run.query import terms
+    from clipseg_cli.run.request import Request
 
     stdin = read_from(inputs, prompts)
-    asked = terms.read(prompts)
-    asked_for = request.Request(asked, model, tuple(sys.argv[1:]), inputs, encode, masks, output, run)
-    sources = discover(inputs, stdin, asked_for.out)
+    query = terms.read(prompts)
+    request = Request(query, model, tuple(sys.argv[1:]), inputs, encode, masks, output, run)
+    sources = discover(inputs, stdin, request.out)
     first = next(sources, None)
     if first is not None:
         sources = itertools.chain([first], sources)
         if first.data is not None and output.out is None and not sys.stdout.isatty():
-            asked_for = asked_for.to("-")
-    _carry_out(asked_for, sources, prompts.show_exemplar, console)
+            request = request.to("-")
+    _carry_out(request, sources, prompts.show_exemplar, console)
 
 
 def oneshot(
@@ -70,9 +70,10 @@ def oneshot(
     run: RunOptions,
     console: ConsoleOptions,
 ) -> None:
-    """Writes masks of what exemplar images show.
+    """Finds the object of an exemplar image in other images.
 
-    An exemplar takes the place of a text prompt. Its object is marked by a mask, a box, its transparency or a prompt.
+    Writes masks like `clipseg segment`. Mark the object in the exemplar with a mask, a box, transparency or a text
+    prompt; otherwise the whole exemplar counts.
 
     \b
     Examples:
@@ -87,9 +88,9 @@ def oneshot(
 
 
 def read_from(inputs: InputOptions, prompts: PromptOptions) -> BinaryIO | None:
-    """The stdin that images or their list may come from; None for a terminal, and where an embedding comes that way.
+    """Returns stdin if images or a list may come from it; None if it is a terminal or carries an embedding.
 
-    Raises UsageError where there is nothing to read: no input, no list, and a terminal on stdin.
+    Raises UsageError if there is nothing to read: no input, no list, and stdin is a terminal.
     """
     terminal = sys.stdin.isatty()
     if not inputs.inputs and inputs.files_from is None and terminal:

@@ -1,4 +1,4 @@
-"""What SIGINT, SIGTERM and SIGHUP do: the first one ends the run in order, a second one at once."""
+"""Handles SIGINT, SIGTERM and SIGHUP: the first signal ends the run cleanly, a second one at once."""
 
 import contextlib
 import os
@@ -8,15 +8,15 @@ import threading
 from typing import NoReturn
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
-DEADLINE = 4.0  # seconds after a signal in which everything is put in order: a hanging decoder must not block the exit
+DEADLINE = 4.0  # seconds to end cleanly after a signal: a hanging decoder must not block the exit
 
 
 class Closed(SystemExit):
-    """A signal ended a command that only a signal ends: nothing is missing."""
+    """The normal end of a command that runs until a signal comes: there is nothing to resume."""
 
 
 def install() -> None:
-    """Makes this process end by signals as described above."""
+    """Installs the handlers in this process."""
     _handle(_stop)
 
 
@@ -35,7 +35,7 @@ def _stop(number: int, frame: object) -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process without waiting for its threads, one of which may hang."""
+    """Ends the process without waiting for its threads, since a thread may hang."""
     with contextlib.suppress(OSError):
         print("clipseg: interrupted; run the same command again to resume", file=sys.stderr, flush=True)
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""`clipseg status` and `clipseg merge`: a run over all its shards."""
+"""`clipseg status` and `clipseg merge`: count, and merge, all shards of a run."""
 
 from json import dumps
 from typing import Annotated
@@ -10,14 +10,14 @@ from clipseg_cli.cli.terminal import say
 from clipseg_cli.settings.flag import Flag
 
 Json = Annotated[bool, Flag("Print one JSON object.", panel="Output")]
-Debug = Annotated[bool, Flag("Show a traceback with an error.", panel="Advanced")]
-LISTED = 20  # images named at most
+Debug = Annotated[bool, Flag("Show the traceback of an error.", panel="Advanced")]
+LISTED = 20  # failed and missing images that are listed at most
 
 
 def status(run: Run, json: Json = False, debug: Debug = False) -> None:
-    """Shows what a run has done, and what is missing.
+    """Shows how many images of a run are done, failed and missing.
 
-    Counts all shards. Exits 3 where an image failed or is missing.
+    Counts all shards, and lists failed and missing images. Exits 3 if there are any.
 
     \b
     Example:
@@ -27,24 +27,25 @@ def status(run: Run, json: Json = False, debug: Debug = False) -> None:
     from clipseg_cli.storage import store
     from clipseg_cli.storage.paths import escape
 
-    found = runs.status(store.as_path(run))
+    result = runs.status(store.as_path(run))
     if json:
-        say(dumps(found.document(), ensure_ascii=False))
+        say(dumps(result.document(), ensure_ascii=False))
     else:
-        failed = ", ".join(f"{count} {kind}" for kind, count in sorted(found.failed.items()))
-        missing = "unknown (the inputs came from a list)" if found.missing is None else len(found.missing)
-        say(f"done     {found.done}")
-        say(f"failed   {sum(found.failed.values())}" + (f" ({failed})" if failed else ""))
+        failed = ", ".join(f"{count} {kind}" for kind, count in sorted(result.failed.items()))
+        unknown = "unknown (inputs from a list on stdin, or not found from this directory)"
+        missing = unknown if result.missing is None else len(result.missing)
+        say(f"done     {result.done}")
+        say(f"failed   {sum(result.failed.values())}" + (f" ({failed})" if failed else ""))
         say(f"missing  {missing}")
-        for name in (*found.names, *(found.missing or ()))[:LISTED]:
+        for name in (*result.names, *(result.missing or ()))[:LISTED]:
             say(f"  {escape(name)}")
-    raise typer.Exit(3 if found.failed or found.missing else 0)
+    raise typer.Exit(3 if result.failed or result.missing else 0)
 
 
 def merge(run: Run, debug: Debug = False) -> None:
     """Merges the shards of a run.
 
-    Makes one manifest, sorted by image, and writes files like coco.json for all images.
+    Writes one manifest, sorted by image, and one file like coco.json for all images.
     """
     from clipseg_cli.run import status as runs
     from clipseg_cli.storage import store

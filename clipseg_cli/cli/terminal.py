@@ -1,4 +1,4 @@
-"""What a person sees on stderr (notes, progress, failures) and what a pipe gets on stdout."""
+"""Output on a terminal: notes, progress and failures on stderr, results on stdout."""
 
 import os
 import shutil
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from clipseg_cli.outputs.manifest import Record
     from clipseg_cli.storage.store import AnyPath
 
-PLAIN_SECONDS = 10.0  # between two lines of plain progress: a log of a night stays readable
+PLAIN_SECONDS = 10.0  # seconds between two lines of plain progress: the log of a long run stays readable
 
 
 class Terminal:
-    """Progress of one run on stderr: a bar on a terminal, a line now and then otherwise. Use it with `with`."""
+    """Progress of one run on stderr: a bar on a terminal, otherwise a line now and then. Use it with `with`."""
 
     def __init__(self, options: ConsoleOptions) -> None:
         auto = "bar" if sys.stderr.isatty() else "plain"
@@ -46,7 +46,7 @@ class Terminal:
             self.bar.close()
 
     def begin(self, total: int | None) -> None:
-        """Starts the clock and the bar; `total` is None where the number of images is not known."""
+        """Starts the clock and the bar; `total` is the number of images, None if unknown."""
         self.total, self.started = total, time.monotonic()
         if self.mode == "bar":
             from tqdm import tqdm
@@ -54,12 +54,12 @@ class Terminal:
             self.bar = tqdm(total=total, unit=" images", file=sys.stderr, dynamic_ncols=True, mininterval=0.2)
 
     def note(self, text: str) -> None:
-        """One line, unless --quiet."""
+        """Prints a line on stderr, unless --quiet."""
         if not self.quiet:
             self._line(text)
 
     def record(self, record: "Record") -> None:
-        """Counts a record; a failure is named at once."""
+        """Counts a record, updates the progress, and prints the error if there is one."""
         self.done += record.ok
         self.failed += not record.ok
         if record.error is not None:
@@ -76,7 +76,7 @@ class Terminal:
             self._line(f"{self.done + self.failed}{of} images, {self.failed} failed, {rate:.1f} images/s")
 
     def paint(self, text: str, code: str) -> str:
-        """The text in an ANSI colour, where colour is wanted."""
+        """Returns the text in an ANSI colour, or unchanged if colours are off."""
         return f"\x1b[{code}m{text}\x1b[0m" if self.color else text
 
     def _line(self, text: str) -> None:
@@ -87,16 +87,16 @@ class Terminal:
 
 
 def say(text: str) -> None:
-    """One line on stdout, at once; any bytes that a path may hold. Ends the program with 0 when nobody reads on."""
+    """Prints and flushes a line on stdout, with any bytes a path may hold. Exits with 0 if the pipe is closed."""
     try:
         sys.stdout.buffer.write(os.fsencode(text + "\n"))
         sys.stdout.buffer.flush()
-    except BrokenPipeError:  # `| head -1`: the reader has what it wanted
+    except BrokenPipeError:  # like `| head -1`, which needs no more
         raise typer.Exit(0) from None
 
 
 def _show_overlay(out: "AnyPath", record: "Record") -> None:
-    """The overlay of a record as half blocks on stdout, two pixels a character; nothing where it has none."""
+    """Prints the overlay of a record on stdout as half blocks, two pixels per character, if it has one."""
     import cv2
     import numpy as np
 
@@ -122,7 +122,7 @@ def _show_overlay(out: "AnyPath", record: "Record") -> None:
 
 
 def ranking(found: Sequence["Record"]) -> str:
-    """A ranking for people: the highest presence score of each image, then that of each label."""
+    """Returns a table of records: each image's highest presence score and, if there are several labels, all scores."""
     from rich.table import Table
     from rich.text import Text
 
@@ -137,7 +137,7 @@ def ranking(found: Sequence["Record"]) -> str:
 
 
 def as_text(table: "Table", width: int = 160, markup: bool = True) -> str:
-    """A table as lines of text, as wide as the terminal, or `width` columns where stdout is none."""
+    """Returns a table as text, as wide as the terminal, or `width` columns if stdout is no terminal."""
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else width, highlight=False, markup=markup)
@@ -149,9 +149,9 @@ def as_text(table: "Table", width: int = 160, markup: bool = True) -> str:
 def present(
     records: Iterable["Record"], terminal: Terminal, options: OutputOptions, out: str, single: bool = False
 ) -> None:
-    """Shows each record as it comes, on stderr and on stdout; then writes the report, if it is wanted.
+    """Shows each record on stderr and stdout as it comes, then writes the report if --report is given.
 
-    `single`: `out` is one file, or stdout.
+    `single`: `out` is a file or stdout, not a folder.
     """
     from clipseg_cli.storage import store
 
@@ -168,7 +168,7 @@ def present(
 
 
 def _emitter(options: PrintOptions, out: str, single: bool) -> Callable[["Record"], None]:
-    """Puts a record on stdout: as JSON, or its mask paths where stdout is no terminal, or nothing."""
+    """Returns a function that prints a record on stdout: as JSON, as paths of its masks, or not at all."""
 
     def paths(record: "Record") -> None:
         document = record.document()

@@ -1,4 +1,4 @@
-"""`clipseg train`: a decoder fitted to a user's data."""
+"""`clipseg train`: trains a decoder on the user's data."""
 
 import sys
 from pathlib import Path
@@ -18,7 +18,7 @@ def train(
     data: Annotated[
         Path,
         Flag(
-            "A folder with images/ and masks/<label>/; or a .csv or .jsonl file (image, mask, prompt); or a COCO file.",
+            "A folder with images/ and masks/<label>/, a .csv or .jsonl file (image, mask, prompt), or a COCO file.",
             metavar="DATA",
             parse=local_path,
             argument=True,
@@ -26,28 +26,29 @@ def train(
         ),
     ],
     out: Annotated[
-        Path, Flag("Folder of the new model.", ("--out", "-o"), "MODEL_DIR", parse=local_path, panel="Output")
+        Path,
+        Flag("Write the new model to this folder.", ("--out", "-o"), "MODEL_DIR", parse=local_path, panel="Output"),
     ],
     model: ModelOptions,
     recipe: Recipe,
     console: ConsoleOptions,
     replay: Annotated[
         str | None,
-        Flag("A prompts file: prompts whose masks are to stay as they are.", metavar="FILE", panel="Training"),
+        Flag("Keep the masks of the prompts in this prompts file as they are.", metavar="FILE", panel="Training"),
     ] = None,
     template: Annotated[
         tuple[str, ...],
         Flag(
-            "Put prompts into this sentence. Repeatable: one is drawn per example.",
+            "Put prompts into this sentence. Repeatable: each example gets a random one.",
             metavar="'a photo of a {}'",
             default="the paper's",
             panel="Training",
         ),
     ] = (),
 ) -> None:
-    """Fits a model's decoder to your own data.
+    """Trains a model's decoder on your own data.
 
-    Takes images, masks and prompts. CLIP stays as it is.
+    Takes images with masks and prompts. CLIP itself does not change.
 
     \b
     Examples:
@@ -65,7 +66,7 @@ def train(
 
 
 def _tell(now: "Progress") -> None:
-    """Progress on stderr: one line that is rewritten on a terminal, one line per check elsewhere."""
+    """Shows progress on stderr: on a terminal one line that is overwritten, otherwise one line per check."""
     line = {
         "features": f"features {now.at} of {now.of} images",
         "step": f"step {now.at} of {now.of}, loss {now.loss:.4f}",

@@ -1,4 +1,4 @@
-"""`clipseg ui`: the live page."""
+"""`clipseg ui`: serves the live page."""
 
 import sys
 from typing import Annotated
@@ -13,22 +13,22 @@ from clipseg_cli.settings.model import ModelOptions
 def ui(
     model: ModelOptions,
     folder: Annotated[str, Flag("A folder of images.", argument=True, panel="Input")] = ".",
-    out: Annotated[str, Flag("Output folder of the runs it starts.", ("--out", "-o"), "DIR", panel="Output")] = (
+    out: Annotated[str, Flag("Output folder of runs that the page starts.", ("--out", "-o"), "DIR", panel="Output")] = (
         "clipseg-out"
     ),
-    port: Annotated[int, Flag("Port of the page; 0 takes a free one.", low=0, high=65535, panel="Run")] = 0,
+    port: Annotated[int, Flag("Port of the page; 0 picks a free one.", low=0, high=65535, panel="Run")] = 0,
     browse: Annotated[bool, Flag("Open the page in the browser.", ("--open/--no-open",), panel="Run")] = True,
     debug: Debug = False,
 ) -> None:
-    """Opens a live page to try prompts.
+    """Opens a live web page to try prompts.
 
-    Type a prompt and see the masks of a folder's images change. The page runs on this machine only.
+    Type a prompt and see its masks on the images of a folder. Only this machine can open the page.
 
     \b
     Example:
       clipseg ui photos/
 
-    Draw a box on an image to find similar objects. Run what is on the screen on the whole folder, or copy its command.
+    Draw a box on an image to find similar objects. Run the prompts on the whole folder, or copy the command.
     """
     from clipseg_cli.pages.server import serve
     from clipseg_cli.pages.session import Session, folder_of

@@ -1,9 +1,9 @@
-"""Decoding: a source becomes an upright 8-bit RGB array, or an `ImageError` that says why not.
+"""Decoding: a source becomes an upright 8-bit RGB array, or an `ImageError` that says why it cannot.
 
 The kind of a file is decided by its first bytes, never by its extension; `kinds.KINDS` names the decoder of each
-kind. Together they read what cameras, phones, browsers, scanners, microscopes and satellites write. `colour` says how
-pixels that are not 8-bit RGB are converted. An EXIF orientation of 1-8 is applied; any other value counts as 1, with
-a note. Of an animation the first frame is decoded.
+kind. Together they read what cameras, phones, browsers, scanners, microscopes and satellites write. `colour` describes
+how pixels that are not 8-bit RGB are converted. An EXIF orientation of 1-8 is applied; any other value counts as 1,
+with a note. Only the first frame of an animation is decoded.
 """
 
 import importlib
@@ -32,14 +32,14 @@ class Image:
 
     pixels: np.ndarray  # uint8 (H, W, 3) RGB, upright, C-contiguous, its own memory
     format: str  # the kind of the file, a key of KINDS, whatever its name
-    frames: int  # in the file, of which the first is decoded; counted up to MOST_FRAMES
+    frames: int  # number in the file, counted up to MOST_FRAMES; only the first is decoded
     notes: tuple[str, ...]  # what was converted or ignored: "first of 12 frames", "broken EXIF ignored"
 
 
 def load(source: Source, *, max_pixels: int) -> Image:
     """Decodes a source. Safe to call from several threads; no Python code prints anything.
 
-    An image of more than `max_pixels` is refused by its header, before memory is taken for it.
+    An image of more than `max_pixels` is refused after its header is read, before memory is allocated for it.
     Raises only ImageError: of stage "load", or the error that discovery found. A MemoryError becomes `out_of_memory`.
     """
     if source.error is not None:

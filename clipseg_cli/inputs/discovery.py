@@ -85,7 +85,7 @@ def _all(search: Search, inputs: tuple[str, ...], listing: BinaryIO | None, stdi
 def _once(found: Iterator[Source]) -> Iterator[Source]:
     """Drops repeated names, and renames an output that an earlier source has (`/x/a.jpg` and `x/a.jpg`).
 
-    Remembers 64-bit hashes and not names, since a list may have a million lines of any length.
+    Remembers 64-bit hashes instead of names, since a list may have a million lines of any length.
     """
     seen, outputs = set[int](), set[int]()
     for source in found:
@@ -102,7 +102,7 @@ def _standard_input(search: Search, stdin: BinaryIO) -> Iterator[Source]:
     """Yields one image if the stream begins like one, otherwise the paths of a list, each as soon as it is complete."""
     head = b""
     if not search.options.null:
-        # A list is known by its first line end. Images that may hold one earlier begin with bytes that no text has.
+        # A line end shows a list. Images that may contain one this early begin with bytes that no text has.
         while len(head) < SNIFF and (b"\n" not in head or head[0] in b"\x89\xff\0"):
             if not (more := _read(stdin, SNIFF - len(head))):
                 break

@@ -15,7 +15,7 @@ from clipseg_cli.storage import buckets
 from clipseg_cli.storage.buckets import Tag
 from clipseg_cli.storage.paths import is_url
 
-LARGEST_RUN_FILE = 1 << 24  # bytes; a bigger run.json is not one
+LARGEST_RUN_FILE = 1 << 24  # bytes: a larger file is not a run.json
 
 Entry = Literal["folder", "file", "odd"]
 

@@ -15,7 +15,7 @@ class Kind:
     decoder: str = ""  # a module of `decoders`; "": files of this kind are refused, and the error names the kind
 
 
-# The first kind whose magic matches counts. HEIC has extensions without a decoder, since phones write it: a failed
+# The first kind whose magic matches wins. HEIC has extensions without a decoder, since phones write it: a failed
 # record is better than silence.
 KINDS = {
     "JPEG": Kind(rb"\xff\xd8\xff", (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "jpeg"),
@@ -41,8 +41,8 @@ KINDS = {
     "BLP": Kind(rb"BLP[12]"),
     "FITS": Kind(rb"SIMPLE  ="),
     "CR2": Kind(rb"II\*\0\x10\0\0\0CR"),
-    "BigTIFF of big-endian order": Kind(rb"MM\0\+"),  # Pillow reads it as little-endian
-    "PFM in colour": Kind(rb"PF\s+\d+\s+\d+\s"),
+    "big-endian BigTIFF": Kind(rb"MM\0\+"),  # Pillow reads it as little-endian
+    "colour PFM": Kind(rb"PF\s+\d+\s+\d+\s"),
 }
 DECODABLE = tuple(name for name, kind in KINDS.items() if kind.decoder)
 EXTENSIONS = frozenset(extension for kind in KINDS.values() for extension in kind.extensions)

@@ -1,4 +1,4 @@
-"""Output names: which name the outputs of an image carry, so that two images never share one."""
+"""Output names: how the outputs of an image are named, so that two images never share a name."""
 
 import hashlib
 import itertools

@@ -66,7 +66,7 @@ class Search:
             yield Source(path, slashes(path), "/".join([*_inside(parts)[:-1], last]), tag=tag)
 
     def expand(self, pattern: str) -> Iterator[Source]:
-        """Yields what a glob matches, except links and outputs of a run that its wildcards led to."""
+        """Yields what a glob matches, except links and outputs of a run that only its wildcards reach."""
         parts = slashes(pattern).split("/")
         fixed = next(index for index, part in enumerate(parts) if any(letter in part for letter in "*?["))
         try:
@@ -86,7 +86,7 @@ class Search:
     def walk(self, root: str, prefix: str) -> Iterator[Source]:
         """Yields every image below `root`, depth first; output paths begin with `prefix`.
 
-        It is a loop and not recursive, so that a deep tree cannot exhaust the stack.
+        It is a loop, not a recursion, so a deep tree cannot exhaust the stack.
         """
         base = slashes(root) if root.endswith(("/", os.sep)) else slashes(root) + "/"
         stack: list[Folder] = []

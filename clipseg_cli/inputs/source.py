@@ -21,7 +21,7 @@ class Source:
 
 
 def identify(source: Source, checksum: bool) -> list[int | str]:
-    """Returns what changes when a source changes: as `paths.identity`; for an object its size and ETag.
+    """Returns what changes when a source changes: see `paths.identity`; for an object its size and ETag.
 
     Raises OSError or ValueError if it cannot be read.
     """

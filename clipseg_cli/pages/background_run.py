@@ -1,6 +1,6 @@
-"""Runs of `clipseg segment` that the live page starts, each in a process of its own.
+"""Runs of `clipseg segment` that the live page starts, each in its own process.
 
-The page stays responsive, and either of the two may end first.
+The page stays responsive, and either process may end first.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from typing import Any
 
 from clipseg_cli.outputs.manifest import MANIFEST, RUN, readable_name
 
-PATIENCE = 10.0  # seconds: how long something that was told to stop may take
+PATIENCE = 10.0  # seconds to wait for a run or a thread that was told to stop
 STREAM_OPTIONS = ("--json", "--progress", "none")  # added to a run, so that its records can be counted
 
 
@@ -31,7 +31,7 @@ def is_free(out: str, command: list[str]) -> bool:
 
 
 class Run:
-    """A run of the program in a process of its own. `total` is the number of images."""
+    """A run of the program in its own process. `total` is the number of images."""
 
     def __init__(self, command: list[str], total: int) -> None:
         self.command, self.total, self.done, self.failed = command, total, 0, 0
@@ -41,7 +41,7 @@ class Run:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C in the terminal reaches the page only, which then ends the run in order
+            start_new_session=True,  # Ctrl-C in the terminal reaches only the page, which then ends the run cleanly
         )
         self.readers = [
             threading.Thread(target=each, daemon=True) for each in (self._read_records, self._read_messages)
@@ -60,9 +60,9 @@ class Run:
         for line in self.process.stderr:
             message = line.decode("utf-8", "replace").strip()
             # an error message may have several lines
-            goes_on = self.last_message.startswith("clipseg:") and not message.startswith("clipseg:")
+            continued = self.last_message.startswith("clipseg:") and not message.startswith("clipseg:")
             self.last_message = (
-                f"{self.last_message}\n{message}" if goes_on and len(self.last_message) < 2000 else message
+                f"{self.last_message}\n{message}" if continued and len(self.last_message) < 2000 else message
             )
 
     def status(self) -> dict[str, Any]:

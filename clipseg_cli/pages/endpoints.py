@@ -66,7 +66,7 @@ class Endpoints:
                 return JSONResponse({"stale": True}, headers=HEADERS)
             except (ClipsegError, ValueError, KeyError, TypeError) as error:
                 return JSONResponse({"error": str(error)}, 400, HEADERS)
-            except Exception as error:  # the page shows it and goes on
+            except Exception as error:  # the page shows it and keeps running
                 return JSONResponse({"error": f"internal error: {type(error).__name__}: {error}"}, 500, HEADERS)
             return result if isinstance(result, Response) else JSONResponse(result, headers=HEADERS)
 
@@ -75,7 +75,7 @@ class Endpoints:
     def refusal(self, request: Request) -> str | None:
         """Returns why a request is refused, or None if it comes from the page itself."""
         if request.headers.get("host") not in self.hosts:
-            return "this server answers only under its own address"
+            return "this server answers only requests to its own address"
         origin = request.headers.get("origin")
         if origin is not None and origin.removeprefix("http://") not in self.hosts:
             return "requests from other sites are refused"

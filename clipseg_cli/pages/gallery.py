@@ -24,7 +24,7 @@ class Gallery:
     """The images below one folder, in a fixed order. An image is known by its index."""
 
     def __init__(self, folder: str, out: str) -> None:
-        """Lists the images below `folder`, those of runs and of the output folder `out` excepted."""
+        """Lists the images below `folder`, except those that runs wrote and those in the output folder `out`."""
         self.folder = folder
         self.sources: list[Source] = [*islice(discover(InputOptions((folder,)), None, out), MAX_IMAGES)]
         self.sizes: dict[int, tuple[int, int]] = {}  # image -> height, width; of the images decoded so far
@@ -38,7 +38,7 @@ class Gallery:
             raise source.error
         # the file may have been replaced by a link since it was listed
         if not Path(source.path).resolve().is_relative_to(Path(self.folder).resolve()):
-            raise ImageError("not_a_file", "load", "it is a link out of the folder; it was not opened")
+            raise ImageError("not_a_file", "load", "it is a link to a file outside the folder; it was not opened")
         pixels = decode.load(source, max_pixels=MAX_PIXELS).pixels
         self.sizes[index] = pixels.shape[0], pixels.shape[1]
         return pixels

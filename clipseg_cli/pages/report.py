@@ -123,8 +123,8 @@ def _image(record: dict[str, Any], run: AnyPath, about: dict[str, Any], side: in
     return {
         "name": record["image"],
         "thumb": _data_url("jpeg", raster.jpeg(drawing.fitted(photo, side))),
-        "maps": maps,  # soft maps; masks, where the run stored no soft maps
-        "masks": masks,  # the run's masks, where they differ
+        "maps": maps,  # soft maps, or masks if the run stored no soft maps
+        "masks": masks,  # the run's masks, if they differ
         "thresholds": [mask["threshold"] if mask["area_frac"] else 1 for mask in record["masks"]],  # 1 hides all
         "presences": presences,
         "presence": max(presences, default=0),

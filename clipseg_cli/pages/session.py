@@ -60,7 +60,7 @@ class Session:
         self.worker = threading.Thread(target=self._work, daemon=True)
 
     def start(self) -> None:
-        """Starts to load the model and to encode images."""
+        """Starts the thread that loads the model and encodes the images."""
         self.worker.start()
 
     def close(self) -> None:
@@ -70,7 +70,7 @@ class Session:
             self.state.notify_all()
         if self.run is not None:
             self.run.end()
-        self.worker.join(PATIENCE)  # Python complains on stderr about a thread that is still in torch when it exits
+        self.worker.join(PATIENCE)  # a thread that is still in torch at exit makes Python complain on stderr
 
     def _work(self) -> None:
         try:
@@ -128,7 +128,7 @@ class Session:
         }
 
     def set_visible(self, indices: Sequence[int], generation: int) -> None:
-        """Tells which images are on the screen: they are encoded first. Older generations become stale."""
+        """Sets the images on the screen, which are encoded first. Requests of older generations become stale."""
         with self.state:
             self.visible, self.generation = tuple(indices), max(self.generation, generation)
             self.state.notify_all()
@@ -219,12 +219,12 @@ class Session:
         return next(command for out in folders if is_free(out, command := [*words, "-o", out]))
 
     def start_run(self, request: MaskRequest) -> None:
-        """Runs the command on the whole folder in a process of its own.
+        """Runs the command on the whole folder in its own process.
 
-        Raises UsageError without prompts, or while a run is under way.
+        Raises UsageError if there are no prompts or a run is in progress.
         """
         if self.run is not None and self.run.status()["state"] == "running":
-            raise UsageError("a run is under way: wait for its end, or cancel it")
+            raise UsageError("a run is in progress: wait for its end, or cancel it")
         if not request.prompts:
             raise UsageError("type a prompt first")
         self.run = Run(self.command(request), len(self.gallery.sources))

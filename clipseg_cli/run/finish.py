@@ -1,4 +1,6 @@
-"""From the soft maps of one image to its files and its record. `segment` and `post` share these steps to the byte.
+"""Turns the soft maps of one image into its files and its record.
+
+`segment` and `post` share these steps, so equal options give equal bytes.
 
 soft map -> refine -> threshold -> peak -> compete for pixels -> clean up -> write -> record
 """
@@ -22,13 +24,13 @@ from clipseg_cli.settings.masks import MaskOptions
 from clipseg_cli.settings.outputs import ExportOptions, Format
 from clipseg_cli.storage import store
 
-Write = Callable[[str, bytes], None]  # puts bytes at a path in the output folder; raises OutputError or ImageError
-NAMED = ("mask", "soft", "overlay")  # formats whose paths have keys of their own in a record
+Write = Callable[[str, bytes], None]  # writes bytes to a path in the output folder; raises OutputError or ImageError
+NAMED = ("mask", "soft", "overlay")  # formats whose paths have their own keys in a record
 
 
 @dataclass(frozen=True, slots=True)
 class MaskPlan:
-    """What becomes of the soft maps of every image."""
+    """How the soft maps of every image become masks and files."""
 
     prompts: tuple[Prompt, ...]  # one per label
     thresholds: tuple[Threshold, ...]  # one per label
@@ -40,10 +42,10 @@ class MaskPlan:
 def finish(
     blank: Record, output: str, photo: Photo, maps: Iterable[soft_maps.Scored], plan: MaskPlan, write: Write
 ) -> Record:
-    """Writes the files of one image and returns its completed record, or its record with the error.
+    """Writes the files of one image and returns its completed record, or a record of the error.
 
-    `blank` is the record without masks, `output` the image's output path. `maps` has one soft map per label and is
-    read one at a time. `photo` is called only where something needs the image. Raises OutputError.
+    `blank` is the record without masks, `output` the image's output path. `maps` yields one soft map per label,
+    which is read before the next one. `photo` is called only if a step needs the image. Raises OutputError.
     """
     paths: dict[tuple[Format, int | None], str] = {}
     outputs: list[tuple[str, int]] = []
@@ -59,7 +61,7 @@ def finish(
         return Record(blank.image, error=error)
     except ClipsegError:
         raise
-    except Exception as error:  # a defect here must cost one image, not the whole run
+    except Exception as error:  # a bug here must fail one image, not the whole run
         if lacks_memory(error):
             return Record(blank.image, error=ImageError("out_of_memory", "mask", "not enough memory for its masks"))
         return Record(blank.image, error=ImageError("internal", "mask", f"{type(error).__name__}: {error}"))
@@ -76,7 +78,7 @@ def finish(
 
 
 def _masks(name: str, photo: Photo, maps: Iterable[soft_maps.Scored], plan: MaskPlan) -> tuple[Result, list[Mask]]:
-    """All that the writers need of one image, and the masks' part of its record."""
+    """Returns what the writers need of one image, and the masks of its record."""
     options, formats = plan.masks, plan.formats
     labels = tuple(prompt.label for prompt in plan.prompts)
     compete = options.mode == "labels" or "labels" in formats
@@ -97,7 +99,7 @@ def _masks(name: str, photo: Photo, maps: Iterable[soft_maps.Scored], plan: Mask
     masks = [cleanup.clean(mask, options.clean) for mask in masks]
     if compete:
         index = soft_maps.compete(softs, masks)
-    if index is not None and options.mode == "labels":  # masks that grew must not overlap either
+    if index is not None and options.mode == "labels":  # masks must not overlap after --grow either
         masks = _split(index, len(masks))
     records = [_measured(blank, mask) for blank, mask in zip(blanks, masks, strict=True)]
     result = Result(
@@ -125,5 +127,5 @@ def _measured(blank: Mask, mask: NDArray[np.uint8]) -> Mask:
 
 
 def _split(index: NDArray[np.uint8], count: int) -> list[NDArray[np.uint8]]:
-    """The masks, 0 and 255, of the labels in an index image."""
+    """Returns the mask of each label in an index image, uint8 (H, W), 0 or 255."""
     return [np.where(index == number, np.uint8(255), np.uint8(0)) for number in range(1, count + 1)]

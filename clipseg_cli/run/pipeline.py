@@ -1,4 +1,4 @@
-"""The spine of a run: sources in, records out. Images are loaded ahead of the network, and masks written behind it."""
+"""The core of a run: sources in, records out. Threads load images ahead of the network and write masks behind it."""
 
 import itertools
 import os
@@ -28,12 +28,12 @@ from clipseg_cli.storage import paths
 if TYPE_CHECKING:
     from clipseg_cli.model.segmenter import Embeddings, Segmenter
 
-REMOTE_THREADS = 16  # threads that fetch, and as many that write, where each mostly waits for a network
+REMOTE_THREADS = 16  # threads that read, and as many that write, if each mostly waits for a remote server
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-Progress = Callable[[Source, Stage], None]  # is told which stage each image has reached
+Progress = Callable[[Source, Stage], None]  # called when an image reaches a stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +42,12 @@ class Job:
 
     plan: MaskPlan
     rules: tuple[int | Expression, ...]  # one per label: the index of its term, or an expression over `texts`
-    texts: tuple[str | None, ...]  # the text of each term; None for a term that is not a text alone
+    texts: tuple[str | None, ...]  # the text of each term; None unless it is only text
     batch_size: int  # images encoded at once
     encode: EncodeOptions = field(default_factory=EncodeOptions)
     max_pixels: int = MAX_PIXELS
-    checksum: bool = False  # an input is known by its content, not by size and time
-    remote: bool = False  # images or outputs travel over a network
+    checksum: bool = False  # identifies an input by content, not by size and time
+    remote: bool = False  # images or outputs are not on this machine
 
 
 def run(
@@ -57,7 +57,7 @@ def run(
     write: Write,
     progress: Progress = lambda source, stage: None,
 ) -> Iterator[Record]:
-    """Yields one record per source, in the order of the sources. A failed image is a record; OutputError ends the run.
+    """Yields one record per source, in their order. A failed image has a record too; OutputError ends the run.
 
     The network is loaded and the prompts are embedded when the first image needs them. At most a few batches are in
     memory, whatever the number of sources.
@@ -84,7 +84,7 @@ def run(
 
 
 class _Network:
-    """The loaded network and the embeddings of the query, made by the first thread that needs them."""
+    """The network and the embeddings of the query, both loaded by the first thread that needs them."""
 
     def __init__(self, load: Callable[[], "tuple[Segmenter, Embeddings]"], options: EncodeOptions) -> None:
         self.load, self.options = load, options
@@ -93,7 +93,7 @@ class _Network:
         self.made: tuple[Segmenter, Embeddings] | None = None
 
     def get(self) -> "tuple[Segmenter, Embeddings]":
-        """Segmenter and embeddings."""
+        """Returns the segmenter and the embeddings, loaded on first use."""
         with self.lock:
             if self.made is None:
                 self.made = self.load()
@@ -102,10 +102,10 @@ class _Network:
             return self.made
 
     def see(self, views: Sequence[NDArray[np.uint8]]) -> "list[Seen | ImageError]":
-        """What the network answers to each of some views, which the segmenter has resized to (S, S, 3).
+        """Returns the network's result for each view, which is uint8 (S, S, 3).
 
-        Where memory does not suffice for all at once, halves are tried, and so on. A single view that is still too
-        much is an ImageError.
+        If memory runs out, tries each half of the views, and so on. If it runs out for a single view, the result is an
+        ImageError.
         """
         if not views:
             return []
@@ -114,7 +114,7 @@ class _Network:
         except Exception as error:
             if not lacks_memory(error):
                 raise
-        # outside the handler, where the error no longer holds the memory that the attempt took
+        # outside the handler: the error would keep the memory of the failed attempt
         half = len(views) // 2
         if half:
             return self.see(views[:half]) + self.see(views[half:])
@@ -133,14 +133,14 @@ class _Network:
 
 
 def cosines(rows: NDArray[np.float32], one: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The cosine similarity of each row of (T, dim) with (dim,): float32 (T,), in [-1, 1]."""
+    """Returns the cosine similarity of each row (T, dim) with `one` (dim,): float32 (T,), in [-1, 1]."""
     lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(one)
     return np.asarray(rows @ one / np.maximum(lengths, np.float32(1e-12)), np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The network's answer to one view or one image."""
+    """The network's result for one view or one image."""
 
     logits: NDArray[np.float32]  # one map per term: (T, S, S) for a view, (T, h, w) for an image
     similarity: NDArray[np.float32] | None  # (T,), the cosine similarity of the image with each term
@@ -152,7 +152,7 @@ class Loaded:
 
     source: Source
     image: decode.Image | None = None
-    views: tuple[tiles.View, ...] = ()  # the boxes of the image that the network sees
+    views: tuple[tiles.View, ...] = ()  # the views of the image that the network sees
     pixels: tuple[NDArray[np.uint8], ...] = ()  # (S, S, 3), one per view
     identity: Identity | None = None
     record: Record | None = None
@@ -182,7 +182,7 @@ def _load(source: Source, job: Job, network: _Network, progress: Progress) -> Lo
 
 
 def _joined(loaded: Loaded, seen: "list[Seen | ImageError]") -> "Seen | ImageError | None":
-    """The maps of an image from those of its views; None for an image that was not loaded."""
+    """Returns the result for an image from those of its views; None if it was not loaded."""
     failed = next((each for each in seen if isinstance(each, ImageError)), None)
     if failed is not None or not seen:
         return failed
@@ -227,7 +227,10 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def ahead(pool: Executor, function: Callable[[T], R], items: Iterable[T], depth: int) -> Iterator[R]:
-    """`map` on a pool, in order, with at most `depth` results waiting. Cancels what waits when it is closed."""
+    """Yields `function(item)` for each item, computed by a pool, in order, at most `depth` items ahead.
+
+    Cancels the waiting items when it is closed.
+    """
     waiting: deque[Future[R]] = deque()
     try:
         for item in items:

@@ -1,6 +1,6 @@
-"""Makes masks and files again from the soft maps of a finished run, with other options. The network is not loaded.
+"""Makes masks and files from the soft maps of a finished run, with other options. Does not load the network.
 
-With the options of the run its files come out again to the byte: both end in `finish`.
+With the options of the run it writes the same bytes as the run: both end in `finish`.
 """
 
 import io
@@ -38,16 +38,16 @@ from clipseg_cli.settings.masks import MaskOptions
 from clipseg_cli.settings.outputs import OutputOptions
 from clipseg_cli.storage import paths, store
 
-OUT = "clipseg-post"  # the output folder where none is named
-SOFT = ("soft16", "soft")  # the keys under which a record names a soft map, the finer first
+OUT = "clipseg-post"  # the default output folder
+SOFT = ("soft16", "soft")  # keys of a soft map's path in a record, the finer map first
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the user asked for. Raises UsageError for options that do not fit each other."""
+    """The options of `clipseg post`. Raises UsageError if a refinement lacks its package."""
 
     run: store.AnyPath
-    masks: MaskOptions = field(default_factory=MaskOptions)  # without thresholds, the run's own count
+    masks: MaskOptions = field(default_factory=MaskOptions)  # labels without a threshold keep the run's
     output: OutputOptions = field(default_factory=OutputOptions)
     overwrite: bool = False
     max_pixels: int = MAX_PIXELS
@@ -65,8 +65,8 @@ class Request:
 def post(request: Request, note: Callable[[str], None]) -> Iterator[Record]:
     """Yields the record of each image of the run once its files are written.
 
-    Raises UsageError where there is no run or it has no soft maps, OutputError where the output cannot be written or
-    holds something else.
+    Raises UsageError if there is no run or it has no soft maps, OutputError if the output cannot be written or holds
+    something else.
     """
     run, out, fsync = request.run, store.as_path(request.out), request.output.fsync
     before = _read(run)
@@ -97,7 +97,7 @@ def post(request: Request, note: Callable[[str], None]) -> Iterator[Record]:
 
 
 def _describe(request: Request, before: dict[str, Any], plan: MaskPlan) -> dict[str, Any]:
-    """The content of run.json."""
+    """Returns the content of run.json."""
     prompts = [
         {"label": prompt.label, "text": prompt.text, "threshold": threshold}
         for prompt, threshold in zip(plan.prompts, plan.thresholds, strict=True)
@@ -119,7 +119,7 @@ def _describe(request: Request, before: dict[str, Any], plan: MaskPlan) -> dict[
 
 
 def _read(run: store.AnyPath) -> dict[str, Any]:
-    """The run's run.json."""
+    """Returns the content of the run's run.json. Raises UsageError if there is none or it names no soft maps."""
     try:
         document = json.loads((run / RUN).read_bytes())
         [str(prompt["label"] + prompt["text"]) for prompt in document["settings"]["prompts"]]
@@ -128,7 +128,7 @@ def _read(run: store.AnyPath) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise UsageError(f"{run / RUN} was not written by clipseg")
     if not any(form in document["settings"]["formats"] for form in SOFT):
-        raise UsageError(f"{run} has no soft maps: run it again with -f soft (-f mask,overlay,soft keeps the rest)")
+        raise UsageError(f"{run} has no soft maps: run it again with -f soft (or -f mask,overlay,soft)")
     return document
 
 
@@ -142,12 +142,12 @@ def _plan(request: Request, before: dict[str, Any]) -> MaskPlan:
     formats = request.output.formats or ("mask", "overlay")
     check_label_count(len(known), request.masks.mode, formats)
     if "soft16" in formats and "soft16" not in before["settings"]["formats"]:
-        raise UsageError(f"{request.run} has soft maps of 8 bits only: run it again with -f soft16")
+        raise UsageError(f"{request.run} has only 8-bit soft maps: run it again with -f soft16")
     return MaskPlan(tuple(known), chosen, request.masks, formats, request.output.export)
 
 
 def _admit(out: store.AnyPath, run: store.AnyPath, overwrite: bool) -> None:
-    """Refuses to write over a run; the output of an earlier `post` is replaced."""
+    """Raises OutputError if `out` holds a run of another command. An earlier output of `post` may be replaced."""
     store.check(out)
     if folders.same(str(out), str(run)):
         raise OutputError(f"{out} is the run itself: choose another --out")
@@ -160,11 +160,11 @@ def _admit(out: store.AnyPath, run: store.AnyPath, overwrite: bool) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         ours = False
     if not ours:
-        raise OutputError(f"{out} holds a run of another command: choose another --out, or --overwrite it")
+        raise OutputError(f"{out} holds a run of another command: choose another --out, or use --overwrite")
 
 
 def _again(row: dict[str, Any], *, request: Request, directory: str, plan: MaskPlan, write: Write) -> Record:
-    """Writes the files of one image of the run anew and returns its record."""
+    """Writes the files of one image of the run again and returns its record."""
     name = manifest.image_name(row)
     if row["status"] != "ok":
         error = row["error"]
@@ -178,21 +178,21 @@ def _again(row: dict[str, Any], *, request: Request, directory: str, plan: MaskP
         path = name if paths.is_url(name) else os.path.join(directory, name)
         image = decode.load(Source(path, name, name), max_pixels=request.max_pixels)
         if image.pixels.shape[:2] != shape:
-            raise ImageError("changed", "load", f"it is not the image of the run, which had {shape[1]} x {shape[0]}")
+            raise ImageError("changed", "load", f"it is not the image of the run ({shape[1]} x {shape[0]} pixels)")
         return image.pixels
 
     stored = [next((mask[form] for form in SOFT if form in mask), None) for mask in row["masks"]]
 
     def maps() -> Iterator[soft_maps.Scored]:
         for mask, path in zip(row["masks"], stored, strict=True):
-            one = soft_maps.StoredMap(_levels(request.run / str(path), shape))
-            yield soft_maps.Scored(one, mask["score"], mask["mean"], mask["presence"], mask.get("similarity"))
+            soft_map = soft_maps.StoredMap(_levels(request.run / str(path), shape))
+            yield soft_maps.Scored(soft_map, mask["score"], mask["mean"], mask["presence"], mask.get("similarity"))
 
     return finish(blank, _stem(str(stored[0])), photo, maps(), plan, write)
 
 
 def _levels(path: store.AnyPath, shape: tuple[int, int]) -> NDArray[Any]:
-    """The levels of a soft map of the run. Raises ImageError."""
+    """Returns the levels of a soft map of the run, uint8 or uint16 (H, W). Raises ImageError."""
     try:
         with PngImageFile(io.BytesIO(path.read_bytes())) as image:
             levels = np.array(image)
@@ -204,5 +204,5 @@ def _levels(path: store.AnyPath, shape: tuple[int, int]) -> NDArray[Any]:
 
 
 def _stem(path: str) -> str:
-    """An image's output path, from the path soft/<label>/<stem>.png of its soft map."""
+    """Returns the output path of an image from the path of its soft map, soft/<label>/<stem>.png."""
     return path.split("/", 2)[2].removesuffix(".png")

@@ -1,4 +1,4 @@
-"""What the user asks of a run: the filled option groups, checked as far as possible without a model."""
+"""The request for a run: the filled option groups, checked as far as possible without a model."""
 
 import importlib.util
 from dataclasses import dataclass, field, replace
@@ -14,12 +14,12 @@ from clipseg_cli.settings.model import EncodeOptions, ModelOptions, devices
 from clipseg_cli.settings.outputs import OutputOptions
 from clipseg_cli.settings.run import RunOptions
 
-OUT = "clipseg-out"  # the output folder where none is named
+OUT = "clipseg-out"  # the default output folder
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A run's options. Raises UsageError for options that do not fit each other."""
+    """The options of a run. Raises UsageError if they do not fit together."""
 
     query: Query
     model: ModelOptions
@@ -41,15 +41,15 @@ class Request:
         return (self.output.out or OUT).removeprefix("file://")
 
     def to(self, out: str) -> "Request":
-        """This request with another output."""
+        """Returns this request with another output."""
         return replace(self, output=replace(self.output, out=out))
 
     def per_device(self) -> list["Request"]:
-        """This request once for each of its devices, with that device alone."""
-        return [replace(self, model=replace(self.model, device=one)) for one in devices(self.model.device)]
+        """Returns this request once per device, each time with that device alone."""
+        return [replace(self, model=replace(self.model, device=device)) for device in devices(self.model.device)]
 
     def per_worker(self) -> list["Request"]:
-        """This request once for each worker process: as many as `-j` says, and at least one per device."""
+        """Returns this request once per worker process: as many as `-j` says, and at least one per device."""
         each = self.per_device()
         return [*islice(cycle(each), max(self.run.workers.jobs, len(each)))]
 
@@ -59,9 +59,9 @@ def _check_engine(request: Request) -> None:
     several = len(devices(device)) > 1
     if workers.engine == "ray":
         spec = importlib.util.find_spec("ray")
-        if spec is None or spec.origin is None:  # no origin: a mere folder of that name
+        if spec is None or spec.origin is None:  # no origin: only a folder called ray
             raise UsageError("--engine ray needs one more package: pip install 'clipseg-cli[ray]'")
         if several or ":" in device:
-            raise UsageError(f"--device {device}: Ray gives each actor its own GPU; say --device cuda, and -j N actors")
+            raise UsageError(f"--device {device}: Ray assigns GPUs to actors; use --device cuda, and -j N for N actors")
     elif workers.ray_address is not None:
-        raise UsageError("--ray-address goes with --engine ray")
+        raise UsageError("--ray-address needs --engine ray")

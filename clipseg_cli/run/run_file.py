@@ -1,4 +1,4 @@
-"""`run.json`: what a run was asked and how it was carried out; and whether a folder with one may be resumed."""
+"""`run.json`: the options and the conditions of a run, and the check before it is resumed."""
 
 import json
 import os
@@ -23,9 +23,9 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "ope
 
 
 def describe(request: Request, job: Job, checkpoint: registry.Checkpoint) -> dict[str, Any]:
-    """The content of run.json. Everything that differs between two runs of one command is here.
+    """Returns the content of run.json. Everything that may differ between two runs of one command is in this file.
 
-    `settings` has all that decides the content of the outputs: two runs that share a folder must agree in it.
+    `settings` has everything that affects the outputs' content: two runs that share a folder must agree on it.
     """
     model = {"name": checkpoint.name, "repo": checkpoint.repo, "revision": checkpoint.revision}
     return {
@@ -37,14 +37,14 @@ def describe(request: Request, job: Job, checkpoint: registry.Checkpoint) -> dic
         "versions": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "inputs": asdict(request.inputs),
-        "directory": os.getcwd(),  # relative names start here
+        "directory": os.getcwd(),  # base of relative paths
         "host": socket.gethostname(),
         "pid": os.getpid(),
     }
 
 
 def settings(request: Request, job: Job, checkpoint: registry.Checkpoint) -> dict[str, Any]:
-    """What decides the content of the outputs, as JSON types. Options at their defaults are left out."""
+    """Returns what affects the outputs' content, as JSON types. Options at their defaults are left out."""
     bundled = checkpoint.path == registry.BUNDLED
     weights = checkpoint.revision or paths.identity(str(checkpoint.weights))
     plan = job.plan
@@ -63,9 +63,10 @@ def settings(request: Request, job: Job, checkpoint: registry.Checkpoint) -> dic
 
 
 def admit(out: store.AnyPath, document: dict[str, Any], resume: bool) -> bool:
-    """Refuses a folder that holds a run with other settings, showing the difference; without `resume` forgets the run.
+    """Checks that a run may write to `out`. Without `resume`, deletes the manifest and run.json of an earlier run.
 
-    Returns False where a run may have been killed there and left temporary files.
+    Returns False if a run may have been killed there and left temporary files. Raises OutputError that lists the
+    differences if `out` holds a run with other settings.
     """
     if not resume:
         forget(out)
@@ -88,7 +89,7 @@ def admit(out: store.AnyPath, document: dict[str, Any], resume: bool) -> bool:
     now = json.loads(to_json(document))["settings"]
     if before != now:
         raise OutputError(
-            f"{out} holds a run with other settings; choose another --out, or --overwrite it:\n"
+            f"{out} holds a run with other settings; choose another --out, or use --overwrite:\n"
             + "\n".join(_difference(before, now))
         )
     if not ended:
@@ -106,5 +107,5 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def to_json(document: dict[str, Any]) -> bytes:
-    """The bytes of run.json."""
+    """Returns the bytes of run.json."""
     return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")

@@ -37,20 +37,20 @@ Note = Callable[[str], None]
 
 
 def is_single(out: str) -> bool:
-    """True where `-o` names one file (or `-`, stdout) instead of a folder."""
+    """Returns whether `-o` names one file (or `-`, stdout) instead of a folder."""
     return out == "-" or (Path(out).suffix.lower() in SINGLE and bool(Path(out).suffix) and not os.path.isdir(out))
 
 
 def segment(request: Request, sources: Iterator[Source], note: Note, stdout: BinaryIO) -> Iterator[Record]:
-    """Carries out a run; yields each record once its files and its manifest line are written.
+    """Carries out a run. Yields each record once its files and its manifest line are written.
 
-    The same request again processes only what is missing; where nothing is missing the model is not loaded. Raises
-    NoInputError where there is no source; OutputError, before the model is loaded, where the output cannot be written
-    or holds a run with other settings; ModelError, UsageError.
+    A repeated request processes only missing images, and loads the model only if there are any. Raises NoInputError if
+    there is no source; OutputError, before the model is loaded, if the output cannot be written or holds a run with
+    other settings; ModelError; UsageError.
     """
     first = next(sources, None)
     if first is None and request.inputs.shard != WHOLE:
-        note("this shard holds no image")
+        note("this shard has no images")
         return
     if first is None:
         raise NoInputError(NO_IMAGE)
@@ -94,26 +94,26 @@ def _to_folder(request: Request, sources: Iterator[Source], note: Note, alone: b
 
 
 def _teller(document: dict[str, Any], note: Note) -> workers.Notify:
-    """Passes news on to the user, and their facts to run.json."""
-    seen: set[str] = set()
+    """Returns a function that shows a notice to the user and adds its facts to run.json."""
+    devices: set[str] = set()
 
-    def tell(news: workers.Notice) -> None:
-        document.update(news.facts)
-        if "device" in news.facts:
-            seen.add(news.facts["device"])
-            document["device"] = ",".join(sorted(seen))
-        note(news.line)
+    def tell(notice: workers.Notice) -> None:
+        document.update(notice.facts)
+        if "device" in notice.facts:
+            devices.add(notice.facts["device"])
+            document["device"] = ",".join(sorted(devices))
+        note(notice.line)
 
     return tell
 
 
 def _line(note: Note) -> workers.Notify:
-    """Passes news on to the user where there is no run.json."""
-    return lambda news: note(news.line)
+    """Returns a function that shows a notice to the user, for runs without a run.json."""
+    return lambda notice: note(notice.line)
 
 
 def _unfolded(sources: Iterator[Source]) -> Iterator[Source]:
-    """The sources with distinct outputs on a file system where `A.png` and `a.png` are one file."""
+    """Yields the sources, with outputs that stay distinct on a file system where `A.png` and `a.png` are one file."""
     taken: set[int] = set()
     for source in sources:
         if hash(store.folded(source.output)) in taken:
@@ -123,19 +123,19 @@ def _unfolded(sources: Iterator[Source]) -> Iterator[Source]:
 
 
 def _failed(source: Source) -> Record | None:
-    """The record of an image that discovery could not use."""
+    """Returns the record of a source that discovery could not use; None for other sources."""
     return None if source.error is None else Record(source.name, error=source.error)
 
 
 def _to_one_file(request: Request, sources: Iterator[Source], note: Note, stdout: BinaryIO) -> Iterator[Record]:
-    """One image to one file or to stdout: no manifest, no folders."""
+    """Writes the output of one image to a file or to stdout, without a manifest."""
     source, second = next(sources), next(sources, None)
     out = request.out
     if second is not None:
-        raise UsageError(f"-o {out} takes one image, and more were given: name a folder with -o DIR")
+        raise UsageError(f"-o {out} takes one image, but there are more: name a folder with -o DIR")
     formats = request.output.formats or (SINGLE["" if out == "-" else Path(out).suffix.lower()],)
     if len(formats) != 1 or (formats[0] != "overlay" and len(request.query.prompts) != 1):
-        raise UsageError(f"-o {out} takes one file: one format and one prompt (or -f overlay for several prompts)")
+        raise UsageError(f"-o {out} takes one format and one prompt (or -f overlay for several prompts)")
     if out != "-":
         store.check(store.as_path(out).parent)
 
@@ -153,7 +153,7 @@ def _to_one_file(request: Request, sources: Iterator[Source], note: Note, stdout
 
 
 def find(request: Request, sources: Iterator[Source], note: Note) -> Iterator[Record]:
-    """Yields one record per source, as `segment` does, and writes no file.
+    """Yields one record per source, like `segment`, but writes no file.
 
     Raises NoInputError, ModelError, UsageError.
     """
@@ -167,7 +167,7 @@ def find(request: Request, sources: Iterator[Source], note: Note) -> Iterator[Re
 
 
 def embed(request: Request, note: Note) -> bytes:
-    """The bytes of an embedding file for the labels of the request."""
+    """Returns the bytes of an embedding file for the labels of the request."""
     checkpoint = registry.locate(request.model.model, offline=request.model.offline, progress=True)
     _, embeddings = work.load_model(request, checkpoint, _line(note))
     query = request.query
@@ -179,14 +179,14 @@ def embed(request: Request, note: Note) -> bytes:
 def show_exemplars(request: Request, path: Path) -> None:
     """Writes what the model sees of every exemplar, side by side, as one PNG."""
     checkpoint = registry.locate(request.model.model, offline=request.model.offline, progress=True)
-    segmenter, _ = work.load_model(request, checkpoint, lambda news: None)
+    segmenter, _ = work.load_model(request, checkpoint, lambda notice: None)
     query = request.query
-    seen = [visual_prompt(segmenter, each, query.recipe, query.region_prompt) for each in query.exemplars]
-    store.write(path, raster.rgb_png(np.hstack([highlight.denormalised(one.transpose(1, 2, 0)) for one in seen])))
+    views = [visual_prompt(segmenter, each, query.recipe, query.region_prompt) for each in query.exemplars]
+    store.write(path, raster.rgb_png(np.hstack([highlight.denormalised(view.transpose(1, 2, 0)) for view in views])))
 
 
 def planned(source: Source, request: Request) -> str:
-    """One line of --dry-run: the image, and the masks it would get."""
+    """Returns one line of --dry-run: the image, and the masks it would get."""
     stem = store.portable(source.output)
     folders = unique_slugs(prompt.label for prompt in request.query.prompts)
     return source.name + " -> " + " ".join(f"masks/{slug}/{stem}.png" for slug in folders)

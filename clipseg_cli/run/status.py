@@ -1,4 +1,4 @@
-"""What a run has done and what is missing, over all its shards; and one manifest of them, in a fixed order."""
+"""The status of a run over all its shards, and their merge into one sorted manifest."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from clipseg_cli.storage.store import AnyPath
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Counts of images. `missing` is None where the inputs were a list on stdin, or cannot be searched from here."""
+    """Counts of images. `missing` is None if the inputs were a list on stdin or cannot be searched from here."""
 
     done: int
     failed: dict[str, int]  # by error class
@@ -27,7 +27,7 @@ class Status:
     names: tuple[str, ...]  # of the failed images
 
     def document(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Returns the status as JSON types."""
         failed = dict(sorted(self.failed.items()))
         missing = None if self.missing is None else [manifest.readable_name(name) for name in self.missing]
         failures = [*map(manifest.readable_name, self.names)]
@@ -35,7 +35,7 @@ class Status:
 
 
 def status(out: AnyPath) -> Status:
-    """What is done, failed and missing under `out`. Raises UsageError where there is no run."""
+    """Returns what is done, failed and missing under `out`. Raises UsageError if there is no run."""
     records = _records(out)
     failed = {name: record["error"]["class"] for name, record in records.items() if record["status"] != "ok"}
     missing = None
@@ -47,10 +47,10 @@ def status(out: AnyPath) -> Status:
 
 
 def merge(out: AnyPath) -> int:
-    """Merges the shards of a run and returns the number of images. Raises UsageError where there is no run.
+    """Merges the shards of a run and returns the number of images. Raises UsageError if there is no run.
 
-    The manifest gets each image once, sorted by name, so that equal runs have equal manifests whatever their shards.
-    Files that cover all images, like coco.json, are written again.
+    The manifest gets each image once, sorted by name, so equal runs have equal manifests whatever their shards. Files
+    that cover all images, like coco.json, are written again.
     """
     records = _records(out)
     run = json.loads((out / RUN).read_bytes())
@@ -62,14 +62,14 @@ def merge(out: AnyPath) -> int:
 
 
 def _records(out: AnyPath) -> dict[str, dict[str, Any]]:
-    """The latest record of each image, by name."""
+    """Returns the latest record of each image, by name."""
     if not (out / RUN).is_file():
         raise UsageError(f"{out} holds no run: name the output folder of `clipseg segment`")
     return manifest.latest(out / MANIFEST)
 
 
 def _inputs(out: AnyPath) -> InputOptions | None:
-    """The inputs of the run without its shard, where they can be searched again from here; else None."""
+    """Returns the inputs of the run, for all shards; None if they cannot be searched again from here."""
     try:
         run = json.loads((out / RUN).read_bytes())
         given: dict[str, Any] = {

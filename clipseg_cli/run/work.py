@@ -27,12 +27,12 @@ from clipseg_cli.storage import paths, store
 if TYPE_CHECKING:
     from clipseg_cli.model.segmenter import Embeddings, Segmenter
 
-AHEAD = 8  # batches that a worker is sent before their records come back: more than its pipeline holds
+AHEAD = 8  # batches that a worker gets before it returns their records: more than its pipeline holds
 BATCH = {"cpu": 4}  # images encoded at once, by device; 16 elsewhere
 
 
 def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[Format, ...]) -> pipeline.Job:
-    """What to do with each image. Raises UsageError, and OutputError for a features folder that cannot be written."""
+    """Returns what to do with each image. Raises UsageError; OutputError if the features folder is not writable."""
     query, encode = request.query, request.encode
     chosen = resolve_thresholds(request.masks.threshold, query.prompts, checkpoint.threshold)
     check_label_count(len(query.prompts), request.masks.mode, formats)
@@ -41,7 +41,7 @@ def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[F
         if paths.is_url(encode.features):
             raise UsageError(f"--features {encode.features}: name a local folder; buckets are not supported here")
         store.check(Path(encode.features))
-    # the batch size is no setting of the result: an image of a batch has the same bits as alone
+    # a guess is enough: an image gives the same bits at any batch size
     device = request.per_device()[0].model.device.replace("auto", _likely_device())
     return pipeline.Job(
         MaskPlan(query.prompts, chosen, request.masks, formats, request.output.export),
@@ -56,7 +56,7 @@ def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[F
 
 
 def _likely_device() -> str:
-    """The device that "auto" will probably be, without importing torch: it only decides the batch size."""
+    """Returns the device that "auto" will probably be, without importing torch. It decides only the batch size."""
     return "cuda" if shutil.which("nvidia-smi") else "mps" if sys.platform == "darwin" else "cpu"
 
 
@@ -68,10 +68,10 @@ def work(
     notify: workers.Notify,
     alone: bool = False,
 ) -> Iterator[Record]:
-    """Yields one record per item, by the request's engine. An image that is `alone` needs no worker process."""
+    """Yields one record per item from the request's engine. `alone`: a single image needs no worker process."""
     options = request.run.workers
-    private = any(path.startswith("memory://") for path in (request.out, *request.inputs.inputs))
-    engine = inline if (alone or private) and options.engine == "local" else ENGINES[options.engine]
+    in_memory = any(path.startswith("memory://") for path in (request.out, *request.inputs.inputs))
+    engine = inline if (alone or in_memory) and options.engine == "local" else ENGINES[options.engine]
     works = [partial(_process, one, checkpoint, job) for one in request.per_worker()]
     cluster = workers.Cluster(options.ray_address, request.model.device)
     return engine(items, works, notify, AHEAD * job.batch_size, cluster)
@@ -84,9 +84,9 @@ def _process(
     sources: Iterable[Source],
     send: workers.Send,
 ) -> Iterator[Record]:
-    """The work of one process: processes these images and writes their files. The manifest is its parent's.
+    """Does the work of one worker: yields records and writes files. Its parent writes the manifest.
 
-    Another machine may keep the model's files elsewhere, but it must see the parent's output folder.
+    On another machine the weights may be elsewhere, but the output folder must be the parent's. Raises OutputError.
     """
     if not checkpoint.weights.exists():
         named = f"{checkpoint.repo}@{checkpoint.revision}" if checkpoint.repo else request.model.model
@@ -108,9 +108,9 @@ def _process(
 def load_model(
     request: Request, checkpoint: registry.Checkpoint, notify: workers.Notify
 ) -> "tuple[Segmenter, Embeddings]":
-    """The loaded network and the embedded query; notifies which model runs where and how."""
+    """Returns the loaded network and the embedded query. Notifies of the model, device, precision and backend."""
     options = request.model
-    gc.disable()  # loading makes half a million objects that all stay; looking through them takes a tenth of the time
+    gc.disable()  # loading makes half a million objects that all stay; scanning them takes a tenth of the time
     try:
         from clipseg_cli.model.segmenter import Segmenter
 

@@ -1,8 +1,8 @@
-"""How one field of an option group is written on the command line, and what can be read off such fields.
+"""How a field of an option group appears on the command line, and functions that read and fill such groups.
 
     name: Annotated[int, Flag("What it does.", ("--name", "-n"), low=1)] = 1
 
-A field whose type is itself an option group is not a flag: its own fields are. A field without a `Flag` is neither.
+If a field's type is an option group, the fields of that group are flags. A field without a `Flag` is not an option.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,24 +15,24 @@ from clipseg_cli.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """One flag. Its field gives the type: `bool` is a switch, a tuple is repeatable, `None` means not given."""
+    """One flag. The type of its field decides: `bool` is a switch, a tuple is repeatable, `None` means not given."""
 
     help: str  # what it does, the unit, an example where it is not obvious
     names: tuple[str, ...] = ()  # empty: the field's name with hyphens; a switch may be "--on/--off"
-    metavar: str | None = None  # how help names the value
+    metavar: str | None = None  # name of the value in the help
     low: float | None = None  # smallest number allowed
     high: float | None = None  # largest number allowed
-    parse: Callable[[str], Any] | None = None  # makes the value from the text; of a repeatable flag, a tuple of values
-    spell: Callable[[Any], str] = str  # the opposite of `parse`
-    default: str | None = None  # how help names a default that is not a plain value; "" hides it
-    panel: str = ""  # heading in the help; empty: that of the group
+    parse: Callable[[str], Any] | None = None  # converts text to the value; for a repeatable flag, to a tuple of values
+    spell: Callable[[Any], str] = str  # converts a value back to text
+    default: str | None = None  # text for the default in the help; None: the value itself; "": nothing
+    panel: str = ""  # heading in the help; empty: the group's PANEL
     argument: bool = False  # a positional argument, not a flag
-    decides: bool | None = None  # the content of the outputs depends on it; None: as its group's DECIDES says
+    decides: bool | None = None  # whether it affects the outputs' content; None: the group's DECIDES
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A flag with what its field says."""
+    """A flag with the name, type and default of its field."""
 
     name: str
     type: Any
@@ -43,17 +43,17 @@ class Option:
 
     @property
     def repeatable(self) -> bool:
-        """True where the flag may be given several times."""
+        """Whether the flag may be given several times."""
         return get_origin(self.type) is tuple and get_args(self.type)[-1] is ...
 
     def long(self, on: bool = True) -> str:
-        """The long spelling of the flag, like `--fill-holes`; of a switch "--on/--off" either side."""
+        """Returns the long flag, like `--fill-holes`; for a switch "--on/--off" the side that `on` selects."""
         names = [name for name in self.flag.names if name.startswith("--")]
         return names[0].split("/")[0 if on else -1] if names else "--" + self.name.replace("_", "-")
 
 
 def options(group: Any) -> Iterator[Option]:
-    """The options of a group, with those of the groups inside it."""
+    """Yields the options of a group and of the groups inside it."""
     hints = get_type_hints(group, include_extras=True)
     for field in fields(group):
         kind, flag = hints[field.name], None
@@ -73,7 +73,7 @@ def _default(field: "Field[Any]") -> Any:
 
 
 def fill(group: Any, given: dict[str, Any]) -> Any:
-    """A group from the values of its options by name; what is not given keeps its default."""
+    """Returns a group with the given values, by option name. Other options keep their defaults."""
     hints = get_type_hints(group)
     values = {}
     for field in fields(group):
@@ -85,7 +85,7 @@ def fill(group: Any, given: dict[str, Any]) -> Any:
 
 
 def differing(value: Any) -> Iterator[tuple[Option, Any]]:
-    """The options of a filled group that differ from their defaults, with their values."""
+    """Yields the options of a filled group whose values differ from the defaults, with these values."""
     for option in options(type(value)):
         owner = next(each for each in _groups(value) if hasattr(each, option.name))
         if (now := getattr(owner, option.name)) != option.default:
@@ -101,12 +101,12 @@ def _groups(value: Any) -> Iterator[Any]:
 
 
 def decisive(*groups: Any) -> dict[str, Any]:
-    """The options that decide the content of the outputs and differ from their defaults, by name."""
+    """Returns the values that affect the outputs' content and differ from the defaults, by option name."""
     return {option.name: now for group in groups for option, now in differing(group) if option.decides}
 
 
 def spelled(*groups: Any) -> list[str]:
-    """The command-line words that give these values."""
+    """Returns the command-line words that give these values."""
     words: list[str] = []
     for group in groups:
         for option, now in differing(group):
@@ -121,15 +121,15 @@ def spelled(*groups: Any) -> list[str]:
 
 
 def local_path(text: str) -> Path:
-    """A path on this machine. Raises UsageError for a bucket."""
+    """Returns a path on this machine. Raises UsageError for other URLs than file://."""
     path = text.removeprefix("file://")
     if "://" in path:
-        raise UsageError(f"{text}: this command reads local folders; copy it here first (aws s3 sync, rclone)")
+        raise UsageError(f"{text}: this command reads local folders only; copy it here first (aws s3 sync, rclone)")
     return Path(path)
 
 
 def pixels(text: str, name: str, otherwise: str = "") -> int:
-    """Reads a number of pixels. Raises UsageError naming the flag, and what else may be written."""
+    """Parses a number of pixels. Raises UsageError that names the flag and, in `otherwise`, other valid values."""
     if not (text.isascii() and text.isdigit()):
         raise UsageError(f"{name} {text}: give a number of pixels{otherwise}")
     return int(text)

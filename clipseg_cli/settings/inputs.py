@@ -6,11 +6,11 @@ from typing import Annotated, ClassVar
 from clipseg_cli.errors import UsageError
 from clipseg_cli.settings.flag import Flag
 
-MAX_PIXELS = 100_000_000  # pixels: refuses decompression bombs, admits all cameras but the largest medium-format backs
+MAX_PIXELS = 100_000_000  # pixels: refuses decompression bombs, accepts all cameras but the largest medium-format backs
 
 
 def _extensions(text: str) -> tuple[str, ...]:
-    """Lower case, with a dot: `JPG,*.png` gives `.jpg` and `.png`."""
+    """Returns extensions in lower case with a dot: `.jpg` and `.png` for `JPG,*.png`."""
     return tuple("." + each.lower().lstrip("*").lstrip(".") for each in text.split(","))
 
 
@@ -32,11 +32,9 @@ class InputOptions:
         Flag("Image files, folders (searched recursively), quoted globs, URLs, or - for stdin.", argument=True),
     ] = ()
     files_from: Annotated[
-        str | None, Flag("Read the paths of images from this file, one per line; - is stdin.", metavar="FILE|-")
+        str | None, Flag("Read image paths from this file, one per line; - is stdin.", metavar="FILE|-")
     ] = None
-    null: Annotated[bool, Flag("The paths in lists end in NUL, as `find -print0` writes them.", ("--null", "-0"))] = (
-        False
-    )
+    null: Annotated[bool, Flag("Lists of paths are separated by NUL, as in `find -print0`.", ("--null", "-0"))] = False
     extensions: Annotated[
         tuple[str, ...],
         Flag(
@@ -44,7 +42,7 @@ class InputOptions:
             ("--ext", "-e"),
             "EXT",
             parse=_extensions,
-            default="every kind of image that can be read",
+            default="every supported image format",
         ),
     ] = ()
     exclude: Annotated[
@@ -60,7 +58,7 @@ class InputOptions:
     shard: Annotated[
         tuple[int, int],
         Flag(
-            "Process only shard I of N, counted from 0. An image is always in the same shard.",
+            "Process only shard I of N; the first is 0/N. An image is always in the same shard.",
             metavar="I/N",
             parse=_shard,
             spell=lambda shard: f"{shard[0]}/{shard[1]}",

@@ -18,7 +18,7 @@ def _holes(text: str) -> int | str:
 
 
 def _area(text: str) -> int | float:
-    """Pixels as an int, a share of the image as a float."""
+    """Returns pixels as an int, or a share of the image as a float."""
     if not text.endswith("%"):
         return pixels(text, "--min-area", ", or a share of the image like 0.5%")
     try:
@@ -34,7 +34,7 @@ def _spelled_area(area: int | float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CleanUp:
-    """Refinement and clean-up, in this order. Lengths are radii of discs, in pixels."""
+    """Refinement and clean-up steps, in the order of the fields. Lengths are radii of discs, in pixels."""
 
     PANEL: ClassVar[str] = "Masks"
     DECIDES: ClassVar[bool] = True
@@ -42,15 +42,19 @@ class CleanUp:
     refine: Annotated[
         Refine,
         Flag(
-            "Fit the edges to the photo: guided is fast; grabcut is crisp; matting gives soft hair and fur (an extra)."
+            "Align edges with the image: guided is fast, grabcut is crisp, matting keeps hair and fur soft (an extra)."
         ),
     ] = "none"
     peak: Annotated[
         float | None,
-        Flag("Keep only components whose probability reaches this, 0 to 1.", metavar="P", low=0.0, high=1.0),
+        Flag("Keep only components that reach this probability, 0 to 1.", metavar="P", low=0.0, high=1.0),
     ] = None
-    open: Annotated[int, Flag("Remove what is thinner than this radius.", metavar="PX", low=0, default="")] = 0
-    close: Annotated[int, Flag("Fill gaps that are narrower than this radius.", metavar="PX", low=0, default="")] = 0
+    open: Annotated[
+        int, Flag("Remove details thinner than a disc of this radius, in pixels.", metavar="PX", low=0, default="")
+    ] = 0
+    close: Annotated[
+        int, Flag("Fill gaps narrower than a disc of this radius, in pixels.", metavar="PX", low=0, default="")
+    ] = 0
     fill_holes: Annotated[
         int | str,
         Flag("Fill holes of up to this many pixels, or all.", metavar="PX|all", parse=_holes, default=""),
@@ -58,7 +62,7 @@ class CleanUp:
     min_area: Annotated[
         int | float,
         Flag(
-            "Remove components smaller than this many pixels, or this share of the image: 200, 0.5%.",
+            "Remove components smaller than this: pixels (200) or a share of the image (0.5%).",
             metavar="PX|P%",
             parse=_area,
             spell=_spelled_area,
@@ -66,11 +70,13 @@ class CleanUp:
         ),
     ] = 0
     keep_largest: Annotated[int, Flag("Keep the N largest components.", metavar="N", low=0, default="all")] = 0
-    grow: Annotated[int, Flag("Grow the mask by this radius; a negative one shrinks it.", metavar="PX", default="")] = 0
+    grow: Annotated[
+        int, Flag("Grow the mask by this radius, in pixels; negative values shrink it.", metavar="PX", default="")
+    ] = 0
     invert: Annotated[bool, Flag("Select everything but the object.")] = False
     feather: Annotated[
         float,
-        Flag("Blur the edges of mask files and cutouts.", metavar="PX", low=0.0, default=""),
+        Flag("Blur the edges of mask files and cutouts by this radius, in pixels.", metavar="PX", low=0.0, default=""),
     ] = 0.0
 
     def __post_init__(self) -> None:
@@ -80,7 +86,7 @@ class CleanUp:
 
 @dataclass(frozen=True, slots=True)
 class MaskOptions:
-    """From soft maps to masks."""
+    """How soft maps become masks."""
 
     PANEL: ClassVar[str] = "Masks"
     DECIDES: ClassVar[bool] = True
@@ -89,39 +95,39 @@ class MaskOptions:
         tuple[str, ...],
         Flag(
             "Probability above which a pixel belongs to the object, 0 to 1; or otsu; or a percentile like p90. "
-            "label=P sets that of one label. Repeatable.",
+            "cat=0.4 sets it for the label cat. Repeatable.",
             ("--threshold", "-t"),
             "[LABEL=]P",
             default="the model's",
-            decides=False,  # run.json names the threshold of each prompt
+            decides=False,  # run.json records the threshold of each prompt
         ),
     ] = ()
     clean: CleanUp = field(default_factory=CleanUp)
     min_presence: Annotated[
         float,
         Flag(
-            "Leave the mask empty where the presence score is lower than this, 0 to 1.",
+            "Leave the mask empty if its presence score is lower than this, 0 to 1.",
             metavar="P",
             low=0.0,
             high=1.0,
             default="",
         ),
     ] = 0.0
-    mode: Annotated[Mode, Flag("`labels`: each pixel gets the most probable label only, so masks never overlap.")] = (
-        "binary"
-    )
+    mode: Annotated[
+        Mode, Flag("binary: masks may overlap. labels: each pixel belongs to its most probable label only.")
+    ] = "binary"
     background: Annotated[
         float,
         Flag(
-            "With --mode labels: the probability that a label needs to win a pixel.",
+            "With --mode labels: the probability that a label needs to win a pixel, 0 to 1.",
             metavar="P",
             low=0.0,
             high=1.0,
             default="",
         ),
     ] = 0.0
-    empty: Annotated[Empty, Flag("Where the object is absent: write an all-black mask, or skip the file.")] = "write"
+    empty: Annotated[Empty, Flag("If the mask is empty: write an all-black file, or skip it.")] = "write"
 
     def __post_init__(self) -> None:
         if self.background and self.mode != "labels":
-            raise UsageError("--background goes with --mode labels; a single mask has its --threshold")
+            raise UsageError("--background needs --mode labels; for --mode binary use --threshold")

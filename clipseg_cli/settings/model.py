@@ -1,4 +1,4 @@
-"""Which network runs, where, and how images are encoded."""
+"""Which model runs, on which device, and how images are encoded."""
 
 import re
 from dataclasses import dataclass
@@ -31,11 +31,11 @@ class ModelOptions:
         Flag("Where to run: auto, cpu, cuda, cuda:1 or mps. A run may use several GPUs: cuda:0,1.", metavar="DEVICE"),
     ] = "auto"
     dtype: Annotated[
-        Dtype, Flag("Precision. auto is bf16 where the hardware is fast at it, else fp32.", decides=True)
+        Dtype, Flag("Precision. auto: bf16 if the hardware is fast at it, otherwise fp32.", decides=True)
     ] = "auto"
     backend: Annotated[
         Backend,
-        Flag("`transformers` runs Hugging Face's own code: slower, the reference.", panel="Advanced", decides=True),
+        Flag("transformers runs Hugging Face's own code, the reference. It is slower.", panel="Advanced", decides=True),
     ] = "fast"
 
 
@@ -49,17 +49,17 @@ class EncodeOptions:
     tile: Annotated[
         int,
         Flag(
-            "Look at N overlapping tiles along the longer side too, for small objects. Costs about N x N.",
+            "Also encode overlapping tiles, N along the longer side, to find small objects. About N x N times slower.",
             metavar="N",
             low=1,
             default="",
         ),
     ] = 1
-    flip: Annotated[bool, Flag("Look at the mirrored image too and average. Costs twice as much.")] = False
+    flip: Annotated[bool, Flag("Also encode the mirrored image, and average. Twice as slow.")] = False
     size: Annotated[
         int | None,
         Flag(
-            "Side of the square that the network sees, in pixels. Cost grows with its square.",
+            "Side of the network's square input, in pixels. The time grows with its square.",
             metavar="PX",
             low=1,
             default="the model's",
@@ -75,30 +75,30 @@ class EncodeOptions:
             low=1,
             default="4 on a CPU, else 16",
             panel="Advanced",
-            decides=False,  # an image of a batch has the same bits as alone
+            decides=False,  # an image gives the same bits in a batch as alone
         ),
     ] = None
     similarity: Annotated[
         bool,
-        Flag("Record CLIP's similarity of image and prompt too. About a fifth slower.", panel="Advanced"),
+        Flag("Also record CLIP's similarity of image and prompt. About a fifth slower.", panel="Advanced"),
     ] = False
     features: Annotated[
         str | None,
         Flag(
-            "Keep encoded images in this folder, so that later prompts skip the encoder.",
+            "Store encoded images in this folder, so that later runs skip the encoder.",
             metavar="DIR",
-            decides=False,  # a kept image has the same bits as one that is encoded
+            decides=False,  # a stored image gives the same bits as a newly encoded one
         ),
     ] = None
 
 
 def devices(text: Device) -> tuple[str, ...]:
-    """The devices of `cuda:0,cuda:1`, or shorter `cuda:0,1`, one by one. Raises UsageError for anything else."""
-    found: list[str] = []
+    """Returns the devices of a list like `cuda:0,cuda:1`, for short `cuda:0,1`. Raises UsageError if it is invalid."""
+    names: list[str] = []
     for part in text.split(","):
-        cuda = found and found[-1].startswith("cuda:") and part.isascii() and part.isdigit()
-        found.append(f"cuda:{part}" if cuda else part)
-    alone = r"auto|" if len(found) == 1 else ""
-    if not all(re.fullmatch(alone + r"cpu|mps|cuda|cuda:[0-9]+", device) for device in found):
+        cuda = names and names[-1].startswith("cuda:") and part.isascii() and part.isdigit()
+        names.append(f"cuda:{part}" if cuda else part)
+    alone = r"auto|" if len(names) == 1 else ""
+    if not all(re.fullmatch(alone + r"cpu|mps|cuda|cuda:[0-9]+", device) for device in names):
         raise UsageError(f"--device {text}: write auto, cpu, mps, cuda or cuda:0, or a list of devices like cuda:0,1")
-    return tuple(found)
+    return tuple(names)

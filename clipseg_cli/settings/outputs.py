@@ -21,7 +21,7 @@ Format = Literal[
     "svg",
     "webdataset",
 ]
-# What each format writes at the top of the output folder; a run never takes these for inputs.
+# The file or folder of each format at the top of the output folder. A run never reads these as inputs.
 TOP_NAMES: dict[Format, str] = {
     "mask": "masks",
     "soft": "soft",
@@ -67,14 +67,14 @@ class ExportOptions:
     PANEL: ClassVar[str] = "Output"
     DECIDES: ClassVar[bool] = True
 
-    components: Annotated[
-        bool, Flag("Make each connected component an annotation of its own (coco, yolo, labelme, svg).")
-    ] = False
+    components: Annotated[bool, Flag("Write one annotation per connected component (coco, yolo, voc, labelme).")] = (
+        False
+    )
     polygons: Annotated[bool, Flag("Write polygons to coco.json instead of run lengths.")] = False
     backdrop: Annotated[
         tuple[int, int, int] | None,
         Flag(
-            "Put cutouts on this colour: a name like white, or #rrggbb.",
+            "Background colour of cutouts: a name like white, or #rrggbb.",
             metavar="COLOUR",
             parse=_colour,
             spell=lambda colour: "#{:02x}{:02x}{:02x}".format(*colour),
@@ -85,14 +85,18 @@ class ExportOptions:
 
 @dataclass(frozen=True, slots=True)
 class PrintOptions:
-    """What goes to stdout."""
+    """What is printed on stdout."""
 
     PANEL: ClassVar[str] = "Output"
 
     json: Annotated[bool, Flag("Print one JSON record per image.")] = False
     print_: Annotated[
         Print | None,
-        Flag("Print the paths of the masks, or nothing.", ("--print",), default="paths, unless stdout is a terminal"),
+        Flag(
+            "Print one path per mask (`clipseg find`: per image), or no paths.",
+            ("--print",),
+            default="paths, unless stdout is a terminal",
+        ),
     ] = None
 
 
@@ -104,7 +108,7 @@ class OutputOptions:
 
     out: Annotated[
         str | None,
-        Flag("Write to this folder; or to a file or stdout (-), for a single image.", ("--out", "-o"), "DIR|FILE|-"),
+        Flag("Write to this folder or, for a single image, to a file or stdout (-).", ("--out", "-o"), "DIR|FILE|-"),
     ] = None
     formats: Annotated[
         tuple[Format, ...],
@@ -117,9 +121,9 @@ class OutputOptions:
         ),
     ] = ()
     printing: PrintOptions = field(default_factory=PrintOptions)
-    report: Annotated[bool, Flag("Write report.html too. With -f soft its thresholds can be moved.")] = False
+    report: Annotated[bool, Flag("Also write report.html. With -f soft it has threshold sliders.")] = False
     preview: Annotated[bool, Flag("Show each overlay in the terminal.")] = False
     export: ExportOptions = field(default_factory=ExportOptions)
-    fsync: Annotated[
-        bool, Flag("Flush every file to the disk, to survive a loss of power. Slower.", panel="Advanced")
-    ] = False
+    fsync: Annotated[bool, Flag("Flush every file to disk, to survive a power failure. Slower.", panel="Advanced")] = (
+        False
+    )

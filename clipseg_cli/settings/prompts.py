@@ -10,13 +10,17 @@ RECIPE = "crop-blur-dim"  # the paper's best visual prompt: table 2
 
 @dataclass(frozen=True, slots=True)
 class PromptOptions:
-    """Text prompts, expressions, exemplars and saved embeddings; `run.query` makes a Query of them."""
+    """Text prompts, expressions, exemplars and saved embeddings; `run.query` builds a Query from them."""
 
     PANEL: ClassVar[str] = "Prompts"
 
     prompt: Annotated[
         tuple[str, ...],
-        Flag("What to find, in words. label=text names it in the outputs. Repeatable.", ("--prompt", "-p"), "TEXT"),
+        Flag(
+            "What to find, in words. cat='a fluffy cat' gives it the label cat. Repeatable.",
+            ("--prompt", "-p"),
+            "[LABEL=]TEXT",
+        ),
     ] = ()
     prompts_file: Annotated[
         str | None,
@@ -32,25 +36,31 @@ class PromptOptions:
     ] = ()
     support: Annotated[
         tuple[str, ...],
-        Flag("An exemplar: an image (or a folder of images) that shows the object. Repeatable.", metavar="[LABEL=]IMG"),
+        Flag("Exemplar: an image, or a folder of images, that shows the object. Repeatable.", metavar="[LABEL=]IMG"),
     ] = ()
     support_mask: Annotated[
         tuple[str, ...],
         Flag(
-            "The exemplar's object as a mask, bright on dark. Repeatable.",
+            "Mask of the exemplar's object, bright on dark. Repeatable: one per exemplar, in order.",
             metavar="IMG",
             default="NAME_mask.png beside the exemplar",
         ),
     ] = ()
     support_box: Annotated[
-        tuple[str, ...], Flag("The exemplar's object as a box, in pixels. Repeatable.", metavar="X,Y,W,H")
+        tuple[str, ...],
+        Flag(
+            "Box of the exemplar's object, in pixels: 40,30,200,180. Repeatable: one per exemplar, in order.",
+            metavar="X,Y,W,H",
+        ),
     ] = ()
     support_prompt: Annotated[
-        str | None, Flag("A text prompt that finds the object in the exemplar.", metavar="TEXT")
+        str | None, Flag("Text prompt that finds the object in exemplars without mask or box.", metavar="TEXT")
     ] = None
     embedding: Annotated[
         tuple[str, ...],
-        Flag("Embeddings saved by `clipseg embed`, with their labels; - is stdin. Repeatable.", metavar="FILE|-"),
+        Flag(
+            "Use the embeddings and labels in this file of `clipseg embed`; - is stdin. Repeatable.", metavar="FILE|-"
+        ),
     ] = ()
     template: Annotated[
         tuple[str, ...],
@@ -63,7 +73,7 @@ class PromptOptions:
     highlight: Annotated[
         str,
         Flag(
-            "How an exemplar's object is shown to the model: crop-blur-dim, dim, mask, blur, blur-dim, crop, outline, "
+            "How to show an exemplar's object to the model: crop-blur-dim, dim, mask, blur, blur-dim, crop, outline, "
             "dye or none.",
             metavar="RECIPE",
             panel="Advanced",
@@ -72,7 +82,7 @@ class PromptOptions:
     mix: Annotated[
         float,
         Flag(
-            "Weight of the text prompt, 0 to 1, where a label has both text and exemplars.",
+            "Weight of the text prompt, 0 to 1, if a label has both text and exemplars.",
             low=0.0,
             high=1.0,
             panel="Advanced",
@@ -80,5 +90,5 @@ class PromptOptions:
     ] = 0.5
     show_exemplar: Annotated[
         str | None,
-        Flag("Write what the model sees of the exemplars to this PNG.", metavar="FILE.png", panel="Advanced"),
+        Flag("Write the exemplars as the model sees them to this PNG.", metavar="FILE.png", panel="Advanced"),
     ] = None

@@ -1,4 +1,4 @@
-"""How a run is carried out. Nothing here changes a result."""
+"""How a run is carried out. No option here changes a mask."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
@@ -11,7 +11,7 @@ Progress = Literal["auto", "bar", "plain", "none"]
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """Which worker processes do the work."""
+    """How many worker processes a run uses, and where they run."""
 
     PANEL: ClassVar[str] = "Run"
 
@@ -19,12 +19,12 @@ class WorkerOptions:
         int, Flag("Number of worker processes, each with its own copy of the model.", ("--jobs", "-j"), "N", low=1)
     ] = 1
     engine: Annotated[
-        Engine, Flag("Workers are processes of this machine, or actors of a Ray cluster.", panel="Advanced")
+        Engine, Flag("local: workers are processes of this machine. ray: actors of a Ray cluster.", panel="Advanced")
     ] = "local"
     ray_address: Annotated[
         str | None,
         Flag(
-            "The Ray cluster, like HOST:PORT.",
+            "Address of the Ray cluster, like HOST:PORT.",
             metavar="ADDRESS",
             default="RAY_ADDRESS, else a local Ray",
             panel="Advanced",
@@ -34,13 +34,13 @@ class WorkerOptions:
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What an earlier run in the same folder means, and when to give up."""
+    """Whether to resume an earlier run, and when to stop."""
 
     PANEL: ClassVar[str] = "Run"
 
     resume: Annotated[
         bool,
-        Flag("Skip images that are done, or start afresh and overwrite the run.", ("--resume/--overwrite",)),
+        Flag("Skip finished images, or start again and overwrite the run.", ("--resume/--overwrite",)),
     ] = True
     dry_run: Annotated[bool, Flag("Show what would be done; write nothing.", ("--dry-run", "-n"))] = False
     max_errors: Annotated[int | None, Flag("Stop once N images have failed.", metavar="N", low=1)] = None
@@ -48,12 +48,12 @@ class RunOptions:
     workers: WorkerOptions = field(default_factory=WorkerOptions)
     checksum: Annotated[
         bool,
-        Flag("Detect changed images by their content instead of size and time.", panel="Advanced", decides=True),
+        Flag("Detect changed images by content instead of size and time.", panel="Advanced", decides=True),
     ] = False
 
     @property
     def most_errors(self) -> int | None:
-        """The number of failed images that ends the run; None: no number does."""
+        """The number of failed images at which the run stops; None: no limit."""
         return 1 if self.fail_fast else self.max_errors
 
 
@@ -66,7 +66,7 @@ class ConsoleOptions:
     quiet: Annotated[bool, Flag("Show only errors on stderr.", ("--quiet", "-q"))] = False
     progress: Annotated[Progress, Flag("Progress on stderr. auto: a bar on a terminal, else plain lines.")] = "auto"
     no_color: Annotated[bool, Flag("No colours on stderr. NO_COLOR=1 does the same.", panel="Advanced")] = False
-    debug: Annotated[bool, Flag("Show a traceback with an error.", panel="Advanced")] = False
+    debug: Annotated[bool, Flag("Show the traceback of an error.", panel="Advanced")] = False
     config: Annotated[
         str | None,
         Flag("Read defaults from this file only.", metavar="FILE", default="clipseg.toml and others", panel="Advanced"),

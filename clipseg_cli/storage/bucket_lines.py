@@ -11,12 +11,12 @@ from clipseg_cli.storage import buckets, store
 from clipseg_cli.storage.buckets import Url
 
 FOLDER = ".clipseg-lines"
-LOST = 0.01  # of a run's time: the lines that a kill may lose; also bounds the number of objects
+LOST = 0.01  # share of a run's time whose lines a kill may lose; also bounds the number of objects
 SHORTEST, LONGEST = 1.0, 60.0  # seconds between two objects of a process
 
 
 class BucketLines:
-    """As `lines.Lines`, for lines in a bucket that any number of processes extend. Use it with `with`.
+    """Like `lines.Lines`, for lines in a bucket that any number of processes extend. Use it with `with`.
 
     Each process writes its lines now and then as a separate object, under a name that no other process uses, and
     `rewrite` joins all of them at `path`. The separate objects are kept and still count: if two processes end at the
@@ -78,7 +78,7 @@ class BucketLines:
         self.last = time.monotonic()
 
     def _compact(self) -> None:
-        """Joins this process's objects to one, whose name says that the process has ended."""
+        """Joins this process's objects into one, whose name shows that the process has ended."""
         if self.written:
             joined = self.folder / f"{self.own}.jsonl"
             with store.failing(joined):
@@ -107,5 +107,5 @@ def _contents(urls: list[Url]) -> list[bytes | None]:
 
 
 def _ended(objects: list[Url]) -> list[Url]:
-    """Returns the objects of processes that have ended: those whose name has no number at its end."""
+    """Returns the objects of processes that have ended: those whose names do not end in a number."""
     return [url for url in objects if url.name.count("-") == 1]

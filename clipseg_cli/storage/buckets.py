@@ -1,7 +1,7 @@
 """Objects with a URL: those in buckets, and files of any other file system that fsspec knows. Whole objects only.
 
-fsspec is imported only when a URL is used. Each file system's own library finds the credentials, at the same places as
-its other tools; nothing here takes any. That library also retries failed requests, with back-off. A final failure is
+fsspec is imported only when a URL is used. Each file system's own library finds the credentials, in the same places as
+its other tools; this module handles none. That library also retries failed requests, with back-off. A final failure is
 raised as an OSError, whatever the library raises.
 """
 
@@ -31,7 +31,7 @@ ATOMIC = {*EXTRAS, "memory"}  # schemes that never show a partial object; others
 # read by several requests could mix two versions, and is not retried if its body breaks off.
 S3 = {"max_concurrency": 1, "config_kwargs": {"max_pool_connections": CONCURRENT}}
 S3_RETRIES = {"mode": "standard", "total_max_attempts": 8}
-S3_OWN_RETRIES = ("AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE")  # a user who sets one of these knows better
+S3_OWN_RETRIES = ("AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE")  # a user's own settings take precedence
 
 LOGGERS = ("fsspec", "s3fs", "aiobotocore", "botocore", "gcsfs", "google", "adlfs", "azure", "asyncio")
 

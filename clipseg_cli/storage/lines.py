@@ -1,4 +1,4 @@
-"""Files of lines that several processes may extend at once, such as a manifest; those in a bucket: `bucket_lines`."""
+"""Files of lines that several processes may extend at once, such as a manifest. For buckets see `bucket_lines`."""
 
 import contextlib
 import errno

@@ -21,7 +21,7 @@ SUFFIXES = (".png", ".jpg", ".json", ".txt", ".xml", ".svg", ".npz")  # that wri
 TEMPORARY = ".clipseg-tmp-"  # prefix of the name of every unfinished file
 
 # Errors of one path: that image fails and the run continues. Every other error of the output is fatal, since the next
-# image would meet it too (disk full, read-only, no permission, quota).
+# image would fail too (disk full, read-only, no permission, quota).
 _IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP}
 
 AnyPath = Path | Url
@@ -146,13 +146,13 @@ def _alive(pid: int) -> bool:
     with contextlib.suppress(OSError):  # a zombie counts as dead: nobody may ever wait for it, as in a container
         if Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z"):
             return False
-    return pid != os.getpid()  # an earlier process had this process's number
+    return pid != os.getpid()  # this process's own number: an earlier process had it
 
 
 def check(folder: AnyPath) -> None:
     """Makes the folder and writes a test file to it. Raises OutputError if that fails.
 
-    A bucket only has to answer: if objects may not be deleted, a test object would stay.
+    For a bucket, checks only that it answers: a test object would stay if objects may not be deleted.
     """
     if isinstance(folder, Url):
         folder.is_atomic()  # raises UsageError

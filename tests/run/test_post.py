@@ -132,7 +132,7 @@ def test_post_needs_a_run_with_soft_maps(clipseg: Program, run: Path) -> None:
     """A folder without a run, a run without soft maps, and 16-bit soft maps of an 8-bit run are usage errors."""
     assert "no run" in clipseg("clipseg post nowhere", expect=2).stderr
     document = json.loads((run / "run.json").read_text())
-    for formats, flags, message in ((["mask"], "", "-f soft"), (["soft"], "-f soft16", "8 bits only")):
+    for formats, flags, message in ((["mask"], "", "-f soft"), (["soft"], "-f soft16", "only 8-bit soft maps")):
         document["settings"]["formats"] = formats
         (run / "run.json").write_text(json.dumps(document))
         assert message in clipseg(f"clipseg post run -o more {flags}", expect=2).stderr

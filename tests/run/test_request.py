@@ -42,11 +42,11 @@ def test_a_wrong_threshold_is_refused_before_a_model_is_loaded(threshold: str) -
 
 def test_options_of_ray_need_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """--ray-address without --engine ray, a GPU's number with it, and a machine without the package."""
-    with pytest.raises(UsageError, match="--ray-address goes with --engine ray"):
+    with pytest.raises(UsageError, match="--ray-address needs --engine ray"):
         replace(PLAIN, run=RunOptions(workers=WorkerOptions(ray_address="here:1")))
     ray = RunOptions(workers=WorkerOptions(engine="ray"))
     for device in ("cuda:1", "cuda:0,1"):
-        with pytest.raises(UsageError, match="own GPU"):
+        with pytest.raises(UsageError, match="Ray assigns GPUs"):
             replace(PLAIN, run=ray, model=ModelOptions(device=device))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'clipseg-cli\[ray\]'"):

@@ -31,7 +31,7 @@ def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
 
 
 def _unsupported(data: bytes) -> str:
-    """Names a variant that cannot be decoded; "" for others."""
+    """Returns the name of a variant that cannot be decoded; "" for others."""
     for marker in _markers(data):
         if marker == JPEG_LS:
             return "JPEG-LS"
@@ -41,7 +41,7 @@ def _unsupported(data: bytes) -> str:
 
 
 def _damage(data: bytes, pixels: int) -> str:
-    """Says how a file is damaged; "" if it is whole. libjpeg fills gaps with grey and reports nothing."""
+    """Returns how a file is damaged; "" if it is whole. libjpeg fills gaps with grey and reports nothing."""
     scanned, huffman = False, True
     for marker in _markers(data):
         if marker == EOI:

@@ -1,4 +1,4 @@
-"""The steps that every decoder with Pillow shares: open, check the size, decode, name what is wrong.
+"""The steps shared by all decoders that use Pillow: open, check the size, decode, explain errors.
 
 Pillow opens only the kinds of `PLUGINS`. HEIC and JPEG XL are missing since Pillow has no decoder for them; TGA since
 it has no magic bytes, so any text could be one; ICO and ICNS since they are icons; PSD, EPS, WMF, FITS, BLP, FLI and
@@ -61,7 +61,7 @@ class Decoded(NamedTuple):
     """What a decoder returns."""
 
     pixels: np.ndarray  # uint8 (H, W, 3) RGB, upright
-    frames: int  # in the file, of which the first is decoded; those of a TIFF are counted up to MOST_FRAMES
+    frames: int  # number in the file, of a TIFF up to MOST_FRAMES; only the first is decoded
     notes: list[str]  # what was converted or ignored
 
 
@@ -97,7 +97,7 @@ def _check_bytes(file: BinaryIO, max_pixels: int) -> None:
 
 
 def opened(kind: str, file: BinaryIO, max_pixels: int) -> ImageFile:
-    """Reads the header of a file; its pixels are not decoded yet. Raises ImageError, `too_large` among them."""
+    """Reads the header of a file; its pixels are not decoded yet. Raises ImageError, also `too_large`."""
     _hush(max_pixels)
     with reasons():
         image = PLUGINS[kind](file, "")

@@ -58,7 +58,7 @@ def _without_metadata(data: bytes) -> tuple[bytes, int]:
 
 
 def _damage(data: bytes) -> str:
-    """Says how a file is damaged; "" if it is whole. Pillow skips the checksums of pixels, and invents a palette."""
+    """Returns how a file is damaged; "" if it is whole. Pillow skips the checksums of pixels, and invents a palette."""
     indexed = data[25:26] == b"\3"
     for name, start, end in _chunks(data):
         if name == b"IDAT" and not _sound(data, start, end):

@@ -12,7 +12,7 @@ from clipseg_cli.inputs.decoders.pillow import MOST_FRAMES, Decoded
 LARGEST_TILE = 1 << 24  # pixels of a tile, which is decoded whole: 16 times that of any writer
 HEADER = 8  # bytes; no pixels are stored before their end
 SUBFILE_TYPE, DNG_VERSION = 0x00FE, 0xC612  # tags
-WEBP = 50001  # a compression that Pillow's libtiff is built without
+WEBP = 50001  # a compression that Pillow's libtiff lacks
 
 
 def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
@@ -31,7 +31,7 @@ def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
 
 def _check(image: TiffImagePlugin.TiffImageFile) -> None:
     """Raises ImageError for a file that Pillow would misread: a thumbnail before the main image, a tile that is a
-    decompression bomb, missing pixels, and two encodings."""
+    decompression bomb, missing pixels, or an encoding that it cannot read."""
     tags, (width, height) = image.tag_v2, image.size
     if tags.get(TiffImagePlugin.COMPRESSION) == WEBP:
         raise ImageError(

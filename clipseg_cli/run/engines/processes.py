@@ -29,7 +29,7 @@ START = "import sys; sys.path[:] = sys.argv[1:]; from clipseg_cli.run.engines.pr
 def run(
     items: Iterable[Source | Record], works: Sequence[Work], notify: Notify, ahead: int, cluster: Cluster | None = None
 ) -> Iterator[Record]:
-    """Yields one record per item, in the order of the items, done by one process for each of `works`."""
+    """Yields one record per item, in the order of the items, from one process for each of `works`."""
     inbox: Inbox = queue.SimpleQueue()
     return workers.dispatch(items, [_Process(work, len(works), inbox) for work in works], inbox, notify, ahead)
 
@@ -48,7 +48,7 @@ class _Process(Worker):
 
     def send(self, source: Source) -> None:
         """Writes a source to its stdin."""
-        with contextlib.suppress(OSError):  # it is dead: None will come from its listener
+        with contextlib.suppress(OSError):  # it is dead: its listener will send None
             stdin = self._started().stdin
             assert stdin is not None
             stdin.write(pickle.dumps(source))
@@ -86,7 +86,7 @@ class _Process(Worker):
             self.process.kill()
             self.process.wait()
             self.listener.join()
-            with contextlib.suppress(OSError):  # what was not yet sent
+            with contextlib.suppress(OSError):  # it flushes what was not yet sent
                 self.process.stdin.close()
 
     def _started(self) -> "subprocess.Popen[bytes]":
@@ -132,7 +132,7 @@ def serve() -> NoReturn:
         threading.Thread(target=_receive, args=[inbox, todo, orphaned], daemon=True).start()
         workers.run_worker(work, todo, send)
     except ClipsegError as error:
-        finishing.set()  # the parent closes the pipe when it has the message; that must not interrupt the rest here
+        finishing.set()  # the parent closes the pipe once it has the message, which must not interrupt this process
         send(error)
     except (SystemExit, BrokenPipeError):
         code = 0

@@ -27,7 +27,7 @@ from clipseg_cli.run.engines import workers
 from clipseg_cli.run.engines.workers import GRACE, Cluster, Death, Inbox, Message, Notice, Notify, Todo, Work, Worker
 
 STORE = 80_000_000  # bytes of shared memory of a local Ray: about its minimum, since records need almost none
-ROOM_NOTICE = 20.0  # seconds without room for an actor after which the user is told
+ROOM_NOTICE = 20.0  # seconds without room for an actor after which the user gets a notice
 CONNECT_TIMEOUT = 10.0  # seconds for a cluster to accept a connection
 START_GRACE = 3.0  # seconds that a starting actor gets before it is killed
 MESSAGES_PER_CALL = 256
@@ -37,7 +37,7 @@ ALTERNATIVE = "leave out --ray-address to run Ray on this machine, or use --engi
 def run(
     items: Iterable[Source | Record], works: Sequence[Work], notify: Notify, ahead: int, cluster: Cluster | None = None
 ) -> Iterator[Record]:
-    """Yields one record per item, in the order of the items, done by one actor for each of `works`.
+    """Yields one record per item, in the order of the items, from one actor for each of `works`.
 
     Ray is not started if every item is already a record. Raises ClipsegError if there is no cluster.
     """
@@ -59,12 +59,12 @@ def run(
 
 @contextlib.contextmanager
 def _connected(address: str | None) -> Iterator[Any]:
-    """Gives Ray, connected. Afterwards disconnects, and ends a local Ray, unless it was connected before."""
+    """Connects to Ray and yields it. Afterwards disconnects, which ends a local Ray, unless it was connected before."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns about a future change
     import ray
     import ray._private.worker as ray_worker
 
-    # no option keeps Ray from printing dead workers on stdout; `dispatch` reports them
+    # no option keeps Ray from reporting dead workers on stdout; `dispatch` reports them
     ray_worker._worker_logs_enabled = False
     if ray.is_initialized():
         yield ray
@@ -107,7 +107,7 @@ def actor_resources(nodes: Sequence[Mapping[str, float]], actors: int, device: s
 
 
 def share(amounts: Sequence[float], actors: int) -> float:
-    """Returns the most of a resource that each of `actors` actors can have, given each node's amount of it.
+    """Returns how much of a resource each of `actors` actors can have, given each node's amount of it.
 
     It is a whole number, or a fraction of one if there are more actors than units, or 0 if there are no units.
     """
@@ -145,7 +145,7 @@ class WorkerActor:
         """Answers once the actor has started."""
 
     def push(self, number: int, source: Source) -> None:
-        """Adds a source. They are done in the order of their numbers, from 0."""
+        """Adds a source. Sources are processed in the order of their numbers, from 0."""
         with self.lock:
             self.early[number] = source
             while self.next in self.early:
@@ -160,7 +160,7 @@ class WorkerActor:
         return messages
 
     def stop(self) -> None:
-        """Ends the work after the files that it is writing."""
+        """Ends the work once the files in progress are written."""
         self.stopping.set()
         self.todo.put(None)
 
@@ -192,7 +192,7 @@ class _Actor(Worker):
 
     def send(self, source: Source) -> None:
         """Calls `push` without waiting for an answer."""
-        with contextlib.suppress(self.ray.exceptions.RayError):  # it is dead: None will come from its listener
+        with contextlib.suppress(self.ray.exceptions.RayError):  # it is dead: its listener will send None
             self.actor.push.remote(self.sent, source)
         self.sent += 1
 
@@ -234,7 +234,7 @@ class _Actor(Worker):
     def _start(self) -> None:
         self.ready = self.asked = False
         self.sent, self.started = 0, threading.Event()
-        options = {"max_concurrency": 4, "max_restarts": 0, **self.resources}  # a call of each kind at once
+        options = {"max_concurrency": 4, "max_restarts": 0, **self.resources}  # one call of each kind at the same time
         remote = self.ray.remote(WorkerActor).options(scheduling_strategy="SPREAD", **options)
         self.actor = remote.remote(self.work, os.getcwd(), sys.path, __version__)
         self.listener = threading.Thread(target=self._listen, args=[self.actor], daemon=True)

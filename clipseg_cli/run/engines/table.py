@@ -1,4 +1,4 @@
-"""The engines: what runs the work of a run. Every engine yields the same records and writes the same files."""
+"""The engines, which carry out the work of a run. Every engine yields the same records and writes the same files."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -17,7 +17,7 @@ ENGINES: dict[str, Engine] = {"local": processes.run, "ray": ray_actors.run}
 def inline(
     items: Iterable[Source | Record], works: Sequence[Work], notify: Notify, ahead: int, cluster: Cluster | None = None
 ) -> Iterator[Record]:
-    """Works in this process, image by image, without a worker: for a single image, which need not wait for a start."""
+    """Yields one record per item, processed here, image by image: a single image need not wait for a worker's start."""
     for item in items:
         if isinstance(item, Record):
             yield item

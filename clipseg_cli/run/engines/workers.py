@@ -1,4 +1,4 @@
-"""Workers that may die, and the rule for what happens then.
+"""Workers, and the rule for what happens if one dies.
 
 The main process loads no network and decodes no image. It sends sources to workers, a few ahead, and yields their
 records in the order of the sources. A worker that dies (killed, out of memory, a crash in a decoder) is replaced, and
@@ -24,7 +24,7 @@ from clipseg_cli.outputs.manifest import Record
 from clipseg_cli.settings.model import Device
 
 STARVED = 0.05  # seconds without a new source after which a worker finishes the images that it has
-GRACE = 3.0  # seconds that a worker gets to end in order
+GRACE = 3.0  # seconds that a worker gets to end cleanly
 LOAD_TIMEOUT = 600  # seconds that one image may take to load: the slowest of thousands of hostile files took 0.6
 MAX_DEATHS = 20  # deaths without a record in between: the images are not the cause
 
@@ -121,7 +121,7 @@ class Worker:
         raise NotImplementedError
 
     def request_end(self) -> None:
-        """Asks the worker to end: at once if nothing is pending, else after the files that it is writing."""
+        """Asks the worker to end: at once if nothing is pending, otherwise after the files in progress are written."""
         raise NotImplementedError
 
     def wait_for_end(self) -> None:
@@ -225,7 +225,7 @@ class _Dispatcher:
             worker.ready = True
 
     def _handle_death(self, worker: Worker) -> None:
-        """Replaces the worker, and makes its pending images suspects or, on a second death, blames the one it had."""
+        """Replaces the worker. Its pending images become suspects. An image that it was retrying fails."""
         death = worker.death()
         timed_out = worker.silence > LOAD_TIMEOUT
         cause = f"killed: one image was still loading after {LOAD_TIMEOUT} s" if timed_out else death.cause
@@ -258,8 +258,8 @@ def run_worker(work: Work, todo: Todo, send: Callable[[Record | Notice | Progres
 def _burst(first: Source, todo: Todo) -> Iterator[Source]:
     """Yields sources until none comes for `STARVED` seconds.
 
-    Its end makes the pipeline give the records that it holds. Without it, worker and main process could wait for each
-    other: the one for more sources, the other for records.
+    When it ends, the pipeline yields the records that it still holds. Otherwise worker and main process could wait for
+    each other: the worker for more sources, the main process for records.
     """
     source: Source | None = first
     with contextlib.suppress(queue.Empty):
@@ -270,7 +270,7 @@ def _burst(first: Source, todo: Todo) -> Iterator[Source]:
 
 
 def failure_notice(error: BaseException) -> Notice:
-    """Returns what a worker reports before it ends by an unexpected exception."""
+    """Returns the report of a worker that ends with an unexpected exception."""
     trace = traceback.format_exception(error)
     line = f"a worker process failed: {type(error).__name__}: {error}"
     return Notice(line, {"traceback": "".join(trace).splitlines()})

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def embed(segmenter: "Segmenter", query: Query) -> "Embeddings":
-    """The embedding of each term, float32 (T, dim).
+    """Returns the embedding of each term, float32 (T, dim).
 
-    Raises UsageError for an exemplar that cannot be used, a text that is too long, and an embedding of another model.
+    Raises UsageError for an exemplar that cannot be used, a text that is too long, or an embedding of another model.
     """
     from clipseg_cli.model.segmenter import Embeddings
 
@@ -26,7 +26,7 @@ def embed(segmenter: "Segmenter", query: Query) -> "Embeddings":
 
 
 def _row(segmenter: "Segmenter", term: Term, query: Query) -> Any:
-    """(dim,): `mix * text + (1 - mix) * exemplars`, or the one of them that there is."""
+    """Returns (dim,): `mix * text + (1 - mix) * exemplars`, or the only embedding that the term has."""
     if term.saved is not None:
         return term.saved.values
     parts = []

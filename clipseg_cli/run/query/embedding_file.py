@@ -1,6 +1,6 @@
-"""The file in which `clipseg embed` saves embeddings: a safetensors file with labels in its metadata.
+"""The file of `clipseg embed`: a safetensors file of embeddings, with their labels in its metadata.
 
-An embedding fits every checkpoint that has the CLIP it was made with, which a fingerprint tells.
+An embedding works with every checkpoint that has the same CLIP, which is identified by a fingerprint.
 """
 
 import hashlib
@@ -32,10 +32,9 @@ class SavedEmbedding:
 
 
 def fingerprint(weights: Path) -> str:
-    """Identifies the CLIP inside a checkpoint by its projections: 16 hex digits.
+    """Returns 16 hex digits that identify the CLIP inside a checkpoint: a hash of its projections.
 
-    rd64-refined, rd64 and rd16 share one CLIP and so one fingerprint, as does a model that `clipseg train` made of
-    them.
+    rd64-refined, rd64, rd16, and models that `clipseg train` makes from them share one CLIP and one fingerprint.
     """
     with weights.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -49,7 +48,7 @@ def fingerprint(weights: Path) -> str:
 
 
 def check(embeddings: Sequence[SavedEmbedding], weights: Path, model: str) -> None:
-    """Raises UsageError where an embedding was made with another CLIP than that of the checkpoint `weights`."""
+    """Raises UsageError if an embedding was made with another CLIP than that of the checkpoint `weights`."""
     own = fingerprint(weights) if embeddings else ""
     for saved in embeddings:
         if saved.clip != own:
@@ -60,10 +59,10 @@ def check(embeddings: Sequence[SavedEmbedding], weights: Path, model: str) -> No
 
 
 def pack(rows: NDArray[np.float32], labels: Sequence[str], sources: Sequence[str], model: str, weights: Path) -> bytes:
-    """The bytes of an embedding file.
+    """Returns the bytes of an embedding file.
 
-    It has the tensor `embeddings`, float32 (P, dim), and in its metadata the labels, their sources, the model and the
-    fingerprint of its CLIP.
+    `rows` becomes its tensor `embeddings`, float32 (P, dim). Its metadata has the labels, their sources, the model and
+    the fingerprint of its CLIP.
     """
     from safetensors.numpy import save
 
@@ -73,7 +72,7 @@ def pack(rows: NDArray[np.float32], labels: Sequence[str], sources: Sequence[str
 
 
 def read(path: str) -> tuple[SavedEmbedding, ...]:
-    """The embeddings of a file, or of stdin for "-". Raises UsageError."""
+    """Returns the embeddings in a file, or on stdin for "-". Raises UsageError."""
     if path == "-" and os.isatty(0):
         raise UsageError("--embedding - reads stdin, which is a terminal: pipe `clipseg embed` into it")
     try:
@@ -87,7 +86,7 @@ def read(path: str) -> tuple[SavedEmbedding, ...]:
 
 
 def unpack(data: bytes, where: str) -> tuple[SavedEmbedding, ...]:
-    """The embeddings in the bytes of a file. Raises UsageError, naming `where` the bytes come from."""
+    """Returns the embeddings in the bytes of a file. Raises UsageError that names the file, `where`."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 DEFAULT_LABEL = "exemplar"
 SIBLING = "_mask.png"  # the mask of ref.jpg may be ref_mask.png beside it
-SPARE = 4  # times the model's side: an exemplar with more pixels is reduced first, since nearly all of them are lost
+SPARE = 4  # times the model's side: a larger exemplar is reduced first, since the model loses nearly all its pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Exemplar:
     box: tuple[int, int, int, int] | None = None  # x, y, width, height in pixels of the upright image
 
     def settings(self) -> list[object]:
-        """What decides its embedding, as JSON types: paths with size and time of the files, and the box."""
+        """Returns what affects its embedding, as JSON types: paths with size and time of the files, and the box."""
         mask = self.mask and paths.identity(self.mask)
         return [self.label, self.path, paths.identity(self.path), mask, self.box]
 
@@ -46,7 +46,7 @@ class Exemplar:
 def parse(
     supports: Sequence[str], masks: Sequence[str], boxes: Sequence[str], default_label: str
 ) -> tuple[Exemplar, ...]:
-    """Reads `--support [LABEL=]PATH`, where PATH may be a folder of images, and its masks or boxes in the same order.
+    """Parses `--support [LABEL=]PATH`, where PATH may be a folder of images, and masks or boxes in the same order.
 
     Raises UsageError for missing files and for masks or boxes that do not match the exemplars.
     """
@@ -68,7 +68,7 @@ def parse(
 
 
 def _files(support: str, default_label: str) -> list[tuple[str, str]]:
-    """(label, path) of each image that one `--support` names."""
+    """Returns (label, path) of each image that one `--support` names."""
     label, equals, path = (part.strip() for part in support.partition("="))
     if not equals or os.path.exists(support):
         label, path = default_label, support
@@ -104,10 +104,10 @@ def _box(text: str) -> tuple[int, int, int, int]:
 def visual_prompt(
     segmenter: "Segmenter", exemplar: Exemplar, recipe: str, region_prompt: str | None
 ) -> NDArray[np.float32]:
-    """What the model sees of an exemplar: float32 (3, S, S) in normalised colour.
+    """Returns an exemplar as the model sees it: float32 (3, S, S) in normalised colour.
 
-    `recipe` is a key of `highlight.RECIPES`. `region_prompt` is a text prompt that finds the object where the exemplar
-    has neither mask nor box. Raises UsageError for a file that cannot be read and for an empty region.
+    `recipe` is a key of `highlight.RECIPES`. `region_prompt` is a text prompt that finds the object if the exemplar has
+    neither mask nor box. Raises UsageError for a file that cannot be read and for an empty region.
     """
     try:
         pixels = decode.load(Source(exemplar.path, exemplar.path, ""), max_pixels=MAX_PIXELS).pixels
@@ -125,7 +125,10 @@ def visual_prompt(
 def _region(
     segmenter: "Segmenter", exemplar: Exemplar, region_prompt: str | None, pixels: NDArray[np.uint8]
 ) -> NDArray[np.bool_]:
-    """bool (H, W): the box, the mask, the region prompt's or the transparency's, in this order; else all."""
+    """Returns the region of the object, bool (H, W).
+
+    It comes from the box, otherwise from the mask, the region prompt or the transparency, otherwise it is all True.
+    """
     height, width = pixels.shape[:2]
     if exemplar.box is not None:
         x, y, w, h = exemplar.box
@@ -137,7 +140,7 @@ def _region(
         if mask.shape != pixels.shape:
             raise ImageError("unsupported", "load", f"its mask {exemplar.mask} has another size")
         grey = cv2.cvtColor(mask, cv2.COLOR_RGB2GRAY)
-        return np.asarray(grey > (127 if grey.max() > 1 else 0))  # the rule for ground truth too
+        return np.asarray(grey > (127 if grey.max() > 1 else 0))  # the same rule as for ground truth
     if region_prompt is not None:
         logits = segmenter.logits(segmenter.encode([pixels]), segmenter.embed([region_prompt]))[0, 0]
         return soft_maps.cut(soft_maps.upsample(logits, height, width), segmenter.threshold) > 0
@@ -146,7 +149,7 @@ def _region(
 
 
 def _opaque(path: str) -> NDArray[np.bool_] | None:
-    """bool (H, W), upright: where an image that `load` has read is opaque; None where it has no transparency."""
+    """Returns where an image is opaque, bool (H, W), upright; None if it has no transparency. Raises ImageError."""
     try:
         with Pillow.open(path) as file:
             if not file.has_transparency_data or file.mode.startswith(("I", "F")):
@@ -161,7 +164,7 @@ def _opaque(path: str) -> NDArray[np.bool_] | None:
 def _reduced(
     pixels: NDArray[np.uint8], region: NDArray[np.bool_], recipe: str, side: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Image and region, reduced where the model's view has more than SPARE times the pixels per side it can hold."""
+    """Returns image and region, reduced if the model's view has over SPARE times the pixels per side it can hold."""
     height, width = region.shape
     context = highlight.RECIPES[recipe].context
     x0, y0, x1, y1 = (0, 0, width, height) if context is None else highlight.crop_box(region, context)

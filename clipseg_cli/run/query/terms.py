@@ -1,4 +1,4 @@
-"""What a run looks for: labels, and the terms that are embedded for them.
+"""What a run looks for: labels, and the terms to embed for them.
 
 A term is a text prompt, or exemplars, or both blended, or a saved embedding. A label is one term, or an expression over
 text prompts. Each distinct term is embedded and decoded once, however many labels use it.
@@ -22,7 +22,7 @@ from clipseg_cli.settings.prompts import RECIPE, PromptOptions
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One thing to embed: a text prompt, exemplars, both, or a saved embedding."""
+    """What gets one embedding: a text prompt, exemplars, both, or a saved embedding."""
 
     text: str | None = None
     exemplars: tuple[Exemplar, ...] = ()
@@ -36,14 +36,14 @@ class Query:
     prompts: tuple[Prompt, ...]  # one per label
     rules: tuple[int | Expression, ...]  # one per label: the index of its term, or an expression over text prompts
     terms: tuple[Term, ...]
-    templates: tuple[str, ...] = ()  # a text's embedding is the mean over these sentences; empty: the text as it is
+    templates: tuple[str, ...] = ()  # a text's embedding is the mean over these sentences; empty: the text itself
     recipe: str = RECIPE  # how exemplars are shown to the model
     region_prompt: str | None = None  # finds the object in exemplars that have no mask and no box
     mix: float = 0.5  # weight of the text where a term has text and exemplars
 
     @property
     def texts(self) -> tuple[str | None, ...]:
-        """The text of each term, as expressions refer to it; None for a term that is not a text alone."""
+        """The text of each term, as expressions refer to it; None unless the term is only text."""
         return tuple(None if term.exemplars else term.text for term in self.terms)
 
     @property
@@ -57,22 +57,22 @@ class Query:
         return tuple(term.saved for term in self.terms if term.saved is not None)
 
     def settings(self) -> dict[str, Any]:
-        """What decides the embeddings beside the prompts' texts, as JSON types."""
-        found: dict[str, Any] = {"templates": list(self.templates)} if self.templates else {}
+        """Returns what affects the embeddings besides the prompts' texts, as JSON types."""
+        settings: dict[str, Any] = {"templates": list(self.templates)} if self.templates else {}
         if self.saved:
-            found["embeddings"] = [[saved.label, _digest(saved.values.tobytes())] for saved in self.saved]
+            settings["embeddings"] = [[saved.label, _digest(saved.values.tobytes())] for saved in self.saved]
         if self.exemplars:
-            found |= {
+            settings |= {
                 "exemplars": [each.settings() for each in self.exemplars],
                 "highlight": self.recipe,
                 "support_prompt": self.region_prompt,
                 "mix": self.mix,
             }
-        return found
+        return settings
 
 
 def read(options: PromptOptions) -> Query:
-    """The query that the prompt options describe, with the files they name. Raises UsageError."""
+    """Returns the query of the prompt options, and reads the files they name. Raises UsageError."""
     if options.highlight not in RECIPES:
         raise UsageError(f"--highlight {options.highlight}: no such recipe; choose from {', '.join(RECIPES)}")
     texts = [*map(text.parse, options.prompt)]
@@ -94,9 +94,9 @@ def build(
     saved: Sequence[SavedEmbedding] = (),
     templates: Sequence[str] = (),
 ) -> Query:
-    """A query with each label once: text prompts, exemplars without a text, saved embeddings, expressions.
+    """Returns a query whose labels are text prompts, exemplars without text, saved embeddings, and expressions.
 
-    Raises UsageError for a label that is given twice, for no label at all, and for a template without its {}.
+    Raises UsageError if a label is given twice, if there is none, or if a template does not have one {}.
     """
     check_templates(templates)
     terms: dict[Term, int] = {}
@@ -104,8 +104,8 @@ def build(
     for prompt in texts:
         own = tuple(each for each in supports if each.label == prompt.label)
         rules.append(terms.setdefault(Term(prompt.text, own), len(terms)))
-    spoken = {prompt.label for prompt in texts}
-    for label in dict.fromkeys(each.label for each in supports if each.label not in spoken):
+    with_text = {prompt.label for prompt in texts}
+    for label in dict.fromkeys(each.label for each in supports if each.label not in with_text):
         own = tuple(each for each in supports if each.label == label)
         prompts.append(Prompt(label, "exemplar " + ", ".join(each.path for each in own)))
         rules.append(terms.setdefault(Term(None, own), len(terms)))
@@ -122,7 +122,7 @@ def build(
 
 
 def check_templates(templates: Sequence[str]) -> None:
-    """Raises UsageError for a template without its {}."""
+    """Raises UsageError if a template does not have exactly one {}."""
     for template in templates:
         if template.count("{}") != 1:
             raise UsageError(f"--template {template!r}: write {{}} once, where the prompt goes: 'a photo of a {{}}'")
