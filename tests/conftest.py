@@ -140,7 +140,7 @@ def quick_clipseg(clipseg: Program, monkeypatch: pytest.MonkeyPatch) -> Program:
     return clipseg
 
 
-SLOW = 600_000  # milliseconds: what a browser may take on a busy machine; nothing waits so long that works
+SLOW = 120_000  # milliseconds that a browser may take on a busy machine
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 
 def until(page: Any, script: str, argument: Any = None) -> None:
     """Waits for a script to be true. Not by the browser's own polling, which the page's policy refuses as `eval`."""
-    end = time.monotonic() + 600
+    end = time.monotonic() + 120
     while not page.evaluate(script, argument):
         assert time.monotonic() < end, f"{script} {argument}: {page.locator('body').inner_text()}"
         page.wait_for_timeout(50)

@@ -97,7 +97,7 @@ def test_masks_change_while_typing(samples: Server, page: Any, tmp_path: Path) -
     until(page, SAYS, [index, "green"])
     until(page, PAINTED, index)
     assert (canvas(page, index) != before).any()
-    contains(page, "command", "-p green --min-area 50 --refine guided")
+    contains(page, "command", "-p green --refine guided --min-area 50")
 
 
 @pytest.mark.slow
