@@ -20,7 +20,7 @@ L = TypeVar("L", np.uint8, np.uint16)
 
 LEVELS = 255  # levels above zero: 8-bit soft maps
 STRIP = 1 << 16  # float32 values per strip: 256 KB, which fits into one core's own cache
-PRESENCE_SHARE = 0.002  # share of a map's pixels that counts: a single pixel may be wrong, but an object has many
+PRESENCE_SHARE = 0.002  # share of a soft map's pixels that counts: a single pixel may be wrong, but an object has many
 
 # EDGES[k]: the smallest logit of level k, where p = (k - 1/2) / 255. EDGES[0] is -inf. EDGES[256] is NaN, which no
 # logit reaches.
@@ -142,7 +142,7 @@ def soft_of_soft16(levels: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
 
 
 class Map(Protocol):
-    """One label's map at the image's size. All implementations give the same masks and soft maps."""
+    """One label's soft map at the image's size. All implementations give the same masks and levels."""
 
     def cut(self, threshold: float) -> NDArray[np.uint8]:
         """Returns the mask at a threshold: uint8 (H, W), 0 and 255."""
@@ -151,12 +151,12 @@ class Map(Protocol):
         """Returns the soft map: uint8 (H, W)."""
 
     def soft16(self) -> NDArray[np.uint16]:
-        """Returns the 16-bit soft map: uint16 (H, W). For a map stored in 8 bits: its levels x 257."""
+        """Returns the 16-bit soft map: uint16 (H, W). For a soft map stored in 8 bits: its levels x 257."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LogitMap:
-    """A map held as the network's logits and resized when it is read."""
+    """A soft map held as the network's logits and resized when it is read."""
 
     logits: NDArray[np.float32]  # (S, S)
     size: tuple[int, int] | None = None  # height and width of the image; None: the logits' own
@@ -207,13 +207,13 @@ class StoredMap:
 
 
 def from_probabilities(probabilities: NDArray[np.float32]) -> StoredMap:
-    """Returns an 8-bit map of probabilities, float32 (H, W) in [0, 1]."""
+    """Returns an 8-bit soft map of probabilities, float32 (H, W) in [0, 1]."""
     return StoredMap(np.rint(LEVELS * probabilities).astype(np.uint8))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """A label's map with the scores of its record, which are computed at the network's own resolution."""
+    """A label's soft map with the scores of its record, which are computed at the network's own resolution."""
 
     map: Map
     score: float  # maximum probability

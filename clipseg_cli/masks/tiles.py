@@ -1,7 +1,7 @@
-"""Tiles: the network also sees overlapping tiles of a large image, and their maps are joined into one.
+"""Tiles: the network also sees overlapping tiles of a large image, and their soft maps are joined into one.
 
-The number of tiles is fixed, not the size of a tile, so the cost does not depend on the image's size. The joined map
-has the network's resolution inside a tile, so apart from the image itself, memory does not grow with it either.
+The number of tiles is fixed, not the size of a tile, so the cost does not depend on the image's size. The joined soft
+map has the network's resolution inside a tile, so apart from the image itself, memory does not grow with it either.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from clipseg_cli.masks import soft_maps
 
 OVERLAP = 0.25  # share of a tile's side that it shares with each neighbour
-CONTEXT = 0.5  # weight of the whole image's map in the joined map: a tile lacks context
+CONTEXT = 0.5  # weight of the whole image in the joined soft map: a tile lacks context
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,10 @@ def views(height: int, width: int, tiles: int, flip: bool) -> tuple[View, ...]:
 
 
 def joined(views: Sequence[View], maps: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Joins the maps of an image's views, each logits (T, S, S), into logits float32 (T, h, w).
+    """Joins the soft maps of an image's views, each logits (T, S, S), into logits float32 (T, h, w).
 
     A view and its mirror image are averaged. Tiles are blended with weights that fall towards their borders. A single
-    view's map is returned as it is.
+    view's logits are returned unchanged.
     """
     upright = [logits[..., ::-1] if view.flipped else logits for view, logits in zip(views, maps, strict=True)]
     boxes = dict.fromkeys(_box(view) for view in views)
