@@ -1,11 +1,11 @@
 """Ground truth: the true mask of an image and a label. Masks are read one at a time, when they are needed.
 
     GT/<label>/<dir>/<stem>.png         one folder of masks per label
-    GT/<dir>/<stem>.png                 a single label: the only one that was predicted
+    GT/<dir>/<stem>.png                 masks of a single label, if only one was predicted
     GT.json                             COCO: categories are labels, polygons and run lengths are masks
     GT/classes.txt and GT/<stem>.png    indexed masks: a pixel's value is its label's number, 0 background, 255 unknown
 
-A mask file is true where its value is above 127, or above 0 if no value is above 1.
+In a mask file, a pixel is true if its value is above 127, or above 0 if no value is above 1.
 """
 
 import json
@@ -37,7 +37,7 @@ class TrueMask:
 
     mask: NDArray[np.bool_]  # (H, W)
     valid: NDArray[np.bool_] | None  # (H, W): the pixels that are scored; None: all
-    source: str  # the file it was read from, for error messages
+    source: str  # where it was read from, for error messages
 
 
 class GroundTruth(Protocol):
@@ -45,7 +45,7 @@ class GroundTruth(Protocol):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The label names; one empty name if there is a single label without a name."""
+        """The label names; one empty name for a single label without a name."""
 
     def stems(self, label: str) -> Iterator[str]:
         """Yields the stem ("/"-separated path without extension) of every image that has ground truth, sorted."""
@@ -57,7 +57,7 @@ class GroundTruth(Protocol):
 def open_ground_truth(path: Path, predicted: Sequence[str] | None) -> GroundTruth:
     """Opens the ground truth at `path`, in whichever layout it has.
 
-    `predicted`: the predicted labels. They tell label folders from other folders; None: every folder is a label.
+    `predicted`: the predicted labels. They distinguish label folders from other folders; None: every folder is a label.
     Raises UsageError if `path` holds no ground truth.
     """
     if path.suffix.lower() == ".json" and path.is_file():
@@ -85,8 +85,10 @@ def match_labels(wanted: Sequence[str], known: Sequence[str]) -> dict[str, str |
 
 
 def label_folders(path: Path) -> list[str]:
-    """Returns the names of the folders in `path`, sorted, without hidden ones (notebooks and file managers leave
-    those)."""
+    """Returns the names of the folders in `path`, sorted.
+
+    Hidden folders are left out: notebooks and file managers make them.
+    """
     return sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith("."))
 
 
@@ -97,23 +99,22 @@ def read_mask(path: Path) -> TrueMask:
 
 
 def read_values(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Returns the stored values of an image file, uint8 or uint16 (H, W): grey levels or palette indices. Colour is
-    converted to grey.
+    """Returns the stored values of an image file, uint8 or uint16 (H, W): grey levels or palette indices.
 
-    Raises UsageError if the file is missing or is not an image.
+    Colour is converted to grey. Raises UsageError if the file is missing or is not an image.
     """
     try:
         with path.open("rb") as file:
-            form = kinds.sniff(file.read(kinds.SNIFF))
-            if form not in PLUGINS:
+            kind = kinds.sniff(file.read(kinds.SNIFF))
+            if kind not in PLUGINS:
                 raise ValueError("not an image in a supported format")
             file.seek(0)
-            image: PIL.Image.Image = PLUGINS[form](file, "")
+            image: PIL.Image.Image = PLUGINS[kind](file, "")
             image.load()
             if image.mode in ("1", "I;16B") or image.mode not in ("L", "P", "I;16"):
                 image = image.convert("I;16" if image.mode == "I;16B" else "L")
             values = np.array(image)
-    except Exception as error:  # Pillow raises far more kinds than it documents
+    except Exception as error:  # Pillow raises many errors that it does not document
         raise UsageError(f"{path}: cannot be read as a mask: {error}") from error
     return values if values.dtype == np.uint16 else values.astype(np.uint8)
 
@@ -136,16 +137,16 @@ def walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, Path]]:
 
 
 def is_image_file(entry: "os.DirEntry[str]") -> bool:
-    """Whether a folder entry has an image extension and is not hidden.
+    """Returns whether a folder entry has an image extension and is not hidden.
 
-    A dangling link counts: reading it then raises an error, where skipping it would be silent.
+    A dangling link counts: reading it raises an error, whereas skipping it would hide the problem.
     """
     named = os.path.splitext(entry.name)[1].lower() in kinds.EXTENSIONS and not entry.name.startswith(".")
     return named and (entry.is_file() or entry.is_symlink()) and not entry.is_dir()
 
 
 def match_stem(stem: str, others: Sequence[str]) -> str | None:
-    """Returns the one stem of `others` that ends in `stem`, or that `stem` ends in, by whole path components.
+    """Returns the one stem of `others` that ends in `stem`, or that `stem` ends in, compared by whole path components.
 
     Returns None if there is no such stem, or more than one.
     """
@@ -171,7 +172,7 @@ class MaskFolders:
         return (stem for stem, _ in walk(self.folders[label]))
 
     def find(self, label: str, stem: str) -> TrueMask | None:
-        """Returns the mask at exactly this path or, failing that, the only one whose path ends alike."""
+        """Returns the mask at exactly this path or, failing that, the only one whose path has the same ending."""
         direct = self.folders[label] / f"{stem}.png"
         if direct.is_file():
             return read_mask(direct)
@@ -245,7 +246,7 @@ class CocoFile:
 
     path: Path
     labels: tuple[str, ...]  # the category names
-    images: dict[str, dict[str, Any]]  # by stem, or by full name where two images share a stem, as outputs are named
+    images: dict[str, dict[str, Any]]  # by stem; by full name if two images share a stem, as outputs are named
     annotations: dict[tuple[int, str], list[Any]]  # (image id, category name): segmentations
     by_name: dict[str, list[str]]  # last component of a stem: stems
 
@@ -282,14 +283,15 @@ def read_coco(path: Path) -> CocoFile:
     """Reads a COCO file. Raises UsageError if it is not one."""
     try:
         content = json.loads(path.read_bytes())
-        categories = {each["id"]: str(each["name"]) for each in content["categories"]}
-        outputs = names.output_names(str(each["file_name"]) for each in content["images"])
-        stems = sorted((outputs[each["file_name"]], each["id"]) for each in content["images"])
-        by_id = {each["id"]: each for each in content["images"]}
+        categories = {category["id"]: str(category["name"]) for category in content["categories"]}
+        outputs = names.output_names(str(image["file_name"]) for image in content["images"])
+        stems = sorted((outputs[image["file_name"]], image["id"]) for image in content["images"])
+        by_id = {image["id"]: image for image in content["images"]}
         annotations: dict[tuple[int, str], list[Any]] = defaultdict(list)
-        for each in content["annotations"]:
-            if each["category_id"] in categories:
-                annotations[each["image_id"], categories[each["category_id"]]].append(each.get("segmentation"))
+        for annotation in content["annotations"]:
+            if annotation["category_id"] in categories:
+                label = categories[annotation["category_id"]]
+                annotations[annotation["image_id"], label].append(annotation.get("segmentation"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{path}: not a COCO file with images, annotations and categories: {error!r}") from error
     by_name: dict[str, list[str]] = defaultdict(list)

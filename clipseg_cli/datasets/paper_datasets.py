@@ -40,27 +40,27 @@ Levels = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """One image, what to find in it (a phrase, or an object in a support image), and the true mask."""
+    """An image, what to find in it (a phrase, or the object in a support image), and the true mask."""
 
     image: Path
     group: int  # the class that the sample belongs to in the mean IoU
     phrase: str
-    true_mask: Callable[[], Levels]  # uint8 (H, W): 1 object, 0 not, 255 not scored; raises UsageError
+    true_mask: Callable[[], Levels]  # uint8 (H, W): 1 object, 0 other, 255 not scored; raises UsageError
     support: Path | None = None
     support_mask: Callable[[], Levels] | None = None  # like `true_mask`
 
 
 def phrasecut(data: Path, split: str) -> Iterator[Sample]:
-    """Yields every phrase of a split; each is a group of its own. Raises UsageError.
+    """Yields one sample per phrase of a split, each in its own group. Raises UsageError.
 
-    Leaves out phrases whose boxes have no area, and images whose size differs from the annotated one (the paper's code
+    Leaves out phrases whose boxes have no area, and images whose size differs from the annotated size (the paper's code
     has a list of their ids).
     """
     tasks = _read_json(data / f"refer_{split}.json")
     infos = next(iter(sorted(data.glob("image_data_split*.json"))), data / "image_data_split.json")
     by_image: dict[int, list[tuple[str, Any]]] = {}
     try:
-        sizes = {each["image_id"]: (each["height"], each["width"]) for each in _read_json(infos)}
+        sizes = {info["image_id"]: (info["height"], info["width"]) for info in _read_json(infos)}
         for task in tasks:
             if sum(box[2] * box[3] for box in task["instance_boxes"]) > 0:
                 by_image.setdefault(task["image_id"], []).append((task["phrase"], task["Polygons"]))
@@ -100,9 +100,8 @@ def voc(data: Path) -> Iterator[tuple[Path, Path]]:
 def pascal_5i(data: Path, fold: int, seed: int, by_name: bool = False) -> Iterator[Sample]:
     """Yields PFENet's validation samples of a fold.
 
-    Each image with an object of the fold's five classes gives one sample, for one of those classes, drawn at random.
-    The support is drawn from the other images with such an object. `by_name`: samples have no support. Raises
-    UsageError.
+    Each image that shows one of the fold's five classes gives one sample. If it shows several, one is drawn at random.
+    The support is drawn from the other images that show it. `by_name`: samples have no support. Raises UsageError.
     """
     classes = range(fold * 5 + 1, fold * 5 + 6)
     supports: dict[int, list[tuple[Path, Path]]] = {number: [] for number in classes}
@@ -123,14 +122,17 @@ def pascal_5i(data: Path, fold: int, seed: int, by_name: bool = False) -> Iterat
         others = [pair for pair in supports[chosen] if pair[0] != image]
         support, support_mask = others[int(rng.integers(len(others)))]
         name = SPACED.get(VOC[chosen], VOC[chosen])
-        query_pixels, support_pixels = (partial(_class_mask, each, chosen, UNKNOWN) for each in (mask, support_mask))
-        query = Sample(image, chosen, f"a photo of a {name}.", query_pixels)
-        yield query if by_name else replace(query, support=support, support_mask=support_pixels)
+        true_masks = (partial(_class_mask, path, chosen, UNKNOWN) for path in (mask, support_mask))
+        query_mask, support_true_mask = true_masks
+        query = Sample(image, chosen, f"a photo of a {name}.", query_mask)
+        yield query if by_name else replace(query, support=support, support_mask=support_true_mask)
 
 
 def coco_20i(data: Path, fold: int, seed: int, count: int = COCO_SAMPLES) -> Iterator[Sample]:
-    """Yields HSNet's test samples of a fold: a class drawn at random, then two different images of it. Raises
-    UsageError."""
+    """Yields HSNet's test samples of a fold: a random class, then two different random images that show it.
+
+    Raises UsageError.
+    """
     classes = [fold + FOLDS * index for index in range(20)]
     split = data / "splits" / "coco" / "val" / f"fold{fold}.pkl"
     images = _read_split(split)
@@ -142,19 +144,19 @@ def coco_20i(data: Path, fold: int, seed: int, count: int = COCO_SAMPLES) -> Ite
         chosen = usable[int(rng.integers(len(usable)))]
         query, support = rng.choice(sorted(set(images[chosen])), 2, replace=False)
         masks = (data / "annotations" / Path(name).with_suffix(".png") for name in (query, support))
-        query_pixels, support_pixels = (partial(_class_mask, mask, chosen + 1, None) for mask in masks)
-        yield Sample(data / query, chosen, "", query_pixels, data / support, support_pixels)
+        query_mask, support_mask = (partial(_class_mask, mask, chosen + 1, None) for mask in masks)
+        yield Sample(data / query, chosen, "", query_mask, data / support, support_mask)
 
 
 def _class_mask(mask: Path, number: int, unknown: int | None) -> Levels:
-    """Returns the pixels of one class of an indexed mask as 1; those of the value `unknown` as 255."""
+    """Returns uint8 (H, W): 1 for the class `number` of an indexed mask, 255 for the value `unknown`, else 0."""
     values = read_values(mask)
-    found = (values == number).astype(np.uint8)
-    return found if unknown is None else np.where(values == unknown, UNKNOWN, found).astype(np.uint8)
+    is_class = (values == number).astype(np.uint8)
+    return is_class if unknown is None else np.where(values == unknown, UNKNOWN, is_class).astype(np.uint8)
 
 
 class _DataUnpickler(pickle.Unpickler):
-    """Reads numbers, strings, lists and dicts; refuses a pickle that names anything to run."""
+    """Reads numbers, strings, lists and dicts; refuses a pickle that refers to code."""
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"it names {module}.{name}; only plain lists of names are read")

@@ -1,7 +1,7 @@
-"""Preprocessing of the paper's evaluations: how images and masks become squares. numpy in, numpy out.
+"""Preprocessing for the paper's evaluations: images and masks become squares. numpy in, numpy out.
 
-Each data set came with its own loader (timojl/clipseg, `datasets/`), and each loader makes images square in its own
-way. Scores depend on it. Images are uint8 (H, W, 3) RGB; results are float32 (S, S, 3) in normalised colour.
+The paper's code has one loader per data set (timojl/clipseg, `datasets/`), and each makes images square in its own way.
+Scores depend on it. Images are uint8 (H, W, 3) RGB; results are float32 (S, S, 3) in normalised colour.
 """
 
 import cv2
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from clipseg_cli.prompts import highlight
 
 MULTIPLE = 8  # pixels: PFENet rounds the sides of a shrunk image down to multiples of this
-EDGE = 1e-9  # pixels: a point this close to a polygon's edge lies on it
+EDGE = 1e-9  # pixels: a point this close to a polygon's edge counts as on it
 
 Floats = NDArray[np.float32]
 
@@ -32,31 +32,31 @@ def resize_align_corners(array: Floats, height: int, width: int) -> Floats:
 
 
 def resize_nearest(array: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Resizes uint8 (H, W) to (side, side) like torch's `nearest`: each pixel is that at floor(index * size / side)."""
+    """Resizes uint8 (H, W) to (side, side) like torch's `nearest`: takes the pixel at floor(index * size / side)."""
     height, width = array.shape[:2]
     rows, columns = (np.arange(side) * size // side for size in (height, width))
     return np.ascontiguousarray(array[rows[:, None], columns])
 
 
 def stretch_align_corners(image: NDArray[np.uint8], side: int) -> Floats:
-    """PhraseCut: stretches the image to the square with aligned corners, without antialiasing, then normalises."""
+    """Stretches a PhraseCut image to the square with aligned corners and no antialiasing, then normalises it."""
     return highlight.normalised_floats(resize_align_corners(image.astype(np.float32), side, side))
 
 
 def stretch_bilinear(image: NDArray[np.uint8], side: int) -> Floats:
-    """Pascal zero-shot: normalises the image, then stretches it to the square bilinearly, without antialiasing."""
+    """Normalises an image for Pascal zero-shot, then stretches it to the square, bilinearly and not antialiased."""
     pixels: Floats = cv2.resize(highlight.normalised(image), (side, side), interpolation=cv2.INTER_LINEAR)
     return pixels
 
 
 def stretch_antialiased(image: NDArray[np.uint8], side: int) -> Floats:
-    """COCO-20i: stretches the image to the square with Pillow's antialiased bilinear filter, then normalises."""
+    """Stretches a COCO-20i image to the square with Pillow's antialiased bilinear filter, then normalises it."""
     square = PIL.Image.fromarray(image).resize((side, side), PIL.Image.Resampling.BILINEAR)
     return highlight.normalised(np.asarray(square))
 
 
 def pad_image(image: NDArray[np.uint8], side: int) -> Floats:
-    """Pascal-5i: puts the image at the top left of a black square, shrunk to `padded_size` if it is larger."""
+    """Puts a Pascal-5i image at the top left of a black square, shrunk to `padded_size`, then normalises it."""
     height, width = padded_size(image.shape[0], image.shape[1], side)
     square = np.zeros((side, side, 3), np.float32)
     square[:height, :width] = cv2.resize(image.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
@@ -64,7 +64,7 @@ def pad_image(image: NDArray[np.uint8], side: int) -> Floats:
 
 
 def pad_mask(mask: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Returns the mask that fits `pad_image`, uint8 (side, side), with 255 around it."""
+    """Places a mask as `pad_image` places its image: uint8 (side, side), padded with 255."""
     height, width = padded_size(mask.shape[0], mask.shape[1], side)
     square = np.full((side, side), 255, np.uint8)
     square[:height, :width] = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
@@ -72,8 +72,10 @@ def pad_mask(mask: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 def padded_size(height: int, width: int, side: int) -> tuple[int, int]:
-    """Returns the (height, width) that `pad_image` shrinks an image to: unchanged if it fits the square, otherwise
-    multiples of 8."""
+    """Returns the (height, width) that `pad_image` shrinks an image to.
+
+    They are unchanged if the image fits into the square, otherwise multiples of 8.
+    """
     longer = max(height, width)
     if longer <= side:
         return height, width
@@ -100,7 +102,7 @@ def visual_prompt(pixels: Floats, mask: NDArray[np.bool_]) -> Floats:
 def fill_polygon(points: NDArray[np.float64], height: int, width: int) -> NDArray[np.bool_]:
     """Returns bool (H, W): pixels inside the polygon, or on its edge, by the even-odd rule. `points`: (N, 2), x and y.
 
-    This is scikit-image's rule. COCO's polygons differ from it along the edge.
+    This is scikit-image's rule. COCO's rule differs along the edge.
     """
     mask = np.zeros((height, width), bool)
     x, y = points[:, 0], points[:, 1]

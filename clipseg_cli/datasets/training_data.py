@@ -1,4 +1,4 @@
-"""Training data: images, prompts, and the mask of each prompt. Files are read one at a time, when they are needed.
+"""Training data: images, prompts, and the mask of each prompt. Files are read one at a time, as needed.
 
 DATA/images/... and DATA/masks/<label>/...   one folder of masks per label; the prompt is the label with its hyphens as
                                              spaces; masks pair with images by their paths without extension
@@ -24,7 +24,7 @@ from clipseg_cli.inputs.decode import load
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.settings.inputs import MAX_PIXELS
 
-PROMPT_COLUMNS = ("prompt", "phrase")  # the second is the older name
+PROMPT_COLUMNS = ("prompt", "phrase")  # "phrase" is the older name
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +42,7 @@ class Example:
         if true_mask is None:
             raise UsageError(f"the mask of {self.prompt!r} in {self.image} was removed after training began")
         if true_mask.mask.shape != shape:
-            sizes = " and ".join(f"{each[1]} x {each[0]}" for each in (shape, true_mask.mask.shape))
+            sizes = " and ".join(f"{width} x {height}" for height, width in (shape, true_mask.mask.shape))
             raise UsageError(f"sizes differ: {self.image} and {true_mask.source} are {sizes} pixels")
         return true_mask.mask
 
@@ -82,12 +82,16 @@ def _merged(group: Sequence[Example]) -> Example:
     """Returns one example whose mask is the union of the group's masks."""
 
     def read_union() -> TrueMask | None:
-        masks = [each for each in (example.read() for example in group) if each is not None]
-        if len({each.mask.shape for each in masks}) > 1:
-            raise UsageError(f"sizes differ: {' and '.join(each.source for each in masks)}")
-        return TrueMask(np.any([each.mask for each in masks], 0), None, masks[0].source) if masks else None
+        masks = [true_mask for true_mask in (example.read() for example in group) if true_mask is not None]
+        if len({true_mask.mask.shape for true_mask in masks}) > 1:
+            raise UsageError(f"sizes differ: {' and '.join(true_mask.source for true_mask in masks)}")
+        if not masks:
+            return None
+        return TrueMask(np.any([true_mask.mask for true_mask in masks], 0), None, masks[0].source)
 
-    return Example(group[0].image, group[0].prompt, read_union, tuple(file for each in group for file in each.files))
+    return Example(
+        group[0].image, group[0].prompt, read_union, tuple(file for example in group for file in example.files)
+    )
 
 
 def _read_table(path: Path) -> Iterator[Example]:
@@ -118,11 +122,11 @@ def _read_coco(path: Path) -> Iterator[Example]:
     coco = read_coco(path)
     for stem, image in coco.images.items():
         candidates = [path.parent / folder / image["file_name"] for folder in ("", "images")]
-        file = next((each for each in candidates if each.is_file()), None)
+        file = next((candidate for candidate in candidates if candidate.is_file()), None)
         if file is None:
             raise UsageError(f"{path}: the image {image['file_name']} is neither beside it nor in images/")
         # Training draws absent prompts itself, so only annotated labels become examples. An image without annotations
-        # would then have none, and takes every label with an empty mask.
+        # would then have no example, so it gets every label with an empty mask.
         annotated = [label for label in coco.labels if (image["id"], label) in coco.annotations]
         for label in annotated or coco.labels:
             yield Example(file, label, partial(coco.find, label, stem), (path,))

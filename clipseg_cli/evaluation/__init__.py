@@ -1,5 +1,5 @@
 """Evaluation: scores of predictions against ground truth, thresholds from a few masks, and the paper's protocols.
 
-Takes a run's outputs and labelled data. Gives scores as values. May import `datasets`, `outputs`, `model`, `prompts`,
-`storage` and `settings`.
+Takes a run's outputs and labelled data. Returns scores as values. May import `datasets`, `outputs`, `inputs`, `model`,
+`prompts`, `storage` and `settings`.
 """

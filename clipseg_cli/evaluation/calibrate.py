@@ -1,9 +1,9 @@
 """Chooses each label's threshold from a run's soft maps and a few ground-truth masks.
 
-The choice is the peak of the score-by-threshold curve after smoothing. With ten masks the peak of the raw curve is
-noisy; the smoothed one loses half as much on other images (0.007 mean IoU instead of 0.013, over three labels and three
-distortions of the probabilities, in forty draws that were not used to choose SPREAD). The bootstrap measures the
-uncertainty: it draws the images again with replacement and chooses anew each time.
+The threshold is the peak of the score-by-threshold curve after smoothing, because with ten masks the peak of the raw
+curve is noisy. On other images the smoothed peak loses half as much: 0.007 mean IoU instead of 0.013 (three labels,
+three distortions of the probabilities, forty draws that were not used to choose SPREAD). A bootstrap measures the
+uncertainty: it draws the images again with replacement and chooses a threshold for each draw.
 """
 
 import csv
@@ -26,9 +26,9 @@ from clipseg_cli.settings.evaluation import Score
 
 THRESHOLDS = np.arange(1, 100) / 100
 SPREAD = 0.14  # of probability: standard deviation of the Gaussian that smooths the score-by-threshold curve
-DRAWS = 1000  # of the bootstrap
-MIN_IMAGES = 3  # images that show the object: fewer say nothing about the uncertainty
-MAX_RISK = 0.02  # of score: a threshold that is expected to lose more is not used
+DRAWS = 1000  # draws of the bootstrap
+MIN_IMAGES = 3  # images that show the object: with fewer, the uncertainty is unknown
+MAX_RISK = 0.02  # a threshold with a larger expected loss of score is not used
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +36,19 @@ class Calibration:
     """The threshold of one label, and how certain it is."""
 
     label: str
-    text: str | None  # its text prompt; None for exemplars and boolean expressions, which a prompts file cannot hold
-    images: int  # whose true mask is not empty
+    text: str | None  # the text prompt; None for exemplars and boolean expressions, which a prompts file cannot hold
+    images: int  # images whose true mask is not empty
     absent: int  # images whose true mask is empty
     threshold: float
-    low: float  # of the middle 90 % of the bootstrap's thresholds
-    high: float
+    low: float  # 5th percentile of the bootstrap's thresholds
+    high: float  # 95th percentile
     score: float  # on these masks, at `threshold`
-    before: float  # the same at the run's threshold
-    risk: float  # expected loss of score, because there are only so many masks
+    before: float  # on these masks, at the run's threshold
+    risk: float  # expected loss of score because there are few masks
 
     @property
     def enough(self) -> bool:
-        """Whether there are enough masks to use the threshold."""
+        """Whether there are enough masks for the threshold to be used."""
         return self.images >= MIN_IMAGES and self.risk <= MAX_RISK
 
 
@@ -63,7 +63,9 @@ def calibrate(run: Path, gt: Path, score: Score = "miou", seed: int = 0) -> tupl
     for _, label, pair in comparison.each(_count):
         by_label.setdefault(label, []).append(pair)
     if not by_label:
-        raise NoInputError(f"no image of {run} has a mask in {gt}: their paths without extension must end alike")
+        raise NoInputError(
+            f"no image of {run} has a mask in {gt}: their paths, without extension, must have the same ending"
+        )
     texts, rng = prompt_texts(run), np.random.default_rng(seed)
     labels = [label for label in comparison.label_pairs if label in by_label]
     return [_choose(label, texts.get(label), by_label[label], score, rng) for label in labels], comparison.notes
@@ -108,8 +110,10 @@ def _choose(
 
 
 def smoothed_peak(scores: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Returns the index of each smoothed curve's peak: float64 (B, T) to (B,). Curves are extended by their end
-    values."""
+    """Returns the index of each smoothed curve's peak: float64 (B, T) to (B,).
+
+    Curves are extended by their end values.
+    """
     steps = np.arange(-len(THRESHOLDS), len(THRESHOLDS) + 1)
     weights = np.exp(-((steps * (THRESHOLDS[1] - THRESHOLDS[0]) / SPREAD) ** 2) / 2)
     wide = np.pad(scores, ((0, 0), (len(THRESHOLDS),) * 2), mode="edge")
@@ -119,7 +123,7 @@ def smoothed_peak(scores: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 class _ScoreCurves:
-    """Score by threshold, for any weighting of the images."""
+    """Curves of score by threshold, for any weights of the images."""
 
     def __init__(self, counts: list[Counts], present: NDArray[np.bool_], score: Score) -> None:
         self.score, self.present = score, present
@@ -155,7 +159,7 @@ def prompt_texts(run: Path) -> dict[str, str]:
 
 
 def prompts_file(rows: list[Calibration]) -> str:
-    """Returns a CSV file for `segment -P`. Leaves the threshold to the model where there are too few masks."""
+    """Returns a CSV file for `segment -P`. A threshold chosen from too few masks is left to the model."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("label", "text", "threshold"))
@@ -173,11 +177,10 @@ def summary(rows: list[Calibration]) -> Iterator[str]:
             yield f"{row.label}: {masks}: nothing to choose a threshold from"
             continue
         gain = "" if np.isnan(row.before) else f" (run: {row.before:.3f})"
-        line = (
-            f"{row.label}: {row.threshold:.2f}, 90 % within {row.low:.2f} to {row.high:.2f}, IoU {row.score:.3f}{gain}"
-        )
+        interval = f"90 % interval {row.low:.2f} to {row.high:.2f}"
+        line = f"{row.label}: {row.threshold:.2f}, {interval}, IoU {row.score:.3f}{gain}"
         if row.enough:
             flag = "" if row.text is not None else f"; not a text prompt, so use -t '{row.label}={row.threshold:.2f}'"
             yield f"{line}, from {masks}{flag}"
         else:
-            yield f"{line}: too few masks ({masks}, expected loss {row.risk:.3f}); threshold left open"
+            yield f"{line}: too few masks ({masks}, expected loss {row.risk:.3f}); threshold left to the model"

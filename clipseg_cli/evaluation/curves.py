@@ -11,7 +11,7 @@ from clipseg_cli.outputs.drawing import colour
 
 SIDE = 320  # units: the plot is a square, and both axes run from 0 to 1
 LEFT, TOP, BELOW, LEGEND = 48, 34, 44, 200  # units around the plot
-MAX_CURVES = 12  # in a chart: more could not be told apart
+MAX_CURVES = 12  # in a chart: more would be hard to tell apart
 STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#333}.g{stroke:#8884;fill:none}.c{fill:none;stroke-width:2}"
     "@media(prefers-color-scheme:dark){text{fill:#ccc}}"
@@ -30,7 +30,7 @@ def precision_recall(counts: Mapping[str, metrics.Counts]) -> str:
 
 
 def iou_by_threshold(counts: Mapping[str, metrics.Counts]) -> str:
-    """Returns a chart of the mean IoU at every threshold, one curve per label, with its best."""
+    """Returns a chart of the mean IoU at every threshold, one curve per label, with its best score."""
     lines = {}
     for label, each in list(counts.items())[:MAX_CURVES]:
         scores = metrics.miou(each)

@@ -1,6 +1,6 @@
 """Scores of predictions against ground truth.
 
-A label without a single true pixel in an image has no IoU. Such pairs count in the scores over all pixels (`iou_fg`,
+A label has no IoU in an image without a true pixel of it. Such pairs count in the scores over all pixels (`iou_fg`,
 `iou_bin`, `ap`, `precision`) and in `presence_ap`; `miou` and `boundary_f` leave them out, as the paper's data sets do.
 """
 
@@ -35,7 +35,7 @@ class Tally:
     boundary_sum: float  # sum of boundary F over `boundary_pairs` pairs
     boundary_pairs: int
     peaks: NDArray[np.int64]  # of `metrics.peak_histogram`
-    thresholds: frozenset[float | None]  # of the masks; just None if they differ
+    thresholds: frozenset[float | None]  # of the masks; only None if they differ
 
     def __add__(self, other: Self) -> Self:
         """Returns the sum."""
@@ -118,7 +118,7 @@ def evaluate(pred: Path, gt: Path, classes: Classes = "images") -> Evaluation:
     """Scores the predictions in `pred` against the ground truth in `gt`.
 
     `classes`: what `miou` averages over. "images": every pair of image and label, as the paper does on PhraseCut.
-    "labels": every label, as it does on Pascal and COCO. Raises UsageError if the two do not fit together,
+    "labels": every label, as it does on Pascal and COCO. Raises UsageError if the two do not match,
     NoInputError if no prediction has ground truth.
     """
     comparison = compare(pred, gt)
@@ -133,7 +133,8 @@ def evaluate(pred: Path, gt: Path, classes: Classes = "images") -> Evaluation:
         known = next(iter(comparison.label_pairs.values()))
         example = next(comparison.ground_truth.stems(known), "<dir>/<stem>")
         raise NoInputError(
-            f"nothing in {pred} has a mask in {gt}: their paths without extension must end alike, like {example}"
+            f"no prediction in {pred} has a mask in {gt}: their paths, without extension, must have the same ending, "
+            f"like {example}"
         )
     if classes == "labels":
         by_label = {label: each.as_class() for label, each in by_label.items()}

@@ -1,7 +1,7 @@
 """Scores of masks: the paper's, and a few common ones. numpy in, numbers out.
 
 count(levels, true_mask, THRESHOLDS)   counts of one image and label, at all thresholds at once
-a + b                                  counts of several together, in the memory of one
+a + b                                  counts of both together, in the memory of one
 iou_fg(total), ap(total), ...          scores of the total, one per threshold
 
 The paper's scores follow its code (timojl/clipseg, metrics.py), including the 1 in their denominators. An undefined
@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 Levels = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
 
 THRESHOLDS: Floats = np.linspace(0, 1, 51)[1:-1]  # the paper's: 0.02 to 0.98
-TOLERANCE = 0.008  # of the diagonal: boundaries this close count as equal, as in DAVIS
+TOLERANCE = 0.008  # share of the diagonal: boundaries this close count as equal, as in DAVIS
 PEAK_BINS = 256  # of `peak_histogram`
 LARGEST = {"uint8": 255, "uint16": 65535, "float32": 1}  # the value of probability 1, by the soft map's dtype
 
@@ -33,7 +33,7 @@ class Counts:
     fp: NDArray[np.int64]  # (T,): predicted but not true
     positives: int  # true
     pixels: int  # all
-    ious: Floats  # (T,): the sum of each class's IoU
+    ious: Floats  # (T,): sum of the classes' IoU
     classes: int
 
     def __add__(self, other: Self) -> Self:
@@ -114,7 +114,7 @@ def iou_bin(counts: Counts) -> Floats:
 
 
 def miou(counts: Counts) -> Floats:
-    """Returns the paper's mIoU, (T,): the mean of IoU_FG over classes, which are the counts added `as_class`.
+    """Returns the paper's mIoU, (T,): the mean of IoU_FG over classes. A class is counts made by `as_class`.
 
     On PhraseCut each image and phrase is a class; on Pascal and COCO each category is.
     """
@@ -165,10 +165,10 @@ def ap(counts: Counts) -> float:
 
 
 def simpson(y: Floats, x: Floats) -> float:
-    """Integrates by Simpson's rule over unequal steps, as scipy did until 1.10, and so the paper's code.
+    """Integrates by Simpson's rule over unequal steps, as scipy did until 1.10 and the paper's code therefore does.
 
-    For an odd number of steps it is the mean of two results, with a trapezium at either end. Steps of zero width add
-    nothing.
+    For an odd number of steps, the result is the mean of two integrals, with a trapezium at either end. Steps of zero
+    width add nothing.
     """
     n = len(x)
     if n % 2:
@@ -193,7 +193,7 @@ def _parabolas(y: Floats, x: Floats) -> float:
 
 
 def best(scores: Floats, thresholds: Floats = THRESHOLDS) -> tuple[float, float]:
-    """Returns the highest score and its threshold; of equal scores the lowest threshold."""
+    """Returns the highest score and its threshold. Ties go to the lowest threshold."""
     index = int(np.argmax(scores))
     return float(scores[index]), float(thresholds[index])
 
@@ -201,8 +201,8 @@ def best(scores: Floats, thresholds: Floats = THRESHOLDS) -> tuple[float, float]
 def boundary_f(mask: NDArray[np.bool_], true_mask: NDArray[np.bool_], tolerance: float = TOLERANCE) -> float:
     """Returns how well the boundaries of two masks, bool (H, W), agree, in [0, 1]. NaN if both masks are empty.
 
-    It is the harmonic mean of two shares: how much of the mask's boundary lies within `tolerance` of the true one, and
-    the reverse. The border of the image is not a boundary.
+    The result is the harmonic mean of two shares: how much of the mask's boundary lies within `tolerance` of the true
+    one, and the reverse. The border of the image is not a boundary.
     """
     if not mask.any() and not true_mask.any():
         return math.nan
@@ -226,8 +226,10 @@ def boundary(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def peak_histogram(levels: Levels, present: bool) -> NDArray[np.int64]:
-    """Returns int64 (2, PEAK_BINS) with one 1: its column is the soft map's maximum, its row whether the object is
-    present. `presence_ap` takes sums of these."""
+    """Returns int64 (2, PEAK_BINS) with a single 1, for `presence_ap`, which takes sums of such arrays.
+
+    Its column is the soft map's maximum, its row says whether the object is present.
+    """
     top = float(levels.max()) if levels.size else 0.0
     bins = np.zeros((2, PEAK_BINS), np.int64)
     bins[int(present), round(top / LARGEST[levels.dtype.name] * (PEAK_BINS - 1))] = 1

@@ -46,7 +46,7 @@ class Prediction:
     mask: Path | None = None
     soft: Path | None = None
     threshold: float | None = None  # of the mask; None: unknown
-    empty: bool = False  # the mask has no pixel, and may have no file because of that
+    empty: bool = False  # the mask is empty, so it may have no file
 
     def read_soft(self, truth: TrueMask) -> NDArray[np.uint8] | NDArray[np.uint16] | None:
         """Reads the soft map, (H, W); None if the run kept none. Raises UsageError if the sizes differ."""
@@ -66,7 +66,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class ImagePredictions:
-    """The predictions of one image, and the stems under which its ground truth may be found."""
+    """The predictions of one image, and the stems that its ground truth may have."""
 
     stems: tuple[str, ...]
     predictions: tuple[Prediction, ...]
@@ -79,7 +79,7 @@ class Comparison:
     ground_truth: GroundTruth
     label_pairs: dict[str, str]  # predicted label: ground-truth label
     images: Iterator[ImagePredictions]
-    notes: tuple[str, ...]  # what the user should know before the scores
+    notes: tuple[str, ...]  # for the user, shown before the scores
 
     def each(self, judge: Callable[[Prediction, TrueMask], T]) -> Iterator[tuple[str, str, T]]:
         """Yields (stem, label, result of `judge`) for every pair, in order. Reads ahead in several threads."""
@@ -104,7 +104,7 @@ def compare(pred: Path, gt: Path) -> Comparison:
     """Opens predictions and ground truth, and matches their labels.
 
     `pred`: a run's output folder, or masks as PRED/<label>/<dir>/<stem>.png or PRED/<dir>/<stem>.png. Raises UsageError
-    if either is something else, or if they have no label in common.
+    if either has another layout, or if they have no label in common.
     """
     labels, images = _open_run(pred) if (pred / MANIFEST).is_file() else _open_folder(pred)
     ground_truth = open_ground_truth(gt, labels)
@@ -148,7 +148,7 @@ def _open_run(out: Path) -> tuple[tuple[str, ...], Iterator[ImagePredictions]]:
     except (OSError, ValueError, KeyError, TypeError):
         labels = [each.label for each in next(images(), ImagePredictions((), ())).predictions]
     if not labels:
-        raise NoInputError(f"the run in {out} has no image that was segmented")
+        raise NoInputError(f"the run in {out} segmented no image")
     return tuple(labels), images()
 
 

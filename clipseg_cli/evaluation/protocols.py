@@ -1,7 +1,8 @@
-"""The paper's evaluations, on its data sets' own files: a model in, its scores beside the paper's out.
+"""Runs the paper's evaluations on the data sets' own files, and shows a model's scores beside the paper's.
 
     phrasecut         Table 3: every phrase of the test split, unchanged
-    pascal-5i         Table 5: one exemplar; pascal-5i-text, Table 7: the class's name instead
+    pascal-5i         Table 5: one exemplar
+    pascal-5i-text    Table 7: the class's name in place of the exemplar
     coco-20i          Table 6: one exemplar, 1000 samples per fold
     pascal-zero-shot  Table 4: each pixel gets one of 21 class names
 
@@ -61,7 +62,7 @@ class ProtocolResult:
 def run(segmenter: "Segmenter", options: ProtocolOptions, tick: Tick = lambda: None) -> ProtocolResult:
     """Runs one protocol.
 
-    Raises UsageError for files that are missing or have another layout, NoInputError if they hold no sample.
+    Raises UsageError for files that are missing or have another layout, NoInputError if there is no sample.
     """
     if options.protocol == "pascal-zero-shot":
         return _zero_shot(segmenter, options, tick)
@@ -78,7 +79,7 @@ def run(segmenter: "Segmenter", options: ProtocolOptions, tick: Tick = lambda: N
 def _count_fold(
     segmenter: "Segmenter", samples: Iterator[Sample], options: ProtocolOptions, square: "Square", tick: Tick
 ) -> tuple[Counts, int]:
-    """Returns the sum of the pixel counts, each group of samples as a class, and the number of samples."""
+    """Returns the sum of the pixel counts, with each group of samples as a class, and the number of samples."""
     groups: dict[int, Counts] = {}
     total, count = metrics.nothing(len(metrics.THRESHOLDS)), 0
     limited = itertools.islice(samples, options.limit)
@@ -99,8 +100,10 @@ def _count_fold(
 
 
 def _count_sample(soft: Floats, true_mask: NDArray[np.uint8], side: int, protocol: Protocol) -> Counts:
-    """Counts at the mask's size, padded to a square with unknown pixels, for Pascal-5i; at the network's size for the
-    others."""
+    """Counts the pixels of one sample.
+
+    For Pascal-5i, counts at the mask's size, padded to a square with unknown pixels; otherwise at the network's size.
+    """
     if protocol.startswith("pascal"):
         true_mask = paper_preprocess.pad_mask_unscaled(true_mask)
         soft = paper_preprocess.resize_align_corners(soft, len(true_mask), len(true_mask))
@@ -186,7 +189,7 @@ def _as_batch(pixels: Floats) -> Floats:
 
 
 Square = Callable[[NDArray[np.uint8], int], Floats]  # uint8 (H, W, 3) to float32 (S, S, 3), normalised colour
-Reader = Callable[[ProtocolOptions, int], Iterator[Sample]]  # of a fold
+Reader = Callable[[ProtocolOptions, int], Iterator[Sample]]  # the samples of one fold
 READERS: dict[str, tuple[Reader, Square, float]] = {  # with the paper's threshold
     "phrasecut": (
         lambda options, _: paper_datasets.phrasecut(options.data, options.split),

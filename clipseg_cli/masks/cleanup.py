@@ -1,8 +1,8 @@
 """Clean-up of masks: morphology, holes, small components, feathering. Masks are uint8 (H, W), 0 and 255.
 
 The order is fixed: peak, open, close, fill holes, min area, keep largest, grow, invert; feather changes only the
-written file. Components are 8-connected, holes 4-connected. Pixels outside the image count as unknown: erosion does not
-start at the border, and a hole that touches the border is not a hole.
+written files. Components are 8-connected, holes 4-connected. Pixels outside the image count as unknown: erosion does
+not start at the border, and a hole that touches the border is not a hole.
 """
 
 import math
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from clipseg_cli.settings.masks import CleanUp
 
 Mask = NDArray[np.uint8]
-WIDE = 32  # pixels: a blur of twice this sigma or more works on a smaller image
+WIDE = 32  # pixels: a blur with a sigma of at least twice this is computed on a smaller image
 
 
 def clean(mask: Mask, options: CleanUp) -> Mask:
@@ -89,9 +89,9 @@ def inverted(mask: Mask) -> Mask:
 
 
 def feather(mask: Mask, radius: float) -> Mask:
-    """Blurs the edge with a sigma of half the radius in pixels: uint8 (H, W), 0 to 255, 128 on the old edge.
+    """Blurs the edge: uint8 (H, W), 0 to 255, 128 on the old edge. Sigma is half the radius, in pixels.
 
-    The radius is limited to the longer side. A wide blur works on a smaller image: as smooth, at constant cost.
+    The radius is limited to the longer side. A wide blur is computed on a smaller image: as smooth, at constant cost.
     """
     if not radius:
         return mask
@@ -112,8 +112,8 @@ def components(mask: Mask) -> list[Mask]:
 def otsu(histogram: NDArray[np.int64]) -> int:
     """Returns Otsu's threshold (1979) of a histogram of 256 levels: the foreground is above it.
 
-    This is the level with the largest variance between the two classes, and the lowest of equal ones. If all pixels
-    have the same level, the threshold is that level, and the foreground is empty.
+    It is the level with the largest variance between the two classes; ties go to the lowest. If all pixels have the
+    same level, the threshold is that level, and the foreground is empty.
     """
     levels = np.arange(256)
     below = np.cumsum(histogram)
@@ -126,9 +126,9 @@ def otsu(histogram: NDArray[np.int64]) -> int:
 
 
 def percentile(histogram: NDArray[np.int64], percent: float) -> int:
-    """Returns the lowest level that at least `percent` of the pixels do not exceed.
+    """Returns the lowest level that at least `percent` % of the pixels do not exceed.
 
-    It is at most 254, so that the mask of a saturated map keeps the pixels of level 255.
+    The level is at most 254, so that the mask of a saturated soft map keeps the pixels of level 255.
     """
     reached = np.cumsum(histogram) >= histogram.sum() * percent / 100
     return min(int(np.argmax(reached)), 254)
@@ -137,15 +137,16 @@ def percentile(histogram: NDArray[np.int64], percent: float) -> int:
 def _components(mask: Mask, connectivity: int = 8) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Labels the connected components.
 
-    Returns their numbers, int32 (H, W), 0 for the background, and x, y, width, height and area for each number.
+    Returns the component number of each pixel, int32 (H, W), 0 for the background; and for each number x, y, width,
+    height and area, in pixels.
     """
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=connectivity, ltype=cv2.CV_32S)
     return labels, stats
 
 
 def _only(labels: NDArray[np.int32], index: int) -> Mask:
-    one: Mask = cv2.inRange(labels, index, index)
-    return one
+    component: Mask = cv2.inRange(labels, index, index)
+    return component
 
 
 def _select(labels: NDArray[np.int32], kept: NDArray[np.bool_]) -> Mask:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-GRID = 5  # steps per pixel with which pycocotools draws a polygon
+GRID = 5  # steps per pixel in which pycocotools walks along a polygon's boundary
 
 
 def from_runs(runs: Sequence[int] | str, height: int, width: int) -> NDArray[np.bool_]:
@@ -15,7 +15,7 @@ def from_runs(runs: Sequence[int] | str, height: int, width: int) -> NDArray[np.
     """
     lengths = np.asarray(unpacked(runs) if isinstance(runs, str) else runs, np.int64)
     if lengths.sum() != height * width or (lengths < 0).any():
-        raise ValueError(f"runs of {int(lengths.sum())} pixels for an image of {width} x {height}")
+        raise ValueError(f"the runs cover {int(lengths.sum())} pixels, but the image has {width} x {height}")
     flags = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
     return np.ascontiguousarray(flags.reshape(width, height).T)
 
@@ -23,8 +23,9 @@ def from_runs(runs: Sequence[int] | str, height: int, width: int) -> NDArray[np.
 def unpacked(text: str) -> list[int]:
     """Unpacks COCO's text into run lengths.
 
-    A character holds six bits: the next five bits of a number, lowest first, and a flag if more follow. From the fourth
-    number on, a number is the difference to the one two before it. Raises ValueError for any other character.
+    A character holds six bits: the next five bits of a number, lowest first, and a flag that is set if more follow.
+    From the fourth number on, each number is stored as its difference from the number two places before it. Raises
+    ValueError for any other character.
     """
     numbers: list[int] = []
     value = shift = 0

@@ -1,4 +1,4 @@
-"""GrabCut: the colours of the certain foreground and background decide the pixels between.
+"""GrabCut: assigns the uncertain pixels by the colours of the certain foreground and background.
 
 Rother, Kolmogorov and Blake 2004.
 """
@@ -27,7 +27,7 @@ def grabcut(photo: NDArray[np.uint8], soft: NDArray[np.uint8], mask: NDArray[np.
     seeds[(levels > 255 * CERTAIN[1]) & (inside > 127)] = cv2.GC_FGD
     if not {cv2.GC_BGD, cv2.GC_FGD} <= {*np.unique(seeds).tolist()}:
         return mask
-    cv2.setRNGSeed(0)  # this thread's seed: GrabCut draws its first clusters at random
+    cv2.setRNGSeed(0)  # for this thread: GrabCut chooses its first clusters at random
     cv2.grabCut(
         np.ascontiguousarray(image), seeds, None, np.zeros((1, 65)), np.zeros((1, 65)), ROUNDS, cv2.GC_INIT_WITH_MASK
     )

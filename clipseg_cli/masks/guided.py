@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-WINDOWS = 44  # windows of the guided filter that fit side by side along the longer side of an image
-SOFTNESS = 1e-3  # variance of a colour in [0, 1]: a window with less counts as flat
+WINDOWS = 44  # filter windows that fit side by side along the longer side of an image
+SOFTNESS = 1e-3  # variance of a colour in [0, 1]: a window with a smaller variance counts as flat
 SMALL = 1024  # pixels: longer side of the smaller image
 STRIP = 64  # rows of the small image per step: bounds the memory
 

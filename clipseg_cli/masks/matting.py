@@ -1,8 +1,8 @@
 """Matting: the object's opacity along its edge, and its colours there. Needs the extra `[matting]`.
 
-In a band around the mask's edge, the opacity of each pixel is computed from the photo's colours (closed-form matting:
-Levin, Lischinski and Weiss 2008), then the object's own colour (Germer, Uelwer, Conrad and Harmeling 2020). pymatting
-implements both.
+Both are computed from the photo's colours, in a band around the mask's edge: first the opacity of each pixel
+(closed-form matting: Levin, Lischinski and Weiss 2008), then the object's own colour (Germer, Uelwer, Conrad and
+Harmeling 2020). pymatting implements both methods.
 """
 
 import importlib.util
@@ -21,10 +21,10 @@ from clipseg_cli.masks.grabcut import CERTAIN
 
 BAND = 100  # bands per longer side: opacity is unknown within one band of the edge
 FAR = 4  # bands from the edge: up to here, opacity is also unknown where the soft map is uncertain
-TOLERANCE = 1e-5  # relative residual of the solver: the error of opacity stays under one level of 255
+TOLERANCE = 1e-5  # relative residual of the solver: keeps the error of the opacity under one level of 255
 FILL = 20  # nonzeros of the preconditioner per nonzero of the matrix; pymatting would reserve 4 GB
 TRANSFER_RADIUS = 2  # pixels of the small image: windows that transfer opacity to the photo's size
-_ALONE = threading.Lock()  # numba's threads must not be used by two threads of this program at once
+_ALONE = threading.Lock()  # two threads of this program must not use numba's threads at once
 
 
 def check() -> None:
@@ -64,9 +64,9 @@ def trimap(levels: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.flo
 
 
 def limited(opacity: NDArray[np.uint8], cut: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Adapts the opacity of the mask `cut` to the mask after clean-up. All are uint8 (H, W).
+    """Adapts the opacity to the clean-up that turned the mask `cut` into `mask`. All are uint8 (H, W).
 
-    Where clean-up changed the mask, the opacity is that of the mask. Far outside the mask it is 0.
+    Where clean-up changed a pixel, its opacity becomes that of `mask`, 0 or 255. Far outside `mask` the opacity is 0.
     """
     adapted = np.where(cut == mask, opacity, mask)
     near = cleanup.dilate(mask, FAR * _band(mask))
@@ -93,7 +93,7 @@ def _solved(image: NDArray[np.float64], regions: NDArray[np.float64]) -> NDArray
     def precondition(matrix: Any) -> Any:
         return ichol(matrix, max_nnz=FILL * matrix.nnz)
 
-    vars(sys.modules[ichol.__module__])["print"] = _silent  # it prints every retry to stdout
+    vars(sys.modules[ichol.__module__])["print"] = _silent  # ichol prints every retry to stdout
     solve = partial(estimate_alpha_cf, preconditioner=precondition, cg_kwargs={"rtol": TOLERANCE})
     return np.asarray(_in_one_thread(solve, image, regions), np.float64)
 
@@ -103,7 +103,7 @@ def _silent(*words: object) -> None:
 
 
 def _in_one_thread(work: Callable[..., Any], *arrays: NDArray[Any]) -> Any:
-    """Calls `work` with one numba thread, so that results are equal to the bit."""
+    """Calls `work` with one numba thread, so that results are identical bit for bit."""
     import numba
 
     with _ALONE:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_COMPARED = 500  # points of a ring, evenly spaced, when searching the nearest point of a hole: bounds the memory
+MOST_COMPARED = 500  # points of each ring, evenly spaced, in the search for the nearest pair: bounds the memory
 Ring = NDArray[np.int32]  # int32 (K, 2): x, y in pixels; closed, without repeating the first point
 
 
@@ -27,7 +27,7 @@ class Component:
 def edges(mask: NDArray[np.uint8]) -> list[Component]:
     """Returns the exact borders between pixels. A ring visits a point twice if two pixels meet only there."""
     x, y, width, height = cv2.boundingRect(mask)
-    # with pixels doubled, a contour point tells on which side of its pixel the border runs
+    # with pixels doubled, a contour point shows on which side of its pixel the border runs
     doubled = np.repeat(np.repeat(mask[y : y + height, x : x + width], 2, 0), 2, 1)
     return [
         Component(
@@ -51,11 +51,13 @@ def centres(mask: NDArray[np.uint8]) -> list[Component]:
         for index, (ring, (_, _, _, parent)) in enumerate(zip(rings, tree[0] if rings else (), strict=True))
         if parent < 0
     ]
-    return sorted(components, key=lambda each: (int(each.outer[:, 1].min()), int(each.outer[:, 0].min())))
+    return sorted(
+        components, key=lambda component: (int(component.outer[:, 1].min()), int(component.outer[:, 0].min()))
+    )
 
 
 def simplified(component: Component) -> Component:
-    """Reduces the points. Each ring moves by at most 1 pixel, less if more than 1 % of the area would change."""
+    """Removes points. Each ring moves by at most 1 pixel, or less if more than 1 % of the area would change."""
     length = sum(cv2.arcLength(ring, True) for ring in (component.outer, *component.holes))
     area = cv2.contourArea(component.outer) - sum(cv2.contourArea(hole) for hole in component.holes)
     tolerance = min(1.0, 0.01 * area / max(length, 1.0))
@@ -68,11 +70,13 @@ def simplified(component: Component) -> Component:
 
 
 def cut_open(component: Component) -> Ring:
-    """Joins a component and its holes into one ring that fills the same area: a line of zero width leads to each hole
-    and back."""
+    """Joins a component and its holes into one ring that fills the same area.
+
+    A line of zero width leads to each hole and back.
+    """
     ring = component.outer
     for hole in sorted(component.holes, key=lambda hole: int(hole[:, 0].min())):
-        step, stride = (1 + len(each) // MOST_COMPARED for each in (ring, hole))
+        step, stride = (1 + len(points) // MOST_COMPARED for points in (ring, hole))
         distance = ((ring[::step, None].astype(np.int64) - hole[None, ::stride]) ** 2).sum(2)
         here, there = np.unravel_index(int(distance.argmin()), distance.shape)
         here, loop = here * step, np.roll(hole, -int(there * stride), axis=0)

@@ -1,4 +1,4 @@
-"""The refinements: one entry per value of `--refine`. They move the edges of a mask to the edges in the photo."""
+"""Refinements, one per value of `--refine`: they move the edges of a mask to the edges in the photo."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,22 +14,23 @@ from clipseg_cli.settings.masks import Refine
 Pixels = NDArray[np.uint8]
 
 
-def _nothing() -> None:
-    """Is satisfied."""
+def _needs_nothing() -> None:
+    """Accepts every installation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refinement:
-    """What a refinement does before the threshold, after it, or both.
+    """A step before the threshold, a step after it, or both.
 
-    `sharpen` takes the photo, uint8 (H, W, 3), and the soft map, uint8 (H, W), and gives probabilities, float32 (H, W)
-    in [0, 1]. `redraw` takes the mask too, uint8 (H, W), 0 and 255, and gives a mask, or an opacity if `soft_edges`.
+    `sharpen` takes the photo, uint8 (H, W, 3), and the soft map, uint8 (H, W), and returns probabilities, float32
+    (H, W) in [0, 1]. `redraw` also takes the mask, uint8 (H, W), 0 and 255. It returns a mask or, if `soft_edges`, an
+    opacity, uint8 (H, W).
     """
 
     sharpen: Callable[[Pixels, Pixels], NDArray[np.float32]] | None = None
     redraw: Callable[[Pixels, Pixels, Pixels], Pixels] | None = None
     soft_edges: bool = False
-    check: Callable[[], None] = _nothing  # raises UsageError where a package is missing
+    check: Callable[[], None] = _needs_nothing  # raises UsageError if a package is missing
 
 
 REFINEMENTS: dict[Refine, Refinement] = {

@@ -1,7 +1,7 @@
 """Soft maps: from logits to probabilities, 8-bit and 16-bit levels, masks and scores.
 
 A soft map has 256 levels: a probability p has the level q = round(255 p). A mask at the threshold t is `q > 255 t`. So
-a mask from logits and a mask from the stored soft map are equal to the bit. EDGES makes this exact: q >= k if and only
+a mask from logits and a mask from the stored soft map are identical. EDGES makes this exact: q >= k if and only
 if logit >= EDGES[k], with no rounding in between.
 """
 
@@ -19,8 +19,8 @@ from clipseg_cli.prompts.expressions import Expression, evaluate
 L = TypeVar("L", np.uint8, np.uint16)
 
 LEVELS = 255  # levels above zero: 8-bit soft maps
-STRIP = 1 << 16  # float32 values per strip: 256 KB, a share of one core's own cache
-PRESENCE_SHARE = 0.002  # share of a map's pixels: a single pixel may be wrong, an object has many
+STRIP = 1 << 16  # float32 values per strip: 256 KB, which fits into one core's own cache
+PRESENCE_SHARE = 0.002  # share of a soft map's pixels that counts: a single pixel may be wrong, but an object has many
 
 # EDGES[k]: the smallest logit of level k, where p = (k - 1/2) / 255. EDGES[0] is -inf. EDGES[256] is NaN, which no
 # logit reaches.
@@ -76,8 +76,8 @@ def upsample(logits: NDArray[np.float32], height: int, width: int) -> NDArray[np
 def strips(logits: NDArray[np.float32], height: int, width: int) -> Iterator[tuple[slice, NDArray[np.float32]]]:
     """Yields the rows of `upsample` in strips, each with its slice of rows.
 
-    A strip fits the processor's cache, so work on a strip at a time is faster than on the whole map. The values do not
-    depend on the division into strips, to the bit.
+    A strip fits into the processor's cache, so processing strips is faster than processing the whole map. The values
+    are identical, bit for bit, however the map is divided.
     """
     rows = len(logits)
     if logits.shape[1] != width:
@@ -129,7 +129,7 @@ def cut_soft(levels: NDArray[np.uint8], threshold: float) -> NDArray[np.uint8]:
 def soft16(logits: NDArray[np.float32]) -> NDArray[np.uint16]:
     """Returns the 16-bit soft map of logits: uint16 of the same shape, probability x 65535, rounded.
 
-    `soft_of_soft16` of it equals `soft` of the logits, to the bit.
+    `soft_of_soft16` of the result equals `soft` of the logits.
     """
     levels = soft(logits).astype(np.int32) * 257
     rounded = np.rint(65535 * sigmoid(logits)).astype(np.int32)
@@ -142,7 +142,7 @@ def soft_of_soft16(levels: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
 
 
 class Map(Protocol):
-    """One label's map at the image's size. All implementations give the same masks and soft maps."""
+    """One label's soft map at the image's size. All implementations give the same masks and levels."""
 
     def cut(self, threshold: float) -> NDArray[np.uint8]:
         """Returns the mask at a threshold: uint8 (H, W), 0 and 255."""
@@ -151,27 +151,27 @@ class Map(Protocol):
         """Returns the soft map: uint8 (H, W)."""
 
     def soft16(self) -> NDArray[np.uint16]:
-        """Returns the 16-bit soft map: uint16 (H, W). For a map stored in 8 bits: its levels x 257."""
+        """Returns the 16-bit soft map: uint16 (H, W). For a soft map stored in 8 bits: its levels x 257."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LogitMap:
-    """The map as logits from the network, resized when it is read."""
+    """A soft map held as the network's logits and resized when it is read."""
 
     logits: NDArray[np.float32]  # (S, S)
-    size: tuple[int, int] | None = None  # height and width of the image; None: those of the logits
+    size: tuple[int, int] | None = None  # height and width of the image; None: the logits' own
 
     def cut(self, threshold: float) -> NDArray[np.uint8]:
         """See `Map`."""
-        return self._each(lambda rows: cut(rows, threshold), np.empty(self.shape, np.uint8))
+        return self._in_strips(lambda rows: cut(rows, threshold), np.empty(self.shape, np.uint8))
 
     def soft(self) -> NDArray[np.uint8]:
         """See `Map`."""
-        return self._each(soft, np.empty(self.shape, np.uint8))
+        return self._in_strips(soft, np.empty(self.shape, np.uint8))
 
     def soft16(self) -> NDArray[np.uint16]:
         """See `Map`."""
-        return self._each(soft16, np.empty(self.shape, np.uint16))
+        return self._in_strips(soft16, np.empty(self.shape, np.uint16))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -179,7 +179,7 @@ class LogitMap:
         height, width = self.size or self.logits.shape
         return height, width
 
-    def _each(self, function: Callable[[NDArray[np.float32]], NDArray[L]], into: NDArray[L]) -> NDArray[L]:
+    def _in_strips(self, function: Callable[[NDArray[np.float32]], NDArray[L]], into: NDArray[L]) -> NDArray[L]:
         for span, strip in strips(self.logits, *self.shape):
             into[span] = function(strip)
         return into
@@ -207,25 +207,26 @@ class StoredMap:
 
 
 def from_probabilities(probabilities: NDArray[np.float32]) -> StoredMap:
-    """Returns an 8-bit map of probabilities, float32 (H, W) in [0, 1]."""
+    """Returns an 8-bit soft map of probabilities, float32 (H, W) in [0, 1]."""
     return StoredMap(np.rint(LEVELS * probabilities).astype(np.uint8))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """A label's map with the scores of its record, which are computed at the network's own resolution."""
+    """A label's soft map with the scores of its record, which are computed at the network's own resolution."""
 
     map: Map
     score: float  # maximum probability
     mean: float  # mean probability
-    presence: float  # rounded to 4 digits, as in the record, so that a later run decides the same
+    presence: float  # rounded to 4 digits, as in the record, so that a later run makes the same decision
     similarity: float | None = None  # cosine similarity of the image's and the prompt's embedding
 
 
 def presence(logits: NDArray[np.float32], share: float = PRESENCE_SHARE) -> float:
     """Returns the presence score of logits (S, S): in [0, 1], higher if the image is more likely to show the object.
 
-    This is the mean probability of the most probable `share` of the pixels. `docs/prompts.md` compares it with others.
+    This is the mean probability of the most probable `share` of the pixels. `docs/prompts.md` compares it with other
+    scores.
     """
     flat = logits.ravel()
     count = max(1, round(share * flat.size))

@@ -1,4 +1,4 @@
-"""From a soft map to a mask before clean-up: refine, choose the threshold, cut, keep what reaches the peak."""
+"""Makes a mask of a soft map, before clean-up: refine, choose the threshold, cut, keep what reaches the peak."""
 
 from collections.abc import Callable
 
@@ -16,28 +16,28 @@ Photo = Callable[[], NDArray[np.uint8]]  # loads the image, uint8 (H, W, 3) RGB;
 def cut(
     soft_map: soft_maps.Map, photo: Photo, wanted: Threshold, clean: CleanUp, present: bool = True
 ) -> tuple[NDArray[np.uint8], float, NDArray[np.uint8] | None]:
-    """The mask of a soft map before clean-up, the probability it was cut at, and its opacity.
+    """Returns the mask of a soft map before clean-up, the threshold as a probability, and the opacity.
 
-    The mask is uint8 (H, W), 0 and 255. The opacity, uint8 (H, W), is that of a refinement with soft edges, else None.
-    An object that is not `present` has an empty mask. `photo` is called only where the refinement needs it.
+    The mask is uint8 (H, W), 0 and 255. The opacity is uint8 (H, W) if the refinement has soft edges, otherwise None.
+    If the object is not `present`, the mask is empty. `photo` is called only if the refinement needs it.
     """
     refinement = REFINEMENTS[clean.refine]
-    sharp = soft_map
+    refined = soft_map
     if refinement.sharpen is not None:
-        sharp = soft_maps.from_probabilities(refinement.sharpen(photo(), soft_map.soft()))
-    threshold = choose(wanted, sharp)
-    mask, opacity = sharp.cut(threshold if present else 1.0), None
+        refined = soft_maps.from_probabilities(refinement.sharpen(photo(), soft_map.soft()))
+    threshold = choose(wanted, refined)
+    mask, opacity = refined.cut(threshold if present else 1.0), None
     if refinement.redraw is not None:
-        drawn = refinement.redraw(photo(), soft_map.soft(), mask)
-        opacity = drawn if refinement.soft_edges else None
-        mask = np.where(drawn > 127, np.uint8(255), np.uint8(0))
+        redrawn = refinement.redraw(photo(), soft_map.soft(), mask)
+        opacity = redrawn if refinement.soft_edges else None
+        mask = np.where(redrawn > 127, np.uint8(255), np.uint8(0))
     if clean.peak is not None:
         mask = cleanup.reaching(mask, soft_map.cut(clean.peak))
     return mask, threshold, opacity
 
 
 def choose(threshold: Threshold, soft_map: soft_maps.Map) -> float:
-    """The probability that a threshold means for one soft map; a number means itself, to the bit."""
+    """Returns the probability that a threshold stands for on one soft map; a number is returned unchanged."""
     if not isinstance(threshold, str):
         return threshold
     histogram = np.bincount(soft_map.soft().ravel(), minlength=soft_maps.LEVELS + 1)

@@ -1,11 +1,11 @@
-"""Tiles: the network also sees overlapping tiles of a large image, and their maps are joined into one.
+"""Tiles: the network also sees overlapping tiles of a large image, and their soft maps are joined into one.
 
-The number of tiles is fixed, not the size of a tile, so the cost does not depend on the image's size. The joined map
-has the network's resolution inside a tile, so beside the image itself, memory does not grow with it either.
+The number of tiles is fixed, not the size of a tile, so the cost does not depend on the image's size. The joined soft
+map has the network's resolution inside a tile, so apart from the image itself, memory does not grow with it either.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from clipseg_cli.masks import soft_maps
 
 OVERLAP = 0.25  # share of a tile's side that it shares with each neighbour
-CONTEXT = 0.5  # weight of the whole image's map in the joined map: a tile lacks context
+CONTEXT = 0.5  # weight of the whole image in the joined soft map: a tile lacks context
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +44,20 @@ def views(height: int, width: int, tiles: int, flip: bool) -> tuple[View, ...]:
         side = max(1.0, max(height, width) / (tiles - (tiles - 1) * OVERLAP))
         rows, columns = _spans(height, side), _spans(width, side)
         boxes += [View(top, left, tall, wide) for top, tall in rows for left, wide in columns]
-    return tuple(
-        View(one.top, one.left, one.height, one.width, flipped)
-        for one in boxes
-        for flipped in ((False, True) if flip else (False,))
-    )
+    return tuple(replace(box, flipped=flipped) for box in boxes for flipped in ((False, True) if flip else (False,)))
 
 
 def joined(views: Sequence[View], maps: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Joins the maps of an image's views, each logits (T, S, S), into logits float32 (T, h, w).
+    """Joins the soft maps of an image's views, each logits (T, S, S), into logits float32 (T, h, w).
 
     A view and its mirror image are averaged. Tiles are blended with weights that fall towards their borders. A single
-    view's map is returned as it is.
+    view's logits are returned unchanged.
     """
-    upright = [one[..., ::-1] if view.flipped else one for view, one in zip(views, maps, strict=True)]
+    upright = [logits[..., ::-1] if view.flipped else logits for view, logits in zip(views, maps, strict=True)]
     boxes = dict.fromkeys(_box(view) for view in views)
     means: list[NDArray[np.float32]] = [
-        np.stack([one for view, one in zip(views, upright, strict=True) if _box(view) == box]).mean(0) for box in boxes
+        np.stack([logits for view, logits in zip(views, upright, strict=True) if _box(view) == box]).mean(0)
+        for box in boxes
     ]
     (whole, *tiles), (_, *tile_boxes) = means, boxes
     if not tiles:
@@ -69,13 +66,13 @@ def joined(views: Sequence[View], maps: Sequence[NDArray[np.float32]]) -> NDArra
     scale = min(1.0, side / max(max(tall, wide) for _, _, tall, wide in tile_boxes))
     size = max(1, round(height * scale)), max(1, round(width * scale))
     total, weights = np.zeros((len(whole), *size), np.float32), np.zeros(size, np.float32)
-    for one, (top, left, tall, wide) in zip(tiles, tile_boxes, strict=True):
+    for tile, (top, left, tall, wide) in zip(tiles, tile_boxes, strict=True):
         y0, y1, x0, x1 = (round(edge * scale) for edge in (top, top + tall, left, left + wide))
         y1, x1 = max(y1, y0 + 1), max(x1, x0 + 1)
         weight = np.outer(_tent(y1 - y0), _tent(x1 - x0))
         target = slice(y0, y1), slice(x0, x1)
         weights[target] += weight
-        for term, logits in enumerate(one):
+        for term, logits in enumerate(tile):
             total[term][target] += weight * soft_maps.upsample(np.ascontiguousarray(logits), y1 - y0, x1 - x0)
     total /= weights
     for term, logits in enumerate(whole):

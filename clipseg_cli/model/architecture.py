@@ -45,7 +45,7 @@ WHOLE: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Tower:
-    """The size of a stack of equal transformer layers."""
+    """The size of a stack of identical transformer layers."""
 
     depth: int  # layers
     width: int  # channels of the residual stream
@@ -74,7 +74,7 @@ class Architecture:
 
 
 def read_architecture(path: Path) -> Architecture:
-    """Returns the architecture in `path`/config.json. Raises ModelError if it is unreadable or no valid CLIPSeg."""
+    """Returns the architecture in `path`/config.json. Raises ModelError if it is unreadable or invalid."""
     file = path / "config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -128,7 +128,7 @@ def assemble(whole: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]
 
 
 def tower(section: dict[str, Any]) -> Tower:
-    """Returns the transformer layers of `text_config` or `vision_config`. Raises ValueError."""
+    """Returns the size of the layers that `text_config` or `vision_config` describes. Raises ValueError."""
     width, heads = positive(section, "hidden_size"), positive(section, "num_attention_heads")
     if width % heads:
         raise ValueError(f'"hidden_size" {width} is not a multiple of {heads} attention heads')

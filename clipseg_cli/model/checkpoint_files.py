@@ -57,7 +57,7 @@ def first_missing(path: Path) -> str | None:
 def check_safetensors(path: Path, remedy: str) -> None:
     """Checks that the header parses and that the file has exactly the size that the header implies.
 
-    Raises ModelError, which tells the user to remove the file and then to do `remedy`.
+    Raises ModelError, which tells the user to remove the file and then to follow `remedy`.
     """
     size = path.stat().st_size
     with path.open("rb") as file:

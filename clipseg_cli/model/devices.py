@@ -14,7 +14,7 @@ def available_devices() -> tuple[str, ...]:
 
 
 def pick_device(device: str) -> str:
-    """Returns `device`, or the fastest one for "auto". Raises UsageError, with the available ones, if it is absent."""
+    """Returns `device`, or the fastest one for "auto". Raises UsageError, which lists the devices, if it is absent."""
     available = available_devices()
     if device == "auto":
         return available[0]
@@ -40,7 +40,7 @@ def pick_dtype(dtype: str, device: str) -> str:
 
 
 def multiplies_bf16() -> bool:
-    """Tells whether this CPU has instructions for bfloat16 products that torch uses."""
+    """Returns whether this CPU has bfloat16 instructions for matrix products that torch uses."""
     get_capabilities = getattr(torch.cpu, "get_capabilities", None)  # missing in the oldest torch that we support
     flags = get_capabilities() if get_capabilities is not None else {}
     return any(flags.get(flag) for flag in ("amx_bf16", "avx512_bf16"))

@@ -70,7 +70,7 @@ class Layer:
         return self.out(mixed.transpose(1, 2).reshape(n, tokens, width))
 
     def mlp(self, x: Tensor) -> Tensor:
-        """Returns the MLP of every token. The weights include the gain of the activation."""
+        """Applies the MLP to every token. The weights include the gain of the activation."""
         return self.down(self.up(x, self.activation))
 
     def pre_norm(self, x: Tensor, *, causal: bool = False) -> Tensor:
@@ -100,7 +100,7 @@ class TextTower:
         x = self.tokens[ids] + self.positions[: ids.shape[1]]
         for layer in self.layers:
             x = layer.pre_norm(x, causal=True)
-        # transformers PR 24773: old configurations wrongly say 2, and the end token is the one with the largest id
+        # transformers PR 24773: old configurations wrongly say 2; there, the end token has the largest id
         last = ids.argmax(1) if self.end == 2 else (ids == self.end).int().argmax(1)
         return self.projection(self.norm(x[:, int(last)]))
 
@@ -217,8 +217,8 @@ class Network:
     def encode(self, pixels: Tensor, *, pooled: bool = False) -> tuple[Tensor, Tensor | None]:
         """Maps normalised float32 (N, 3, S, S) to features float32 (N, layers, tokens, reduce_dim).
 
-        `pooled` adds the CLIP image embeddings, float32 (N, dim). They need all vision layers, also those that the
-        decoder does not read.
+        `pooled` adds the CLIP image embeddings, float32 (N, dim). They need all vision layers, including those that
+        the decoder does not read.
         """
         depth = len(self.vision.layers) if pooled else max(self.extract) + 1
         outputs = self.vision.activations(pixels.to(self.device), depth)

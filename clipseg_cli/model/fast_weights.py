@@ -18,7 +18,7 @@ from clipseg_cli.model.fast import Decoder, Layer, Network, Norm, TextTower, Ups
 from clipseg_cli.model.linear import ACTIVATIONS, Linear, add_in_one_order, can_fuse, keep_freed_memory, mlp
 
 OTHER_BACKEND = "try --backend transformers"
-UNUSED = ("clip.logit_scale", ".position_ids")  # a factor of CLIP's own loss; counters that old checkpoints store
+UNUSED = ("clip.logit_scale", ".position_ids")  # a factor of CLIP's own loss; position counters in old checkpoints
 
 
 def load_network(
@@ -63,8 +63,8 @@ class WeightFile:
         """Returns the tensor `name` as float32. Raises ModelError if it is missing or does not have this shape."""
         tensor = self.unread.pop(name, None)
         if tensor is None or tensor.shape != shape:
-            found = "is missing" if tensor is None else f"is {tuple(tensor.shape)}"
-            raise ModelError(f"{self.file}: tensor {name} {found}, config.json requires {shape}; {OTHER_BACKEND}")
+            actual = "is missing" if tensor is None else f"is {tuple(tensor.shape)}"
+            raise ModelError(f"{self.file}: tensor {name} {actual}, config.json requires {shape}; {OTHER_BACKEND}")
         return tensor.to(self.device, torch.float32)
 
     def linear(self, name: str, inputs: int, outputs: int, *, bias: bool = True) -> Linear:
@@ -77,7 +77,7 @@ class WeightFile:
         return Norm(self.take(f"{name}.weight", tower.width), self.take(f"{name}.bias", tower.width), tower.eps)
 
     def layer_stack(self, name: str, tower: Tower, *, attention: bool = False, mlp: bool = False) -> tuple[Layer, ...]:
-        """Returns all layers of a tower. `attention`, `mlp`: these products use the chosen dtype, not float32."""
+        """Returns all layers of a tower. `attention`, `mlp`: whether these products use the chosen dtype or float32."""
         return tuple(self.layer(f"{name}.{index}", tower, attention, mlp) for index in range(tower.depth))
 
     def layer(self, name: str, tower: Tower, attention_half: bool, mlp_half: bool) -> Layer:
@@ -152,7 +152,7 @@ def vision_tower(tensors: WeightFile, shape: Architecture, grid: int) -> VisionT
 def stretch(positions: Tensor, trained: int, grid: int) -> Tensor:
     """Resizes position embeddings (1 + trained^2, width) to (1 + grid^2, width), bicubic.
 
-    The embedding of the class token stays as it is.
+    The embedding of the class token does not change.
     """
     if grid == trained:
         return positions

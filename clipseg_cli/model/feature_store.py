@@ -1,6 +1,6 @@
-"""Stores the features of images on disk, so that a later run with other prompts only runs the decoder.
+"""Stores the features of images on disk, so that a later run with other prompts runs only the decoder.
 
-The name of an entry is a digest of everything that its bits depend on: the resized image, the model's files, the size,
+An entry's name is a digest of everything that its content depends on: the resized image, the model's files, the size,
 dtype, device and backend, the torch version and the CPU's instruction set. Each entry contains its own checksum. An
 entry that is damaged, truncated or misnamed is ignored and replaced. Several runs may share a folder.
 """
@@ -31,7 +31,7 @@ class FeatureStore:
     """The stored features of one model with one set of options."""
 
     folder: Path
-    setup: bytes  # digest of everything but the image that an entry's bits depend on
+    setup: bytes  # digest of everything except the image that an entry's content depends on
 
     @classmethod
     def of(cls, folder: Path, segmenter: "Segmenter") -> "FeatureStore":
@@ -52,8 +52,7 @@ class FeatureStore:
     ) -> "Features":
         """Returns the features of images uint8 (S, S, 3), bit-identical to `segmenter.encode`.
 
-        Stored features are read, missing ones are computed and stored. Raises OutputError if an entry cannot be
-        written.
+        Reads stored features; computes and stores missing ones. Raises OutputError if an entry cannot be written.
         """
         from clipseg_cli.model.segmenter import Features
 

@@ -1,4 +1,4 @@
-"""Downloads from the Hugging Face hub, into the cache that the huggingface_hub library uses too.
+"""Downloads models from the Hugging Face hub into the cache of the huggingface_hub library.
 
 Only the files that a run needs are downloaded. Every file is verified by size and digest, an interrupted download
 resumes, and nothing that is downloaded is ever executed.
@@ -20,14 +20,14 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git blob id of a small file; sha256 of a large one
 
 CHUNK = 1 << 16  # bytes: the most that is lost when a connection breaks
-ATTEMPTS = 5  # a download gives up after this many broken connections in a row that brought no byte
+ATTEMPTS = 5  # a download fails after this many connections in a row that brought no byte
 PAUSE = 0.5  # seconds before a new attempt, times the number of failures so far
 TIMEOUT = 10  # seconds without a byte
 
 
 def constants() -> Any:
     """Returns huggingface_hub's settings from the environment, without importing its HTTP client."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # its user agent would cost an extra request
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # otherwise its user agent costs an extra request
     import huggingface_hub.constants
 
     return huggingface_hub.constants
@@ -91,7 +91,7 @@ def _library() -> Any:
 
 
 def _fetch(repo: str, commit: str, name: str, progress: bool, refresh: bool) -> None:
-    """Downloads one file into the cache and resumes a partial download. The library's own would start again."""
+    """Downloads one file into the cache and resumes a partial download. The library's own function would start over."""
     library, folder = _library(), cache(repo)
     pointer = folder / "snapshots" / commit / name
     if pointer.is_file() and not refresh:
@@ -122,7 +122,7 @@ def _fetch(repo: str, commit: str, name: str, progress: bool, refresh: bool) -> 
 
 
 def _intact(path: Path, etag: str, size: int) -> bool:
-    """Tells whether a file has this size and digest: sha256 for a large file, git's blob id for a small one."""
+    """Returns whether a file has this size and digest: sha256 for a large file, git's blob id for a small one."""
     if not path.is_file() or path.stat().st_size != size:
         return False
     digest = hashlib.sha256() if len(etag) == 64 else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
@@ -156,7 +156,7 @@ def _download(url: str, partial: Path, size: int, name: str, progress: bool) -> 
                     for chunk in response.iter_raw(CHUNK):
                         bar.update(file.write(chunk))
                         if file.tell() > size:
-                            break  # an endless answer
+                            break  # the server sends without end
             except library.errors.HTTPError as error:
                 if isinstance(error, library.errors.HfHubHTTPError) or failures == ATTEMPTS - 1:
                     raise
@@ -165,7 +165,7 @@ def _download(url: str, partial: Path, size: int, name: str, progress: bool) -> 
 
 @contextmanager
 def _plain_errors(repo: str, revision: str) -> Iterator[None]:
-    """Turns errors of the library and the disk into a ModelError of one line that says what to try."""
+    """Turns errors of the library and the disk into a one-line ModelError that says what to try."""
     errors, endpoint = _library().errors, constants().ENDPOINT
     try:
         yield

@@ -98,13 +98,13 @@ def multiply(x: Tensor, packed: Tensor, bias: Tensor | None, activation: str) ->
 
 
 def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
-    """Tells whether oneDNN's own layout is faster on this device, and works."""
+    """Returns whether oneDNN's own layout is faster on this device, and works there."""
     return device.type == "cpu" and dtype != torch.float32 and _works(dtype)
 
 
 @cache
 def _works(dtype: torch.dtype) -> bool:
-    """Tells whether `pack` and `multiply` exist and agree with the plain operators."""
+    """Returns whether `pack` and `multiply` exist and agree with the plain operators."""
     ramp = torch.linspace(-1, 1, 32 * 32).view(32, 32).to(dtype)
     try:
         packed = pack(ramp)
@@ -126,8 +126,8 @@ KEPT = 256 << 20  # bytes of freed memory that the process keeps
 def keep_freed_memory() -> None:
     """Tells glibc to keep up to KEPT bytes of freed memory.
 
-    By default it returns every large block to the system and maps it again page by page, which takes as long as the
-    arithmetic. Does nothing if the environment configures malloc, or without glibc.
+    By default glibc returns every large block to the system and maps it again page by page, which takes as long as the
+    arithmetic. Does nothing if the environment configures malloc, or if there is no glibc.
     """
     if sys.platform == "linux" and not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         with contextlib.suppress(OSError, AttributeError):  # another libc
@@ -137,7 +137,7 @@ def keep_freed_memory() -> None:
 
 
 def add_in_one_order() -> None:
-    """Asks MKL, torch's library for float32 products, for an order of summation that ignores the number of threads.
+    """Asks MKL, torch's library for float32 products, to add in an order that ignores the number of threads.
 
     Two workers with one thread each then give the same bytes as one worker with two. MKL reads the variable once, at
     its first product. A value that the user has set stays. The cost in time is not measurable.

@@ -16,7 +16,7 @@ from PIL import Image
 
 from clipseg_cli.errors import ModelError
 
-BILINEAR = 2  # Pillow's number
+BILINEAR = 2  # Pillow's number for the filter
 DEFAULTS: dict[str, Any] = {  # those of transformers' ViTImageProcessor
     "size": {"height": 224, "width": 224},
     "resample": BILINEAR,
@@ -34,7 +34,7 @@ class Preprocessing:
     """The image settings of one checkpoint."""
 
     side: int  # pixels: the image is warped to side x side
-    resample: int  # Pillow's number of the filter
+    resample: int  # Pillow's number for the filter
     levels: NDArray[np.float32]  # (3, 256): the normalised value of each level of red, green and blue
 
 
@@ -53,7 +53,7 @@ def resize(image: NDArray[np.uint8], how: Preprocessing) -> NDArray[np.uint8]:
     size = how.side, how.side
     if how.resample != BILINEAR:
         return np.asarray(Image.fromarray(image).resize(size, Image.Resampling(how.resample)))
-    source = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)[None]  # torch wants both
+    source = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)[None]  # torch requires both
     small = F.interpolate(source, size=size, mode="bilinear", align_corners=False, antialias=True)
     result: NDArray[np.uint8] = small[0].permute(1, 2, 0).numpy()
     return result
@@ -102,14 +102,14 @@ def square(size: int | dict[str, int]) -> int:
 
 
 def grey_levels(settings: dict[str, Any]) -> NDArray[np.float32]:
-    """Returns float32 (3, 256): every level of each colour, rescaled and normalised, rounded like the processor."""
+    """Returns float32 (3, 256): every level of each colour, rescaled and normalised, rounded as the processor does."""
     levels = np.arange(256, dtype=np.float64)
     if settings["do_rescale"]:
         levels = levels * settings["rescale_factor"]
     table = np.tile(levels.astype(np.float32), (3, 1))
     if settings["do_normalize"]:
         mean, std = (np.array(settings[key], np.float32).reshape(-1, 1) for key in ("image_mean", "image_std"))
-        with np.errstate(all="ignore"):  # a deviation of 0 is refused below
+        with np.errstate(all="ignore"):  # a standard deviation of 0 is refused below
             table = (table - mean) / std
     if table.shape != (3, 256) or not np.isfinite(table).all():
         raise ValueError('"image_mean" and "image_std" must be three finite numbers each, "image_std" not 0')

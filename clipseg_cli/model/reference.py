@@ -104,7 +104,7 @@ def load_reference(path: Path, weights: Path, *, side: int, device: str, dtype: 
 
 
 def vector(features: Any) -> Tensor:
-    """Returns the projected embedding: the `pooler_output` in transformers 5, the tensor itself before."""
+    """Returns the projected embedding: `pooler_output` in transformers 5, the tensor itself in older versions."""
     embedding: Tensor = getattr(features, "pooler_output", features)
     return embedding.float()
 

@@ -130,7 +130,7 @@ class Segmenter:
 
         `model` is an alias, a hub id, a directory, or a result of `registry.locate`. `size` in pixels replaces the
         checkpoint's own image size. Raises ModelError for files that are missing, damaged or not supported, and
-        UsageError for the other arguments.
+        UsageError for invalid arguments.
         """
         if backend not in BACKENDS:
             raise UsageError(f"there is no backend {backend!r}; choose from {', '.join(BACKENDS)}")
@@ -173,7 +173,7 @@ class Segmenter:
     def encode(self, images: ImageBatch, *, pooled: bool = False) -> Features:
         """Returns the features of N images.
 
-        `pooled` adds their CLIP image embeddings, which need more vision layers than the decoder reads. On a CPU the
+        `pooled` adds their CLIP image embeddings, which need more vision layers than the decoder reads. On a CPU, the
         features of an image are bit-identical in every batch.
         """
         pixels = self.pixels(images)
@@ -212,7 +212,7 @@ class Segmenter:
         return self.processor.resize(as_array(image))
 
     def pixels(self, images: ImageBatch) -> Tensor:
-        """Converts images to normalised float32 (N, 3, S, S). A float32 array of that shape is returned unchanged."""
+        """Converts images to normalised float32 (N, 3, S, S); returns such an array unchanged. Raises UsageError."""
         if isinstance(images, Tensor) or (isinstance(images, np.ndarray) and images.dtype != np.uint8):
             ready = torch.as_tensor(images)
             if ready.dtype != torch.float32 or ready.shape[1:] != (3, self.side, self.side):
@@ -229,8 +229,8 @@ def as_array(image: ImageLike) -> NDArray[np.uint8]:
     if isinstance(image, Image.Image):
         return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise UsageError(f"got {found}; an image is a PIL image or a uint8 array (H, W, 3)")
+        given = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise UsageError(f"got {given}; an image is a PIL image or a uint8 array (H, W, 3)")
     return image
 
 

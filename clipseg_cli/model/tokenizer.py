@@ -41,7 +41,7 @@ def read_tokenizer(path: Path) -> ClipTokenizer:
         vocabulary, merges = read_vocabulary(path, whole)
         special = read_special_tokens(path, whole)
         backend = build(vocabulary, merges, special)
-    except Exception as error:  # the Rust side raises bare Exception
+    except Exception as error:  # the library's Rust code raises bare Exception
         raise ModelError(f"{path}: cannot read the tokenizer ({error}); download the model again") from error
     return ClipTokenizer(backend)
 
@@ -105,7 +105,9 @@ def build(vocabulary: dict[str, int], merges: list[tuple[str, str]], special: di
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
-    distinct = {token.content: token for token in special.values()}  # a token with several roles: the last one's flags
+    distinct = {
+        token.content: token for token in special.values()
+    }  # a token with several roles gets the flags of the last
     backend.add_special_tokens(list(distinct.values()))
     backend.post_processor = processors.RobertaProcessing(
         (end, vocabulary[end]), (start, vocabulary[start]), trim_offsets=False, add_prefix_space=False

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 TINT = 0.45  # share of the label's colour inside its mask
 FRINGE = 2.0  # pixels: width of the band along an object's edge that may contain background colour
-_GOLDEN = 0.381966  # of the hue circle, the golden angle: keeps successive hues far apart
+_GOLDEN = 0.381966  # share of the hue circle: the golden angle keeps successive hues far apart
 
 
 def colour(index: int) -> tuple[int, int, int]:
@@ -28,7 +28,7 @@ def overlay(pixels: NDArray[np.uint8], masks: Sequence[NDArray[np.uint8]], label
     """
     out = pixels.copy()
     height, width = out.shape[:2]
-    stroke = max(1, round(min(height, width) / 240))  # pixels: 2 at 480 lines, 12 at 3000
+    stroke = max(1, round(min(height, width) / 240))  # pixels: 2 for a shorter side of 480, 12 for 3000
     tags = []
     for index, (mask, label) in enumerate(zip(masks, labels, strict=True)):
         x, y, w, h = cv2.boundingRect(mask)
@@ -57,7 +57,7 @@ def cutout(pixels: NDArray[np.uint8], mask: NDArray[np.uint8], alpha: NDArray[np
     programs that scale the cutout blend them in.
     """
     out = np.dstack([pixels, alpha])
-    # OpenCV measures to the nearest zero of the mask: the image border is no edge of the object
+    # the distance is to the nearest zero of the mask, so the image border is not an edge of the object
     deep = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) > FRINGE
     visible = cv2.dilate(np.maximum(mask, alpha), np.ones((3, 3), np.uint8)) > 0
     if deep.any():
@@ -65,7 +65,7 @@ def cutout(pixels: NDArray[np.uint8], mask: NDArray[np.uint8], alpha: NDArray[np
         far, nearest = cv2.distanceTransformWithLabels(
             rest, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
         )
-        position = np.zeros(int(nearest.max()) + 1, np.int64)  # flat index of the pixel behind each label of OpenCV
+        position = np.zeros(int(nearest.max()) + 1, np.int64)  # OpenCV's label of a pixel -> the pixel's flat index
         inner = np.flatnonzero(deep)
         position[nearest.ravel()[inner]] = inner
         recoloured = np.flatnonzero((visible & ~deep & ((mask == 0) | (far <= 2 * FRINGE + 1))).ravel())

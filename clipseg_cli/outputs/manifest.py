@@ -1,7 +1,7 @@
 """The record of one image, and the manifest that holds one record per image: JSON Lines, schema version 1.
 
-Beside the manifest stands a journal. It says which input file each record describes and which files were written for
-it, so that a resumed run can tell whether a record still holds.
+A journal beside the manifest says which input file each record describes and which files were written for it, so that
+a resumed run can tell whether a record is still valid.
 """
 
 import base64
@@ -25,7 +25,7 @@ MANIFEST = "manifest.jsonl"
 JOURNAL = ".clipseg-journal.jsonl"
 RUN = "run.json"
 
-# JSON does not escape these characters, but many readers end a line at them
+# JSON does not escape these characters, but many readers treat them as line ends
 _LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 
 Identity = list[int | str]  # of an input file: [size in bytes, mtime in nanoseconds] or [size in bytes, sha256]
@@ -67,7 +67,7 @@ class Record:
     identity: Identity | None = None  # of the input file
     output: str = ""  # the image's output path: the common part of the paths of its files
     outputs: tuple[tuple[str, int], ...] = ()  # (path relative to the output folder, size in bytes)
-    kept: dict[str, Any] | None = None  # the JSON document of an earlier run, where the image was skipped
+    kept: dict[str, Any] | None = None  # the JSON document of an earlier run, if the image was skipped
 
     @property
     def ok(self) -> bool:
@@ -80,7 +80,7 @@ class Record:
         return max((mask.presence for mask in self.masks), default=0.0)
 
     def document(self) -> dict[str, Any]:
-        """Returns the record as JSON types. A name that is not UTF-8 also stands in `image_b64`, byte for byte."""
+        """Returns the record as JSON types. A name that is not UTF-8 is also in `image_b64`, byte for byte."""
         if self.kept is not None:
             return self.kept
         name = readable_name(self.image)
@@ -143,7 +143,7 @@ class Ledger:
         self.known: dict[str, bytes] = {}  # image name -> its manifest line when the run began
         self.proofs: dict[str, tuple[Identity, dict[str, int]]] = {}  # image name -> input identity, sizes of outputs
         self.owners: dict[int, int] = {}  # hash of an output path -> hash of the name of its image; hashes save memory
-        self.untidy = False  # the manifest holds two lines of one image, or a line that is no record
+        self.untidy = False  # the manifest holds two lines for one image, or a line that is not a record
 
     def __enter__(self) -> Self:
         self.manifest.__enter__()
@@ -174,7 +174,7 @@ class Ledger:
     def kept(self, source: Source, checksum: bool) -> Record | None:
         """Returns the record of an image that an earlier run finished, or None if it must be segmented.
 
-        `checksum` compares the input by its sha256, not by its time. Images without a journal line are never opened.
+        `checksum`: compare the input by its sha256, not by its time. Images without a journal line are never opened.
         """
         line, (recorded, outputs) = self.known.get(source.name), self.proofs.get(source.name, (None, {}))
         if line is None or recorded is None or source.error is not None or source.data is not None:
@@ -190,7 +190,7 @@ class Ledger:
     def claim(self, source: Source) -> Source:
         """Returns the source with an output path that no other image of an earlier run owns.
 
-        Two input folders may be segmented into one output folder, and hold images of the same relative path.
+        Two input folders that share an output folder may hold images with the same relative path.
         """
         owner = self.owners.get(hash(store.portable(source.output)), hash(source.name))
         return (
@@ -198,9 +198,9 @@ class Ledger:
         )
 
     def add(self, record: Record) -> None:
-        """Appends the record of an image whose files are written; the record of a skipped image stays as it is.
+        """Appends the record of an image whose files are written. The record of a skipped image does not change.
 
-        Files that an earlier run wrote for this image and this run did not are deleted, so that no outdated mask stays.
+        Deletes files that an earlier run wrote for this image and this run did not, so that no outdated mask remains.
         Raises OutputError.
         """
         if record.kept is not None:
@@ -233,7 +233,7 @@ def forget(out: AnyPath) -> None:
 
 
 def _latest(lines: list[bytes]) -> list[bytes]:
-    """Returns the last line of each image, in the order of the first lines; drops lines that are no record."""
+    """Returns the last line of each image, in the order of the first lines; drops lines that are not records."""
     latest: dict[str, bytes] = {}
     for line in lines:
         document = _document(line)
@@ -259,12 +259,12 @@ def documents(path: AnyPath) -> Iterator[dict[str, Any]]:
 
 
 def latest(path: AnyPath) -> dict[str, dict[str, Any]]:
-    """Returns the record of each image by its name; the later one, where an unfinished run holds two."""
+    """Returns each image's record by name; the later one if an unfinished run holds two."""
     return {image_name(document): document for document in documents(path)}
 
 
 def _document(line: bytes) -> dict[str, Any]:
-    """Returns the JSON object on a line; an empty one if the line holds anything else, such as a bad manual edit."""
+    """Returns the JSON object on a line; an empty one if the line holds anything else, for example after a bad edit."""
     try:
         document = json.loads(line)
     except ValueError:

@@ -92,7 +92,7 @@ A = TypeVar("A", bound=Array)
 
 
 def parse(source: str) -> Expression:
-    """Parses an expression. Raises UsageError that says what was expected and marks the place with a caret."""
+    """Parses an expression. Raises UsageError, which says what was expected and marks the place with a caret."""
     parser = _Parser(source)
     expression = parser.disjunction(0)
     if parser.token.kind != "end":

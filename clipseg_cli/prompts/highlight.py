@@ -1,4 +1,4 @@
-"""Visual prompts: turn an exemplar image and its mask into the image that CLIPSeg gets.
+"""Visual prompts: an exemplar and its mask become the image that CLIPSeg sees.
 
 The released models were trained with the recipe `crop-blur-dim` (their `crop_blur_highlight352`): blur the
 surroundings, dim them to a tenth, crop around the object, pad to a square, resize. RECIPES has this recipe and the
@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 MEAN = np.array((0.485, 0.456, 0.406), np.float32)  # of RGB in [0, 1], over ImageNet
 STD = np.array((0.229, 0.224, 0.225), np.float32)
-PAPER_SIDE = 352  # pixels: the image side for which the three lengths below are given
+PAPER_SIDE = 352  # pixels: the image side that the three lengths below refer to
 BLUR_SIGMA = 3.0  # pixels at PAPER_SIDE
 BLUR_RADIUS = 7  # pixels at PAPER_SIDE: 15 taps
 OUTLINE = 5  # pixels at PAPER_SIDE: the authors' thickness, which cv2 draws 7 pixels wide, centred on the edge
-BACKGROUND = 0.1  # brightness of the surroundings, as a share
+BACKGROUND = 0.1  # factor for the surroundings in normalised colour
 CONTEXT = 0.1  # share of the object's width and height, added on each side
 RED = np.array((1, 0, 0), np.float32)  # outline colour, RGB in [0, 1]
 DYE = np.array((1, 0.2, 0.2), np.float32)  # RGB factors for the grey level of a dyed object
@@ -46,7 +46,9 @@ class Recipe:
     paint: Literal["outline", "dye"] | None = None
 
 
-RECIPES: dict[str, Recipe] = {  # comments: gain in percentage points in the paper's Table 2, where it has that row
+RECIPES: dict[
+    str, Recipe
+] = {  # comments: gain in percentage points in the paper's Table 2, if the recipe is listed there
     "crop-blur-dim": Recipe(BACKGROUND, BLUR_SIGMA, CONTEXT),  # 23.50; used in training
     "dim": Recipe(background=BACKGROUND),  # 13.85
     "mask": Recipe(background=0.0),  # 23.40
@@ -65,7 +67,7 @@ def normalised(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def normalised_floats(levels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Like `normalised`, for float32 levels from 0 to 255."""
+    """Returns float32 levels from 0 to 255 in normalised colour; otherwise like `normalised`."""
     return np.asarray((levels / 255 - MEAN) / STD, np.float32)
 
 
@@ -77,8 +79,8 @@ def denormalised(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
 def blurred(pixels: NDArray[np.float32], sigma: float = BLUR_SIGMA, longer: int | None = None) -> NDArray[np.float32]:
     """Applies a Gaussian blur of `sigma` pixels at PAPER_SIDE, scaled to this image: float32 (H, W, 3), edges mirrored.
 
-    `longer` is the longer side in pixels of the whole image, where `pixels` is a crop of it. At 352 pixels this is the
-    authors' filter: 15 taps, sigma 3.
+    If `pixels` is a crop, `longer` is the longer side of the whole image in pixels. At 352 pixels this is the authors'
+    filter: 15 taps, sigma 3.
     """
     scale = (longer or max(pixels.shape[:2])) / PAPER_SIDE
     taps = 2 * _reach(scale) + 1
@@ -166,10 +168,8 @@ def highlight(image: NDArray[np.uint8], mask: NDArray[np.bool_], recipe: str, si
     longer, (height, width) = max(mask.shape), mask.shape
     x0, y0, x1, y1 = (0, 0, width, height) if options.context is None else crop_box(mask, options.context)
     reach = _reach(longer / PAPER_SIDE)
-    left, top = (
-        max(0, x0 - reach),
-        max(0, y0 - reach),
-    )  # the crop needs no pixel beyond: large images stay cheap
+    # only the crop and the reach of the blur around it are processed, so large images stay cheap
+    left, top = max(0, x0 - reach), max(0, y0 - reach)
     image, mask = image[top : y1 + reach, left : x1 + reach], mask[top : y1 + reach, left : x1 + reach]
     pixels = highlighted(normalised(image), mask, options.background, options.sigma, longer)
     if options.paint == "outline":

@@ -18,7 +18,7 @@ from clipseg_cli.prompts.thresholds import Threshold, parse_threshold
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A text prompt and its label. `threshold` is None where the run's threshold applies."""
+    """A text prompt and its label. If `threshold` is None, the run's threshold applies."""
 
     label: str
     text: str
@@ -40,7 +40,7 @@ def parse(argument: str) -> Prompt:
 
 
 def parse_expression(argument: str) -> Prompt:
-    """Splits `expression` or `label=expression`; `text` of the result is the expression, not parsed yet.
+    """Splits `expression` or `label=expression`. The result's `text` is the expression, not parsed yet.
 
     A `=` after a quote or a parenthesis belongs to the expression. Raises UsageError if either side is blank.
     """
@@ -53,13 +53,13 @@ def parse_expression(argument: str) -> Prompt:
 
 
 def read_file(path: str) -> tuple[Prompt, ...]:
-    """Reads a prompts file; the suffix says its format.
+    """Reads a prompts file. Its suffix decides the format.
 
     `.csv`    columns label, text and threshold; only text is required
     `.toml`   `[[prompt]]` tables with the same keys
     others    one prompt per line, as `parse` reads it; lines that start with # are comments
 
-    Raises UsageError that names the file and the wrong line or entry.
+    Raises UsageError, which names the file and the faulty line or entry.
     """
     try:
         content = Path(path).read_text(encoding="utf-8-sig")
@@ -77,7 +77,7 @@ def _read_csv(content: str, path: str) -> Iterator[Prompt]:
     rows = csv.DictReader(io.StringIO(content), skipinitialspace=True)
     try:
         if "text" not in (rows.fieldnames or ()):
-            raise UsageError(f"{path}: the first line must name the columns, one of them text: label,text,threshold")
+            raise UsageError(f"{path}: the first line must name the columns, including text: label,text,threshold")
         for row in rows:
             yield _entry(row, f"{path} line {rows.line_num}")
     except csv.Error as error:

@@ -25,7 +25,7 @@ class Labelled(Protocol):
 
 
 def probability(text: str, where: str) -> float:
-    """Parses a number in [0, 1]. Raises UsageError that starts with `where`, the place of the text."""
+    """Parses a number in [0, 1]. Raises UsageError, which starts with `where`, the place of the text."""
     try:
         value = float(text)
     except ValueError:
@@ -36,7 +36,7 @@ def probability(text: str, where: str) -> float:
 
 
 def parse_threshold(text: str, where: str) -> Threshold:
-    """Parses a number in [0, 1], `otsu`, or a percentile like `p90`. Raises UsageError that starts with `where`."""
+    """Parses a number in [0, 1], `otsu`, or a percentile like `p90`. Raises UsageError, which starts with `where`."""
     text = text.strip()
     if text == "otsu" or (re.fullmatch(r"p\d+(\.\d+)?", text) and float(text[1:]) <= 100):
         return text
@@ -49,7 +49,7 @@ def parse_threshold(text: str, where: str) -> Threshold:
 def resolve_thresholds(
     arguments: Iterable[str], prompts: Iterable[Labelled], default: Threshold
 ) -> tuple[Threshold, ...]:
-    """Returns the threshold of each prompt, given the `-t` arguments: `0.4` for all prompts, `label=0.4` for one.
+    """Returns the threshold of each prompt. The `-t` arguments are `0.4` for all prompts or `label=0.4` for one.
 
     In order of precedence: `label=0.4`, the prompts file, `0.4`, the default. Raises UsageError for a wrong value and
     for a label that no prompt has.

@@ -1,4 +1,4 @@
-"""Training data as arrays on disk. Each image is encoded once, and a run that was stopped resumes where it was."""
+"""Training data as arrays on disk. Each image is encoded once, and a run that was stopped resumes there."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from clipseg_cli.storage import store
 if TYPE_CHECKING:
     from clipseg_cli.model.segmenter import Segmenter
 
-BATCH = 8  # images encoded together
+BATCH = 8  # images encoded at once
 FEATURES, TARGETS, EXEMPLARS, DONE = "features.npy", "targets.npy", "exemplars.npy", "encoded"  # in .train
 
 
@@ -34,7 +34,7 @@ class EncodedData:
     image: NDArray[np.int64]  # (E,): index into `features`
     prompt: NDArray[np.int64]  # (E,): index into `texts`
     texts: NDArray[np.float32]  # (P, K, dim): embeddings of each prompt in K templates
-    replay: NDArray[np.float32]  # (R, dim): embeddings of prompts whose masks are to stay unchanged
+    replay: NDArray[np.float32]  # (R, dim): embeddings of prompts whose masks should stay unchanged
     side: int  # pixels, S
 
     def target(self, example: int) -> NDArray[np.bool_]:
@@ -50,7 +50,7 @@ class EncodedData:
 def encode_images(
     segmenter: "Segmenter", examples: Sequence[Example], work: Path, recipe: Recipe
 ) -> Iterator[tuple[int, int]]:
-    """Encodes the images that are not in the folder `work` yet. Yields (images done, images).
+    """Encodes the images that the folder `work` lacks. Yields (images done, images in total).
 
     Raises UsageError for fewer than two images, or for files that cannot be read.
     """
@@ -88,7 +88,7 @@ def encode_images(
 def load_encoded(
     segmenter: "Segmenter", examples: Sequence[Example], work: Path, replay: Sequence[str], templates: Sequence[str]
 ) -> EncodedData:
-    """Returns what `encode_images` left in `work`, with the embeddings of all prompts in all templates."""
+    """Returns the data that `encode_images` stored in `work`, with embeddings of all prompts in all templates."""
     image_numbers: dict[Path, int] = {}
     prompt_numbers: dict[str, int] = {}
     image = [image_numbers.setdefault(each.image, len(image_numbers)) for each in examples]
@@ -107,7 +107,7 @@ def load_encoded(
 
 
 def open_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> Any:
-    """Opens a memory-mapped array, and makes it first if there is none. Raises OutputError.
+    """Opens a memory-mapped array, and creates it first if it does not exist. Raises OutputError.
 
     Allocates the whole file at once if the system can: a disk that fills up under a memory map kills the process.
     """
@@ -123,9 +123,9 @@ def open_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> Any:
 
 
 def split(data: EncodedData, recipe: Recipe) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Returns the examples held out for checks and those for training. No image is in both.
+    """Returns the indices of the examples held out for checks, and of those for training. No image is in both.
 
-    The same share is held out of the images with an object and of those without: a check needs objects. Raises
+    The same share is held out of images with an object and of images without, because a check needs objects. Raises
     UsageError if fewer than two images show an object.
     """
     shows_object = np.zeros(len(data.features), bool)

@@ -1,7 +1,7 @@
-"""Optimisation steps and checks of a decoder, on features that CLIP made once.
+"""Optimises and checks a decoder, on features that CLIP computed once.
 
-Each step depends only on its number and the state before it, so training can stop at any step and resume to the same
-weights, bit for bit.
+Each step depends only on its number and the state before it, so training can stop at any step, resume, and end with
+the same weights, bit for bit.
 """
 
 import copy
@@ -18,8 +18,8 @@ from clipseg_cli.evaluation import metrics
 from clipseg_cli.settings.training import Recipe
 from clipseg_cli.training.encoded_data import EncodedData, split
 
-CANDIDATES = 4  # replayed prompts that are decoded per one that is learned
-SLACK = 0.01  # of mean IoU: thresholds within this of the best are equally good
+CANDIDATES = 4  # replayed prompts that are decoded for each one that is learned
+SLACK = 0.01  # of mean IoU: thresholds within this of the best count as equally good
 
 
 class Fit:
@@ -95,8 +95,8 @@ class Fit:
     def replay_batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Returns features, conditions and the teacher's probabilities (B, S, S) for replayed prompts on random images.
 
-        Most prompts are absent from a random image, so CANDIDATES times as many pairs are decoded. Half of the batch
-        are the pairs with the highest probabilities; the other half is random.
+        Most prompts are absent from a random image, so CANDIDATES times as many pairs are decoded. Half of the batch is
+        the pairs with the highest probabilities; the other half is random.
         """
         data, batch = self.data, self.recipe.batch
         features = torch.from_numpy(data.features[rng.integers(len(data.features), size=CANDIDATES * batch)])
@@ -116,9 +116,9 @@ class Fit:
 
     @torch.no_grad()
     def check(self) -> tuple[float, float]:
-        """Returns the mean IoU of the held-out examples at the best threshold, and a threshold.
+        """Returns the mean IoU of the held-out examples at the best threshold, and the threshold to use.
 
-        Of the thresholds within SLACK of the best it is the one nearest to the old, which replayed prompts rely on.
+        Among thresholds within SLACK of the best, this is the nearest to the old one, which replayed prompts rely on.
         """
         self.decoder.eval()
         total = metrics.nothing(len(metrics.THRESHOLDS))
@@ -136,7 +136,7 @@ class Fit:
         return float(scores.max()), float(near[np.argmin(np.abs(near - self.threshold))])
 
     def state(self) -> dict[str, Any]:
-        """Returns all that another process needs to resume."""
+        """Returns everything that another process needs to resume."""
         return {
             "decoder": {name: tensor.clone() for name, tensor in self.decoder.state_dict().items()},
             "optimizer": self.optimizer.state_dict(),
@@ -144,7 +144,7 @@ class Fit:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Resumes from what `state` returned."""
+        """Restores a state that `state` returned."""
         self.decoder.load_state_dict(state["decoder"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])

@@ -1,7 +1,7 @@
-"""Fits the decoder to a user's data: a data set in, a CLIPSeg checkpoint in Hugging Face's layout out.
+"""Fits the decoder to a user's data set and writes a CLIPSeg checkpoint in Hugging Face's layout.
 
-During training OUT/.train holds CLIP's features of the images and the state of the last check. A run that was killed
-resumes from there, and ends with the same weights. OUT/train.jsonl has one line per check.
+During training, OUT/.train holds CLIP's features of the images and the state at the last check. A run that was killed
+resumes from there and ends with the same weights. OUT/train.jsonl has one line per check.
 """
 
 import contextlib
@@ -47,11 +47,11 @@ TEMPLATES = (  # for prompts; all but the first are the paper's
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far training has come."""
+    """The progress of a training."""
 
     stage: str  # "features", "step", "check", "done"
     at: int  # images encoded in the stage "features", otherwise steps taken
-    of: int
+    of: int  # images or steps in total
     loss: float = float("nan")  # of a step; in the stage "check" the mean since the last check
     miou: float = float("nan")  # of the held-out images, at the best threshold
     best: float = float("nan")
@@ -68,10 +68,10 @@ def train(
 ) -> Iterator[Progress]:
     """Fits the decoder of `model` to `data`, writes a checkpoint to `out`, and yields its progress.
 
-    `replay`: prompts whose masks are to stay unchanged: the decoder also learns what it predicted for them on the
-    training images before. The checkpoint has the weights of the best check; the first check is before the first step.
-    The same call again resumes a run that was stopped. Raises UsageError for unusable data, OutputError if `out` holds
-    something else, ModelError.
+    `replay`: prompts whose masks should stay unchanged. The decoder also learns its own former predictions for them on
+    the training images. The checkpoint has the weights of the best check; the first check is before the first step.
+    Repeating the call resumes a run that was stopped. Raises UsageError for unusable data, OutputError if `out` holds
+    something else, ModelError if the model cannot be loaded.
     """
     from clipseg_cli.model.devices import DTYPES, pick_dtype
     from clipseg_cli.model.segmenter import Segmenter
@@ -124,7 +124,7 @@ def _check_output(
 
 
 def _identity(path: Path) -> list[int | str] | None:
-    """Returns what changes when a file is edited; None for a missing file, which fails later, when it is read."""
+    """Returns a value that changes if the file is edited; None for a missing file, which fails when it is read."""
     try:
         return paths.identity(str(path))
     except OSError:
@@ -132,7 +132,7 @@ def _identity(path: Path) -> list[int | str] | None:
 
 
 def _run_steps(fit: "Fit", recipe: Recipe, work: Path, out: Path) -> Generator[Progress, None, dict[str, Any]]:
-    """Takes the remaining steps; returns the best check: its decoder, score, threshold and step."""
+    """Takes the remaining steps. Returns the best check: its decoder, score, threshold and step."""
     import torch
 
     step, stale = 0, 0  # stale: checks since the best one
@@ -171,7 +171,7 @@ def _run_steps(fit: "Fit", recipe: Recipe, work: Path, out: Path) -> Generator[P
 
 
 def _truncate_log(log: Path, step: int) -> None:
-    """Drops lines after the saved step, which the resumed run writes again, and an incomplete line."""
+    """Drops an incomplete line, and lines after the saved step, which the resumed run writes again."""
     kept = []
     with contextlib.suppress(FileNotFoundError):
         for line in log.read_text("utf-8").splitlines():

@@ -61,7 +61,7 @@ def test_folders_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
     mask_folders(RNG, tmp_path / "others", ("cat",), ("z",))
     with pytest.raises(UsageError, match=r"no folder for any of the labels bird, wolf\. Its folders: cat, dog"):
         evaluate(tmp_path / "birds", tmp_path / "gt")
-    with pytest.raises(NoInputError, match="must end alike, like a"):
+    with pytest.raises(NoInputError, match="must have the same ending, like a"):
         evaluate(tmp_path / "others", tmp_path / "gt")
     with pytest.raises(UsageError, match="no ground truth at"):
         evaluate(tmp_path / "pred", tmp_path / "nowhere")

@@ -1,4 +1,4 @@
-"""One function per output format, from arrays to the bytes of files. Nothing is written to disk here.
+"""Writers, one per output format: they turn arrays into the bytes of files, and write nothing to disk.
 
 The keys of WRITERS are the choices of `--format`.
 """
@@ -15,7 +15,7 @@ from clipseg_cli.outputs.writers.result import File, Result
 from clipseg_cli.settings.masks import Mode
 from clipseg_cli.settings.outputs import Format
 
-# Takes the image's output path without suffix and its result. The record names the first file that is yielded.
+# Takes the image's output path without suffix, and its result. The record names the first file yielded.
 Writer = Callable[[str, Result], Iterator[File]]
 
 

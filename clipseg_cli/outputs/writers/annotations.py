@@ -23,7 +23,8 @@ def objects(result: Result) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Yields (label index, mask) for each annotation: one per non-empty label or, with --components, per component."""
     for index, mask in enumerate(result.masks):
         if mask.any():
-            yield from ((index, one) for one in (cleanup.components(mask) if result.export.components else [mask]))
+            masks = cleanup.components(mask) if result.export.components else [mask]
+            yield from ((index, single) for single in masks)
 
 
 def coco(stem: str, result: Result) -> Iterator[File]:
@@ -58,7 +59,7 @@ def _polygons(mask: NDArray[np.uint8]) -> list[list[int]]:
 def yolo(stem: str, result: Result) -> Iterator[File]:
     """Yields the label file, one polygon per line, and the photo.
 
-    A line is the class, then x y pairs as fractions of width and height. Each component is a line of its own, and a
+    A line is the class, then x y pairs as fractions of width and height. Each component has its own line, and a
     zero-width channel connects each hole to the edge. Trainers look for the label file under the photo's path, with
     the last folder `images` replaced by `labels`.
     """
@@ -85,9 +86,8 @@ def voc(stem: str, result: Result) -> Iterator[File]:
         classes[mask > 0] = index + 1
         numbers[mask > 0] = min(number, 254)
         x, y, w, h = soft_maps.bbox(mask) or (0, 0, 0, 0)
-        corners = zip(
-            ("xmin", "ymin", "xmax", "ymax"), (x + 1, y + 1, x + w, y + h), strict=True
-        )  # VOC counts from 1, inclusive
+        # VOC counts pixels from 1, ends inclusive
+        corners = zip(("xmin", "ymin", "xmax", "ymax"), (x + 1, y + 1, x + w, y + h), strict=True)
         box = "".join(f"<{name}>{value}</{name}>" for name, value in corners)
         boxes.append(
             f"  <object><name>{xml(result.labels[index])}</name><pose>Unspecified</pose><truncated>0</truncated>"

@@ -1,8 +1,7 @@
-"""Files that cover the whole run, such as coco.json: assembled at its end from one fragment per image.
+"""Files that cover the whole run, such as coco.json. They are assembled at its end from one fragment per image.
 
-A fragment is a file that the manifest names. The fragments are read in the order of the images' names, and nothing
-else is. A run that was killed and resumed, or shared by several processes, therefore ends with the same bytes as a run
-in one go.
+A fragment is a file that the manifest names. Only the fragments are read, in the order of the images' names. A run that
+was killed and resumed, or shared by several processes, therefore ends with the same bytes as an uninterrupted run.
 """
 
 import json
@@ -15,7 +14,7 @@ from clipseg_cli.settings.outputs import Format
 from clipseg_cli.storage import store
 from clipseg_cli.storage.store import AnyPath
 
-SHARD = 1000  # samples: the most that a WebDataset shard holds
+SHARD = 1000  # samples: the most that one WebDataset shard holds
 TAR_END = bytes(1024)  # two empty blocks end a tar archive
 
 Fragments = Sequence[tuple[str, str]]  # (image, path relative to the output folder), sorted
@@ -63,7 +62,7 @@ def labels(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: boo
 
 
 def webdataset(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
-    """Writes webdataset/000000.tar, 000001.tar, ... A shard that is newer than its samples and complete is kept."""
+    """Writes webdataset/000000.tar, 000001.tar, ... A complete shard that is newer than its samples is kept."""
     count = -(-len(fragments) // SHARD)
     for index in range(count):
         samples = fragments[index * SHARD : (index + 1) * SHARD]
@@ -111,14 +110,14 @@ def _line(document: dict[str, object], last: bool) -> bytes:
 
 def assemble(out: AnyPath, formats: Sequence[Format], labels: Sequence[str], fsync: bool = False) -> None:
     """Writes every file of `formats` that covers the whole run, from the manifest of a finished run."""
-    for form in formats:
-        if write := PER_RUN.get(form):
-            write(out, sorted(_fragments(out, form)), labels, fsync)
+    for name in formats:
+        if write := PER_RUN.get(name):
+            write(out, sorted(_fragments(out, name)), labels, fsync)
 
 
-def _fragments(out: AnyPath, form: Format) -> Iterator[tuple[str, str]]:
+def _fragments(out: AnyPath, name: Format) -> Iterator[tuple[str, str]]:
     for document in manifest.documents(out / manifest.MANIFEST):
-        if path := document.get(form):
+        if path := document.get(name):
             yield document["image"], path
 
 

@@ -18,16 +18,16 @@ JPEG_SIDE = 65_500  # pixels: the longest side that libjpeg writes
 
 
 def png(grey: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
-    """Returns a grey PNG of a uint8 or uint16 (H, W) array, with as many bits.
+    """Returns a grey PNG of a uint8 or uint16 (H, W) array, with the same bit depth.
 
     Masks have 8 bits, not 1: Pillow and numpy open a 1-bit PNG as booleans, for which `mask > 127` is never true.
-    The run-length strategy of deflate suits masks: it is the fastest that still makes small files.
+    Deflate's run-length strategy suits masks: it is the fastest strategy that still makes small files.
     """
     return _encode(".png", grey, RUNS)
 
 
 def mask_png(mask: NDArray[np.uint8]) -> bytes:
-    """Returns a grey PNG like `png`. Without a filter it is smaller and faster for images of few grey levels."""
+    """Returns a grey PNG without a filter: smaller and faster than `png` for images with few grey levels."""
     return _encode(".png", mask, [*RUNS, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE])
 
 

@@ -26,8 +26,8 @@ class Result:
     softs: tuple[NDArray[np.uint8], ...]  # soft maps, probability x 255; empty if no format needs them
     fines: tuple[NDArray[np.uint16], ...]  # soft maps, probability x 65535; empty if no format needs them
     alphas: tuple[NDArray[np.uint8], ...]  # opacity x 255; empty without --refine matting
-    index: NDArray[np.uint8] | None  # 0 for background, i + 1 for the label i; None if no format needs it
-    skip: tuple[bool, ...]  # labels without a file: the mask is empty, and --empty skip is given
+    index: NDArray[np.uint8] | None  # 0 for background, i + 1 for label i; None if no format needs it
+    skip: tuple[bool, ...]  # whether a label gets no file: its mask is empty, and --empty skip is given
     feather: float  # pixels: blur radius of the edge in mask files and cutouts
     export: ExportOptions
 

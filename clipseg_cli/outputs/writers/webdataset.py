@@ -14,8 +14,8 @@ from clipseg_cli.outputs.writers.result import File, Result
 def webdataset(stem: str, result: Result) -> Iterator[File]:
     """Yields the tar members of one sample, without the end of an archive: photo, one mask per label, and JSON.
 
-    WebDataset ends a sample's key at the first dot of the file name. Dots of the stem therefore become underscores,
-    and `~` with a hash is added, so that `a.b` and `a_b` stay two samples.
+    WebDataset ends a sample's key at the first dot of the file name. Dots in the stem therefore become underscores,
+    and `~` and a hash are added, so that `a.b` and `a_b` remain two samples.
     """
     folder, slash, name = stem.rpartition("/")
     digits = hashlib.sha256(name.encode()).hexdigest()[:8]
