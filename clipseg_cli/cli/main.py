@@ -65,7 +65,7 @@ command(app, "eval")(evaluate.evaluate)
 command(app, "calibrate")(calibrate.calibrate)
 command(app, "train", without=("backend", "progress", "no_color", "config"))(train.train)
 command(app, "protocol", without=("backend", "progress", "no_color"))(protocol.protocol)
-command(app, "ui")(ui.ui)
+command(app, "ui", without=("quiet", "progress", "no_color"))(ui.ui)
 app.add_typer(models.app, name="models")
 command(app, "doctor")(doctor.doctor)
 

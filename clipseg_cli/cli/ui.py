@@ -4,21 +4,21 @@ import sys
 from typing import Annotated
 
 from clipseg_cli.cli.signals import Closed
-from clipseg_cli.cli.status import Debug
 from clipseg_cli.cli.terminal import say
 from clipseg_cli.settings.flag import Flag
 from clipseg_cli.settings.model import ModelOptions
+from clipseg_cli.settings.run import ConsoleOptions
 
 
 def ui(
     model: ModelOptions,
+    console: ConsoleOptions,
     folder: Annotated[str, Flag("A folder of images.", argument=True, panel="Input")] = ".",
     out: Annotated[str, Flag("Output folder of runs that the page starts.", ("--out", "-o"), "DIR", panel="Output")] = (
         "clipseg-out"
     ),
     port: Annotated[int, Flag("Port of the page; 0 picks a free one.", low=0, high=65535, panel="Run")] = 0,
     browse: Annotated[bool, Flag("Open the page in the browser.", ("--open/--no-open",), panel="Run")] = True,
-    debug: Debug = False,
 ) -> None:
     """Opens a live web page to try prompts.
 
