@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.model.segmenter import Embeddings, Segmenter
-from clipseg_cli.prompts import highlight
+from clipseg_cli.prompts import highlight, recipes
 from clipseg_cli.run.pipeline import cosines
 from shapes import queries
 from shapes.batches import exemplar_scene
@@ -71,7 +71,7 @@ def conditional_embeddings(
         return np.asarray(np.mean(embeddings, 0), np.float32)
 
     default, text = mean_embedding("crop-blur-dim", 1), segmenter.embed([question.text]).values[0]
-    rows = {("recipe", name): mean_embedding(name, 1) for name in highlight.RECIPES}
+    rows = {("recipe", name): mean_embedding(name, 1) for name in recipes.RECIPES}
     rows |= {("exemplars", str(count)): mean_embedding("crop-blur-dim", count) for count in EXEMPLARS}
     blends = {share: np.float32(share) * text + np.float32(1 - share) * default for share in TEXT_SHARES}
     return rows | {("text share", str(share)): blend for share, blend in blends.items()}

@@ -15,7 +15,7 @@ import torch
 from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor, CLIPTokenizer
 
 from clipseg_cli.model.segmenter import Segmenter
-from clipseg_cli.prompts import highlight
+from clipseg_cli.prompts import recipes
 from clipseg_cli.settings.training import Recipe as TrainingOptions
 from shapes import (
     architecture,
@@ -434,7 +434,7 @@ def test_every_way_to_use_exemplars_is_scored() -> None:
     """`shapes.prompt_benchmark` scores every recipe, number of exemplars and blend. Its AP equals the definition."""
     segmenter = Segmenter.load("shapes", device="cpu", dtype="fp32")
     marks = prompt_benchmark.one_shot(segmenter, prompt_benchmark.one_shot_questions(2))
-    assert list(marks["recipe"]) == list(highlight.RECIPES) and marks["exemplars"]["1"] == marks["text share"]["0.0"]
+    assert list(marks["recipe"]) == list(recipes.RECIPES) and marks["exemplars"]["1"] == marks["text share"]["0.0"]
     assert all(0 <= value <= 1 for rows in marks.values() for value in rows.values())
     rng = np.random.default_rng(5)
     scores, shown = rng.normal(size=40), rng.random(40) < 0.3

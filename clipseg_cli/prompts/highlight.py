@@ -1,7 +1,7 @@
 """Visual prompts: an exemplar and its mask become the image that CLIPSeg sees.
 
 The released models were trained with the recipe `crop-blur-dim` (their `crop_blur_highlight352`): blur the
-surroundings, dim them to a tenth, crop around the object, pad to a square, resize. RECIPES has this recipe and the
+surroundings, dim them to a tenth, crop around the object, pad to a square, resize. `recipes` has this one and the
 others that the paper compares. All steps work in normalised colour, where 0 is ImageNet's mean colour, so surroundings
 fade to that colour and not to black.
 
@@ -12,53 +12,19 @@ Pure functions of arrays. Images are uint8 (H, W, 3) RGB; masks are bool (H, W) 
 (H, W, 3) in normalised colour.
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from clipseg_cli.prompts.recipes import BACKGROUND, BLUR_SIGMA, CONTEXT, RECIPES
+
 MEAN = np.array((0.485, 0.456, 0.406), np.float32)  # of RGB in [0, 1], over ImageNet
 STD = np.array((0.229, 0.224, 0.225), np.float32)
 PAPER_SIDE = 352  # pixels: the image side that the three lengths below refer to
-BLUR_SIGMA = 3.0  # pixels at PAPER_SIDE
 BLUR_RADIUS = 7  # pixels at PAPER_SIDE: 15 taps
 OUTLINE = 5  # pixels at PAPER_SIDE: the authors' thickness, which cv2 draws 7 pixels wide, centred on the edge
-BACKGROUND = 0.1  # factor for the surroundings in normalised colour
-CONTEXT = 0.1  # share of the object's width and height, added on each side
 RED = np.array((1, 0, 0), np.float32)  # outline colour, RGB in [0, 1]
 DYE = np.array((1, 0.2, 0.2), np.float32)  # RGB factors for the grey level of a dyed object
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """One way to highlight an object. The default changes nothing.
-
-    background: factor for the surroundings, in [0, 1]. sigma: blur of the surroundings in pixels at PAPER_SIDE, 0 for
-    none. context: margin of the crop as a share of the object's extent; None for no crop. paint: "outline" draws a red
-    line around the object, "dye" tints the object red and makes the rest grey.
-    """
-
-    background: float = 1.0
-    sigma: float = 0.0
-    context: float | None = None
-    paint: Literal["outline", "dye"] | None = None
-
-
-RECIPES: dict[
-    str, Recipe
-] = {  # comments: gain in percentage points in the paper's Table 2, if the recipe is listed there
-    "crop-blur-dim": Recipe(BACKGROUND, BLUR_SIGMA, CONTEXT),  # 23.50; used in training
-    "dim": Recipe(background=BACKGROUND),  # 13.85
-    "mask": Recipe(background=0.0),  # 23.40
-    "blur": Recipe(sigma=BLUR_SIGMA),  # 13.15
-    "blur-dim": Recipe(BACKGROUND, BLUR_SIGMA),  # 21.73
-    "crop": Recipe(context=CONTEXT),  # 13.60
-    "outline": Recipe(paint="outline"),  # 2.29
-    "dye": Recipe(paint="dye"),  # 1.21
-    "none": Recipe(),
-}
 
 
 def normalised(image: NDArray[np.uint8]) -> NDArray[np.float32]:

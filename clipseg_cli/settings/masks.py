@@ -98,7 +98,7 @@ class MaskOptions:
             "cat=0.4 sets it for the label cat. Repeatable.",
             ("--threshold", "-t"),
             "[LABEL=]P",
-            default="the model's",
+            default="the model's; in `post`, the run's",
             decides=False,  # run.json records the threshold of each prompt
         ),
     ] = ()

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+from clipseg_cli.errors import UsageError
+from clipseg_cli.prompts.recipes import RECIPES
 from clipseg_cli.settings.flag import Flag
 
 RECIPE = "crop-blur-dim"  # the paper's best visual prompt: table 2
@@ -73,8 +75,7 @@ class PromptOptions:
     highlight: Annotated[
         str,
         Flag(
-            "How to show an exemplar's object to the model: crop-blur-dim, dim, mask, blur, blur-dim, crop, outline, "
-            "dye or none.",
+            f"How to show an exemplar's object to the model: {', '.join(RECIPES)}.",
             metavar="RECIPE",
             panel="Advanced",
         ),
@@ -92,3 +93,7 @@ class PromptOptions:
         str | None,
         Flag("Write the exemplars as the model sees them to this PNG.", metavar="FILE.png", panel="Advanced"),
     ] = None
+
+    def __post_init__(self) -> None:
+        if self.highlight not in RECIPES:
+            raise UsageError(f"--highlight {self.highlight}: no such recipe; choose from {', '.join(RECIPES)}")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clipseg_cli.prompts import highlight
+from clipseg_cli.prompts import highlight, recipes
 
 Mask = NDArray[np.bool_]
 
@@ -202,13 +202,13 @@ def test_denormalised_inverts_normalised() -> None:
 def test_the_default_recipe_is_crop_blur_dim() -> None:
     """`crop-blur-dim` is the first recipe and equals `crop_blur_dim` to the bit."""
     image, mask = noise((120, 70), 6), rectangle((120, 70), slice(10, 50), slice(20, 60))
-    assert next(iter(highlight.RECIPES)) == "crop-blur-dim"
+    assert next(iter(recipes.RECIPES)) == "crop-blur-dim"
     assert np.array_equal(
         highlight.highlight(image, mask, "crop-blur-dim", 64), highlight.crop_blur_dim(image, mask, 64)
     )
 
 
-@pytest.mark.parametrize("recipe", highlight.RECIPES)
+@pytest.mark.parametrize("recipe", recipes.RECIPES)
 def test_every_recipe_checks_and_keeps_its_input(recipe: str) -> None:
     """An empty mask and a mask of another size are refused. The input is not written to; the result is finite."""
     image, mask = noise((40, 30), 7), rectangle((40, 30), slice(0, 1), slice(29, 30))

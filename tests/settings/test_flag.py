@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 import pytest
 
@@ -120,7 +120,9 @@ def test_the_decisive_options_are_those_that_change_outputs() -> None:
 def test_every_option_is_explained(group: type) -> None:
     """Help is a sentence or several. No two options of a group share a flag, long or short."""
     found = list(options(group))
-    assert all(option.flag.help[0].isupper() or option.flag.help[0] == "`" for option in found)
+    values = {value for option in found for value in get_args(option.type)}  # help may start with one of them
+    starts = [option.flag.help.split(":")[0].split(" ")[0] for option in found]
+    assert all(start[0].isupper() or start[0] == "`" or start in values for start in starts)
     assert all(option.flag.help.endswith(".") or ": " in option.flag.help for option in found)
     names = [name for option in found for name in (option.flag.names or (option.long(),))]
     assert len(set(names)) == len(names)

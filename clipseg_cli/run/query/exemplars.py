@@ -17,6 +17,7 @@ from clipseg_cli.inputs import decode, kinds
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.prompts import highlight
+from clipseg_cli.prompts.recipes import RECIPES
 from clipseg_cli.settings.inputs import MAX_PIXELS
 from clipseg_cli.storage import paths
 
@@ -106,7 +107,7 @@ def visual_prompt(
 ) -> NDArray[np.float32]:
     """Returns an exemplar as the model sees it: float32 (3, S, S) in normalised colour.
 
-    `recipe` is a key of `highlight.RECIPES`. `region_prompt` is a text prompt that finds the object if the exemplar has
+    `recipe` is a key of RECIPES. `region_prompt` is a text prompt that finds the object if the exemplar has
     neither mask nor box. Raises UsageError for a file that cannot be read and for an empty region.
     """
     try:
@@ -166,7 +167,7 @@ def _reduced(
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Returns image and region, reduced if the model's view has over SPARE times the pixels per side it can hold."""
     height, width = region.shape
-    context = highlight.RECIPES[recipe].context
+    context = RECIPES[recipe].context
     x0, y0, x1, y1 = (0, 0, width, height) if context is None else highlight.crop_box(region, context)
     share = SPARE * side / max(x1 - x0, y1 - y0)
     if share >= 1:

@@ -12,7 +12,6 @@ from typing import Any
 from clipseg_cli.errors import UsageError
 from clipseg_cli.prompts import expressions, text
 from clipseg_cli.prompts.expressions import Expression
-from clipseg_cli.prompts.highlight import RECIPES
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.run.query import embedding_file, exemplars
 from clipseg_cli.run.query.embedding_file import SavedEmbedding
@@ -73,8 +72,6 @@ class Query:
 
 def read(options: PromptOptions) -> Query:
     """Returns the query of the prompt options, and reads the files they name. Raises UsageError."""
-    if options.highlight not in RECIPES:
-        raise UsageError(f"--highlight {options.highlight}: no such recipe; choose from {', '.join(RECIPES)}")
     texts = [*map(text.parse, options.prompt)]
     if options.prompts_file:
         texts += text.read_file(options.prompts_file)

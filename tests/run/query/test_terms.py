@@ -64,7 +64,7 @@ def test_options_become_a_query(tmp_path: Path) -> None:
     assert found.prompts[1].threshold == 0.7
     assert (found.recipe, found.region_prompt, found.mix) == ("dim", "a sign", 0.2)
     with pytest.raises(UsageError, match="choose from crop-blur-dim"):
-        terms.read(replace(options, highlight="none of these"))
+        replace(options, highlight="none of these")
 
 
 def test_an_exemplar_without_a_label_belongs_to_the_only_text(tmp_path: Path) -> None:
