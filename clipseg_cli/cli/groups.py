@@ -1,7 +1,8 @@
 """Commands whose parameters are option groups: builds typer commands from the fields of `settings`.
 
-    @command("segment", app)
     def segment(inputs: InputOptions, prompts: PromptOptions) -> None: ...
+
+    command(app, "segment")(segment)
 
 typer sees one parameter per flag, sorted by help panel; the function receives the groups, filled and checked.
 """
