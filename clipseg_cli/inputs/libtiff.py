@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from PIL import Image
+from PIL import _imaging  # the module of Pillow that is linked with libtiff
 
 LENGTH = 200  # characters of a report
 MOST = 3  # reports about tags that become notes
@@ -59,7 +59,6 @@ def lost_pixels(found: dict[Report, None]) -> str:
 _Handler = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)
 
 
-@_Handler
 def _keep(function: bytes | None, form: bytes, arguments: int) -> None:
     """Keeps a report of libtiff; drops it if nothing in this thread asks for reports."""
     if _kept.reports is not None:
@@ -72,7 +71,8 @@ def _keep(function: bytes | None, form: bytes, arguments: int) -> None:
 
 _formatted = ctypes.pythonapi.PyOS_vsnprintf
 _formatted.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_void_p]
-with suppress(AttributeError, OSError):  # the library is found through the module of Pillow that is linked with it
-    _set_handler = ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler
+_handler = _Handler(_keep)
+with suppress(AttributeError, OSError):
+    _set_handler = ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler
     _set_handler.argtypes, _set_handler.restype = [_Handler], ctypes.c_void_p
-    _set_handler(_keep)
+    _set_handler(_handler)
