@@ -55,6 +55,11 @@ def lost_pixels(found: dict[Report, None]) -> str:
     return next((report.text for report in found if report.function not in ABOUT_TAGS), "")
 
 
+def failure(found: dict[Report, None]) -> str:
+    """Returns the likely reason why nothing could be decoded; "" if there was no report."""
+    return lost_pixels(found) or next((report.text for report in reversed(found)), "")
+
+
 # The arguments for the format are a va_list. All systems pass it as one pointer.
 _Handler = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)
 

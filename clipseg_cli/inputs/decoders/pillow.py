@@ -167,7 +167,9 @@ def _reasons(reports: dict[libtiff.Report, None]) -> Iterator[None]:
             text = f"compression {text}" if text.isdecimal() else text
             why = f"unsupported pixel format ({text}); save it as 8-bit RGB"
             raise ImageError("unsupported", "load", why) from error
-        raise damaged(libtiff.lost_pixels(reports) or text) from error
+        if text.startswith("decoder error"):  # all that Pillow knows of an error of libtiff
+            text = libtiff.failure(reports) or text
+        raise damaged(text) from error
 
 
 def damaged(why: str) -> ImageError:
