@@ -43,5 +43,6 @@ def post(
     request = runs.Request(store.as_path(run), masks, output, overwrite, max_pixels, tuple(sys.argv[1:]))
     with Terminal(console) as terminal:
         terminal.begin(None)
+        request = runs.placed(request, terminal.note)
         present(runs.post(request, terminal.note), terminal, output, request.out)
     raise typer.Exit(3 if terminal.failed else 0)

@@ -120,6 +120,9 @@ def _carry_out(
             total = len(head) if len(head) < COUNTED else None
             sources = itertools.chain(head, sources)
         terminal.begin(total)
+        first = next(sources, None)
+        if first is not None:
+            request, sources = runs.placed(request, terminal.note), itertools.chain([first], sources)
         records = runs.segment(request, sources, terminal.note, sys.stdout.buffer)
-        present(records, terminal, request.output, request.out, runs.is_single(request.out))
+        present(records, terminal, request.output, request.out, request.file is not None)
     raise typer.Exit(3 if terminal.failed else 0)

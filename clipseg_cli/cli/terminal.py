@@ -186,5 +186,5 @@ def _emitter(options: PrintOptions, out: str, single: bool) -> Callable[["Record
         return lambda record: say(record.line())
     if single:
         quiet = options.print_ == "none" or sys.stdout.isatty()
-        return lambda record: say(out) if record.ok and not quiet else None
+        return lambda record: say(out) if record.outputs and not quiet else None
     return paths if wanted else lambda record: None

@@ -30,9 +30,11 @@ def ui(
 
     Draw a box on an image to find similar objects. Run the prompts on the whole folder, or copy the command.
     """
+    from clipseg_cli.outputs.writers import one_file
     from clipseg_cli.pages.server import serve
     from clipseg_cli.pages.session import Session, folder_of
 
+    one_file.check_folder(out, "clipseg ui")
     session = Session(folder_of(folder), model, out)
     try:
         serve(session, port, say, browse and sys.stdout.isatty())

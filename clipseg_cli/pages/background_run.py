@@ -10,24 +10,18 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from typing import Any
 
-from clipseg_cli.outputs.manifest import MANIFEST, RUN, readable_name
+from clipseg_cli.outputs.manifest import readable_name
 
 PATIENCE = 10.0  # seconds to wait for a run or a thread that was told to stop
 STREAM_OPTIONS = ("--json", "--progress", "none")  # added to a run, so that its records can be counted
 
 
-def is_free(out: str, command: list[str]) -> bool:
-    """Returns whether the folder `out` holds no run, or only an earlier run of this same command."""
-    try:
-        before = [*json.loads((Path(out) / RUN).read_bytes())["command"]]
-    except FileNotFoundError:
-        return not (Path(out) / MANIFEST).exists()
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return [word for word in before if word not in STREAM_OPTIONS] == command
+def is_run_of(document: dict[str, Any], command: list[str]) -> bool:
+    """Returns whether a run.json is that of this command."""
+    words = document.get("command")
+    return isinstance(words, list) and [word for word in words if word not in STREAM_OPTIONS] == command
 
 
 class Run:

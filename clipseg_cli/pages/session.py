@@ -5,7 +5,6 @@ public methods may be called from any thread.
 """
 
 import functools
-import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -20,10 +19,11 @@ from clipseg_cli.errors import ClipsegError, ImageError, UsageError
 from clipseg_cli.masks import cleanup, soft_maps
 from clipseg_cli.masks.threshold import cut
 from clipseg_cli.model import registry
-from clipseg_cli.pages.background_run import PATIENCE, Run, is_free
+from clipseg_cli.pages.background_run import PATIENCE, Run, is_run_of
 from clipseg_cli.pages.gallery import THUMBNAIL, Gallery
 from clipseg_cli.pages.mask_request import MaskRequest, PagePrompt
 from clipseg_cli.prompts import highlight
+from clipseg_cli.run import run_file
 from clipseg_cli.settings.masks import CleanUp
 from clipseg_cli.settings.model import ModelOptions
 
@@ -215,8 +215,8 @@ class Session:
         """
         words = ["clipseg", "segment", self.folder, "--model", self.options.model]
         words += request.options(lambda image: self.gallery.sources[image].path)
-        folders = (self.out if number == 1 else f"{self.out}-{number}" for number in itertools.count(1))
-        return next(command for out in folders if is_free(out, command := [*words, "-o", out]))
+        out, _ = run_file.choose_folder(self.out, lambda document, out: is_run_of(document, [*words, "-o", out]))
+        return [*words, "-o", out]
 
     def start_run(self, request: MaskRequest) -> None:
         """Runs the command on the whole folder in its own process.

@@ -7,6 +7,7 @@ soft map -> refine -> threshold -> peak -> compete for pixels -> clean up -> wri
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,8 @@ from clipseg_cli.errors import ClipsegError, ImageError, lacks_memory
 from clipseg_cli.masks import cleanup, matting, soft_maps, threshold
 from clipseg_cli.masks.threshold import Photo
 from clipseg_cli.outputs.manifest import Mask, Record
-from clipseg_cli.outputs.writers import WRITERS
+from clipseg_cli.outputs.writers import WRITERS, one_file
+from clipseg_cli.outputs.writers.one_file import OneFile
 from clipseg_cli.outputs.writers.result import Result
 from clipseg_cli.prompts.slugs import unique_slugs
 from clipseg_cli.prompts.text import Prompt
@@ -37,6 +39,7 @@ class MaskPlan:
     masks: MaskOptions
     formats: tuple[Format, ...]
     export: ExportOptions = field(default_factory=ExportOptions)
+    file: OneFile | None = None  # the only file that is written; None: the files of an output folder
 
 
 def finish(
@@ -53,7 +56,8 @@ def finish(
         result, masks = _masks(blank.image, photo, maps, plan)
         stem = store.portable(output)
         for form in plan.formats:
-            for path, index, data in WRITERS[form](stem, result):
+            writer = WRITERS[form] if plan.file is None else partial(one_file.write, plan.file)
+            for path, index, data in writer(stem, result):
                 write(path, data)
                 paths.setdefault((form, index), path)
                 outputs.append((path, len(data)))

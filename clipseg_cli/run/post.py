@@ -24,12 +24,12 @@ from clipseg_cli.masks import soft_maps
 from clipseg_cli.masks.refine import REFINEMENTS
 from clipseg_cli.outputs import manifest
 from clipseg_cli.outputs.manifest import MANIFEST, RUN, Ledger, Record
-from clipseg_cli.outputs.writers import check_label_count, per_run, raster
+from clipseg_cli.outputs.writers import check_label_count, one_file, per_run, raster
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.prompts.thresholds import resolve_thresholds
+from clipseg_cli.run import run_file
 from clipseg_cli.run.finish import MaskPlan, Write, finish
 from clipseg_cli.run.pipeline import ahead
-from clipseg_cli.run.run_file import to_json
 from clipseg_cli.settings.flag import decisive
 from clipseg_cli.settings.inputs import MAX_PIXELS
 from clipseg_cli.settings.masks import MaskOptions
@@ -53,11 +53,28 @@ class Request:
 
     def __post_init__(self) -> None:
         REFINEMENTS[self.masks.clean.refine].check()
+        one_file.check_folder(self.out, "clipseg post")
 
     @property
     def out(self) -> str:
         """The output folder, or its URL."""
         return paths.local(self.output.out or OUT)
+
+
+def placed(request: Request, note: Callable[[str], None]) -> Request:
+    """Returns the request with its output folder, and takes that folder if it is new.
+
+    Without `-o` it is the folder of an earlier `post` of the same settings, otherwise the first of `clipseg-post`,
+    `clipseg-post-2`, ... that holds no run. Raises OutputError, UsageError.
+    """
+    if request.output.out is not None:
+        return request
+    before = _read(request.run)
+    document = _describe(request, before, _plan(request, before))
+    out, told = run_file.take_folder(request.out, document, not request.overwrite)
+    if told:
+        note(told)
+    return replace(request, output=replace(request.output, out=out))
 
 
 def post(request: Request, note: Callable[[str], None]) -> Iterator[Record]:
@@ -73,7 +90,7 @@ def post(request: Request, note: Callable[[str], None]) -> Iterator[Record]:
     manifest.forget(out)
     document = _describe(request, before, plan)
     started, done, failed = time.monotonic(), 0, 0
-    store.write(out / RUN, to_json(document), fsync)
+    store.write(out / RUN, run_file.to_json(document), fsync)
 
     def write(path: str, data: bytes) -> None:
         store.write(out / path, data, fsync)
@@ -89,7 +106,7 @@ def post(request: Request, note: Callable[[str], None]) -> Iterator[Record]:
     per_run.assemble(out, plan.formats, [prompt.label for prompt in plan.prompts], fsync)
     seconds = time.monotonic() - started
     counts = {"done": done, "failed": failed}
-    store.write(out / RUN, to_json(document | {"images": counts, "seconds": round(seconds, 3)}), fsync)
+    store.write(out / RUN, run_file.to_json(document | {"images": counts, "seconds": round(seconds, 3)}), fsync)
     wrong = f", {failed} failed (see {out / MANIFEST})" if failed else ""
     note(f"{done} of {done + failed} images done{wrong}, {seconds:.1f} s -> {out}")
 

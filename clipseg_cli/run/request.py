@@ -6,6 +6,8 @@ from itertools import cycle, islice
 
 from clipseg_cli.errors import UsageError
 from clipseg_cli.masks.refine import REFINEMENTS
+from clipseg_cli.outputs.writers import one_file
+from clipseg_cli.outputs.writers.one_file import OneFile
 from clipseg_cli.prompts.thresholds import resolve_thresholds
 from clipseg_cli.run.query.terms import Query
 from clipseg_cli.settings.inputs import InputOptions
@@ -34,11 +36,17 @@ class Request:
         resolve_thresholds(self.masks.threshold, self.query.prompts, 0)
         REFINEMENTS[self.masks.clean.refine].check()
         _check_engine(self)
+        _ = self.file
 
     @property
     def out(self) -> str:
         """Where the outputs go: a folder, a URL, a file, or "-"."""
         return (self.output.out or OUT).removeprefix("file://")
+
+    @property
+    def file(self) -> OneFile | None:
+        """The single file to write, or None if the output is a folder. Raises UsageError if it cannot be written."""
+        return one_file.choose(self.out, self.output.formats, len(self.query.prompts), self.output.export)
 
     def to(self, out: str) -> "Request":
         """Returns this request with another output."""

@@ -1,12 +1,14 @@
-"""`run.json`: the options and the conditions of a run, and the check before it is resumed."""
+"""`run.json`: the options and the conditions of a run. It decides in which folder a run goes on or begins."""
 
 import json
 import os
 import platform
 import socket
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from clipseg_cli.settings.flag import decisive
 from clipseg_cli.storage import paths, store
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "opencv-python", "pillow")
+LINES = 10  # differences between two runs that an error shows
+RIVALS = 100  # runs that may start at the same time, each in a folder of its own
 
 
 def describe(request: Request, job: Job, checkpoint: registry.Checkpoint) -> dict[str, Any]:
@@ -62,6 +66,80 @@ def settings(request: Request, job: Job, checkpoint: registry.Checkpoint) -> dic
     }
 
 
+def earlier(out: store.AnyPath) -> dict[str, Any] | None:
+    """Returns the run.json of the run in a folder: empty if it is damaged or lost, None if the folder holds no run.
+
+    Raises OutputError if a bucket does not answer.
+    """
+    try:
+        document = json.loads((out / RUN).read_bytes())
+    except FileNotFoundError:
+        return {} if (out / MANIFEST).exists() else None
+    except OSError as error:
+        if not isinstance(out, Path):
+            raise store.failure(error, out / RUN) from error
+        return {}
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def choose_folder(base: str, same: Callable[[dict[str, Any], str], bool]) -> tuple[str, bool]:
+    """Returns the folder of a run among `base`, `base-2`, `base-3`, ... and whether it holds this run already.
+
+    That is the folder that holds the run, wherever it is, otherwise the first that holds no run. `same` says whether a
+    run.json in a folder is that of this run. A folder in a bucket is returned as it is.
+    """
+    if paths.is_url(base):
+        return base, False
+    base = base.rstrip("/") or base
+    above, name = os.path.split(base)
+    try:
+        numbers = [_number(each, name) for each in os.listdir(above or os.curdir)]
+    except OSError:  # the run will say what is wrong with the folder
+        return base, False
+    taken = set[int]()
+    for number in sorted(number for number in numbers if number):
+        document = earlier(Path(out := _numbered(base, number)))
+        if document is not None and same(document, out):
+            return out, True
+        taken |= set() if document is None else {number}
+    return _numbered(base, next(number for number in count(1) if number not in taken)), False
+
+
+def _number(name: str, base: str) -> int:
+    """Returns the number of a folder: 1 for `base`, 2 for `base-2`, ...; 0 for other names."""
+    if name == base:
+        return 1
+    digits = name.removeprefix(f"{base}-")
+    number = int(digits) if digits != name and digits.isascii() and digits.isdigit() and len(digits) < 10 else 0
+    return number if number > 1 and digits == str(number) else 0
+
+
+def _numbered(base: str, number: int) -> str:
+    return base if number == 1 else f"{base}-{number}"
+
+
+def take_folder(base: str, document: dict[str, Any], resume: bool) -> tuple[str, str]:
+    """Takes the folder of a run that names none, as `choose_folder`; returns it, and a note for the user or "".
+
+    A new run is in its folder's run.json from then on, so that no other run that starts at the same time takes the
+    folder. Without `resume`, a run that has no folder yet takes `base`, whatever that holds. Raises OutputError.
+    """
+    content = to_json(document)
+    now = json.loads(content)["settings"]
+    for _ in range(RIVALS):
+        out, mine = choose_folder(base, lambda there, _: there.get("settings") == now)
+        if not mine and not resume:
+            return base, ""
+        if mine:
+            return out, "" if out == base else f"this run is in {out}"
+        store.check(Path(out))
+        if store.create(Path(out) / RUN, content):
+            break
+    return out, "" if out == base else f"{base} holds a run with other settings: this run goes to {out}"
+
+
 def admit(out: store.AnyPath, document: dict[str, Any], resume: bool) -> bool:
     """Checks that a run may write to `out`. Without `resume`, deletes the manifest and run.json of an earlier run.
 
@@ -71,39 +149,53 @@ def admit(out: store.AnyPath, document: dict[str, Any], resume: bool) -> bool:
     if not resume:
         forget(out)
         return False
-    ended = False
-    try:
-        earlier = json.loads((out / RUN).read_bytes())
-        before = dict(earlier["settings"])
-        ended = "seconds" in earlier
-    except FileNotFoundError:
-        if not (out / MANIFEST).exists():
-            return True
-        before = {}
-    except OSError as error:
-        if not isinstance(out, Path):
-            raise store.failure(error, out / RUN) from error
-        before = {}
-    except (ValueError, KeyError, TypeError):
-        before = {}
-    now = json.loads(to_json(document))["settings"]
+    there = earlier(out)
+    if there is None:
+        return True
+    before, now = there.get("settings"), json.loads(to_json(document))["settings"]
     if before != now:
+        lines = _difference(before, now) if isinstance(before, dict) else ["  its run.json is damaged or lost"]
         raise OutputError(
-            f"{out} holds a run with other settings; choose another --out, or use --overwrite:\n"
-            + "\n".join(_difference(before, now))
+            f"{out} holds a run with other settings:\n"
+            + "\n".join(lines)
+            + "\nname another folder with -o, or replace that run with --overwrite"
         )
-    if not ended:
+    if "seconds" not in there:
         store.sweep(out)
-    return ended
+    return "seconds" in there
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    return [
-        f"  {key}: {json.dumps(before.get(key), ensure_ascii=False)} there, "
-        f"{json.dumps(now.get(key), ensure_ascii=False)} now"
+    """Returns a line for each setting that differs, and for each prompt; at most LINES of them."""
+    lines = [
+        line
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key)
+        for line in (_prompts if key == "prompts" else _setting)(key, before.get(key), now.get(key))
     ]
+    more = [f"  ... and {len(lines) - LINES} more differences"] if len(lines) > LINES else []
+    return lines[:LINES] + more
+
+
+def _setting(name: str, before: Any, now: Any) -> list[str]:
+    there, here = (json.dumps(value, ensure_ascii=False) for value in (before, now))
+    return [f"  {name}: {there} there, {here} now"]
+
+
+def _prompts(name: str, before: Any, now: Any) -> list[str]:
+    """Returns a line for each prompt that only one run has, and for each value of a prompt that differs."""
+    try:
+        there, here = ({row["label"]: row for row in rows} for rows in (before, now))
+    except (TypeError, KeyError):  # not written by this program
+        return _setting(name, before, now)
+    lines = [f"  prompt {label}: only there" for label in there if label not in here]
+    lines += [f"  prompt {label}: only now" for label in here if label not in there]
+    for label in (label for label in there if label in here):
+        row, other = there[label], here[label]
+        for key in sorted({*row, *other}):
+            if row.get(key) != other.get(key):
+                lines += _setting(f"{key} of prompt {label}", row.get(key), other.get(key))
+    return lines or [f"  {name}: in another order"]
 
 
 def to_json(document: dict[str, Any]) -> bytes:

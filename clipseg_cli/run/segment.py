@@ -1,6 +1,5 @@
 """One run: prompts and images in, an output folder with its manifest out."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,6 +16,7 @@ from clipseg_cli.inputs.source import Source
 from clipseg_cli.model import registry
 from clipseg_cli.outputs.manifest import MANIFEST, RUN, Ledger, Record
 from clipseg_cli.outputs.writers import per_run, raster
+from clipseg_cli.outputs.writers.one_file import OneFile
 from clipseg_cli.prompts import highlight
 from clipseg_cli.prompts.slugs import unique_slugs
 from clipseg_cli.run import pipeline, run_file, work
@@ -25,20 +25,12 @@ from clipseg_cli.run.query import embedding_file
 from clipseg_cli.run.query.exemplars import visual_prompt
 from clipseg_cli.run.request import Request
 from clipseg_cli.settings.inputs import InputOptions
-from clipseg_cli.settings.outputs import Format
 from clipseg_cli.storage import store
-
-SINGLE: dict[str, Format] = {"": "mask", ".png": "mask", ".jpg": "overlay", ".jpeg": "overlay"}  # by suffix of -o FILE
 
 WHOLE = InputOptions().shard
 NO_IMAGE = "no image found: give files, a folder or a list, and check --ext, --exclude and --max-depth"
 
 Note = Callable[[str], None]
-
-
-def is_single(out: str) -> bool:
-    """Returns whether `-o` names one file (or `-`, stdout) instead of a folder."""
-    return out == "-" or (Path(out).suffix.lower() in SINGLE and bool(Path(out).suffix) and not os.path.isdir(out))
 
 
 def segment(request: Request, sources: Iterator[Source], note: Note, stdout: BinaryIO) -> Iterator[Record]:
@@ -56,10 +48,32 @@ def segment(request: Request, sources: Iterator[Source], note: Note, stdout: Bin
         raise NoInputError(NO_IMAGE)
     second = next(sources, None)
     sources = chain((first,), () if second is None else (second,), sources)
-    if is_single(request.out):
-        yield from _to_one_file(request, sources, note, stdout)
+    if request.file is not None:
+        yield from _to_one_file(request, request.file, sources, note, stdout)
     else:
         yield from _to_folder(request, sources, note, second is None)
+
+
+def placed(request: Request, note: Note) -> Request:
+    """Returns the request with its output folder, and takes that folder if it is new.
+
+    Without `-o` it is the folder of an earlier run of the same settings, otherwise the first of `clipseg-out`,
+    `clipseg-out-2`, ... that holds no run. Raises OutputError, ModelError, UsageError.
+    """
+    if request.output.out is not None:
+        return request
+    _, _, document = _described(request)
+    out, told = run_file.take_folder(request.out, document, request.run.resume)
+    if told:
+        note(told)
+    return request.to(out)
+
+
+def _described(request: Request) -> tuple[registry.Checkpoint, pipeline.Job, dict[str, Any]]:
+    """Returns the model's files, what to do with each image, and the content of run.json."""
+    checkpoint = registry.locate(request.model.model, offline=request.model.offline, progress=True)
+    job = work.make_job(request, checkpoint, request.output.formats or ("mask", "overlay"))
+    return checkpoint, job, run_file.describe(request, job, checkpoint)
 
 
 def _to_folder(request: Request, sources: Iterator[Source], note: Note, alone: bool) -> Iterator[Record]:
@@ -67,9 +81,7 @@ def _to_folder(request: Request, sources: Iterator[Source], note: Note, alone: b
     store.check(out)
     if store.folds(out):
         sources = _unfolded(sources)
-    checkpoint = registry.locate(request.model.model, offline=request.model.offline, progress=True)
-    job = work.make_job(request, checkpoint, request.output.formats or ("mask", "overlay"))
-    document = run_file.describe(request, job, checkpoint)
+    checkpoint, job, document = _described(request)
     ended = run_file.admit(out, document, request.run.resume)
     store.write(out / RUN, run_file.to_json(document), fsync)
     started, done, kept, failed = time.monotonic(), 0, 0, 0
@@ -127,27 +139,26 @@ def _failed(source: Source) -> Record | None:
     return None if source.error is None else Record(source.name, error=source.error)
 
 
-def _to_one_file(request: Request, sources: Iterator[Source], note: Note, stdout: BinaryIO) -> Iterator[Record]:
+def _to_one_file(
+    request: Request, file: OneFile, sources: Iterator[Source], note: Note, stdout: BinaryIO
+) -> Iterator[Record]:
     """Writes the output of one image to a file or to stdout, without a manifest."""
     source, second = next(sources), next(sources, None)
-    out = request.out
     if second is not None:
-        raise UsageError(f"-o {out} takes one image, but there are more: name a folder with -o DIR")
-    formats = request.output.formats or (SINGLE["" if out == "-" else Path(out).suffix.lower()],)
-    if len(formats) != 1 or (formats[0] != "overlay" and len(request.query.prompts) != 1):
-        raise UsageError(f"-o {out} takes one format and one prompt (or -f overlay for several prompts)")
-    if out != "-":
-        store.check(store.as_path(out).parent)
+        raise UsageError(f"-o {file.path} takes one image, but there are more: name a folder with -o DIR")
+    if file.path != "-":
+        store.check(store.as_path(file.path).parent)
 
     def write(path: str, data: bytes) -> None:
-        if out == "-":
+        if path == "-":
             stdout.write(data)
             stdout.flush()
         else:
-            store.write(store.as_path(out), data, request.output.fsync)
+            store.write(store.as_path(path), data, request.output.fsync)
 
     checkpoint = registry.locate(request.model.model, offline=request.model.offline, progress=True)
-    job = work.make_job(request, checkpoint, formats)
+    job = work.make_job(request, checkpoint, (file.form,))
+    job = replace(job, plan=replace(job.plan, file=file))
     load_model = partial(work.load_model, request.per_device()[0], checkpoint, _line(note))
     yield from pipeline.run([source], job, load_model, write)
 
@@ -182,7 +193,7 @@ def show_exemplars(request: Request, path: Path) -> None:
     segmenter, _ = work.load_model(request, checkpoint, lambda notice: None)
     query = request.query
     views = [visual_prompt(segmenter, each, query.recipe, query.region_prompt) for each in query.exemplars]
-    store.write(path, raster.rgb_png(np.hstack([highlight.denormalised(view.transpose(1, 2, 0)) for view in views])))
+    store.write(path, raster.colour_png(np.hstack([highlight.denormalised(view.transpose(1, 2, 0)) for view in views])))
 
 
 def planned(source: Source, request: Request) -> str:

@@ -108,7 +108,13 @@ class OutputOptions:
 
     out: Annotated[
         str | None,
-        Flag("Write to this folder or, for a single image, to a file or stdout (-).", ("--out", "-o"), "DIR|FILE|-"),
+        Flag(
+            "Write to this folder or, for a single image, to stdout (-) or a file. Its suffix decides the format: "
+            ".png .jpg .webp .tif .npy .npz .json .svg.",
+            ("--out", "-o"),
+            "DIR|FILE|-",
+            default="clipseg-out (post: clipseg-post), or -2, -3, ... after runs with other settings",
+        ),
     ] = None
     formats: Annotated[
         tuple[Format, ...],

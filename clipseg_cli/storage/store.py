@@ -91,6 +91,26 @@ def write(path: AnyPath, data: bytes | Iterable[bytes], fsync: bool = False) -> 
         raise failure(error, path) from error
 
 
+def create(path: Path, data: bytes) -> bool:
+    """Writes a file that is not there yet, and returns whether this process did: of several, one does.
+
+    Where a file system has no hard links, two processes that do so at the same instant may both. Raises OutputError.
+    """
+    temporary = path.with_name(f"{_prefix()}new")
+    write(temporary, data)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError:
+        if path.exists():
+            return False
+        write(path, data)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
 @contextlib.contextmanager
 def failing(path: AnyPath) -> Iterator[None]:
     """Converts an OSError inside the `with` block to the error of `failure`."""

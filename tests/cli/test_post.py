@@ -30,6 +30,15 @@ def test_the_default_output_is_a_folder_of_its_own(quick_clipseg: Program, run: 
     assert (tmp_path / "clipseg-post/manifest.jsonl").is_file() and not (tmp_path / "clipseg-out").exists()
 
 
+def test_another_post_takes_the_next_free_folder(quick_clipseg: Program, run: Path, tmp_path: Path) -> None:
+    """Without -o nothing is replaced. The same command again writes to the same folder."""
+    quick_clipseg("clipseg post run -t 0.2")
+    for _ in range(2):
+        done = quick_clipseg("clipseg post run -t 0.3")
+        assert done.stdout == "clipseg-post-2/masks/red/a.png\n" and "clipseg-post-2\n" in done.stderr
+    assert sorted(path.name for path in tmp_path.glob("clipseg-post*")) == ["clipseg-post", "clipseg-post-2"]
+
+
 def test_large_images_are_refused_where_they_are_read_again(quick_clipseg: Program, run: Path) -> None:
     """--max-pixels holds for the photos of overlays, not for masks."""
     quick_clipseg("clipseg post run -f mask -o masks --max-pixels 10")

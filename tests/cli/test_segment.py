@@ -61,13 +61,39 @@ def test_one_image_on_stdin_gives_its_mask_on_stdout(
 
 
 def test_one_image_to_one_file(clipseg: Program, imgs: Path, tmp_path: Path) -> None:
-    """-o FILE writes just that file: .png a mask, .jpg an overlay."""
+    """-o FILE writes just that file, in the format of its suffix. --json names it."""
     clipseg("clipseg segment imgs/a.jpg -p circle -o mask.png")
     clipseg("clipseg segment imgs/a.jpg -p circle -p red -o seen.jpg")
-    assert cv2.imread(str(tmp_path / "mask.png"), cv2.IMREAD_UNCHANGED).shape == (120, 160)
+    done = clipseg("clipseg segment imgs/a.jpg -p circle -o mask.tif --json")
+    assert json.loads(done.stdout)["masks"][0]["path"] == "mask.tif"
+    assert clipseg("clipseg segment imgs/a.jpg -p circle -f overlay -o seen.png").stdout == "seen.png\n"
+    mask = cv2.imread(str(tmp_path / "mask.png"), cv2.IMREAD_UNCHANGED)
+    with Image.open(tmp_path / "mask.tif") as other:
+        assert other.format == "TIFF" and mask.shape == (120, 160) and np.array_equal(mask, np.asarray(other))
     assert cv2.imread(str(tmp_path / "seen.jpg")).shape == (120, 160, 3)
+    with Image.open(tmp_path / "seen.png") as overlay:
+        assert overlay.format == "PNG" and overlay.mode == "RGB"
     assert clipseg("clipseg segment imgs -p circle -o mask.png", expect=2).stderr.count("one image") == 1
-    assert "one format" in clipseg("clipseg segment imgs/a.jpg -p a -p b -o mask.png", expect=2).stderr
+    assert "there are 2" in clipseg("clipseg segment imgs/a.jpg -p a -p b -o mask.png", expect=2).stderr
+
+
+def test_a_file_that_cannot_be_written_is_refused_and_no_folder_is_made(
+    clipseg: Program, imgs: Path, tmp_path: Path
+) -> None:
+    """A lossy mask, a suffix that nothing is written as, and a folder of that name by accident: usage errors, also in a
+    dry run. A slash at the end makes a folder."""
+    before = sorted(tmp_path.iterdir())
+    assert "never stored lossy" in clipseg("clipseg segment imgs/a.jpg -p a -f mask -o m.jpg", expect=2).stderr
+    for line in (
+        "segment imgs -p a -o m.gif -n",
+        "segment imgs -p a -o m.mp4",
+        "post imgs -o m.tif",
+        "ui imgs -o m.png",
+    ):
+        assert "-o m." in clipseg(f"clipseg {line}", expect=2).stderr
+    assert sorted(tmp_path.iterdir()) == before
+    clipseg("clipseg segment imgs/a.jpg -p circle -f mask -o m.tif/")
+    assert (tmp_path / "m.tif/masks/circle/imgs/a.png").is_file()
 
 
 def test_a_list_on_stdin(clipseg: Program, imgs: Path, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_any_png_can_be_as_long_as_an_image(capfd: pytest.CaptureFixture[str]) -
     for levels in (long.astype(np.uint8), long.astype(np.uint16)):
         assert np.array_equal(raster.levels(raster.png(levels)), levels)
     assert np.array_equal(raster.levels(raster.mask_png(long.astype(np.uint8))), long.astype(np.uint8))
-    for channels, write in ((3, raster.rgb_png), (4, raster.rgba_png)):
+    for channels, write in ((3, raster.colour_png), (4, raster.colour_png)):
         pixels = np.dstack([(long + channel).astype(np.uint8) for channel in range(channels)])
         assert np.array_equal(np.array(PngImageFile(io.BytesIO(write(pixels)))), pixels)
     assert capfd.readouterr() == ("", "")

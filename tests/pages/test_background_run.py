@@ -1,21 +1,11 @@
-"""Runs that the page starts: which output folder is free, and what a run reports."""
+"""Runs that the page starts: which earlier run is that of a command, and what a run reports."""
 
-import json
-from pathlib import Path
-
-from clipseg_cli.outputs.manifest import MANIFEST, RUN
-from clipseg_cli.pages.background_run import STREAM_OPTIONS, is_free
+from clipseg_cli.pages.background_run import STREAM_OPTIONS, is_run_of
 
 
-def test_a_folder_is_free_without_a_run_or_with_the_same_command(tmp_path: Path) -> None:
-    """Another command, a damaged run.json, or a manifest without one: not free."""
+def test_a_run_is_that_of_its_command() -> None:
+    """With the options that the page adds, and not with any others. A damaged run.json is that of none."""
     command = ["clipseg", "segment", "photos", "-p", "red"]
-    out = str(tmp_path)
-    assert is_free(str(tmp_path / "nowhere"), command) and is_free(out, command)
-    (tmp_path / MANIFEST).touch()
-    assert not is_free(out, command)
-    (tmp_path / RUN).write_text(json.dumps({"command": [*command, *STREAM_OPTIONS]}))
-    assert is_free(out, command) and not is_free(out, [*command, "--invert"])
-    for damaged in ("{", "[]", "{}", '{"command": 3}'):
-        (tmp_path / RUN).write_text(damaged)
-        assert not is_free(out, command)
+    document = {"command": [*command, *STREAM_OPTIONS]}
+    assert is_run_of(document, command) and not is_run_of(document, [*command, "--invert"])
+    assert not is_run_of({}, command) and not is_run_of({"command": 3}, command)

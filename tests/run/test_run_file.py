@@ -109,16 +109,73 @@ def test_a_folder_is_admitted_or_refused(tmp_path: Path) -> None:
     assert run_file.admit(tmp_path, document, resume=True)
     with pytest.raises(OutputError) as caught:
         run_file.admit(tmp_path, {"settings": {"tile": 3, "flip": True}}, resume=True)
-    assert str(caught.value).splitlines()[1:] == ["  tile: 2 there, 3 now"] and "--overwrite" in str(caught.value)
+    assert str(caught.value).splitlines()[1:-1] == ["  tile: 2 there, 3 now"] and "--overwrite" in str(caught.value)
     for damaged in ("", "[]", '{"settings": 3}', "{"):
         (tmp_path / RUN).write_text(damaged)
-        with pytest.raises(OutputError, match="other settings"):
+        with pytest.raises(OutputError, match="damaged or lost"):
             run_file.admit(tmp_path, document, resume=True)
     (tmp_path / RUN).unlink()
     (tmp_path / MANIFEST).touch()
-    with pytest.raises(OutputError, match="other settings"):
+    with pytest.raises(OutputError, match="damaged or lost"):
         run_file.admit(tmp_path, document, resume=True)
     assert not run_file.admit(tmp_path, document, resume=False) and not (tmp_path / MANIFEST).exists()
+
+
+def test_an_error_shows_at_most_ten_differences(tmp_path: Path) -> None:
+    """One for each prompt, not one of all prompts, and how many more there are."""
+    rows = [{"label": f"p{number}", "text": "x", "threshold": 0.5} for number in range(40)]
+    (tmp_path / RUN).write_bytes(run_file.to_json({"settings": {"prompts": rows}}))
+    for now, lines, last in (([], 13, "... and 30 more differences"), (rows[::-1], 3, "prompts: in another order")):
+        with pytest.raises(OutputError) as caught:
+            run_file.admit(tmp_path, {"settings": {"prompts": now}}, resume=True)
+        message = str(caught.value).splitlines()
+        assert len(message) == lines and message[-2] == f"  {last}"
+
+
+def settle(folder: Path, settings: object, **more: object) -> None:
+    """Writes the run.json of a run."""
+    folder.mkdir(exist_ok=True)
+    (folder / RUN).write_bytes(run_file.to_json({"settings": settings, **more}))
+
+
+def test_a_folder_is_chosen(tmp_path: Path) -> None:
+    """The folder of the same run, wherever it is; otherwise the first that holds none. A damaged run.json, a manifest
+    without one and a file of that name are not free; an empty folder is. Other names do not count."""
+    base = str(tmp_path / "out")
+
+    def choose(tile: int) -> tuple[str, bool]:
+        return run_file.choose_folder(base, lambda there, _: there.get("settings") == {"tile": tile})
+
+    assert choose(1) == (base, False)
+    settle(tmp_path / "out", {"tile": 1}, seconds=3.0)
+    assert choose(1) == (base, True) and choose(2) == (f"{base}-2", False)
+    settle(tmp_path / "out-7", {"tile": 2})
+    assert choose(2) == (f"{base}-7", True) and choose(3) == (f"{base}-2", False)
+    (tmp_path / "out-2").mkdir()
+    assert choose(3) == (f"{base}-2", False)
+    (tmp_path / "out-2" / MANIFEST).touch()
+    (tmp_path / "out-3").touch()
+    (tmp_path / "out-4").mkdir()
+    (tmp_path / "out-4" / RUN).write_text("{")
+    for name in ("out-05", "out-1", "out-x", "out-\u0665", "outer"):
+        settle(tmp_path / name, {"tile": 3})
+    assert choose(3) == (f"{base}-5", False)
+    assert run_file.choose_folder(base + "/", lambda there, out: out == base) == (base, True)
+    for elsewhere in ("s3://bucket/out", str(tmp_path / "none/out")):
+        assert run_file.choose_folder(elsewhere, lambda there, _: True) == (elsewhere, False)
+
+
+def test_a_folder_that_is_taken_holds_the_run(tmp_path: Path) -> None:
+    """From then on others see it. The note says where a run goes if that is not the first folder."""
+    base = str(tmp_path / "out")
+    assert run_file.take_folder(base, {"settings": {"tile": 1}}, True) == (base, "")
+    assert json.loads((tmp_path / "out" / RUN).read_bytes())["settings"] == {"tile": 1}
+    out, told = run_file.take_folder(base, {"settings": {"tile": 2}}, True)
+    assert out == f"{base}-2" and told == f"{base} holds a run with other settings: this run goes to {out}"
+    assert run_file.take_folder(base, {"settings": {"tile": 2}}, True) == (out, f"this run is in {out}")
+    assert run_file.take_folder(base, {"settings": {"tile": 2}}, False)[0] == out
+    assert run_file.take_folder(base, {"settings": {"tile": 3}}, False) == (base, "")
+    assert not temporary_files(tmp_path)
 
 
 def test_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A run as a whole: its tree, output names that are never shared, several devices, and when a run gives up."""
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -110,15 +111,55 @@ def test_names_stay_apart_on_a_file_system_that_folds_them(tmp_path: Path) -> No
     assert not store.folds(tmp_path) and not [*tmp_path.iterdir()]
 
 
-@pytest.mark.parametrize(
-    ("out", "single"),
-    [("-", True), ("a.png", True), ("a.JPG", True), ("a", False), ("a.tif", False), ("s3://bucket/a", False)],
-)
-def test_the_output_is_a_file_or_a_folder(out: str, single: bool, tmp_path: Path) -> None:
-    """A suffix of a mask or an overlay names a file, unless there is a folder of that name."""
-    assert segment.is_single(out) == single
-    (tmp_path / "b.png").mkdir()
-    assert not segment.is_single(str(tmp_path / "b.png"))
+def test_the_second_run_takes_the_next_free_folder(quick_clipseg: Program, tmp_path: Path) -> None:
+    """Without -o a run of other settings goes to clipseg-out-2, and says so. The same command again resumes, wherever
+    its folder is, also after the folders before it are gone. --overwrite starts its own run again, and no other."""
+    save(tmp_path / "imgs/a.png", picture(48, 40))
+    first = quick_clipseg("clipseg segment imgs -p cat")
+    assert "-> clipseg-out\n" in first.stderr and first.stdout == "clipseg-out/masks/cat/a.png\n"
+    second = quick_clipseg("clipseg segment imgs -p dog")
+    assert second.stdout == "clipseg-out-2/masks/dog/a.png\n"
+    assert "clipseg-out holds a run with other settings: this run goes to clipseg-out-2\n" in second.stderr
+    for label, out in (("dog", "clipseg-out-2"), ("cat", "clipseg-out")):
+        told = quick_clipseg(f"clipseg segment imgs -p {label}").stderr
+        assert "(1 before)" in told and f"-> {out}\n" in told
+        told = quick_clipseg(f"clipseg segment imgs -p {label} --overwrite").stderr
+        assert "before" not in told and f"-> {out}\n" in told
+    shutil.rmtree(tmp_path / "clipseg-out")
+    told = quick_clipseg("clipseg segment imgs -p dog").stderr
+    assert "this run is in clipseg-out-2\n" in told and "(1 before)" in told
+    assert "-> clipseg-out\n" in quick_clipseg("clipseg segment imgs -p bird").stderr
+    quick_clipseg("clipseg segment imgs -p fish --overwrite")  # has no run yet: clipseg-out, as it says
+    assert [path.name for path in (tmp_path / "clipseg-out-2/masks").iterdir()] == ["dog"]
+    assert sorted(path.name for path in tmp_path.glob("clipseg-out*")) == ["clipseg-out", "clipseg-out-2"]
+    assert json.loads((tmp_path / "clipseg-out/run.json").read_text())["settings"]["prompts"][0]["label"] == "fish"
+
+
+def test_a_folder_that_is_named_is_never_exchanged(quick_clipseg: Program, tmp_path: Path) -> None:
+    """With -o, other settings are an error that shows the difference and the two ways on. Nothing is touched."""
+    save(tmp_path / "imgs/a.png", picture(48, 40))
+    quick_clipseg("clipseg segment imgs -p cat -t 0.3 -o out")
+    before = tree(tmp_path / "out")
+    message = quick_clipseg("clipseg segment imgs -p dog -p cat -t 0.4 -o out", expect=1).stderr
+    assert message.splitlines() == [
+        "clipseg: out holds a run with other settings:",
+        "  prompt dog: only now",
+        "  threshold of prompt cat: 0.3 there, 0.4 now",
+        "name another folder with -o, or replace that run with --overwrite",
+    ]
+    assert tree(tmp_path / "out") == before and not (tmp_path / "out-2").exists()
+
+
+@pytest.mark.slow
+def test_two_runs_that_start_together_take_two_folders(quick_shell: Shell, tmp_path: Path) -> None:
+    """Without -o, two commands at the same time never write to one folder; each says where it is."""
+    save_tiny(tmp_path / "imgs", 8)
+    labels = ["red", "blue", "green", "cat", "dog"]
+    quick_shell(f"for label in {' '.join(labels)}; do clipseg segment imgs -p $label -q --print none & done; wait")
+    folders = sorted(tmp_path.glob("clipseg-out*"))
+    found = [[path.name for path in (folder / "masks").iterdir()] for folder in folders]
+    assert sorted(found) == sorted([label] for label in labels)
+    assert all(len(records(folder / "manifest.jsonl")) == 8 for folder in folders)
 
 
 def test_two_runs_give_the_same_bytes(clipseg: Program, tmp_path: Path) -> None:

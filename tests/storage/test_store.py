@@ -1,5 +1,6 @@
 """Output files: written whole or not at all, under names that every file system accepts."""
 
+import errno
 import os
 import subprocess
 from pathlib import Path
@@ -21,6 +22,18 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         store.write(tmp_path / "a/b/c.png/d.png", b"x")
     with pytest.raises(OutputError, match="--out"):
         store.check(tmp_path / "a/b/c.png")
+
+
+def test_a_file_is_created_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second process learns that the file is there, and leaves it. So it is on a file system without links."""
+    assert store.create(tmp_path / "a", b"one") and not store.create(tmp_path / "a", b"two")
+
+    def refused(*paths: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refused)
+    assert store.create(tmp_path / "b", b"one") and not store.create(tmp_path / "b", b"two")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"one", "b": b"one"}
 
 
 def test_temporary_files_of_dead_processes_are_deleted(tmp_path: Path) -> None:

@@ -5,12 +5,8 @@ The keys of WRITERS are the choices of `--format`.
 
 from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
-
 from clipseg_cli.errors import UsageError
-from clipseg_cli.masks import cleanup, matting
-from clipseg_cli.outputs import drawing
-from clipseg_cli.outputs.writers import annotations, raster, webdataset
+from clipseg_cli.outputs.writers import annotations, pixels, raster, webdataset
 from clipseg_cli.outputs.writers.result import File, Result
 from clipseg_cli.settings.masks import Mode
 from clipseg_cli.settings.outputs import Format
@@ -21,9 +17,9 @@ Writer = Callable[[str, Result], Iterator[File]]
 
 def _mask(stem: str, result: Result) -> Iterator[File]:
     encode = raster.png if result.feather else raster.mask_png
-    for index, (slug, mask) in enumerate(zip(result.slugs, result.masks, strict=True)):
+    for index, slug in enumerate(result.slugs):
         if not result.skip[index]:
-            yield f"masks/{slug}/{stem}.png", index, encode(cleanup.feather(mask, result.feather))
+            yield f"masks/{slug}/{stem}.png", index, encode(pixels.mask(result, index))
 
 
 def _soft(stem: str, result: Result) -> Iterator[File]:
@@ -37,36 +33,21 @@ def _soft16(stem: str, result: Result) -> Iterator[File]:
 
 
 def _npz(stem: str, result: Result) -> Iterator[File]:
-    data = raster.npz(
-        masks=np.stack(result.masks) > 0,
-        soft=np.stack(result.softs),
-        labels=np.array(result.labels),
-        thresholds=np.array(result.thresholds),
-    )
-    yield f"npz/{stem}.npz", None, data
+    yield f"npz/{stem}.npz", None, pixels.npz(result)
 
 
 def _overlay(stem: str, result: Result) -> Iterator[File]:
-    yield f"overlays/{stem}.jpg", None, raster.overlay(result.photo(), result.masks, result.labels)
+    yield f"overlays/{stem}.jpg", None, raster.jpeg(pixels.overlay(result))
 
 
 def _labels(stem: str, result: Result) -> Iterator[File]:
-    assert result.index is not None
-    yield f"labels/{stem}.png", None, raster.indexed_png(result.index)
+    yield f"labels/{stem}.png", None, raster.indexed_png(pixels.labels(result))
 
 
 def _cutout(stem: str, result: Result) -> Iterator[File]:
-    for index, (slug, mask) in enumerate(zip(result.slugs, result.masks, strict=True)):
-        if result.skip[index]:
-            continue
-        if result.alphas:
-            alpha = result.alphas[index]
-            rgba = np.dstack([matting.foreground(result.photo(), alpha) * (alpha[..., None] > 0), alpha])
-        else:
-            rgba = drawing.cutout(result.photo(), mask, cleanup.feather(mask, result.feather))
-        backdrop = result.export.backdrop
-        data = raster.rgba_png(rgba) if backdrop is None else raster.rgb_png(drawing.flattened(rgba, backdrop))
-        yield f"cutouts/{slug}/{stem}.png", index, data
+    for index, slug in enumerate(result.slugs):
+        if not result.skip[index]:
+            yield f"cutouts/{slug}/{stem}.png", index, raster.colour_png(pixels.cutout(result, index))
 
 
 WRITERS: dict[Format, Writer] = {

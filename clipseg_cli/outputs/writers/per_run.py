@@ -5,7 +5,7 @@ was killed and resumed, or shared by several processes, therefore ends with the 
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
@@ -23,23 +23,24 @@ Fragments = Sequence[tuple[str, str]]  # (image, path relative to the output fol
 def coco(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
     """Writes coco.json: images, annotations and categories, numbered from 1."""
     paths = [path for _, path in fragments]
+    store.write(out / "coco.json", coco_json(lambda: store.contents(out, paths), len(paths), labels), fsync)
 
-    def text() -> Iterator[bytes]:
-        head = {"info": {"description": "masks by clipseg"}, "categories": _categories(labels)}
-        yield json.dumps(head, ensure_ascii=False)[:-1].encode("utf-8", "backslashreplace") + b',\n"images": [\n'
-        for number, fragment in enumerate(store.contents(out, paths), 1):
-            image = json.loads(fragment)["image"]
-            yield _line({"id": number} | image, number == len(fragments))
-        yield b'],\n"annotations": [\n'
-        total, previous = 0, b""
-        for number, fragment in enumerate(store.contents(out, paths), 1):
-            for annotation in json.loads(fragment)["annotations"]:
-                total += 1
-                yield previous
-                previous = _line({"id": total, "image_id": number} | annotation, False)
-        yield previous.removesuffix(b",\n") + (b"\n" if previous else b"") + b"]}\n"
 
-    store.write(out / "coco.json", text(), fsync)
+def coco_json(fragments: Callable[[], Iterable[bytes]], count: int, labels: Sequence[str]) -> Iterator[bytes]:
+    """Yields the pieces of a COCO file. `fragments` returns the fragments of `count` images; it is called twice."""
+    head = {"info": {"description": "masks by clipseg"}, "categories": _categories(labels)}
+    yield json.dumps(head, ensure_ascii=False)[:-1].encode("utf-8", "backslashreplace") + b',\n"images": [\n'
+    for number, fragment in enumerate(fragments(), 1):
+        image = json.loads(fragment)["image"]
+        yield _line({"id": number} | image, number == count)
+    yield b'],\n"annotations": [\n'
+    total, previous = 0, b""
+    for number, fragment in enumerate(fragments(), 1):
+        for annotation in json.loads(fragment)["annotations"]:
+            total += 1
+            yield previous
+            previous = _line({"id": total, "image_id": number} | annotation, False)
+    yield previous.removesuffix(b",\n") + (b"\n" if previous else b"") + b"]}\n"
 
 
 def yolo(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:

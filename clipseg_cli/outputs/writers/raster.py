@@ -1,7 +1,6 @@
-"""Encodes arrays as PNG, JPEG and npz bytes, and reads grey PNGs back."""
+"""Encodes arrays as bytes of PNG, JPEG, WebP, TIFF, npy and npz, and reads grey PNGs back."""
 
 import io
-from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -33,9 +32,9 @@ def mask_png(mask: NDArray[np.uint8]) -> bytes:
     return _png(mask, [*RUNS, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE])
 
 
-def rgb_png(rgb: NDArray[np.uint8]) -> bytes:
-    """Returns a PNG of a uint8 (H, W, 3) RGB image."""
-    return _png(rgb, [])
+def colour_png(colours: NDArray[np.uint8]) -> bytes:
+    """Returns a PNG of an RGB image, uint8 (H, W, 3), or of an RGBA image (H, W, 4)."""
+    return _png(colours, [])
 
 
 def indexed_png(index: NDArray[np.uint8]) -> bytes:
@@ -47,11 +46,6 @@ def indexed_png(index: NDArray[np.uint8]) -> bytes:
         return file.getvalue()
 
 
-def rgba_png(rgba: NDArray[np.uint8]) -> bytes:
-    """Returns a PNG of a uint8 (H, W, 4) RGBA image."""
-    return _png(rgba, [])
-
-
 def levels(data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Returns the levels of a grey PNG, uint8 or uint16 (H, W). Raises OSError, ValueError or SyntaxError.
 
@@ -59,6 +53,28 @@ def levels(data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """
     with PngImageFile(io.BytesIO(data)) as image:
         return np.array(image if image.mode in ("L", "I;16") else image.convert("L"))
+
+
+def webp(array: NDArray[np.uint8], lossless: bool) -> bytes:
+    """Returns a WebP of a grey, RGB or RGBA image, uint8 (H, W) or (H, W, 3 or 4). No side may exceed 16383 pixels."""
+    with io.BytesIO() as file:
+        options = {"lossless": True, "exact": True} if lossless else {"quality": JPEG_QUALITY}
+        Image.fromarray(array).save(file, "WEBP", **options)
+        return file.getvalue()
+
+
+def tiff(array: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
+    """Returns a TIFF of a grey, RGB or RGBA image, uint8 or uint16 (H, W), or uint8 (H, W, 3 or 4); lossless."""
+    with io.BytesIO() as file:
+        Image.fromarray(array).save(file, "TIFF", compression="tiff_adobe_deflate")
+        return file.getvalue()
+
+
+def npy(array: NDArray[Any]) -> bytes:
+    """Returns an array as an npy file, for `numpy.load`."""
+    with io.BytesIO() as file:
+        np.save(file, array, allow_pickle=False)
+        return file.getvalue()
 
 
 def npz(**arrays: NDArray[Any]) -> bytes:
@@ -76,11 +92,6 @@ def jpeg(rgb: NDArray[np.uint8], quality: int = JPEG_QUALITY) -> bytes:
         size = (max(1, int(width * scale)), max(1, int(height * scale)))
         rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
     return _encode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-
-
-def overlay(pixels: NDArray[np.uint8], masks: Sequence[NDArray[np.uint8]], labels: Sequence[str]) -> bytes:
-    """Returns a JPEG of `drawing.overlay`."""
-    return jpeg(drawing.overlay(pixels, masks, labels))
 
 
 def _png(array: NDArray[Any], parameters: list[int]) -> bytes:

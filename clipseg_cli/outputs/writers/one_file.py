@@ -1,0 +1,164 @@
+"""One file for one image, in place of an output folder: the suffix of its name decides how it is encoded."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from clipseg_cli.errors import ImageError, UsageError
+from clipseg_cli.inputs.kinds import EXTENSIONS
+from clipseg_cli.outputs.writers import annotations, per_run, pixels, raster
+from clipseg_cli.outputs.writers.result import File, Result
+from clipseg_cli.settings.outputs import ExportOptions, Format
+
+STDOUT = "-"
+ALIASES = {".jpeg": ".jpg", ".tiff": ".tif"}
+# The suffixes that fit each format, the one of its files in an output folder first. Without -f, a suffix means the
+# first format that it fits. JPEG fits only what is made to be looked at: it would change the values of all others.
+FITTING: dict[Format, tuple[str, ...]] = {
+    "mask": (".png", ".tif", ".webp", ".npy"),
+    "overlay": (".jpg", ".png", ".webp", ".tif"),
+    "npz": (".npz",),
+    "svg": (".svg",),
+    "coco": (".json",),
+    "labelme": (".json",),
+    "soft": (".png", ".tif", ".webp", ".npy"),
+    "soft16": (".png", ".tif", ".npy"),
+    "cutout": (".png", ".webp", ".tif"),
+    "labels": (".png", ".tif", ".npy"),
+}
+ONE_LABEL = ("mask", "soft", "soft16", "cutout")  # formats whose file holds a single label
+# Suffixes that nobody gives to a folder, beside those that this program writes and those of images.
+OF_FILES = {".csv", ".exr", ".geojson", ".gpkg", ".htm", ".html", ".jsonl", ".jxl", ".mkv", ".mov", ".mp4", ".parquet"}
+OF_FILES |= {".pdf", ".psd", ".tar", ".txt", ".webm", ".xml", ".yaml", ".yml", ".zip"}
+WEBP_SIDE = 16_383  # pixels: the longest side that WebP holds
+_WRITTEN = frozenset(suffix for fitting in FITTING.values() for suffix in fitting) | ALIASES.keys()
+
+
+@dataclass(frozen=True, slots=True)
+class OneFile:
+    """The file that a run of one image writes. `path` may be a URL, or "-" for stdout."""
+
+    path: str
+    form: Format
+    suffix: str  # in lower case, like ".png"
+
+
+def is_file(out: str) -> bool:
+    """Returns whether `-o` names a file, or `-` for stdout: by its suffix, unless there is a folder of that name.
+
+    A name that ends in a slash is always a folder.
+    """
+    if out == STDOUT:
+        return True
+    suffix = os.path.splitext(out)[1].lower()
+    named = suffix in _WRITTEN or suffix in EXTENSIONS or suffix in OF_FILES
+    return named and not out.endswith(("/", os.sep)) and not os.path.isdir(out)
+
+
+def check_folder(out: str, command: str) -> None:
+    """Raises UsageError if `-o` names a file, for a command that writes a folder."""
+    if is_file(out):
+        raise UsageError(f"-o {out}: {command} writes a folder; if it shall have this name, end it with a slash")
+
+
+def choose(out: str, formats: Sequence[Format], labels: int, export: ExportOptions) -> OneFile | None:
+    """Returns the file that `-o` names, or None if it names a folder. `formats` are those that the user named.
+
+    Raises UsageError if no format, or not this one, can be written to such a file, or if it cannot hold all labels.
+    """
+    if not is_file(out):
+        return None
+    if len(formats) > 1:
+        raise UsageError(f"-o {out} takes one format: give one -f, or name a folder with -o DIR")
+    suffix = os.path.splitext(out)[1].lower()
+    suffix = "" if out == STDOUT else ALIASES.get(suffix, suffix)
+    form = formats[0] if formats else _usual_format(out, suffix)
+    fitting = FITTING.get(form, ())
+    if form == "cutout" and export.backdrop is not None:
+        fitting = (*fitting, ".jpg")
+    if not fitting:
+        raise UsageError(f"-o {out}: -f {form} is more than one file; name a folder with -o DIR")
+    if suffix and suffix not in fitting:
+        raise UsageError(f"-o {out}: {_why_not(form, suffix)}; use {', '.join(fitting)}, or name a folder")
+    if labels > 1 and form in ONE_LABEL:
+        raise UsageError(
+            f"-o {out} holds the {form} of one prompt, but there are {labels}: name a folder, or give a format that "
+            "holds all prompts (overlay, labels, npz, svg, coco, labelme)"
+        )
+    return OneFile(out, form, suffix or fitting[0])
+
+
+def _usual_format(out: str, suffix: str) -> Format:
+    """Returns the format that a suffix means without -f. Raises UsageError if it means none."""
+    for form, fitting in FITTING.items():
+        if not suffix or suffix in fitting:
+            return form
+    known = ", ".join(sorted(_WRITTEN))
+    raise UsageError(f"-o {out}: {suffix} cannot be written; use {known}, or end the name with a slash for a folder")
+
+
+def _why_not(form: Format, suffix: str) -> str:
+    if suffix != ".jpg":
+        return f"-f {form} cannot be written as {suffix}"
+    if form == "cutout":
+        return "JPEG has no transparency: add --backdrop white"
+    return f"JPEG is lossy, and {'a mask is' if form == 'mask' else f'-f {form} is'} never stored lossy"
+
+
+def write(file: OneFile, stem: str, result: Result) -> Iterator[File]:
+    """Yields the file, or nothing if its mask is empty and --empty skip is given. Raises ImageError."""
+    if file.form in ONE_LABEL and result.skip[0]:
+        return
+    index = 0 if file.form in ONE_LABEL else None
+    if file.form in PIXELS:
+        array = PIXELS[file.form](result)
+        if file.suffix == ".webp" and max(array.shape[:2]) > WEBP_SIDE:
+            raise ImageError("too_large", "write", f"WebP holds at most {WEBP_SIDE} pixels a side: use .png or .tif")
+        yield file.path, index, ENCODERS[file.suffix](array, file.form)
+    else:
+        yield file.path, index, DOCUMENTS[file.form](stem, result)
+
+
+def _png(array: NDArray[Any], form: Format) -> bytes:
+    if form == "labels":
+        return raster.indexed_png(array)
+    if form == "mask":
+        return raster.mask_png(array)
+    return raster.colour_png(array) if array.ndim == 3 else raster.png(array)
+
+
+def _coco(stem: str, result: Result) -> bytes:
+    fragments = [data for _, _, data in annotations.coco(stem, result)]
+    return b"".join(per_run.coco_json(lambda: fragments, 1, result.labels))
+
+
+def _only(files: Iterator[File]) -> bytes:
+    ((_, _, data),) = files
+    return data
+
+
+# The pixels of a format: uint8 or uint16 (H, W), or uint8 (H, W, 3 or 4).
+PIXELS: dict[Format, Callable[[Result], NDArray[Any]]] = {
+    "mask": lambda result: pixels.mask(result, 0),
+    "overlay": pixels.overlay,
+    "soft": lambda result: result.softs[0],
+    "soft16": lambda result: result.fines[0],
+    "cutout": lambda result: pixels.cutout(result, 0),
+    "labels": pixels.labels,
+}
+ENCODERS: dict[str, Callable[[NDArray[Any], Format], bytes]] = {
+    ".png": _png,
+    ".jpg": lambda array, form: raster.jpeg(array),
+    ".webp": lambda array, form: raster.webp(array, lossless=form != "overlay"),
+    ".tif": lambda array, form: raster.tiff(array),
+    ".npy": lambda array, form: raster.npy(array),
+}
+DOCUMENTS: dict[Format, Callable[[str, Result], bytes]] = {
+    "npz": lambda stem, result: pixels.npz(result),
+    "svg": lambda stem, result: _only(annotations.svg(stem, result)),
+    "coco": _coco,
+    "labelme": lambda stem, result: _only(annotations.labelme(stem, result)),
+}

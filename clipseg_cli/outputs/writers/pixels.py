@@ -1,0 +1,49 @@
+"""The arrays that the formats of pixels hold, from the result of an image."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipseg_cli.masks import cleanup, matting
+from clipseg_cli.outputs import drawing
+from clipseg_cli.outputs.writers import raster
+from clipseg_cli.outputs.writers.result import Result
+
+
+def mask(result: Result, index: int) -> NDArray[np.uint8]:
+    """Returns the mask of a label, uint8 (H, W): 0 or 255, or levels between them along a feathered edge."""
+    return cleanup.feather(result.masks[index], result.feather)
+
+
+def cutout(result: Result, index: int) -> NDArray[np.uint8]:
+    """Returns the object of a label alone: RGBA, uint8 (H, W, 4), or RGB (H, W, 3) on the backdrop if there is one."""
+    if result.alphas:
+        alpha = result.alphas[index]
+        rgba = np.dstack([matting.foreground(result.photo(), alpha) * (alpha[..., None] > 0), alpha])
+    else:
+        rgba = drawing.cutout(result.photo(), result.masks[index], mask(result, index))
+    backdrop = result.export.backdrop
+    return rgba if backdrop is None else drawing.flattened(rgba, backdrop)
+
+
+def overlay(result: Result) -> NDArray[np.uint8]:
+    """Returns the photo with every label drawn on it, RGB, uint8 (H, W, 3)."""
+    return drawing.overlay(result.photo(), result.masks, result.labels)
+
+
+def labels(result: Result) -> NDArray[np.uint8]:
+    """Returns the number of each pixel's label, uint8 (H, W): 0 for background, i + 1 for label i."""
+    assert result.index is not None
+    return result.index
+
+
+def npz(result: Result) -> bytes:
+    """Returns an npz archive of `masks` (bool), `soft` (uint8), both (labels, H, W), `labels` and `thresholds`."""
+    arrays: dict[str, NDArray[Any]] = {
+        "masks": np.stack(result.masks) > 0,
+        "soft": np.stack(result.softs),
+        "labels": np.array(result.labels),
+        "thresholds": np.array(result.thresholds),
+    }
+    return raster.npz(**arrays)
