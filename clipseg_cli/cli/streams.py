@@ -105,10 +105,11 @@ def tell(text: str) -> None:
 class _Output(io.RawIOBase):
     """The bytes of stdout or stderr. After the first failure, and without a target, it drops everything."""
 
-    def __init__(self, target: Any, required: bool) -> None:
-        self.target = target  # the file of the stream; None: the stream is missing
+    def __init__(self, stream: TextIO | None, required: bool) -> None:
+        self.stream = stream  # kept, since it would close its file; None: it is missing
+        self.target = _raw(stream)
         self.required = required  # a failure ends the program
-        self.broken = target is None
+        self.broken = self.target is None
 
     def writable(self) -> bool:
         """Yes."""
@@ -150,8 +151,9 @@ def _failure(error: OSError) -> SystemExit | OutputError:
 class _Input(io.RawIOBase):
     """The bytes of stdin."""
 
-    def __init__(self, source: Any) -> None:
-        self.source = source
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream  # kept, since it would close its file
+        self.source = _raw(stream)
 
     def readable(self) -> bool:
         """Yes."""
@@ -196,7 +198,7 @@ def _reader(stream: TextIO | None) -> TextIO | None:
     source = _raw(stream)
     if stream is None or source is None or isinstance(source, _Input):
         return stream
-    return io.TextIOWrapper(io.BufferedReader(_Input(source)), encoding="utf-8", errors="surrogateescape")
+    return io.TextIOWrapper(io.BufferedReader(_Input(stream)), encoding="utf-8", errors="surrogateescape")
 
 
 def _writer(stream: TextIO | None, required: bool) -> TextIO:
@@ -205,7 +207,7 @@ def _writer(stream: TextIO | None, required: bool) -> TextIO:
         return stream
     terminal = stream is not None and stream.isatty()
     return io.TextIOWrapper(
-        io.BufferedWriter(_Output(target, required)),
+        io.BufferedWriter(_Output(stream, required)),
         encoding=stream.encoding if stream is not None and terminal else "utf-8",
         errors=sys.getfilesystemencodeerrors() if required and not terminal else ESCAPES,
         newline="\n",
