@@ -29,12 +29,16 @@ def tree(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     "missing", ["<&- >&- 2>&-", *(pytest.param(each, marks=slow) for each in ("<&-", ">&-", "2>&-"))]
 )
-def test_a_run_needs_no_standard_streams(quick_shell: Shell, imgs: Path, tmp_path: Path, missing: str) -> None:
+def test_a_run_needs_no_standard_streams(
+    quick_clipseg: Program, quick_shell: Shell, imgs: Path, tmp_path: Path, missing: str
+) -> None:
     """As cron and systemd start it. The worker processes need them neither, and no output file takes their place."""
-    quick_shell(f"{RUN} -o whole -q && {RUN} -o out -j 2 {missing}")
+    quick_clipseg(f"{RUN} -o whole")
+    quick_shell(f"{RUN} -o out -j 2 {missing}")
     assert tree(tmp_path / "out") == tree(tmp_path / "whole") and len(tree(tmp_path / "out")) == 9
 
 
+@slow
 def test_streams_that_are_none_are_done_without(imgs: Path, tmp_path: Path, quick_environment: dict[str, str]) -> None:
     """As pythonw starts it: sys.stdin, sys.stdout and sys.stderr are None."""
     code = (
@@ -48,9 +52,14 @@ def test_streams_that_are_none_are_done_without(imgs: Path, tmp_path: Path, quic
     assert len(records(tmp_path / "out/manifest.jsonl")) == 4
 
 
+def test_nothing_to_read_is_said(quick_shell: Shell) -> None:
+    """Without INPUTS, a missing stdin is like a terminal."""
+    assert "no input" in quick_shell("clipseg segment -p circle <&-", expect=2).stderr
+
+
+@slow
 def test_what_a_missing_stream_was_needed_for_is_said(quick_shell: Shell, imgs: Path, tmp_path: Path) -> None:
     """Nothing to read is exit 2, and so is `-o -` without stdout. An image on stdin then goes to the folder."""
-    assert "no input" in quick_shell("clipseg segment -p circle <&-", expect=2).stderr
     assert "missing or a terminal" in quick_shell("clipseg segment imgs --embedding - <&-", expect=2).stderr
     assert "no stdout" in quick_shell("clipseg segment - -p circle -o - < imgs/a.jpg >&-", expect=2).stderr
     quick_shell("clipseg segment -p circle < imgs/a.jpg >&-")
@@ -63,6 +72,7 @@ def test_no_embedding_is_lost_without_stdout(shell: Shell) -> None:
     assert "no stdout" in shell("clipseg embed -p red >&-", expect=2).stderr
 
 
+@slow
 def test_a_stdin_that_cannot_be_read_matters_only_if_it_is_read(quick_shell: Shell, imgs: Path) -> None:
     """`nohup` on a terminal gives one that is open for writing only."""
     assert "Bad file descriptor" in quick_shell("clipseg segment -p circle 0>/dev/null", expect=2).stderr
@@ -73,29 +83,39 @@ needs_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Li
 
 
 @needs_full
-def test_a_full_stdout_ends_the_run_and_says_so(quick_shell: Shell, imgs: Path, tmp_path: Path) -> None:
-    """Exit 1. What is written is whole, and the same command resumes. A full stderr ends nothing."""
+def test_a_full_stdout_ends_the_run_and_says_so(
+    quick_clipseg: Program, quick_shell: Shell, imgs: Path, tmp_path: Path
+) -> None:
+    """Exit 1. What is written is whole, and the same command resumes."""
     message = quick_shell(f"{RUN} -o out > /dev/full", expect=1).stderr
     assert "stdout cannot be written: No space left" in message and "internal" not in message
     before = tree(tmp_path / "out")
     assert len(records(tmp_path / "out/manifest.jsonl")) >= 1
-    quick_shell(f"{RUN} -o out 2> /dev/full")
+    quick_clipseg(f"{RUN} -o out")
     after = tree(tmp_path / "out")
     assert (
         len(after) == 9 and {name: after[name] for name in before if name != "manifest.jsonl"}.items() <= before.items()
     )
 
 
+@slow
+@needs_full
+def test_a_full_stderr_ends_nothing(quick_shell: Shell, imgs: Path) -> None:
+    """Messages are dropped."""
+    assert len(quick_shell(f"{RUN} 2> /dev/full").stdout.splitlines()) == 4
+
+
+@slow
 @needs_full
 @pytest.mark.parametrize(
     "line",
     [
         "--help",
-        pytest.param("find imgs -p circle", marks=slow),
-        pytest.param("segment imgs -p circle --json", marks=slow),
-        pytest.param("segment - -p circle -o - < imgs/a.jpg", marks=slow),
-        pytest.param("segment imgs -p circle -n", marks=slow),
-        pytest.param("models list", marks=slow),
+        "find imgs -p circle",
+        "segment imgs -p circle --json",
+        "segment - -p circle -o - < imgs/a.jpg",
+        "segment imgs -p circle -n",
+        "models list",
     ],
 )
 def test_every_command_says_that_stdout_is_full(quick_shell: Shell, imgs: Path, line: str) -> None:
@@ -137,28 +157,37 @@ def awkward(imgs: Path) -> None:
         (imgs.parent / name).write_bytes(source)
 
 
-@pytest.mark.parametrize(
-    "variables",
-    [NO_UTF8 | {"PYTHONIOENCODING": "cp1252"}, *(pytest.param(each, marks=slow) for each in (
-        {"PYTHONIOENCODING": "cp1252"}, {"PYTHONIOENCODING": "ascii:strict"}, NO_UTF8, {"LC_ALL": "C"}, {},
-    ))],
-    ids=str,
-)  # fmt: skip
-def test_a_pipe_gets_names_as_they_are(
+VARIABLES = (
+    NO_UTF8 | {"PYTHONIOENCODING": "cp1252"},
+    {"PYTHONIOENCODING": "cp1252"},
+    {"PYTHONIOENCODING": "ascii:strict"},
+    NO_UTF8,
+    {"LC_ALL": "C"},
+    {},
+)
+
+
+@pytest.mark.parametrize("variables", [VARIABLES[0], *(pytest.param(each, marks=slow) for each in VARIABLES[1:])])
+def test_a_pipe_gets_names_as_they_are(quick_shell: Shell, imgs: Path, variables: dict[str, str]) -> None:
+    """Whatever the locale: data is UTF-8, and names keep their bytes."""
+    awkward(imgs)
+    assert quick_shell("clipseg find imgs -p a | LC_ALL=C sort", **variables).stdout.splitlines() == [
+        UTF8_NAME, OTHER_NAME,
+    ]  # fmt: skip
+
+
+@slow
+@pytest.mark.parametrize("variables", VARIABLES)
+def test_a_run_is_the_same_in_every_locale(
     quick_shell: Shell, imgs: Path, tmp_path: Path, variables: dict[str, str]
 ) -> None:
-    """Whatever the locale: data is UTF-8, names keep their bytes, and labels of any language name folders."""
+    """Names in the records and in a list, and folders whose label is in any language."""
     awkward(imgs)
     (tmp_path / "prompts.txt").write_text("\u732b\n", encoding="utf-8")
-    done = quick_shell("clipseg find imgs -P prompts.txt | LC_ALL=C sort", **variables)
-    assert done.stdout.splitlines() == [UTF8_NAME, OTHER_NAME]
-    done = quick_shell("find imgs -type f | clipseg segment -P prompts.txt -o out --json 2> notes", **variables)
+    done = quick_shell("find imgs -type f | clipseg segment -P prompts.txt -o out --json", **variables)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert (
-        {row["image"] for row in rows}
-        == {UTF8_NAME, "imgs/\\xff.jpg"}
-        == {row["image"] for row in records(tmp_path / "out/manifest.jsonl")}
-    )
+    assert rows == records(tmp_path / "out/manifest.jsonl")
+    assert {row["image"] for row in rows} == {UTF8_NAME, "imgs/\\xff.jpg"}
     assert (tmp_path / "out/masks/\u732b/imgs/caf\u00e9.png").is_file()
 
 
@@ -172,7 +201,7 @@ def test_a_terminal_gets_escapes_for_what_it_cannot_show(
     awkward(imgs)
     (imgs.parent / UTF8_NAME).rename(imgs / "caf\u00e9\x1b[31m.jpg")
     done = subprocess.run(
-        ["script", "-qec", f"{FIND}; clipseg segment imgs/no\u00e9 -p circle", "/dev/null"],
+        ["script", "-qec", f"{FIND} imgs/no\u00e9", "/dev/null"],
         cwd=tmp_path, env=quick_environment | {"LC_ALL": locale, "PYTHONUTF8": "0"}, capture_output=True, check=False,
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
