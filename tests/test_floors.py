@@ -124,6 +124,13 @@ def test_heavy_libraries_stay_in_their_packages(path: Path) -> None:
             assert root not in ("torch", "fsspec"), f"{own} imports {root}"
 
 
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_one_module_owns_the_standard_streams(path: Path) -> None:
+    """Only `cli.streams` names them, since each may be missing, full, closed or in another encoding."""
+    named = {ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+    assert dotted(path) == "clipseg_cli.cli.streams" or not named & {"sys.stdin", "sys.stdout", "sys.stderr"}
+
+
 def test_a_package_is_free_to_import() -> None:
     """A package's `__init__` says in its docstring what it owns, and imports nothing that costs time."""
     for own in (each for each in ALLOWED if (PACKAGE / each).is_dir()):

@@ -1,11 +1,11 @@
 """`clipseg calibrate`: picks thresholds from a few hand-made masks."""
 
-import sys
 from dataclasses import asdict
 from json import dumps
 from pathlib import Path
 from typing import Annotated
 
+from clipseg_cli.cli import streams
 from clipseg_cli.cli.evaluate import GroundTruth
 from clipseg_cli.cli.status import Debug, Json
 from clipseg_cli.cli.terminal import say
@@ -52,7 +52,7 @@ def calibrate(
 
     rows, notes = scores.calibrate(run, gt, score)
     for line in (*notes, *scores.summary(rows)):
-        sys.stderr.write(f"{line}\n")
+        streams.tell(f"{line}\n")
     if json:
         documents = {row.label: {**asdict(row), "enough": row.enough} for row in rows}
         # JSON has no NaN, which alone differs from itself

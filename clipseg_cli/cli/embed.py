@@ -3,6 +3,7 @@
 import sys
 from typing import Annotated
 
+from clipseg_cli.cli import streams
 from clipseg_cli.errors import UsageError
 from clipseg_cli.settings.flag import Flag
 from clipseg_cli.settings.model import ModelOptions
@@ -35,12 +36,15 @@ def embed(
     from clipseg_cli.run.request import Request
     from clipseg_cli.storage import store
 
-    if out == "-" and sys.stdout.isatty():
+    if out == "-":
+        streams.require_stdout()
+    if out == "-" and streams.stdout_is_terminal():
         raise UsageError("embeddings are binary: write them to a file (-o cat.safetensors) or pipe them into a command")
-    request = Request(terms.read(prompts), model, tuple(sys.argv[1:]))
+    request = Request(terms.read(prompts, streams.stdin()), model, tuple(sys.argv[1:]))
     data = segment.embed(request, Terminal(console).note)
     if out == "-":
-        sys.stdout.buffer.write(data)
+        streams.stdout().write(data)
+        streams.stdout().flush()
         return
     store.check(Path(out).parent)
     store.write(Path(out), data)

@@ -1,12 +1,12 @@
 """`clipseg eval`: scores predictions against ground truth."""
 
-import sys
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipseg_cli.cli import streams
 from clipseg_cli.cli.status import Debug, Json
 from clipseg_cli.cli.terminal import as_text, say
 from clipseg_cli.errors import UsageError
@@ -88,7 +88,7 @@ def evaluate(
 
     evaluation = scores.evaluate(pred, gt, classes)
     for note in evaluation.notes:
-        sys.stderr.write(f"clipseg: {note}\n")
+        streams.tell(f"clipseg: {note}\n")
     if curves is not None:
         _draw(evaluation, curves)
     document = evaluation.document()
@@ -100,7 +100,7 @@ def evaluate(
         if document[name] is None or document[name] < least:
             low.append(f"{name} is {document[name]}, below {least:g}")
     if low:
-        sys.stderr.write(f"clipseg: {'; '.join(low)}\n")
+        streams.tell(f"clipseg: {'; '.join(low)}\n")
         raise typer.Exit(1)
 
 

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipseg_cli.cli import streams
 from clipseg_cli.cli.segment import read_from
-from clipseg_cli.cli.terminal import say
+from clipseg_cli.cli.terminal import say, say_path
 from clipseg_cli.settings.flag import Flag
 from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.settings.masks import MaskOptions
@@ -52,7 +53,7 @@ def find(
     stdin = read_from(inputs, prompts)
     masks, run = MaskOptions(min_presence=min_presence), RunOptions(workers=workers)
     command = tuple(sys.argv[1:])
-    request = Request(terms.read(prompts), model, command, inputs, encode, masks, run=run)
+    request = Request(terms.read(prompts, streams.stdin()), model, command, inputs, encode, masks, run=run)
     sources = discover(inputs, stdin)
     found: list[Record] = []
     with Terminal(console) as terminal:
@@ -65,9 +66,9 @@ def find(
     if printing.json:
         for record in found:
             say(record.line())
-    elif printing.print_ == "paths" or (printing.print_ is None and not sys.stdout.isatty()):
+    elif printing.print_ == "paths" or (printing.print_ is None and not streams.stdout_is_terminal()):
         for record in found:
-            say(record.image)
+            say_path(record.image)
     else:
         say(ranking(found))
     raise typer.Exit(3 if terminal.failed else 0)

@@ -1,7 +1,5 @@
 """The program: its commands, and the only place that shows errors and exits."""
 
-import contextlib
-import os
 import sys
 from typing import Annotated, NoReturn
 
@@ -21,6 +19,7 @@ from clipseg_cli.cli import (
     segment,
     signals,
     status,
+    streams,
     train,
     ui,
 )
@@ -72,6 +71,8 @@ command(app, "doctor")(doctor.doctor)
 
 def main() -> NoReturn:
     """Runs the program and exits with the code of its result. Only this function shows errors."""
+    streams.use_utf8()
+    streams.open_all()
     signals.install()
     interrupted = False
     try:
@@ -79,21 +80,16 @@ def main() -> NoReturn:
     except ClipsegError as error:
         if "--debug" in sys.argv:
             raise
-        print(f"clipseg: {error}", file=sys.stderr)
+        streams.tell(f"clipseg: {error}\n")
         code = error.exit_code
     except Exception as error:
         if "--debug" in sys.argv:
             raise
-        print(f"clipseg: internal error: {type(error).__name__}: {error} (run with --debug)", file=sys.stderr)
+        streams.tell(f"clipseg: internal error: {type(error).__name__}: {error} (run with --debug)\n")
         code = 1
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else 1
         interrupted = code > 128 and not isinstance(leaving, signals.Closed)
     if interrupted:  # not earlier: here nothing refers to the run any more, so its workers have ended
         signals.leave(code)
-    with contextlib.suppress(BrokenPipeError):
-        sys.stdout.flush()
-        sys.exit(code)
-    # otherwise Python would write the rest of its buffer to the broken pipe at exit
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import typer
 
+from clipseg_cli.cli import streams
 from clipseg_cli.cli.terminal import say
 from clipseg_cli.errors import UsageError
 from clipseg_cli.settings.inputs import InputOptions
@@ -49,14 +50,16 @@ def segment(
     from clipseg_cli.run.request import Request
 
     stdin = read_from(inputs, prompts)
-    query = terms.read(prompts)
+    query = terms.read(prompts, streams.stdin())
     request = Request(query, model, tuple(sys.argv[1:]), inputs, encode, masks, output, run)
     sources = discover(inputs, stdin, request.out)
     first = next(sources, None)
     if first is not None:
         sources = itertools.chain([first], sources)
-        if first.data is not None and output.out is None and not sys.stdout.isatty():
+        if first.data is not None and output.out is None and streams.stdout_takes_data():
             request = request.to("-")
+    if request.out == "-":
+        streams.require_stdout()
     _carry_out(request, sources, prompts.show_exemplar, console)
 
 
@@ -88,14 +91,14 @@ def oneshot(
 
 
 def read_from(inputs: InputOptions, prompts: PromptOptions) -> BinaryIO | None:
-    """Returns stdin if images or a list may come from it; None if it is a terminal or carries an embedding.
+    """Returns stdin if images or a list may come from it; None if it is missing, a terminal or carries an embedding.
 
-    Raises UsageError if there is nothing to read: no input, no list, and stdin is a terminal.
+    Raises UsageError if there is nothing to read: no input, no list, and stdin is missing or a terminal.
     """
-    terminal = sys.stdin.isatty()
-    if not inputs.inputs and inputs.files_from is None and terminal:
+    stdin = streams.stdin()
+    if not inputs.inputs and inputs.files_from is None and stdin is None:
         raise UsageError("no input: name files or folders, or pipe in a list of paths or one image")
-    return None if terminal or "-" in prompts.embedding else sys.stdin.buffer
+    return None if "-" in prompts.embedding else stdin
 
 
 def _carry_out(
@@ -123,6 +126,6 @@ def _carry_out(
         first = next(sources, None)
         if first is not None:
             request, sources = runs.placed(request, terminal.note), itertools.chain([first], sources)
-        records = runs.segment(request, sources, terminal.note, sys.stdout.buffer)
+        records = runs.segment(request, sources, terminal.note, streams.stdout())
         present(records, terminal, request.output, request.out, request.file is not None)
     raise typer.Exit(3 if terminal.failed else 0)

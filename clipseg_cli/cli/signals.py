@@ -1,11 +1,11 @@
 """Handles SIGINT, SIGTERM and SIGHUP: the first signal ends the run cleanly, a second one at once."""
 
-import contextlib
 import os
 import signal
-import sys
 import threading
 from typing import NoReturn
+
+from clipseg_cli.cli import streams
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 DEADLINE = 4.0  # seconds to end cleanly after a signal: a hanging decoder must not block the exit
@@ -36,7 +36,8 @@ def _stop(number: int, frame: object) -> None:
 
 def leave(code: int) -> NoReturn:
     """Ends the process without waiting for its threads, since a thread may hang."""
-    with contextlib.suppress(OSError):
-        print("clipseg: interrupted; run the same command again to resume", file=sys.stderr, flush=True)
-        sys.stdout.flush()
-    os._exit(code)
+    try:
+        streams.tell("clipseg: interrupted; run the same command again to resume\n")
+        streams.write("")
+    finally:  # also if stdout cannot be written
+        os._exit(code)

@@ -2,14 +2,12 @@
 
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-import typer
-
+from clipseg_cli.cli import streams
 from clipseg_cli.errors import ImageError
 from clipseg_cli.settings.inputs import MAX_PIXELS
 from clipseg_cli.settings.outputs import OutputOptions, PrintOptions
@@ -29,10 +27,10 @@ class Terminal:
     """Progress of one run on stderr: a bar on a terminal, otherwise a line now and then. Use it with `with`."""
 
     def __init__(self, options: ConsoleOptions) -> None:
-        auto = "bar" if sys.stderr.isatty() else "plain"
+        auto = "bar" if streams.stderr().isatty() else "plain"
         self.mode = "none" if options.quiet else auto if options.progress == "auto" else options.progress
         self.quiet = options.quiet
-        self.color = not options.no_color and sys.stderr.isatty() and "NO_COLOR" not in os.environ
+        self.color = not options.no_color and streams.stderr().isatty() and "NO_COLOR" not in os.environ
         self.done = self.failed = 0
         self.total: int | None = None
         self.started = self.last = time.monotonic()
@@ -53,7 +51,7 @@ class Terminal:
         if self.mode == "bar":
             from tqdm import tqdm
 
-            self.bar = tqdm(total=total, unit=" images", file=sys.stderr, dynamic_ncols=True, mininterval=0.2)
+            self.bar = tqdm(total=total, unit=" images", file=streams.stderr(), dynamic_ncols=True, mininterval=0.2)
 
     def note(self, text: str) -> None:
         """Prints a line on stderr, unless --quiet."""
@@ -83,18 +81,21 @@ class Terminal:
 
     def _line(self, text: str) -> None:
         if self.bar is not None:
-            self.bar.write(text, file=sys.stderr)
+            self.bar.write(text, file=streams.stderr())
         else:
-            print(text, file=sys.stderr, flush=True)
+            streams.tell(f"{text}\n")
 
 
 def say(text: str) -> None:
-    """Prints and flushes a line on stdout, with any bytes a path may hold. Exits with 0 if the pipe is closed."""
-    try:
-        sys.stdout.buffer.write(os.fsencode(text + "\n"))
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:  # like `| head -1`, which needs no more
-        raise typer.Exit(0) from None
+    """Prints a line on stdout, with any bytes a path may hold, and flushes it."""
+    streams.write(f"{text}\n")
+
+
+def say_path(path: str) -> None:
+    """Prints a path on stdout: with its own bytes for a program, escaped on a terminal, which it cannot alter."""
+    from clipseg_cli.storage.paths import escape
+
+    say(escape(path) if streams.stdout_is_terminal() else path)
 
 
 def _show_overlay(out: "AnyPath", record: "Record") -> None:
@@ -117,9 +118,12 @@ def _show_overlay(out: "AnyPath", record: "Record") -> None:
     columns, lines = shutil.get_terminal_size()
     scale = min(columns / pixels.shape[1], 2 * (lines - 2) / pixels.shape[0], 1)
     size = max(1, int(pixels.shape[1] * scale)), max(2, int(pixels.shape[0] * scale) // 2 * 2)
+    block = "▀" if streams.stdout_shows("▀") else " "  # without half blocks, every other line of pixels is left out
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).tolist()
     for above, below in zip(small[::2], small[1::2], strict=True):
-        cells = (f"\x1b[38;2;{r};{g};{b};48;2;{x};{y};{z}m▀" for (r, g, b), (x, y, z) in zip(above, below, strict=True))
+        cells = (
+            f"\x1b[38;2;{r};{g};{b};48;2;{x};{y};{z}m{block}" for (r, g, b), (x, y, z) in zip(above, below, strict=True)
+        )
         say("".join(cells) + "\x1b[0m")
     say(escape(record.image))
 
@@ -143,7 +147,7 @@ def as_text(table: "Table", width: int = 160, markup: bool = True) -> str:
     """Returns a table as text, as wide as the terminal, or `width` columns if stdout is no terminal."""
     from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else width, highlight=False, markup=markup)
+    console = Console(width=None if streams.stdout_is_terminal() else width, highlight=False, markup=markup)
     with console.capture() as text:
         console.print(table)
     return "\n".join(line.rstrip() for line in text.get().rstrip().splitlines())
@@ -162,7 +166,7 @@ def present(
     for record in records:
         terminal.record(record)
         emit(record)
-        if options.preview and sys.stdout.isatty():
+        if options.preview and streams.stdout_is_terminal():
             _show_overlay(store.as_path(out), record)
     if options.report and not single:
         from clipseg_cli.pages import report
@@ -177,14 +181,14 @@ def _emitter(options: PrintOptions, out: str, single: bool) -> Callable[["Record
         document = record.document()
         for mask in document.get("masks", ()):
             if path := mask["path"] or mask.get("soft") or document.get("overlay"):
-                say(os.path.join(out, path))
+                say_path(os.path.join(out, path))
 
-    wanted = options.print_ == "paths" or (options.print_ is None and not sys.stdout.isatty())
+    wanted = options.print_ == "paths" or (options.print_ is None and not streams.stdout_is_terminal())
     if out == "-":
         return lambda record: None
     if options.json:
         return lambda record: say(record.line())
     if single:
-        quiet = options.print_ == "none" or sys.stdout.isatty()
-        return lambda record: say(out) if record.outputs and not quiet else None
+        quiet = options.print_ == "none" or streams.stdout_is_terminal()
+        return lambda record: say_path(out) if record.outputs and not quiet else None
     return paths if wanted else lambda record: None

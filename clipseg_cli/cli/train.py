@@ -1,9 +1,9 @@
 """`clipseg train`: trains a decoder on the user's data."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from clipseg_cli.cli import streams
 from clipseg_cli.cli.terminal import say
 from clipseg_cli.settings.flag import Flag, local_path
 from clipseg_cli.settings.model import ModelOptions
@@ -73,8 +73,7 @@ def _tell(now: "Progress") -> None:
         "check": f"step {now.at} of {now.of}: loss {now.loss:.4f}, held-out mIoU {now.miou:.3f}, best {now.best:.3f}",
         "done": f"best at step {now.at}: held-out mIoU {now.best:.3f} at threshold {now.threshold:.2f}",
     }[now.stage]
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[K{line}" + ("\n" if now.stage in ("check", "done") else ""))
+    if streams.stderr().isatty():
+        streams.tell(f"\r\x1b[K{line}" + ("\n" if now.stage in ("check", "done") else ""))
     elif now.stage in ("check", "done") or (now.stage == "features" and now.at == now.of):
-        sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+        streams.tell(f"{line}\n")

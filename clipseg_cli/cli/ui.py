@@ -1,8 +1,8 @@
 """`clipseg ui`: serves the live page."""
 
-import sys
 from typing import Annotated
 
+from clipseg_cli.cli import streams
 from clipseg_cli.cli.signals import Closed
 from clipseg_cli.cli.terminal import say
 from clipseg_cli.settings.flag import Flag
@@ -37,7 +37,7 @@ def ui(
     one_file.check_folder(out, "clipseg ui")
     session = Session(folder_of(folder), model, out)
     try:
-        serve(session, port, say, browse and sys.stdout.isatty())
+        serve(session, port, say, browse and streams.stdout_is_terminal())
     except SystemExit as leaving:
         if session.run is None or session.run.status()["state"] == "done":
             raise Closed(leaving.code) from None

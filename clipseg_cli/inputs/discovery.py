@@ -12,13 +12,12 @@ Paths are strings and are handled with os.path, which keeps them as typed, with 
 
 import io
 import itertools
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import BinaryIO
 
 from clipseg_cli.errors import UsageError
-from clipseg_cli.inputs import folders
+from clipseg_cli.inputs import folders, lists
 from clipseg_cli.inputs.kinds import SNIFF, sniff
 from clipseg_cli.inputs.names import renamed, shard_number
 from clipseg_cli.inputs.search import Search, path_parts, path_root
@@ -27,14 +26,11 @@ from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.storage import buckets
 from clipseg_cli.storage.paths import escape, is_url, local
 
-CHUNK = 65_536  # bytes of a list that are read at once
-LONGEST_LINE = 1 << 20  # bytes: 256 times the longest path of Linux; a file with a longer line is no list
-
 
 def discover(options: InputOptions, stdin: BinaryIO | None, out: str | None = None) -> Iterator[Source]:
     """Yields the images of a run lazily, in a fixed order, each name once.
 
-    `stdin` is None if it is a terminal. `out` is the output folder of this run, which need not exist yet.
+    `stdin` is None if it is missing or a terminal. `out` is the output folder of this run, which need not exist yet.
     Raises UsageError at once if there is nothing to read from or the list cannot be opened.
     """
     inputs = tuple(dict.fromkeys(map(local, options.inputs)))
@@ -75,7 +71,7 @@ def _all(search: Search, inputs: tuple[str, ...], listing: BinaryIO | None, stdi
             yield from search.named(path)
     if listing is not None:
         try:
-            for path in _lines(listing, b"", search.options.null):
+            for path in lists.paths(listing, search.options.null):
                 yield from search.named(local(path), True)
         finally:
             if listing is not stdin:
@@ -104,34 +100,11 @@ def _standard_input(search: Search, stdin: BinaryIO) -> Iterator[Source]:
     if not search.options.null:
         # A line end shows a list. Images that may contain one this early begin with bytes that no text has.
         while len(head) < SNIFF and (b"\n" not in head or head[0] in b"\x89\xff\0"):
-            if not (more := _read(stdin, SNIFF - len(head))):
+            if not (more := lists.read(stdin, SNIFF - len(head))):
                 break
             head += more
         if sniff(head):
             yield Source("-", "-", "stdin", data=head + stdin.read())
             return
-    for path in _lines(stdin, head, search.options.null):
+    for path in lists.paths(stdin, search.options.null, head):
         yield from search.named(local(path), True)
-
-
-def _read(stream: BinaryIO, size: int) -> bytes:
-    """Reads what is available, without waiting for `size` bytes. Returns b"" at the end."""
-    return bytes(getattr(stream, "read1", stream.read)(size) or b"")
-
-
-def _lines(stream: BinaryIO, head: bytes, null: bool) -> Iterator[str]:
-    """Splits a list into paths as it arrives. Removes only the line ends, and skips empty lines."""
-    separator, tail = (b"\0", b"") if null else (b"\n", b"\r")
-    rest = head
-    while True:
-        *lines, rest = rest.split(separator)
-        for line in lines:
-            if path := line.removesuffix(tail):
-                yield os.fsdecode(path)
-        if len(rest) > LONGEST_LINE:
-            raise UsageError("the list of paths has a line of over a megabyte; for a NUL-separated list use --null")
-        if not (more := _read(stream, CHUNK)):
-            break
-        rest += more
-    if rest := rest.removesuffix(tail):
-        yield os.fsdecode(rest)

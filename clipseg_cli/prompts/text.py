@@ -7,6 +7,8 @@ parse('"a=b"')            Prompt(label='"a=b"', text='"a=b"')
 
 import csv
 import io
+import locale
+import os
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -28,8 +30,9 @@ class Prompt:
 def parse(argument: str) -> Prompt:
     """Parses `text` or `label=text`. An argument that starts with a quote has no label.
 
-    Raises UsageError if the label or the text is blank.
+    Raises UsageError if the label or the text is blank, or if the argument is not text.
     """
+    argument = _typed(argument)
     label, equals, text = argument.partition("=")
     if label.lstrip()[:1] in ('"', "'"):
         equals = ""
@@ -42,14 +45,28 @@ def parse(argument: str) -> Prompt:
 def parse_expression(argument: str) -> Prompt:
     """Splits `expression` or `label=expression`. The result's `text` is the expression, not parsed yet.
 
-    A `=` after a quote or a parenthesis belongs to the expression. Raises UsageError if either side is blank.
+    A `=` after a quote or a parenthesis belongs to the expression. Raises UsageError as `parse` does.
     """
+    argument = _typed(argument)
     label, equals, text = argument.partition("=")
     if not equals or set(label) & set("\"'("):
         label, text = argument, argument
     if not label.strip() or not text.strip():
         raise UsageError(f"empty expression {argument!r}: write --expr 'cat AND NOT dog' or --expr label='cat OR dog'")
     return Prompt(label.strip(), text.strip())
+
+
+def _typed(argument: str) -> str:
+    """Returns an argument as its user typed it: bytes that are not UTF-8 are text in the locale's encoding."""
+    try:
+        argument.encode()
+        return argument
+    except UnicodeEncodeError:
+        pass
+    try:
+        return os.fsencode(argument).decode(locale.getencoding())
+    except UnicodeError:
+        raise UsageError(f"the prompt {argument!r} is not text in UTF-8 or in the encoding of the locale") from None
 
 
 def read_file(path: str) -> tuple[Prompt, ...]:

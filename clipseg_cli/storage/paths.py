@@ -60,7 +60,11 @@ def fault(error: OSError | ValueError, stage: Stage) -> ImageError:
     """Converts an error of the operating system on an input path into the ImageError for its record."""
     code = getattr(error, "errno", None)
     if not isinstance(error, OSError):  # open() and stat() raise ValueError for a NUL byte
-        return ImageError("vanished", stage, f"not a valid path ({error}); for a NUL-separated list use --null")
+        return ImageError(
+            "vanished",
+            stage,
+            f"not a valid path ({error}); for a NUL-separated list use --null, and save a UTF-16 list as UTF-8",
+        )
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return ImageError(
             "vanished", stage, "no such file: deleted since it was listed, misspelled, or a dangling link"

@@ -9,10 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import typer
 
 from clipseg_cli.cli import terminal
-from clipseg_cli.cli.terminal import Terminal, present, ranking, say
+from clipseg_cli.cli.terminal import Terminal, present, ranking
 from clipseg_cli.errors import ImageError
 from clipseg_cli.outputs.manifest import Mask, Record
 from clipseg_cli.settings.outputs import OutputOptions, PrintOptions
@@ -96,24 +95,6 @@ def test_colour_is_for_terminals(
     monkeypatch.setattr(sys, "stderr", Screen())
     shown = Terminal(options)
     assert (shown.paint("x", "31") == "\x1b[31mx\x1b[0m") == coloured and shown.mode == "bar"
-
-
-def test_a_closed_stdout_ends_the_program_with_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reader has what it wanted."""
-
-    class Closed(io.RawIOBase):
-        def writable(self) -> bool:
-            return True
-
-        def write(self, data: object) -> int:
-            raise BrokenPipeError
-
-    stream = io.TextIOWrapper(io.BufferedWriter(Closed()))
-    monkeypatch.setattr(sys, "stdout", stream)
-    with pytest.raises(typer.Exit) as caught:
-        say("a line")
-    assert caught.value.exit_code == 0
-    stream.buffer.raw.write = len  # type: ignore[attr-defined,union-attr]  # it may be closed now
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,13 @@
 An embedding works with every checkpoint that has the same CLIP, which is identified by a fingerprint.
 """
 
+import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,12 +72,12 @@ def pack(rows: NDArray[np.float32], labels: Sequence[str], sources: Sequence[str
     return save({"embeddings": np.ascontiguousarray(rows)}, about)
 
 
-def read(path: str) -> tuple[SavedEmbedding, ...]:
-    """Returns the embeddings in a file, or on stdin for "-". Raises UsageError."""
-    if path == "-" and os.isatty(0):
-        raise UsageError("--embedding - reads stdin, which is a terminal: pipe `clipseg embed` into it")
+def read(path: str, stdin: BinaryIO | None = None) -> tuple[SavedEmbedding, ...]:
+    """Returns the embeddings in a file, or on stdin for "-"; None is no stdin, or a terminal. Raises UsageError."""
+    if path == "-" and stdin is None:
+        raise UsageError("--embedding - reads stdin, which is missing or a terminal: pipe `clipseg embed` into it")
     try:
-        with open(0 if path == "-" else path, "rb", closefd=path != "-") as file:
+        with contextlib.nullcontext(stdin) if path == "-" and stdin else open(path, "rb") as file:
             data = file.read(LARGEST + 1)
     except OSError as error:
         raise UsageError(f"--embedding {path}: {error.strerror}") from error

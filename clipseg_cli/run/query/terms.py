@@ -7,7 +7,7 @@ text prompts. Each distinct term is embedded and decoded once, however many labe
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, BinaryIO
 
 from clipseg_cli.errors import UsageError
 from clipseg_cli.prompts import expressions, text
@@ -70,15 +70,18 @@ class Query:
         return settings
 
 
-def read(options: PromptOptions) -> Query:
-    """Returns the query of the prompt options, and reads the files they name. Raises UsageError."""
+def read(options: PromptOptions, stdin: BinaryIO | None = None) -> Query:
+    """Returns the query of the prompt options, and reads the files they name. Raises UsageError.
+
+    `stdin` is None if it is missing or a terminal.
+    """
     texts = [*map(text.parse, options.prompt)]
     if options.prompts_file:
         texts += text.read_file(options.prompts_file)
     # an exemplar without a label belongs to the only text prompt, if there is just one
     default = texts[0].label if len(texts) == 1 else DEFAULT_LABEL
     supports = exemplars.parse(options.support, options.support_mask, options.support_box, default)
-    saved = [each for path in options.embedding for each in embedding_file.read(path)]
+    saved = [each for path in options.embedding for each in embedding_file.read(path, stdin)]
     boolean = [*map(text.parse_expression, options.expr)]
     query = build(texts, boolean, supports, saved, options.template)
     return replace(query, recipe=options.highlight, region_prompt=options.support_prompt, mix=options.mix)
