@@ -33,6 +33,18 @@ ARRAYS_OR_LESS = ("errors", "prompts", "settings", "masks")  # these packages op
 NETWORK = ("model", "training")  # only these import torch
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
+# Modules and functions of the standard library that only some operating systems have.
+SOME_SYSTEMS = (
+    "_curses _posixsubprocess _winapi crypt curses fcntl grp msvcrt nis nt ossaudiodev posix pty pwd readline resource "
+    "spwd syslog termios tty winreg winsound"
+)
+SOME_SYSTEMS_NAMES = (
+    "os.fork os.forkpty os.getpgid os.getuid os.geteuid os.getloadavg os.killpg os.mkfifo os.posix_fadvise "
+    "os.posix_fallocate os.sched_getaffinity os.setsid os.statvfs os.startfile os.sysconf os.uname os.O_NONBLOCK "
+    "signal.SIGALRM signal.SIGBUS signal.SIGCHLD signal.SIGHUP signal.SIGKILL signal.SIGPIPE signal.SIGQUIT "
+    "signal.SIGUSR1 signal.SIGUSR2 signal.pthread_sigmask signal.setitimer"
+)
+
 
 def dotted(path: Path) -> str:
     """`clipseg_cli.masks.cleanup` for a file; a package's `__init__` has the package's name."""
@@ -129,6 +141,56 @@ def test_one_module_owns_the_standard_streams(path: Path) -> None:
     """Only `cli.streams` names them, since each may be missing, full, closed or in another encoding."""
     named = {ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
     assert dotted(path) == "clipseg_cli.cli.streams" or not named & {"sys.stdin", "sys.stdout", "sys.stderr"}
+
+
+def at_import(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yields the parts of a file that run when it is imported: all but the bodies of its functions."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            for part in (*node.decorator_list, node.args):
+                yield from (part, *at_import(part))
+        elif not isinstance(node, ast.Lambda):
+            yield from (node, *at_import(node))
+
+
+def only_on_some_systems(source: str) -> list[str]:
+    """Returns what a file needs at its import that only some operating systems have."""
+    found, modules, names = [], SOME_SYSTEMS.split(), SOME_SYSTEMS_NAMES.split()
+    for node in at_import(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if alias.name.split(".")[0] in modules]
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            found += [node.module] if node.module.split(".")[0] in modules else []
+            found += [name for each in node.names if (name := f"{node.module}.{each.name}") in names]
+        elif isinstance(node, ast.Attribute) and ast.unparse(node) in names:
+            found.append(ast.unparse(node))
+    return found
+
+
+def test_every_file_can_be_imported_on_every_system() -> None:
+    """What only POSIX or only Windows has is imported and used inside the functions that need it."""
+    files = [*MODULES, *sorted((PACKAGE.parent / "shapes").glob("*.py"))]
+    found = {path.name: only_on_some_systems(path.read_text(encoding="utf-8")) for path in files}
+    assert not {name: needs for name, needs in found.items() if needs}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import fcntl",
+        "from resource import getrlimit",
+        "try:\n    import termios\nexcept ImportError:\n    termios = None",
+        "class A:\n    import pwd",
+        "from os import fork",
+        "import os\nhere = os.getuid()",
+        "import signal\ndef stop(number=signal.SIGKILL): ...",
+    ],
+)
+def test_a_file_for_one_system_is_noticed(source: str) -> None:
+    """Also in a class, behind `try`, and in a default value; but not inside a function."""
+    assert only_on_some_systems(source)
+    inside = "def f():\n" + "\n".join(f"    {line}" for line in source.splitlines())
+    assert not only_on_some_systems(inside)
 
 
 def test_a_package_is_free_to_import() -> None:

@@ -1,32 +1,55 @@
-"""`clipseg doctor`: checks versions, device and weights, and runs a numeric self-test."""
+"""`clipseg doctor`: checks versions, device and weights, and runs numeric tests."""
 
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clipseg_cli import __version__
 from clipseg_cli.cli.terminal import say
-from clipseg_cli.errors import ClipsegError
+from clipseg_cli.errors import ClipsegError, ImageError, UsageError
 from clipseg_cli.settings.flag import Flag
 from clipseg_cli.settings.model import Dtype
 
+if TYPE_CHECKING:
+    from clipseg_cli.model.published import Comparison, PublishedValues
+
 # Lowest IoU that passes: of the bundled model's mask with a drawn disc, and of the masks of this device and of the CPU.
 SELF_TEST_IOU = 0.95
+MAX_PIXELS = 100_000_000  # of a file that is given as the test photo
 
 
 def doctor(
     device: Annotated[str, Flag("The device to test: auto, cpu, cuda, cuda:1 or mps.", panel="Model")] = "auto",
     dtype: Annotated[Dtype, Flag("The precision to test.", panel="Model")] = "auto",
+    image: Annotated[
+        str | None,
+        Flag(
+            "Hugging Face's test photo (COCO val2017 000000039769), instead of its download. "
+            "Used if the weights of rd64-refined are on this machine.",
+            metavar="FILE",
+            panel="Model",
+        ),
+    ] = None,
+    offline: Annotated[bool, Flag("Do not download the test photo.", panel="Model")] = False,
 ) -> None:
     """Checks the installation.
 
-    Shows versions, device, precision and weights, and runs a numeric self-test. Exits 1 if a check fails.
+    Shows versions, device, precision and weights, and runs a numeric self-test. Compares the default model, if it is
+    on this machine, with the values that Hugging Face publishes for it. Exits 1 if a check fails.
+
+    \b
+    Example:
+      clipseg models pull rd64-refined && clipseg doctor
     """
+    from clipseg_cli.model import published
+
     failed = False
-    for finding in examine(device, dtype):
+    for finding in chain(examine(device, dtype), prove(published.RELEASED, image, offline)):
         mark = {True: "ok  ", False: "FAIL", None: "    "}[finding.ok]
         say(f"{mark} {finding.what}: {finding.value}")
         failed |= finding.ok is False
@@ -94,3 +117,69 @@ def _self_test(device: str, dtype: Dtype) -> Iterator[Finding]:
         (f"{tested.dtype} on {tested.device} agrees with fp32 on cpu", iou(masks[0], masks[1])),
     ):
         yield Finding("self-test", f"{what}: IoU {score:.3f}", score >= SELF_TEST_IOU)
+
+
+def prove(values: "PublishedValues", image: str | None = None, offline: bool = False) -> Iterator[Finding]:
+    """Yields how the weights on this machine compare with the published values, on the CPU in fp32.
+
+    `image` is the file of the test photo; without one it is downloaded, unless `offline`.
+    """
+    from clipseg_cli.model import published, registry
+    from clipseg_cli.model.segmenter import Segmenter
+
+    what = f"published values of {values.model}"
+    if all(model.path is None for model in registry.installed() if model.name == values.model):
+        how = f"clipseg models pull {values.model} && clipseg doctor"
+        yield Finding(what, f"not checked, because the weights are not on this machine; to check them: {how}")
+        return
+    try:
+        checkpoint = registry.locate(values.model, download=False)
+        segmenter = Segmenter.load(checkpoint, device="cpu", dtype="fp32")
+        yield _compared(what, published.compare_embedding(segmenter, values))
+    except ClipsegError as error:
+        yield Finding(what, str(error), False)
+        return
+    try:
+        data, pixels = _photo(values, image, offline)
+    except ClipsegError as error:
+        how = f"clipseg doctor --image FILE, with {values.photo.url}"
+        failed = False if image else None  # a file that was given must be of use
+        yield Finding(what, f"logits and image embedding not checked: {error}; to check them: {how}", failed)
+        return
+    for comparison in published.compare_photo(segmenter, values, pixels):
+        other = not comparison.equal and not published.is_published(values.photo, data)
+        hint = f"; {image} is not the original file, which may be the reason: {values.photo.url}" if other else ""
+        yield _compared(what, comparison, hint)
+
+
+def _compared(what: str, comparison: "Comparison", hint: str = "") -> Finding:
+    verdict = "equal" if comparison.equal else "not equal"
+    value = f"{comparison.what}: {verdict} (largest difference {comparison.difference:.2g}){hint}"
+    return Finding(what, value, comparison.equal)
+
+
+def _photo(values: "PublishedValues", image: str | None, offline: bool) -> tuple[bytes, Any]:
+    """Returns the file of the test photo and its pixels, uint8 (H, W, 3). Raises ClipsegError if there is none."""
+    from clipseg_cli.inputs import decode
+    from clipseg_cli.inputs.source import Source
+    from clipseg_cli.model import hub, published
+
+    photo = values.photo
+    if image is not None:
+        try:
+            data = Path(image).read_bytes()
+        except (OSError, ValueError) as error:
+            raise UsageError(f"cannot read {image} ({error})") from error
+    elif offline or hub.constants().HF_HUB_OFFLINE:
+        raise UsageError("the test photo is not downloaded with --offline or HF_HUB_OFFLINE")
+    else:
+        data = published.fetch(photo)
+    name = image or photo.url
+    try:
+        pixels = decode.load(Source(name, name, "", data), max_pixels=MAX_PIXELS).pixels
+    except ImageError as error:
+        raise UsageError(f"{name}: {error}") from error
+    if pixels.shape[:2] != (photo.height, photo.width):
+        size = f"{pixels.shape[1]} x {pixels.shape[0]}"
+        raise UsageError(f"{name} has {size} pixels, the test photo {photo.width} x {photo.height}")
+    return data, pixels
