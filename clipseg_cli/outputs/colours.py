@@ -56,9 +56,9 @@ def _apart(colours: list[RGB], taken: list[RGB]) -> NDArray[np.float32]:
 
 
 def _contrasts(pixels: NDArray[np.uint8], mask: NDArray[np.uint8], colours: list[RGB]) -> NDArray[np.float32]:
-    """Returns how much a mask, tinted in each colour, differs from the image under it or around it, the smaller of both.
+    """Returns how much a mask, tinted in each colour, differs from the image under it or, if less, around it.
 
-    Mean distances in CIELAB, float32, one per colour.
+    These are mean distances in CIELAB, float32, one per colour.
     """
     x, y, w, h = cv2.boundingRect(mask)
     margin = max(w, h) // AROUND + 2

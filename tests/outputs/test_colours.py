@@ -114,5 +114,5 @@ def test_empty_and_full_masks_have_colours() -> None:
     first, second = colours.contrasting(photo, [empty, full])
     assert first == colours.colour(0) and second != colours.colour(1)
     assert colours.contrasting(photo, []) == []
-    assert colours.contrasting(np.zeros((1, 1, 3), np.uint8), [one + 255, one]) == [colours.colour(0), colours.colour(1)]
+    assert colours.contrasting(one[..., None].repeat(3, 2), [one + 255, one]) == [colours.colour(0), colours.colour(1)]
     assert len(set(colours.contrasting(photo, [full] * 300))) > 10
