@@ -18,7 +18,7 @@ def overlay(pixels: NDArray[np.uint8], masks: Sequence[NDArray[np.uint8]], label
     """Returns a copy of an RGB image, uint8 (H, W, 3), with each mask drawn on it: tint, edge and label.
 
     A mask is uint8 (H, W), 0 or 255. Its tint contrasts with the image. Its edge is a light line on a dark one, so that
-    one of them is seen on any image.
+    one of them is seen on any image. Inside it is a line of the label's own colour, as on the plate with its name.
     """
     out = pixels.copy()
     height, width = out.shape[:2]
@@ -29,8 +29,10 @@ def overlay(pixels: NDArray[np.uint8], masks: Sequence[NDArray[np.uint8]], label
         if w == 0:
             continue
         window, inside = out[y : y + h, x : x + w], mask[y : y + h, x : x + w]
-        cv2.copyTo(cv2.addWeighted(window, 1 - TINT, (*tint, 0), TINT, 0), inside, window)
+        tinted = cv2.addWeighted(window, 1 - TINT, (*tint, 0), TINT, 0)
         contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+        cv2.drawContours(tinted, contours, -1, tint, 4 * stroke, offset=(-x, -y))
+        cv2.copyTo(tinted, inside, window)
         cv2.drawContours(out, contours, -1, DARK, 2 * stroke + 1)
         cv2.drawContours(out, contours, -1, LIGHT, stroke)
         largest = max(contours, key=cv2.contourArea)

@@ -42,11 +42,11 @@ def samples() -> Iterator[tuple[str, np.ndarray, list[np.ndarray]]]:
 def measured(photo: np.ndarray, masks: list[np.ndarray], index: int) -> tuple[float, float]:
     """Mean CIELAB distances by scikit-image: of the drawn mask from the photo, and across the edge.
 
-    Pixels of outlines and names are left out: what remains is the tint. Across the edge: each pixel on the outer side
-    of the outline from the nearest tinted pixel on its inner side.
+    The lines along the edge are left out: what remains is the tint. Across the edge: each pixel just outside these
+    lines from the nearest tinted pixel inside them.
     """
     drawn = drawing.overlay(photo, masks, [""] * len(masks))
-    reach = 2 * max(1, round(min(photo.shape[:2]) / 240)) + 1  # pixels: no outline is drawn further from the edge
+    reach = 3 * max(1, round(min(photo.shape[:2]) / 240)) + 1  # pixels: no line is drawn further from the edge
     kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
     inner, outer = cv2.erode(masks[index], kernel) > 0, cv2.dilate(masks[index], kernel) > 0
     before, after = rgb2lab(photo), rgb2lab(drawn)
