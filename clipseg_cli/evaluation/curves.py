@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.evaluation import metrics
-from clipseg_cli.outputs.drawing import colour
+from clipseg_cli.outputs.colours import colour
 
 SIDE = 320  # units: the plot is a square, and both axes run from 0 to 1
 LEFT, TOP, BELOW, LEGEND = 48, 34, 44, 200  # units around the plot

@@ -1,6 +1,5 @@
 """Draws masks on images: the overlay, with every label tinted, outlined and named, and the cutout. Arrays only."""
 
-import colorsys
 import math
 from collections.abc import Sequence
 
@@ -9,36 +8,33 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-TINT = 0.45  # share of the label's colour inside its mask
+from clipseg_cli.outputs.colours import RGB, TINT, contrasting
+
+LIGHT, DARK = (255, 255, 255), (0, 0, 0)  # of the two lines along an edge
 FRINGE = 2.0  # pixels: width of the band along an object's edge that may contain background colour
-_GOLDEN = 0.381966  # share of the hue circle: the golden angle keeps successive hues far apart
-
-
-def colour(index: int) -> tuple[int, int, int]:
-    """Returns the RGB colour, 0 to 255, of the label with this index; the same in overlays, palettes and pages."""
-    bright = (0.95, 0.75, 0.55)[index // 8 % 3]
-    red, green, blue = colorsys.hsv_to_rgb((0.97 + index * _GOLDEN) % 1.0, 0.85, bright)
-    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def overlay(pixels: NDArray[np.uint8], masks: Sequence[NDArray[np.uint8]], labels: Sequence[str]) -> NDArray[np.uint8]:
     """Returns a copy of an RGB image, uint8 (H, W, 3), with each mask drawn on it: tint, edge and label.
 
-    A mask is uint8 (H, W), 0 or 255.
+    A mask is uint8 (H, W), 0 or 255. Its tint contrasts with the image. Its edge is a light line on a dark one, so that
+    one of them is seen on any image. Inside it is a line of the label's own colour, as on the plate with its name.
     """
     out = pixels.copy()
     height, width = out.shape[:2]
     stroke = max(1, round(min(height, width) / 240))  # pixels: 2 for a shorter side of 480, 12 for 3000
     tags = []
-    for index, (mask, label) in enumerate(zip(masks, labels, strict=True)):
+    for mask, label, tint in zip(masks, labels, contrasting(pixels, masks), strict=True):
         x, y, w, h = cv2.boundingRect(mask)
         if w == 0:
             continue
-        window, inside, tint = out[y : y + h, x : x + w], mask[y : y + h, x : x + w], colour(index)
-        flat = np.full_like(window, tint)
-        cv2.copyTo(cv2.addWeighted(window, 1 - TINT, flat, TINT, 0), inside, window)
+        window, inside = out[y : y + h, x : x + w], mask[y : y + h, x : x + w]
+        tinted = cv2.addWeighted(window, 1 - TINT, (*tint, 0), TINT, 0)
         contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-        cv2.drawContours(out, contours, -1, tint, stroke, cv2.LINE_AA)
+        cv2.drawContours(tinted, contours, -1, tint, 4 * stroke, offset=(-x, -y))
+        cv2.copyTo(tinted, inside, window)
+        cv2.drawContours(out, contours, -1, DARK, 2 * stroke + 1)
+        cv2.drawContours(out, contours, -1, LIGHT, stroke)
         largest = max(contours, key=cv2.contourArea)
         top = largest[largest[:, 0, 1].argmin(), 0]
         tags.append((label, (int(top[0]), int(top[1])), tint))
@@ -74,7 +70,7 @@ def cutout(pixels: NDArray[np.uint8], mask: NDArray[np.uint8], alpha: NDArray[np
     return out
 
 
-def flattened(rgba: NDArray[np.uint8], backdrop: tuple[int, int, int]) -> NDArray[np.uint8]:
+def flattened(rgba: NDArray[np.uint8], backdrop: RGB) -> NDArray[np.uint8]:
     """Returns an RGBA image on an opaque RGB backdrop, uint8 (H, W, 3)."""
     share = rgba[..., 3:].astype(np.float32) / 255
     flat = np.array(backdrop, np.float32)
@@ -91,7 +87,7 @@ def fitted(array: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(array, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _draw_label(pixels: NDArray[np.uint8], label: str, anchor: tuple[int, int], tint: tuple[int, int, int]) -> None:
+def _draw_label(pixels: NDArray[np.uint8], label: str, anchor: tuple[int, int], tint: RGB) -> None:
     """Draws the label on a plate of its colour just above the anchor (x, y), inside the image. Changes `pixels`."""
     height, width = pixels.shape[:2]
     size = max(11, round(min(height, width) / 26))  # pixels

@@ -19,7 +19,7 @@ from clipseg_cli.errors import ImageError, UsageError
 from clipseg_cli.inputs import decode
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.masks import soft_maps
-from clipseg_cli.outputs import drawing, manifest
+from clipseg_cli.outputs import colours, drawing, manifest
 from clipseg_cli.outputs.writers import raster
 from clipseg_cli.settings.flag import fill, spelled
 from clipseg_cli.settings.inputs import MAX_PIXELS
@@ -83,13 +83,12 @@ def page(run: AnyPath, note: Callable[[str], None]) -> bytes:
 
 
 def _labels(done: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns name, threshold, colour and presence histogram of each label; `varies`: thresholds differ by image."""
+    """Returns name, threshold and presence histogram of each label; `varies`: thresholds differ by image."""
     return [
         {
             "name": mask["label"],
             "threshold": mask["threshold"],
             "varies": any(record["masks"][index]["threshold"] != mask["threshold"] for record in done),
-            "colour": drawing.colour(index),
             "histogram": _histogram([record["masks"][index]["presence"] for record in done]),
         }
         for index, mask in enumerate(done[0]["masks"] if done else [])
@@ -110,12 +109,14 @@ def _image(record: dict[str, Any], run: AnyPath, about: dict[str, Any], side: in
     missing = photo is None
     if photo is None:
         photo = np.full((max(1, record["height"]), max(1, record["width"]), 3), 128, np.uint8)
-    maps, masks, uncertain = [], [], [0.0]
+    maps, masks, weights, uncertain = [], [], [], [0.0]
     for mask in record["masks"]:
         soft = next((mask[form] for form in SOFT_FORMATS if form in mask), None)
         grey = _grey(run, soft or mask["path"])
+        own = _grey(run, mask["path"]) if cleaned and soft else None
         maps.append(_small(grey))
-        masks.append(_small(_grey(run, mask["path"])) if cleaned and soft else None)
+        masks.append(_small(own))
+        weights.append(_weights(grey if own is None else own, 0.5 if own is not None else mask["threshold"], photo))
         if grey is not None and soft:
             uncertain.append(float((np.abs(grey / 255 - mask["threshold"]) < UNCERTAIN).mean()))
     presences = [mask["presence"] for mask in record["masks"]]
@@ -124,6 +125,7 @@ def _image(record: dict[str, Any], run: AnyPath, about: dict[str, Any], side: in
         "thumb": _data_url("jpeg", raster.jpeg(drawing.fitted(photo, side))),
         "maps": maps,  # soft maps, or masks if the run stored no soft maps
         "masks": masks,  # the run's masks, if they differ
+        "colours": colours.contrasting(photo, weights),
         "thresholds": [mask["threshold"] if mask["area_frac"] else 1 for mask in record["masks"]],  # 1 hides all
         "presences": presences,
         "presence": max(presences, default=0),
@@ -139,6 +141,17 @@ def _grey(run: AnyPath, path: str | None) -> NDArray[np.uint8] | None:
         return None if path is None else soft_maps.StoredMap(raster.levels((run / path).read_bytes())).soft()
     except (OSError, ValueError, SyntaxError):
         return None
+
+
+def _weights(grey: NDArray[np.uint8] | None, threshold: float, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Returns where a label's mask lies on the photo, uint8 (H, W); for an empty mask, where it would appear first.
+
+    `grey` is a mask or a soft map; None if it cannot be read.
+    """
+    if grey is None or grey.shape != photo.shape[:2]:
+        return np.zeros(photo.shape[:2], np.uint8)
+    mask = soft_maps.cut_soft(grey, threshold)
+    return mask if mask.any() else grey
 
 
 def _small(grey: NDArray[np.uint8] | None) -> str | None:

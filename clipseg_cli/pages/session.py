@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +20,7 @@ from clipseg_cli.errors import ClipsegError, ImageError, UsageError
 from clipseg_cli.masks import cleanup, soft_maps
 from clipseg_cli.masks.threshold import cut
 from clipseg_cli.model import registry
+from clipseg_cli.outputs import colours
 from clipseg_cli.pages.background_run import PATIENCE, Run, is_run_of
 from clipseg_cli.pages.gallery import THUMBNAIL, Gallery
 from clipseg_cli.pages.mask_request import MaskRequest, PagePrompt
@@ -139,8 +141,8 @@ class Session:
         """Returns one dict per image: `pending`, or `failed` with the reason, or `size` and `masks`, one per prompt.
 
         A mask is uint8 (h, w), 0 or 255, as large as the thumbnail or, with `full_size`, as the image. It comes with
-        its label, its presence score and its area, a fraction of the image. Raises Stale once a newer generation has
-        come, except with `full_size`; UsageError for a prompt that cannot be embedded.
+        its label, its presence score, its area, a fraction of the image, and its RGB colour on this image. Raises Stale
+        once a newer generation has come, except with `full_size`; UsageError for a prompt that cannot be embedded.
         """
         with self.state:
             self.requests += 1
@@ -159,19 +161,26 @@ class Session:
         features = self.features.get(index)
         if self.segmenter is None or features is None:
             return {"id": index, "pending": True}
+        try:
+            thumbnail = self.gallery.fitted(index, THUMBNAIL)
+        except ImageError as error:  # it has vanished since it was encoded
+            return {"id": index, "failed": str(error)}
         height, width = self.gallery.sizes[index]
         scale = 1.0 if full_size else min(1.0, THUMBNAIL / max(height, width))
         size = max(1, round(height * scale)), max(1, round(width * scale))
         clean = _scaled(request.clean, scale)
         photo = functools.cache(lambda: self.gallery.fitted(index, max(size)))
-        masks = []
+        masks, rows = [], []
         for prompt, logits in zip(request.prompts, self._logits(index, features, request.prompts), strict=True):
             threshold = self.segmenter.threshold if prompt.threshold is None else prompt.threshold
             mask, _, _ = cut(soft_maps.LogitMap(logits, size), photo, threshold, clean)
             mask = cleanup.clean(mask, clean)
             area = float(np.count_nonzero(mask)) / mask.size
-            masks.append({"label": prompt.label, "mask": mask, "presence": soft_maps.presence(logits), "area": area})
-        return {"id": index, "size": [height, width], "masks": masks}
+            masks.append(cv2.resize(mask, thumbnail.shape[1::-1], interpolation=cv2.INTER_AREA))
+            rows.append({"label": prompt.label, "mask": mask, "presence": soft_maps.presence(logits), "area": area})
+        chosen = colours.contrasting(thumbnail, [np.asarray(mask, np.uint8) for mask in masks])
+        rows = [row | {"colour": colour} for row, colour in zip(rows, chosen, strict=True)]
+        return {"id": index, "size": [height, width], "masks": rows}
 
     def _logits(self, index: int, features: "Features", prompts: Sequence[PagePrompt]) -> list[NDArray[np.float32]]:
         """Returns the logits of each prompt on one image, float32 (S, S); decodes those that are not in memory."""

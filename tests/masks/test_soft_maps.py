@@ -125,15 +125,15 @@ def test_a_box_fits_the_mask(seed: int) -> None:
 
 def test_an_overlay_does_not_change_the_photo() -> None:
     """Inside a mask pixels are tinted; outside only outline and label are drawn. The input is not written to."""
-    from clipseg_cli.outputs import drawing
+    from clipseg_cli.outputs import colours, drawing
 
     photo = np.full((200, 300, 3), 128, np.uint8)
     mask = cv2.circle(np.zeros((200, 300), np.uint8), (150, 140), 30, 255, -1)
     before = photo.copy()
     drawn = drawing.overlay(photo, [mask, np.zeros_like(mask)], ["a disc", "nothing"])
     assert np.array_equal(photo, before)
-    tint = np.array(drawing.colour(0))
-    np.testing.assert_allclose(drawn[140, 150], 128 * (1 - drawing.TINT) + tint * drawing.TINT, atol=2)
+    tint = np.array(colours.colour(0))
+    np.testing.assert_allclose(drawn[140, 150], 128 * (1 - colours.TINT) + tint * colours.TINT, atol=2)
     far = cv2.dilate(mask, np.ones((9, 9), np.uint8)) == 0
     far[:140] = False  # the label is drawn above
     assert np.array_equal(drawn[far], photo[far])

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
 from clipseg_cli.masks import cleanup, soft_maps
-from clipseg_cli.outputs import drawing
+from clipseg_cli.outputs import colours
 from mask_shapes import MASKS, assemble, every_mask, read_coco, read_yolo, result, ring, written
 from pictures import iou
 
@@ -83,7 +83,7 @@ def test_voc_is_read_by_pillow(mask: np.ndarray) -> None:
     classes, objects = (
         Image.open(io.BytesIO(files[f"voc/Segmentation{kind}/sub/a.png"])) for kind in ("Class", "Object")
     )
-    assert classes.mode == "P" and classes.getpalette()[:6] == [0, 0, 0, *drawing.colour(0)]
+    assert classes.mode == "P" and classes.getpalette()[:6] == [0, 0, 0, *colours.colour(0)]
     index = np.array(classes)
     assert np.array_equal(index == 2, mask > 0) and np.array_equal(index == 1, (ring() > 0) & (mask == 0))
     assert np.array_equal(np.array(objects) > 0, index > 0)

@@ -83,6 +83,8 @@ def test_masks_of_a_text_prompt_and_of_an_exemplar(small: Server) -> None:
         assert mask["area"] == pytest.approx(np.count_nonzero(decoded(mask["mask"])) / expected.size)
     small_masks = small.as_page("/masks", body)["images"][index]["masks"]
     assert max(decoded(small_masks[0]["mask"]).shape) == 360
+    assert [mask["colour"] for mask in small_masks] == [mask["colour"] for mask in found["masks"]]
+    assert small_masks[0]["colour"] != small_masks[1]["colour"]
     x, y, width, height = cv2.boundingRect(expected)
     assert reply["command"].endswith(
         f"--support exemplar={names[index]} --support-box {x},{y},{width},{height} -t exemplar=0.5 "

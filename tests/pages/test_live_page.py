@@ -5,6 +5,7 @@ import contextlib
 import io
 import itertools
 import os
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,11 @@ def test_a_typed_prompt_gives_masks(small: Server, page: Any) -> None:
     expected = cv2.imread(str(SAMPLES / "masks/a-red-circle/balcony.png"), 0)
     assert iou(tinted, cv2.resize(expected, tinted.shape[::-1], interpolation=cv2.INTER_AREA) > 127) > 0.7
     contains(page, "command", "-p 'a red circle'")
+    chip = page.locator(f"[data-id='{index}'] .chip").evaluate("chip => getComputedStyle(chip).backgroundColor")
+    colour = [int(level) for level in re.findall(r"\d+", chip)]
+    line = (canvas(page, index) == colour).all(-1)
+    assert line.any() and tinted[line].all(), "a line along the edge has the colour of the image's legend"
+    assert np.linalg.norm(np.subtract(colour, (220, 40, 45))) > 100, "it differs from the red circle"
 
 
 @pytest.mark.slow
@@ -189,7 +195,7 @@ def test_500_hostile_prompts_add_no_element(start: Start, page: Any, tmp_path: P
     page.evaluate("texts => { prompts = texts.map(text => ({ text, threshold: null })); list(); refresh(); }", prompts)
     until(page, SAYS, [0, prompts[-1].split("=")[0].strip()])
     per_row = page.locator(".prompt").first.evaluate("row => row.querySelectorAll('*').length + 1")
-    assert page.evaluate(CENSUS) == plain + per_row * 499
+    assert page.evaluate(CENSUS) == plain + per_row * 499 + 2 * 500  # two elements per label in the image's legend
     fields = page.locator(".prompt input[type=text]").evaluate_all("fields => fields.map(field => field.value)")
     assert fields == prompts
     words = shlex.split(page.locator("#command").evaluate("element => element.textContent"))

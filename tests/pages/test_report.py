@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import hostile
+from clipseg_cli.outputs import colours
 from clipseg_cli.outputs.manifest import readable_name
 from clipseg_cli.pages import report
 from pictures import SAMPLES, Program, picture, save, until
@@ -232,6 +233,22 @@ def test_damaged_soft_maps_are_left_out(clipseg: Program, tmp_path: Path, capfd:
         (image,) = data_of(report.page(tmp_path / "out", pytest.fail))["images"]
         assert image["maps"] == [None]
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("formats", ["mask", "soft", "mask,soft"])
+def test_an_image_has_the_colours_of_its_overlay(clipseg: Program, tmp_path: Path, formats: str) -> None:
+    """Whether the run stored masks or soft maps. The labels themselves have no colours."""
+    (tmp_path / "imgs").mkdir()
+    shutil.copy(SAMPLES / "images/balcony.jpg", tmp_path / "imgs")
+    clipseg(f"clipseg segment imgs -p one='a red circle' -p two='a blue star' -f {formats} -o out")
+    clipseg("clipseg segment imgs -p one='a red circle' -p two='a blue star' -f mask -o other")
+    masks = [np.asarray(Image.open(tmp_path / f"other/masks/{label}/balcony.png")) for label in ("one", "two")]
+    photo = np.asarray(Image.open(tmp_path / "imgs/balcony.jpg"))
+    expected = colours.contrasting(photo, [np.where(mask, 255, 0).astype(np.uint8) for mask in masks])
+    data = data_of(report.page(tmp_path / "out", pytest.fail))
+    assert data["images"][0]["colours"] == [[*colour] for colour in expected]
+    assert not any("colour" in label for label in data["labels"])
+    assert np.linalg.norm(np.subtract(expected[0], (220, 40, 45))) > 100, "red on red is not red"
 
 
 def test_hostile_text_cannot_leave_the_data(tmp_path: Path) -> None:

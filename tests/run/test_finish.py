@@ -10,7 +10,7 @@ from PIL import Image
 
 from clipseg_cli.errors import ImageError, OutputError
 from clipseg_cli.masks.soft_maps import Scored, StoredMap
-from clipseg_cli.outputs import drawing
+from clipseg_cli.outputs import colours
 from clipseg_cli.outputs.manifest import Record
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.run.finish import MaskPlan, finish
@@ -156,7 +156,7 @@ def test_an_index_image_has_the_colours_of_the_overlay(clipseg: Program, tmp_pat
     save(tmp_path / "a.png", picture())
     clipseg("clipseg segment a.png -p red -f labels -o out")
     with Image.open(tmp_path / "out/labels/a.png") as file:
-        assert file.mode == "P" and file.getpalette()[:6] == [0, 0, 0, *drawing.colour(0)]
+        assert file.mode == "P" and file.getpalette()[:6] == [0, 0, 0, *colours.colour(0)]
 
 
 def test_expressions_combine_soft_maps(clipseg: Program, tmp_path: Path) -> None:

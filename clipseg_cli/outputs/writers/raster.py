@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from clipseg_cli.outputs import drawing
+from clipseg_cli.outputs import colours
 
 RUNS = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
 JPEG_QUALITY = 90
@@ -38,9 +38,9 @@ def colour_png(colours: NDArray[np.uint8]) -> bytes:
 
 
 def indexed_png(index: NDArray[np.uint8]) -> bytes:
-    """Returns an indexed PNG of a uint8 (H, W) array: 0 is black, i + 1 has the overlay colour of label i."""
+    """Returns an indexed PNG of a uint8 (H, W) array: 0 is black, i + 1 has the fixed colour of label i."""
     image = Image.fromarray(index, "P")
-    image.putpalette([0, 0, 0, *(channel for label in range(255) for channel in drawing.colour(label))])
+    image.putpalette([0, 0, 0, *(channel for label in range(255) for channel in colours.colour(label))])
     with io.BytesIO() as file:
         image.save(file, "PNG")
         return file.getvalue()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_cli.outputs import drawing
+from clipseg_cli.outputs import colours
 from clipseg_cli.settings.outputs import ExportOptions
 
 File = tuple[str, int | None, bytes]  # path relative to the output folder, label index or None, content
@@ -32,5 +32,5 @@ class Result:
     export: ExportOptions
 
     def colour(self, index: int) -> tuple[int, int, int]:
-        """Returns the RGB colour of a label, the same as in the overlay."""
-        return drawing.colour(index)
+        """Returns the RGB colour of a label, the same for all images."""
+        return colours.colour(index)
