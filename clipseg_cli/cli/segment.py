@@ -1,6 +1,7 @@
 """`clipseg segment` and `clipseg oneshot`: images in, masks out."""
 
 import itertools
+import shlex
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO
@@ -19,6 +20,7 @@ from clipseg_cli.settings.run import ConsoleOptions, RunOptions
 if TYPE_CHECKING:
     from clipseg_cli.inputs.source import Source
     from clipseg_cli.run.request import Request
+    from clipseg_cli.run.summary import Summary
 
 COUNTED = 100_000  # images counted before the first one is processed, so that the progress bar knows the total
 
@@ -47,17 +49,19 @@ def segment(
     from clipseg_cli.inputs.discovery import discover
     from clipseg_cli.run.query import terms
     from clipseg_cli.run.request import Request
+    from clipseg_cli.run.summary import Summary
 
     stdin = read_from(inputs, prompts)
     query = terms.read(prompts)
     request = Request(query, model, tuple(sys.argv[1:]), inputs, encode, masks, output, run)
-    sources = discover(inputs, stdin, request.out)
+    counts = Summary(masks.min_presence)
+    sources = discover(inputs, stdin, request.out, counts.left_out)
     first = next(sources, None)
     if first is not None:
         sources = itertools.chain([first], sources)
         if first.data is not None and output.out is None and not sys.stdout.isatty():
             request = request.to("-")
-    _carry_out(request, sources, prompts.show_exemplar, console)
+    _carry_out(request, sources, counts, prompts.show_exemplar, console)
 
 
 def oneshot(
@@ -99,10 +103,15 @@ def read_from(inputs: InputOptions, prompts: PromptOptions) -> BinaryIO | None:
 
 
 def _carry_out(
-    request: "Request", sources: "Iterator[Source]", show_exemplar: str | None, console: ConsoleOptions
+    request: "Request",
+    sources: "Iterator[Source]",
+    counts: "Summary",
+    show_exemplar: str | None,
+    console: ConsoleOptions,
 ) -> None:
     from pathlib import Path
 
+    from clipseg_cli.cli import summary
     from clipseg_cli.cli.terminal import Terminal, present
     from clipseg_cli.run import segment as runs
     from clipseg_cli.storage.paths import escape
@@ -120,6 +129,15 @@ def _carry_out(
             total = len(head) if len(head) < COUNTED else None
             sources = itertools.chain(head, sources)
         terminal.begin(total)
-        records = runs.segment(request, sources, terminal.note, sys.stdout.buffer)
-        present(records, terminal, request.output, request.out, runs.is_single(request.out))
+        records = runs.segment(request, sources, terminal.note, sys.stdout.buffer, counts)
+        single = runs.is_single(request.out)
+        report = present(records, terminal, request.output, request.out, single)
+    summary.show(terminal, counts, request.out, single, _again(request, single), report)
     raise typer.Exit(3 if terminal.failed else 0)
+
+
+def _again(request: "Request", single: bool) -> str:
+    """Returns what a new threshold is added to: a command that needs no model if the run has soft maps."""
+    if not single and {"soft", "soft16"} & set(request.output.formats):
+        return f"clipseg post {shlex.quote(request.out)}"
+    return "the same command with" + (" another -o and" if request.output.out is not None and not single else "")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 import typer
 
+from clipseg_cli.cli import summary
 from clipseg_cli.settings.outputs import OutputOptions, PrintOptions
 from clipseg_cli.settings.run import ConsoleOptions
 
@@ -29,7 +30,7 @@ class Terminal:
     def __init__(self, options: ConsoleOptions) -> None:
         auto = "bar" if sys.stderr.isatty() else "plain"
         self.mode = "none" if options.quiet else auto if options.progress == "auto" else options.progress
-        self.quiet = options.quiet
+        self.quiet, self.verbose = options.quiet, options.verbose and not options.quiet
         self.color = not options.no_color and sys.stderr.isatty() and "NO_COLOR" not in os.environ
         self.done = self.failed = 0
         self.total: int | None = None
@@ -59,7 +60,7 @@ class Terminal:
             self._line(text)
 
     def record(self, record: "Record") -> None:
-        """Counts a record, updates the progress, and prints the error if there is one."""
+        """Counts a record, updates the progress, and prints the error if there is one; with --verbose, any result."""
         self.done += record.ok
         self.failed += not record.ok
         if record.error is not None:
@@ -67,6 +68,8 @@ class Terminal:
 
             what = self.paint("failed", "31")
             self._line(f"{what} {escape(record.image)}: {record.error.kind}: {escape(str(record.error))}")
+        elif self.verbose:
+            self._line(summary.line(record))
         if self.bar is not None:
             self.bar.update()
         elif self.mode == "plain" and time.monotonic() - self.last > PLAIN_SECONDS:
@@ -148,10 +151,10 @@ def as_text(table: "Table", width: int = 160, markup: bool = True) -> str:
 
 def present(
     records: Iterable["Record"], terminal: Terminal, options: OutputOptions, out: str, single: bool = False
-) -> None:
+) -> str:
     """Shows each record on stderr and stdout as it comes, then writes the report if --report is given.
 
-    `single`: `out` is a file or stdout, not a folder.
+    Returns the report's path, or "". `single`: `out` is a file or stdout, not a folder.
     """
     from clipseg_cli.storage import store
 
@@ -164,7 +167,8 @@ def present(
     if options.report and not single:
         from clipseg_cli.pages import report
 
-        report.write(store.as_path(out), terminal.note)
+        return str(report.write(store.as_path(out), terminal.note))
+    return ""
 
 
 def _emitter(options: PrintOptions, out: str, single: bool) -> Callable[["Record"], None]:

@@ -16,6 +16,7 @@ from clipseg_cli.model import registry
 from clipseg_cli.outputs.manifest import MANIFEST, RUN, forget
 from clipseg_cli.run.pipeline import Job
 from clipseg_cli.run.request import Request
+from clipseg_cli.run.summary import Summary
 from clipseg_cli.settings.flag import decisive
 from clipseg_cli.storage import paths, store
 
@@ -104,6 +105,11 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key)
     ]
+
+
+def ending(summary: Summary) -> dict[str, Any]:
+    """Returns what run.json gets when a run has ended: counts, seconds, and what was found."""
+    return {"images": summary.images(), "seconds": round(summary.seconds, 3), "summary": summary.document()}
 
 
 def to_json(document: dict[str, Any]) -> bytes:
