@@ -25,7 +25,7 @@ class Label:
 
     found: int = 0  # images in which its mask is not empty
     unsure: int = 0  # images whose presence score is at most NEAR away from what it takes to be found
-    shares: Counter[float] = field(default_factory=Counter)  # of the image, rounded to three digits: at most 3,701 keys
+    shares: Counter[float] = field(default_factory=Counter)  # of the image, in three digits: at most 3,701 keys
     best: tuple[float, float] = (0.0, 0.0)  # the highest presence score, and the threshold of its image
 
     def median(self) -> float:
