@@ -64,7 +64,7 @@ def find(
             terminal.record(record)
             if record.ok and record.presence >= min_presence:
                 found.append(record)
-    summary.show(terminal, counts)
+    terminal.notes(summary.lines(counts))
     found.sort(key=lambda record: -record.presence)  # stable: equal scores keep the order of the inputs
     if printing.json:
         for record in found:

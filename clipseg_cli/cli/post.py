@@ -47,5 +47,5 @@ def post(
     with Terminal(console) as terminal:
         terminal.begin(None)
         report = present(runs.post(request, counts), terminal, output, request.out)
-    summary.show(terminal, counts, request.out, again="the same command with", report=report)
+    terminal.notes(summary.lines(counts, request.out, again="the same command with", report=report))
     raise typer.Exit(3 if terminal.failed else 0)

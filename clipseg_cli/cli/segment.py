@@ -132,7 +132,7 @@ def _carry_out(
         records = runs.segment(request, sources, terminal.note, sys.stdout.buffer, counts)
         single = runs.is_single(request.out)
         report = present(records, terminal, request.output, request.out, single)
-    summary.show(terminal, counts, request.out, single, _again(request, single), report)
+    terminal.notes(summary.lines(counts, request.out, single, _again(request, single), report))
     raise typer.Exit(3 if terminal.failed else 0)
 
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 from clipseg_cli.storage.paths import escape
 
 if TYPE_CHECKING:
-    from clipseg_cli.cli.terminal import Terminal
     from clipseg_cli.outputs.manifest import Record
     from clipseg_cli.run.summary import Summary
 
@@ -18,44 +17,41 @@ def share(part: float) -> str:
     return f"{100 * part:.3g} %"
 
 
-def show(
-    terminal: "Terminal", summary: "Summary", out: str = "", single: bool = False, again: str = "", report: str = ""
-) -> None:
-    """Prints the summary of a run on stderr, unless --quiet. Prints nothing for a run without images.
+def lines(summary: "Summary", out: str = "", single: bool = False, again: str = "", report: str = "") -> list[str]:
+    """Returns the lines of the summary of a run; none for a run without images.
 
     `out`: where the outputs are; empty if there are none, and then labels are left out. `single`: `out` is a file or
     stdout, not a folder. `again`: what a new threshold is added to, like `clipseg post out`. `report`: the report's
     path, if it has been written.
     """
     if not summary.done + summary.failed:
-        return
-    lines = [_heading(summary, out, single), *(_labels(summary, single) if out else [])]
+        return []
+    told = [_heading(summary, out, single), *(_labels(summary, single) if out else [])]
     if summary.failures:
-        lines.append("failed: " + ", ".join(f"{count} {kind}" for kind, count in sorted(summary.failures.items())))
-    lines += [summary.files_left_out(), _next(summary, out, single, again, report) if out else ""]
-    for text in filter(None, lines):
-        terminal.note(text)
+        told.append("failed: " + ", ".join(f"{count} {kind}" for kind, count in sorted(summary.failures.items())))
+    told += [summary.files_left_out(), _next(summary, out, single, again, report) if out else ""]
+    return [*filter(None, told)]
 
 
 def _heading(summary: "Summary", out: str, single: bool) -> str:
     before = f" ({summary.before} before)" if summary.before else ""
     see = f" (see {out.rstrip('/')}/manifest.jsonl)" if out and not single else ""
     wrong = f", {summary.failed} failed{see}" if summary.failed else ""
-    rate = f", {summary.rate:.3g} images/s" if summary.rate else ""
+    rate = f", {summary.rate:{'.3g' if summary.rate < 100 else '.0f'}} images/s" if summary.rate else ""
     where = "" if not out else " -> stdout" if out == "-" else f" -> {out}"
     total = summary.done + summary.failed
     return f"{summary.done} of {total} images done{before}{wrong}, {summary.seconds:.1f} s{rate}{where}"
 
 
 def _labels(summary: "Summary", single: bool) -> list[str]:
-    lines = []
+    told = []
     for name, label in [*summary.labels.items()][:LABELS]:
         median = f", median share {share(label.median())}" if label.found else ""
         unsure = f", {label.unsure} unsure" if label.unsure else ""
-        lines.append(f"{escape(name)}: found in {label.found} of {summary.done} images{median}{unsure}")
+        told.append(f"{escape(name)}: found in {label.found} of {summary.done} images{median}{unsure}")
     if (more := len(summary.labels) - LABELS) > 0:
-        lines.append(f"and {more} more labels" + ("" if single else ": see run.json"))
-    return lines
+        told.append(f"and {more} more labels" + ("" if single else ": see run.json"))
+    return told
 
 
 def _next(summary: "Summary", out: str, single: bool, again: str, report: str) -> str:

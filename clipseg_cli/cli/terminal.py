@@ -59,6 +59,11 @@ class Terminal:
         if not self.quiet:
             self._line(text)
 
+    def notes(self, lines: Iterable[str]) -> None:
+        """Prints lines on stderr, unless --quiet."""
+        for line in lines:
+            self.note(line)
+
     def record(self, record: "Record") -> None:
         """Counts a record, updates the progress, and prints the error if there is one; with --verbose, any result."""
         self.done += record.ok
