@@ -129,7 +129,7 @@ def test_the_summary_is_the_same_with_worker_processes(quick_shell: Shell, tmp_p
     documents = []
     for jobs in (1, 2):
         told = quick_shell(f"clipseg segment imgs -p red -p cat -o out{jobs} -j {jobs} -v", expect=3).stderr
-        assert told.count("(presence") == 27 and "failed: 3 corrupt" in told
+        assert told.count("(presence") == 2 * 27 and "failed: 3 corrupt" in told
         documents.append(json.loads((tmp_path / f"out{jobs}/run.json").read_text())["summary"])
     assert documents[0].pop("images_per_second") and documents[1].pop("images_per_second")
     assert documents[0] == documents[1]
