@@ -86,6 +86,20 @@ def tiff(pixels: np.ndarray, others: dict[int, int] | None = None, **tags: int) 
     return b"II*\0" + struct.pack("<I", 8 + len(raw)) + raw + struct.pack("<H", len(entries)) + directory + bytes(4)
 
 
+def packed_tiff(pixels: np.ndarray, others: dict[int, int]) -> bytes:
+    """Returns a grey TIFF with one compressed strip, and with other tags; see `tiff`. Pillow leaves it to libtiff."""
+    (height, width), packed = pixels.shape, np.frombuffer(zlib.compress(pixels.tobytes()), np.uint8)
+    return tiff(packed[None], others, width=width, height=height, rows=height, compression=8)
+
+
+def odd_tiff(pixels: np.ndarray, *tags: int) -> bytes:
+    """Returns a valid TIFF with tags of a type that no reader knows. libtiff reports each of them."""
+    data = packed_tiff(pixels, dict.fromkeys(tags, 1))
+    for tag in tags:
+        data = data.replace(struct.pack("<HH", tag, 4), struct.pack("<HH", tag, 99))
+    return data
+
+
 def planar(planes: np.ndarray, **options: object) -> bytes:
     """Returns an RGB TIFF with a separate plane per colour, as tifffile writes it."""
     file = io.BytesIO()

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Self
 import typer
 
 from clipseg_cli.cli import summary
+from clipseg_cli.errors import ImageError
+from clipseg_cli.settings.inputs import MAX_PIXELS
 from clipseg_cli.settings.outputs import OutputOptions, PrintOptions
 from clipseg_cli.settings.run import ConsoleOptions
 
@@ -106,8 +108,9 @@ def say(text: str) -> None:
 def _show_overlay(out: "AnyPath", record: "Record") -> None:
     """Prints the overlay of a record on stdout as half blocks, two pixels per character, if it has one."""
     import cv2
-    import numpy as np
 
+    from clipseg_cli.inputs.decode import load
+    from clipseg_cli.inputs.source import Source
     from clipseg_cli.storage.paths import escape
 
     document = record.document()
@@ -115,14 +118,14 @@ def _show_overlay(out: "AnyPath", record: "Record") -> None:
     if not overlay:
         return
     try:
-        pixels = cv2.imdecode(np.frombuffer((out / overlay).read_bytes(), np.uint8), cv2.IMREAD_COLOR)
-    except OSError:
+        source = Source(overlay, overlay, "", data=(out / overlay).read_bytes())
+        pixels = load(source, max_pixels=4 * MAX_PIXELS).pixels
+    except (OSError, ImageError):
         return
-    assert pixels is not None
     columns, lines = shutil.get_terminal_size()
     scale = min(columns / pixels.shape[1], 2 * (lines - 2) / pixels.shape[0], 1)
     size = max(1, int(pixels.shape[1] * scale)), max(2, int(pixels.shape[0] * scale) // 2 * 2)
-    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)[..., ::-1].tolist()
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).tolist()
     for above, below in zip(small[::2], small[1::2], strict=True):
         cells = (f"\x1b[38;2;{r};{g};{b};48;2;{x};{y};{z}m▀" for (r, g, b), (x, y, z) in zip(above, below, strict=True))
         say("".join(cells) + "\x1b[0m")

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -137,11 +136,9 @@ def _image(record: dict[str, Any], run: AnyPath, about: dict[str, Any], side: in
 def _grey(run: AnyPath, path: str | None) -> NDArray[np.uint8] | None:
     """Reads a mask or a soft map, uint8 (H, W); None if it cannot be read."""
     try:
-        data = np.frombuffer(b"" if path is None else (run / path).read_bytes(), np.uint8)
-    except OSError:
+        return None if path is None else soft_maps.StoredMap(raster.levels((run / path).read_bytes())).soft()
+    except (OSError, ValueError, SyntaxError):
         return None
-    grey = None if not data.size else cv2.imdecode(data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
-    return None if grey is None else soft_maps.StoredMap(grey).soft()
 
 
 def _small(grey: NDArray[np.uint8] | None) -> str | None:

@@ -3,7 +3,6 @@
 With the options of the run it writes the same bytes as the run: both end in `finish`.
 """
 
-import io
 import json
 import os
 import time
@@ -16,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL.PngImagePlugin import PngImageFile
 
 from clipseg_cli import __version__
 from clipseg_cli.errors import ImageError, OutputError, UsageError
@@ -26,7 +24,7 @@ from clipseg_cli.masks import soft_maps
 from clipseg_cli.masks.refine import REFINEMENTS
 from clipseg_cli.outputs import manifest
 from clipseg_cli.outputs.manifest import MANIFEST, RUN, Ledger, Record
-from clipseg_cli.outputs.writers import check_label_count, per_run
+from clipseg_cli.outputs.writers import check_label_count, per_run, raster
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.prompts.thresholds import resolve_thresholds
 from clipseg_cli.run.finish import MaskPlan, Write, finish
@@ -192,11 +190,10 @@ def _again(row: dict[str, Any], *, request: Request, directory: str, plan: MaskP
 def _levels(path: store.AnyPath, shape: tuple[int, int]) -> NDArray[Any]:
     """Returns the levels of a soft map of the run, uint8 or uint16 (H, W). Raises ImageError."""
     try:
-        with PngImageFile(io.BytesIO(path.read_bytes())) as image:
-            levels = np.array(image)
+        levels = raster.levels(path.read_bytes())
     except (OSError, ValueError, SyntaxError) as error:
         raise ImageError("vanished", "mask", f"its soft map {path} cannot be read ({error}): run it again") from None
-    if levels.dtype not in (np.uint8, np.uint16) or levels.shape != shape:
+    if levels.shape != shape:
         raise ImageError("changed", "mask", f"its soft map {path} is not the one the run wrote: run it again")
     return levels
 

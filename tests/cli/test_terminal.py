@@ -150,8 +150,9 @@ def assert_drawn(text: str, overlay: np.ndarray) -> None:
 
 
 def test_a_preview_is_drawn_in_half_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a terminal, with 24-bit colours, no wider and no higher than it. A record without an overlay has none."""
+    """On a terminal, with 24-bit colours, no wider and no higher than it. A missing or damaged overlay is not drawn."""
     save(tmp_path / "overlays/a.jpg", picture())
+    (tmp_path / "overlays/cut.jpg").write_bytes((tmp_path / "overlays/a.jpg").read_bytes()[:-500])
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setenv("LINES", "20")
     options = OutputOptions(preview=True, printing=PrintOptions(print_="none"))
@@ -160,7 +161,8 @@ def test_a_preview_is_drawn_in_half_blocks(tmp_path: Path, monkeypatch: pytest.M
             screen = Screen()
             monkeypatch.setattr(screen, "isatty", lambda answer=isatty: answer)
             monkeypatch.setattr(sys, "stdout", screen)
-            present([DONE, FAILED, replace(DONE, overlay="overlays/gone.jpg")], shown, options, str(tmp_path))
+            others = [replace(DONE, overlay=f"overlays/{name}.jpg") for name in ("gone", "cut")]
+            present([DONE, FAILED, *others], shown, options, str(tmp_path))
             if isatty:
                 assert_drawn(screen.text(), cv2.imread(str(tmp_path / "overlays/a.jpg")))
                 assert screen.text().splitlines()[-1] == "a.jpg"

@@ -55,17 +55,20 @@ def test_every_format_is_fuzzed() -> None:
 
 
 @pytest.mark.parametrize(
-    "form", [pytest.param(form, marks=[] if form == "PNG" else pytest.mark.slow) for form in VALID]
+    "form", [pytest.param(form, marks=[] if form in ("PNG", "TIFF    ") else pytest.mark.slow) for form in VALID]
 )
 def test_flipped_bytes_give_pixels_or_an_error(form: str) -> None:
-    """In a separate process, for a bounded time: no other exception, no crash, no hang, at most 300 MB more."""
+    """In a separate process, for a bounded time: no other exception, no crash, no hang, at most 300 MB more.
+
+    Neither Python nor a library writes anything on stderr.
+    """
     code = "import json, sys, test_fuzz as t; print(json.dumps(t.flip(sys.argv[1], float(sys.argv[2]), 5)))"
     done = subprocess.run(
         [sys.executable, "-c", code, form, str(SECONDS)], cwd=os.path.dirname(__file__), capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         timeout=SECONDS + HUNG, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     result = json.loads(done.stdout)
     assert set(result["counts"]) <= {"ok", *ERROR_CLASSES} - {"internal"} and sum(result["counts"].values()) > 10
     assert result["slowest"] < SLOW and result["memory"] < MEMORY, result

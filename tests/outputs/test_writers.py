@@ -12,9 +12,10 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from clipseg_cli.errors import UsageError
-from clipseg_cli.outputs.writers import WRITERS, check_label_count
+from clipseg_cli.outputs.writers import WRITERS, check_label_count, raster
 from mask_shapes import MASKS, ODD_LABELS, assemble, read_coco, result, ring, written
 from pictures import SAMPLES, Program, picture, records, save
 
@@ -45,6 +46,18 @@ def test_npz_and_16_bits_are_read_by_numpy_and_pillow() -> None:
         assert arrays["labels"].tolist() == list(image.labels) and arrays["soft"].dtype == np.uint8
     fine = Image.open(io.BytesIO(written("soft16", image)["soft16/label-0/sub/a.png"]))
     assert fine.mode == "I;16" and np.array_equal(np.array(fine), ring().astype(np.uint16) * 257)
+
+
+def test_any_png_can_be_as_long_as_an_image(capfd: pytest.CaptureFixture[str]) -> None:
+    """Beyond the 1,000,000 pixels that OpenCV's libpng writes too: the pixels come back, and nothing is printed."""
+    long = np.arange(2 * 1_000_001, dtype=np.uint32).reshape(2, -1)
+    for levels in (long.astype(np.uint8), long.astype(np.uint16)):
+        assert np.array_equal(raster.levels(raster.png(levels)), levels)
+    assert np.array_equal(raster.levels(raster.mask_png(long.astype(np.uint8))), long.astype(np.uint8))
+    for channels, write in ((3, raster.rgb_png), (4, raster.rgba_png)):
+        pixels = np.dstack([(long + channel).astype(np.uint8) for channel in range(channels)])
+        assert np.array_equal(np.array(PngImageFile(io.BytesIO(write(pixels)))), pixels)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -221,6 +221,19 @@ def test_the_data_are_those_of_the_run(clipseg: Program, tmp_path: Path) -> None
             ).all()
 
 
+def test_damaged_soft_maps_are_left_out(clipseg: Program, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The page shows the image without them, and no library prints why."""
+    save(tmp_path / "imgs/a.png", picture(64, 48))
+    clipseg("clipseg segment imgs -p red -f mask,soft -o out")
+    row = json.loads((tmp_path / "out/manifest.jsonl").read_text())["masks"][0]
+    for damage in (lambda data: data[: len(data) // 2], lambda data: data[:60] + b"\xff" * 20 + data[80:], bytes.lower):
+        file = tmp_path / "out" / row["soft"]
+        file.write_bytes(damage(file.read_bytes()))
+        (image,) = data_of(report.page(tmp_path / "out", pytest.fail))["images"]
+        assert image["maps"] == [None]
+    assert capfd.readouterr() == ("", "")
+
+
 def test_hostile_text_cannot_leave_the_data(tmp_path: Path) -> None:
     """Whatever names and labels contain, the page has its two script elements, and the data are read back unchanged."""
     names = [readable_name(os.fsdecode(name)) for name in hostile.names(100)]

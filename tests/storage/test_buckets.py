@@ -107,7 +107,7 @@ def test_a_killed_run_is_resumed_to_the_same_bytes(
     bucket.up(here / "imgs")
     ask = ASK.format(f"{bucket.url}/imgs", f"{bucket.url}/out") + " -b 2"
     with subprocess.Popen(
-        ask.split(), cwd=here, env=quick_environment | {"RED_PARTS": "1"}, stdout=subprocess.PIPE,
+        ask.split(), cwd=here, env=quick_environment | {"TEST_FLUSH_EACH_RECORD": "1"}, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True,
     ) as run:  # fmt: skip
         assert run.stdout is not None

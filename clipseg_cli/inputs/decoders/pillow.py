@@ -32,7 +32,7 @@ from PIL import (
 from PIL.ImageFile import ImageFile
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.inputs import colour, orientation
+from clipseg_cli.inputs import colour, libtiff, orientation
 
 # Called directly and not through PIL.Image.open: no other plug-in can run, and errors keep their reason.
 PLUGINS: dict[str, Callable[[BinaryIO, str], ImageFile]] = {
@@ -139,8 +139,17 @@ def _hush(max_pixels: int) -> None:
 
 
 @contextmanager
-def reasons() -> Iterator[None]:
-    """Converts what Pillow raises for a bad file into an ImageError. It raises far more types than it documents."""
+def reasons() -> Iterator[dict[libtiff.Report, None]]:
+    """Converts what Pillow raises for a bad file into an ImageError. It raises far more types than it documents.
+
+    Yields what libtiff reports meanwhile.
+    """
+    with libtiff.reports() as reports, _reasons(reports):
+        yield reports
+
+
+@contextmanager
+def _reasons(reports: dict[libtiff.Report, None]) -> Iterator[None]:
     try:
         yield
     except (ImageError, MemoryError):
@@ -158,7 +167,14 @@ def reasons() -> Iterator[None]:
             text = f"compression {text}" if text.isdecimal() else text
             why = f"unsupported pixel format ({text}); save it as 8-bit RGB"
             raise ImageError("unsupported", "load", why) from error
-        raise ImageError("corrupt", "load", f"damaged or truncated ({text}); copy or export it again") from error
+        if text.startswith("decoder error"):  # all that Pillow knows of an error of libtiff
+            text = libtiff.failure(reports) or text
+        raise damaged(text) from error
+
+
+def damaged(why: str) -> ImageError:
+    """Returns the error for a file whose pixels cannot all be decoded."""
+    return ImageError("corrupt", "load", f"damaged or truncated ({why}); copy or export it again")
 
 
 def too_large(what: str) -> ImageError:

@@ -5,7 +5,7 @@ from typing import BinaryIO
 from PIL import TiffImagePlugin
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.inputs import colour, orientation
+from clipseg_cli.inputs import colour, libtiff, orientation
 from clipseg_cli.inputs.decoders import pillow
 from clipseg_cli.inputs.decoders.pillow import MOST_FRAMES, Decoded
 
@@ -20,11 +20,14 @@ def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
     image = pillow.opened(kind, pillow.in_memory(file), max_pixels)
     assert isinstance(image, TiffImagePlugin.TiffImageFile)
     notes: list[str] = []
-    with pillow.reasons():
+    with pillow.reasons() as reports:
         _check(image)
         if image.tag_v2.get(orientation.TAG, 1) not in orientation.VALUES:
             notes.append(orientation.OUT_OF_RANGE)
         image.load()  # also applies the orientation
+        if lost := libtiff.lost_pixels(reports):  # of some files Pillow returns what was decoded until then
+            raise pillow.damaged(lost)
+        notes += libtiff.skipped_tags(reports)
         pixels = colour.rgb(image, notes)
     return Decoded(pixels, _pages(image), notes)
 
