@@ -44,24 +44,28 @@ def find(
     With several prompts, an image ranks by its highest presence score. To find images that show all prompts, use
     --expr "a cat AND a dog".
     """
+    from clipseg_cli.cli import summary
     from clipseg_cli.cli.terminal import Terminal, ranking
     from clipseg_cli.inputs.discovery import discover
     from clipseg_cli.run import segment
     from clipseg_cli.run.query import terms
     from clipseg_cli.run.request import Request
+    from clipseg_cli.run.summary import Summary
 
     stdin = read_from(inputs, prompts)
     masks, run = MaskOptions(min_presence=min_presence), RunOptions(workers=workers)
     command = tuple(sys.argv[1:])
     request = Request(terms.read(prompts, streams.stdin()), model, command, inputs, encode, masks, run=run)
-    sources = discover(inputs, stdin)
+    counts = Summary(min_presence)
+    sources = discover(inputs, stdin, left_out=counts.left_out)
     found: list[Record] = []
     with Terminal(console) as terminal:
         terminal.begin(None)
-        for record in segment.find(request, sources, terminal.note):
+        for record in segment.find(request, sources, terminal.note, counts):
             terminal.record(record)
             if record.ok and record.presence >= min_presence:
                 found.append(record)
+    terminal.notes(summary.lines(counts))
     found.sort(key=lambda record: -record.presence)  # stable: equal scores keep the order of the inputs
     if printing.json:
         for record in found:

@@ -36,13 +36,17 @@ def post(
 
     Labels without a new threshold keep that of the run. Images are read again only if a format or --refine needs them.
     """
+    from clipseg_cli.cli import summary
     from clipseg_cli.cli.terminal import Terminal, present
     from clipseg_cli.run import post as runs
+    from clipseg_cli.run.summary import Summary
     from clipseg_cli.storage import store
 
     request = runs.Request(store.as_path(run), masks, output, overwrite, max_pixels, tuple(sys.argv[1:]))
+    counts = Summary(masks.min_presence)
     with Terminal(console) as terminal:
         terminal.begin(None)
         request = runs.placed(request, terminal.note)
-        present(runs.post(request, terminal.note), terminal, output, request.out)
+        report = present(runs.post(request, counts), terminal, output, request.out)
+    terminal.notes(summary.lines(counts, request.out, again="the same command with", report=report))
     raise typer.Exit(3 if terminal.failed else 0)

@@ -1,6 +1,7 @@
 """`clipseg segment` and `clipseg oneshot`: images in, masks out."""
 
 import itertools
+import shlex
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO
@@ -20,6 +21,7 @@ from clipseg_cli.settings.run import ConsoleOptions, RunOptions
 if TYPE_CHECKING:
     from clipseg_cli.inputs.source import Source
     from clipseg_cli.run.request import Request
+    from clipseg_cli.run.summary import Summary
 
 COUNTED = 100_000  # images counted before the first one is processed, so that the progress bar knows the total
 
@@ -48,11 +50,13 @@ def segment(
     from clipseg_cli.inputs.discovery import discover
     from clipseg_cli.run.query import terms
     from clipseg_cli.run.request import Request
+    from clipseg_cli.run.summary import Summary
 
     stdin = read_from(inputs, prompts)
     query = terms.read(prompts, streams.stdin())
     request = Request(query, model, tuple(sys.argv[1:]), inputs, encode, masks, output, run)
-    sources = discover(inputs, stdin, request.out)
+    counts = Summary(masks.min_presence)
+    sources = discover(inputs, stdin, request.out, counts.left_out)
     first = next(sources, None)
     if first is not None:
         sources = itertools.chain([first], sources)
@@ -60,7 +64,7 @@ def segment(
             request = request.to("-")
     if request.out == "-":
         streams.require_stdout()
-    _carry_out(request, sources, prompts.show_exemplar, console)
+    _carry_out(request, sources, counts, prompts.show_exemplar, console)
 
 
 def oneshot(
@@ -102,10 +106,15 @@ def read_from(inputs: InputOptions, prompts: PromptOptions) -> BinaryIO | None:
 
 
 def _carry_out(
-    request: "Request", sources: "Iterator[Source]", show_exemplar: str | None, console: ConsoleOptions
+    request: "Request",
+    sources: "Iterator[Source]",
+    counts: "Summary",
+    show_exemplar: str | None,
+    console: ConsoleOptions,
 ) -> None:
     from pathlib import Path
 
+    from clipseg_cli.cli import summary
     from clipseg_cli.cli.terminal import Terminal, present
     from clipseg_cli.run import segment as runs
     from clipseg_cli.storage.paths import escape
@@ -126,6 +135,15 @@ def _carry_out(
         first = next(sources, None)
         if first is not None:
             request, sources = runs.placed(request, terminal.note), itertools.chain([first], sources)
-        records = runs.segment(request, sources, terminal.note, streams.stdout())
-        present(records, terminal, request.output, request.out, request.file is not None)
+        records = runs.segment(request, sources, terminal.note, streams.stdout(), counts)
+        single = request.file is not None
+        report = present(records, terminal, request.output, request.out, single)
+    terminal.notes(summary.lines(counts, request.out, single, _again(request, single), report))
     raise typer.Exit(3 if terminal.failed else 0)
+
+
+def _again(request: "Request", single: bool) -> str:
+    """Returns what a new threshold is added to: a command that needs no model if the run has soft maps."""
+    if not single and {"soft", "soft16"} & set(request.output.formats):
+        return f"clipseg post {shlex.quote(request.out)}"
+    return "the same command with" + (" another -o and" if request.output.out is not None and not single else "")

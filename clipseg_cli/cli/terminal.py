@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from clipseg_cli.cli import streams
+from clipseg_cli.cli import streams, summary
 from clipseg_cli.errors import ImageError
 from clipseg_cli.settings.inputs import MAX_PIXELS
 from clipseg_cli.settings.outputs import OutputOptions, PrintOptions
@@ -29,7 +29,7 @@ class Terminal:
     def __init__(self, options: ConsoleOptions) -> None:
         auto = "bar" if streams.stderr().isatty() else "plain"
         self.mode = "none" if options.quiet else auto if options.progress == "auto" else options.progress
-        self.quiet = options.quiet
+        self.quiet, self.verbose = options.quiet, options.verbose and not options.quiet
         self.color = not options.no_color and streams.stderr().isatty() and "NO_COLOR" not in os.environ
         self.done = self.failed = 0
         self.total: int | None = None
@@ -58,8 +58,13 @@ class Terminal:
         if not self.quiet:
             self._line(text)
 
+    def notes(self, lines: Iterable[str]) -> None:
+        """Prints lines on stderr, unless --quiet."""
+        for line in lines:
+            self.note(line)
+
     def record(self, record: "Record") -> None:
-        """Counts a record, updates the progress, and prints the error if there is one."""
+        """Counts a record, updates the progress, and prints the error if there is one; with --verbose, any result."""
         self.done += record.ok
         self.failed += not record.ok
         if record.error is not None:
@@ -67,6 +72,8 @@ class Terminal:
 
             what = self.paint("failed", "31")
             self._line(f"{what} {escape(record.image)}: {record.error.kind}: {escape(str(record.error))}")
+        elif self.verbose:
+            self._line(summary.line(record))
         if self.bar is not None:
             self.bar.update()
         elif self.mode == "plain" and time.monotonic() - self.last > PLAIN_SECONDS:
@@ -155,10 +162,10 @@ def as_text(table: "Table", width: int = 160, markup: bool = True) -> str:
 
 def present(
     records: Iterable["Record"], terminal: Terminal, options: OutputOptions, out: str, single: bool = False
-) -> None:
+) -> str:
     """Shows each record on stderr and stdout as it comes, then writes the report if --report is given.
 
-    `single`: `out` is a file or stdout, not a folder.
+    Returns the report's path, or "". `single`: `out` is a file or stdout, not a folder.
     """
     from clipseg_cli.storage import store
 
@@ -171,7 +178,8 @@ def present(
     if options.report and not single:
         from clipseg_cli.pages import report
 
-        report.write(store.as_path(out), terminal.note)
+        return str(report.write(store.as_path(out), terminal.note))
+    return ""
 
 
 def _emitter(options: PrintOptions, out: str, single: bool) -> Callable[["Record"], None]:

@@ -20,17 +20,20 @@ from clipseg_cli.errors import UsageError
 from clipseg_cli.inputs import folders, lists
 from clipseg_cli.inputs.kinds import SNIFF, sniff
 from clipseg_cli.inputs.names import renamed, shard_number
-from clipseg_cli.inputs.search import Search, path_parts, path_root
+from clipseg_cli.inputs.search import LeftOut, Search, path_parts, path_root
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.storage import buckets
 from clipseg_cli.storage.paths import escape, is_url, local
 
 
-def discover(options: InputOptions, stdin: BinaryIO | None, out: str | None = None) -> Iterator[Source]:
+def discover(
+    options: InputOptions, stdin: BinaryIO | None, out: str | None = None, left_out: LeftOut | None = None
+) -> Iterator[Source]:
     """Yields the images of a run lazily, in a fixed order, each name once.
 
     `stdin` is None if it is missing or a terminal. `out` is the output folder of this run, which need not exist yet.
+    Files of walked folders that are not taken are added to `left_out`, unless an option of the user leaves them out.
     Raises UsageError at once if there is nothing to read from or the list cannot be opened.
     """
     inputs = tuple(dict.fromkeys(map(local, options.inputs)))
@@ -47,7 +50,7 @@ def discover(options: InputOptions, stdin: BinaryIO | None, out: str | None = No
             listing = _open_list(local(str(options.files_from)))
         except (OSError, ValueError) as error:
             raise UsageError(f"--files-from {escape(str(options.files_from))}: cannot be read ({error})") from error
-    search = Search.of(options, out)
+    search = Search.of(options, out, left_out)
     if len(inputs) == 1 and listing is None and folders.is_folder(inputs[0]):
         found = search.walk(inputs[0], "")  # a single root: outputs mirror it, and no name can occur twice
     else:

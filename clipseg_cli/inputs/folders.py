@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from clipseg_cli.inputs.kinds import DECODABLE, SNIFF, sniff
+from clipseg_cli.inputs.kinds import SNIFF, sniff
 from clipseg_cli.inputs.names import keeps_extension
 from clipseg_cli.storage import buckets
 from clipseg_cli.storage.buckets import Tag
@@ -133,12 +133,12 @@ def same(path: str, other: str) -> bool:
         return False
 
 
-def begins_like_image(path: str) -> bool:
-    """Returns whether a file begins like a supported image; False if it cannot be read."""
+def sniffed(path: str) -> str | None:
+    """Returns the kind that a file begins like, a key of KINDS; None if it is no known image or cannot be read."""
     try:
-        return sniff(_head(path, SNIFF)) in DECODABLE
+        return sniff(_head(path, SNIFF))
     except OSError:
-        return False
+        return None
 
 
 @functools.lru_cache(maxsize=64)

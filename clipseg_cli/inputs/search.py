@@ -4,14 +4,15 @@ import fnmatch
 import functools
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs import folders
 from clipseg_cli.inputs.folders import Folder
-from clipseg_cli.inputs.kinds import EXTENSIONS
+from clipseg_cli.inputs.kinds import DECODABLE, EXTENSIONS
 from clipseg_cli.inputs.names import stem
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.settings.inputs import InputOptions
@@ -20,6 +21,12 @@ from clipseg_cli.storage.buckets import Tag
 from clipseg_cli.storage.paths import URL, fault, is_url, not_a_file
 
 OUTPUT_NAMES = (*TOP_NAMES.values(), "manifest*.jsonl", "run.json")  # what a run writes at the top of its output folder
+
+MOST_KINDS = 1000  # that are counted apart, so that files like "scan.000001" cannot fill the memory
+Reason = Literal["unsupported", "link"]
+LeftOut = Counter[
+    tuple[Reason, str]
+]  # files that walks left out, by reason and kind: a suffix, or what they begin like
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +38,11 @@ class Search:
     excluded: Callable[[str], bool]  # of a path below a root
     neighbours: Callable[[str], tuple[frozenset[str], dict[str, Tag]]]  # of a folder, as `folders.neighbours`
     visited: set[int]  # inodes, only with --follow
+    left_out: LeftOut = field(default_factory=Counter)  # counted here
 
     @classmethod
-    def of(cls, options: InputOptions, out: str | None) -> "Search":
-        """Returns the search of a run that writes to `out`."""
+    def of(cls, options: InputOptions, out: str | None, left_out: LeftOut | None = None) -> "Search":
+        """Returns the search of a run that writes to `out`. It adds the files that it does not take to `left_out`."""
         patterns = [re.compile(fnmatch.translate(pattern.rstrip("/"))) for pattern in options.exclude]
 
         def excluded(inner: str) -> bool:
@@ -42,7 +50,8 @@ class Search:
             return any(pattern.match(inner) or pattern.match(last) for pattern in patterns)
 
         # Few folders: the paths of a list mostly come folder by folder, and a cached folder may hold a million names.
-        return cls(options, out, excluded, functools.lru_cache(maxsize=8)(folders.neighbours), set())
+        neighbours = functools.lru_cache(maxsize=8)(folders.neighbours)
+        return cls(options, out, excluded, neighbours, set(), Counter() if left_out is None else left_out)
 
     def named(self, path: str, listed: bool = False) -> Iterator[Source]:
         """Yields what the user named: a file with any extension, or the images of a folder.
@@ -80,7 +89,9 @@ class Search:
             steps = list(zip(above, pieces, strict=True))[fixed:]
             own = any(_is_output(name) and self._is_run(folder) for folder, name in steps)
             link = any(os.path.islink(os.path.join(folder, name)) for folder, name in steps)
-            if not own and (self.options.follow or not link):
+            if link and not own and not self.options.follow:
+                self._leave_out("link", _suffix(path))
+            elif not own:
                 yield from self.named(path)
 
     def walk(self, root: str, prefix: str) -> Iterator[Source]:
@@ -117,10 +128,14 @@ class Search:
             if isinstance(kind, ImageError):
                 if self._has_extension(name):
                     yield Source(path, source.name, source.output, error=kind)
+                else:
+                    self._leave_out("unsupported", _suffix(name))
             elif kind == "folder":
                 if self.options.max_depth is None or len(stack) < self.options.max_depth:
                     pending = (path, inner + "/")
-            elif kind == "file" and self._takes(name, path):
+            elif kind == "link":
+                self._leave_out("link", _suffix(name))
+            elif self._takes(name, path):
                 yield source
 
     def _enter(self, path: str, inner: str) -> Folder:
@@ -151,12 +166,24 @@ class Search:
 
     def _takes(self, name: str, path: str) -> bool:
         """Returns whether a walk takes a file: by its extension, or by its first bytes if it has none."""
-        bare = not self.options.extensions and not os.path.splitext(name)[1]
-        matches = self._has_extension(name) or (bare and folders.begins_like_image(path))
-        return matches and (not self.options.follow or self._first_visit(path))
+        if not self._has_extension(name):
+            suffix = _suffix(name)
+            kind = None if suffix or self.options.extensions else folders.sniffed(path)
+            if kind not in DECODABLE:
+                self._leave_out("unsupported", kind or suffix)
+                return False
+        return not self.options.follow or self._first_visit(path)
 
     def _has_extension(self, name: str) -> bool:
-        return os.path.splitext(name)[1].lower() in (self.options.extensions or EXTENSIONS)
+        return _suffix(name) in (self.options.extensions or EXTENSIONS)
+
+    def _leave_out(self, reason: Reason, kind: str) -> None:
+        """Counts a file that is not taken. What --ext leaves out is the user's choice and is not counted."""
+        if reason == "unsupported" and self.options.extensions:
+            return
+        key = reason, kind or "without extension"
+        known = key in self.left_out or len(self.left_out) < MOST_KINDS
+        self.left_out[key if known else (reason, "of other kinds")] += 1
 
     def _first_visit(self, path: str) -> bool:
         """Returns whether this inode is new. A path that was just deleted is new too: opening it will report that."""
@@ -174,6 +201,11 @@ class Search:
         if has_run_file and folders.is_run_file(os.path.join(folder, "run.json")):
             return True
         return self.out is not None and folders.same(folder, self.out)
+
+
+def _suffix(name: str) -> str:
+    """Returns the extension of a file's name, in lower case and with its dot; "" if it has none."""
+    return os.path.splitext(name)[1].lower()
 
 
 def _is_output(name: str) -> bool:

@@ -30,6 +30,7 @@ from clipseg_cli.prompts.thresholds import resolve_thresholds
 from clipseg_cli.run import run_file
 from clipseg_cli.run.finish import MaskPlan, Write, finish
 from clipseg_cli.run.pipeline import ahead
+from clipseg_cli.run.summary import Summary
 from clipseg_cli.settings.flag import decisive
 from clipseg_cli.settings.inputs import MAX_PIXELS
 from clipseg_cli.settings.masks import MaskOptions
@@ -77,8 +78,8 @@ def placed(request: Request, note: Callable[[str], None]) -> Request:
     return replace(request, output=replace(request.output, out=out))
 
 
-def post(request: Request, note: Callable[[str], None]) -> Iterator[Record]:
-    """Yields the record of each image of the run once its files are written.
+def post(request: Request, summary: Summary) -> Iterator[Record]:
+    """Yields the record of each image of the run once its files are written, and counts it.
 
     Raises UsageError if there is no run or it has no soft maps, OutputError if the output cannot be written or holds
     something else.
@@ -89,7 +90,7 @@ def post(request: Request, note: Callable[[str], None]) -> Iterator[Record]:
     _admit(out, run, request.overwrite)
     manifest.forget(out)
     document = _describe(request, before, plan)
-    started, done, failed = time.monotonic(), 0, 0
+    started = time.monotonic()
     store.write(out / RUN, run_file.to_json(document), fsync)
 
     def write(path: str, data: bytes) -> None:
@@ -100,15 +101,12 @@ def post(request: Request, note: Callable[[str], None]) -> Iterator[Record]:
     with Ledger(out, fsync) as ledger, ThreadPoolExecutor(threads) as pool:
         for record in ahead(pool, again, manifest.documents(run / MANIFEST), 2 * threads):
             ledger.add(record)
-            done, failed = done + record.ok, failed + (not record.ok)
+            summary.add(record)
             yield record
         ledger.close()
     per_run.assemble(out, plan.formats, [prompt.label for prompt in plan.prompts], fsync)
-    seconds = time.monotonic() - started
-    counts = {"done": done, "failed": failed}
-    store.write(out / RUN, run_file.to_json(document | {"images": counts, "seconds": round(seconds, 3)}), fsync)
-    wrong = f", {failed} failed (see {out / MANIFEST})" if failed else ""
-    note(f"{done} of {done + failed} images done{wrong}, {seconds:.1f} s -> {out}")
+    summary.seconds = time.monotonic() - started
+    store.write(out / RUN, run_file.to_json(document | run_file.ending(summary)), fsync)
 
 
 def _describe(request: Request, before: dict[str, Any], plan: MaskPlan) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from clipseg_cli.model import registry
 from clipseg_cli.outputs.manifest import MANIFEST, RUN, forget
 from clipseg_cli.run.pipeline import Job
 from clipseg_cli.run.request import Request
+from clipseg_cli.run.summary import Summary
 from clipseg_cli.settings.flag import decisive
 from clipseg_cli.storage import paths, store
 
@@ -196,6 +197,11 @@ def _prompts(name: str, before: Any, now: Any) -> list[str]:
             if row.get(key) != other.get(key):
                 lines += _setting(f"{key} of prompt {label}", row.get(key), other.get(key))
     return lines or [f"  {name}: in another order"]
+
+
+def ending(summary: Summary) -> dict[str, Any]:
+    """Returns what run.json gets when a run has ended: counts, seconds, and what was found."""
+    return {"images": summary.images(), "seconds": round(summary.seconds, 3), "summary": summary.document()}
 
 
 def to_json(document: dict[str, Any]) -> bytes:

@@ -14,7 +14,7 @@ from clipseg_cli.errors import NoInputError, TooManyErrors, UsageError
 from clipseg_cli.inputs import names
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.model import registry
-from clipseg_cli.outputs.manifest import MANIFEST, RUN, Ledger, Record
+from clipseg_cli.outputs.manifest import RUN, Ledger, Record
 from clipseg_cli.outputs.writers import per_run, raster
 from clipseg_cli.outputs.writers.one_file import OneFile
 from clipseg_cli.prompts import highlight
@@ -24,17 +24,19 @@ from clipseg_cli.run.engines import workers
 from clipseg_cli.run.query import embedding_file
 from clipseg_cli.run.query.exemplars import visual_prompt
 from clipseg_cli.run.request import Request
+from clipseg_cli.run.summary import Summary
 from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.storage import store
 
 WHOLE = InputOptions().shard
-NO_IMAGE = "no image found: give files, a folder or a list, and check --ext, --exclude and --max-depth"
 
 Note = Callable[[str], None]
 
 
-def segment(request: Request, sources: Iterator[Source], note: Note, stdout: BinaryIO) -> Iterator[Record]:
-    """Carries out a run. Yields each record once its files and its manifest line are written.
+def segment(
+    request: Request, sources: Iterator[Source], note: Note, stdout: BinaryIO, summary: Summary
+) -> Iterator[Record]:
+    """Carries out a run. Yields each record once its files and its manifest line are written, and counts it.
 
     A repeated request processes only missing images, and loads the model only if there are any. Raises NoInputError if
     there is no source; OutputError, before the model is loaded, if the output cannot be written or holds a run with
@@ -45,13 +47,13 @@ def segment(request: Request, sources: Iterator[Source], note: Note, stdout: Bin
         note("this shard has no images")
         return
     if first is None:
-        raise NoInputError(NO_IMAGE)
+        raise _no_input(summary)
     second = next(sources, None)
     sources = chain((first,), () if second is None else (second,), sources)
     if request.file is not None:
-        yield from _to_one_file(request, request.file, sources, note, stdout)
+        yield from _to_one_file(request, request.file, sources, note, stdout, summary)
     else:
-        yield from _to_folder(request, sources, note, second is None)
+        yield from _to_folder(request, sources, note, second is None, summary)
 
 
 def placed(request: Request, note: Note) -> Request:
@@ -76,7 +78,17 @@ def _described(request: Request) -> tuple[registry.Checkpoint, pipeline.Job, dic
     return checkpoint, job, run_file.describe(request, job, checkpoint)
 
 
-def _to_folder(request: Request, sources: Iterator[Source], note: Note, alone: bool) -> Iterator[Record]:
+def _no_input(summary: Summary) -> NoInputError:
+    left_out = summary.files_left_out()
+    return NoInputError(
+        "no image found: give files, a folder or a list, and check --ext, --exclude and --max-depth"
+        + (f"\n{left_out}" if left_out else "")
+    )
+
+
+def _to_folder(
+    request: Request, sources: Iterator[Source], note: Note, alone: bool, summary: Summary
+) -> Iterator[Record]:
     out, fsync = store.as_path(request.out), request.output.fsync
     store.check(out)
     if store.folds(out):
@@ -84,25 +96,21 @@ def _to_folder(request: Request, sources: Iterator[Source], note: Note, alone: b
     checkpoint, job, document = _described(request)
     ended = run_file.admit(out, document, request.run.resume)
     store.write(out / RUN, run_file.to_json(document), fsync)
-    started, done, kept, failed = time.monotonic(), 0, 0, 0
+    started = time.monotonic()
     with Ledger(out, fsync) as ledger:
         items = (ledger.kept(source, job.checksum) or _failed(source) or ledger.claim(source) for source in sources)
         for record in work.work(request, checkpoint, job, items, _teller(document, note), alone):
             ledger.add(record)
-            done, kept, failed = done + record.ok, kept + (record.kept is not None), failed + (not record.ok)
+            summary.add(record)
             yield record
-            if failed == request.run.most_errors:
-                raise TooManyErrors(f"stopped: {failed} images failed; run the same command again to resume")
+            if summary.failed == request.run.most_errors:
+                raise TooManyErrors(f"stopped: {summary.failed} images failed; run the same command again to resume")
         ledger.close()
     if not ended or "workers_died" in document:
         store.sweep(out)
     per_run.assemble(out, job.plan.formats, [prompt.label for prompt in job.plan.prompts], fsync)
-    seconds = time.monotonic() - started
-    counts = {"done": done, "of_these_before": kept, "failed": failed}
-    store.write(out / RUN, run_file.to_json(document | {"images": counts, "seconds": round(seconds, 3)}), fsync)
-    before = f" ({kept} before)" if kept else ""
-    wrong = f", {failed} failed (see {out / MANIFEST})" if failed else ""
-    note(f"{done} of {done + failed} images done{before}{wrong}, {seconds:.1f} s -> {out}")
+    summary.seconds = time.monotonic() - started
+    store.write(out / RUN, run_file.to_json(document | run_file.ending(summary)), fsync)
 
 
 def _teller(document: dict[str, Any], note: Note) -> workers.Notify:
@@ -140,7 +148,7 @@ def _failed(source: Source) -> Record | None:
 
 
 def _to_one_file(
-    request: Request, file: OneFile, sources: Iterator[Source], note: Note, stdout: BinaryIO
+    request: Request, file: OneFile, sources: Iterator[Source], note: Note, stdout: BinaryIO, summary: Summary
 ) -> Iterator[Record]:
     """Writes the output of one image to a file or to stdout, without a manifest."""
     source, second = next(sources), next(sources, None)
@@ -160,21 +168,30 @@ def _to_one_file(
     job = work.make_job(request, checkpoint, (file.form,))
     job = replace(job, plan=replace(job.plan, file=file))
     load_model = partial(work.load_model, request.per_device()[0], checkpoint, _line(note))
-    yield from pipeline.run([source], job, load_model, write)
+    yield from _counted(pipeline.run([source], job, load_model, write), summary)
 
 
-def find(request: Request, sources: Iterator[Source], note: Note) -> Iterator[Record]:
-    """Yields one record per source, like `segment`, but writes no file.
+def _counted(records: Iterator[Record], summary: Summary) -> Iterator[Record]:
+    """Yields the records, and counts them and their time."""
+    started = time.monotonic()
+    for record in records:
+        summary.add(record)
+        summary.seconds = time.monotonic() - started
+        yield record
+
+
+def find(request: Request, sources: Iterator[Source], note: Note, summary: Summary) -> Iterator[Record]:
+    """Yields one record per source and counts it, like `segment`, but writes no file.
 
     Raises NoInputError, ModelError, UsageError.
     """
     first = next(sources, None)
     if first is None:
-        raise NoInputError(NO_IMAGE)
+        raise _no_input(summary)
     checkpoint = registry.locate(request.model.model, offline=request.model.offline, progress=True)
     job = work.make_job(request, checkpoint, ())
     items = (_failed(source) or source for source in chain((first,), sources))
-    return work.work(request, checkpoint, job, items, _line(note))
+    return _counted(work.work(request, checkpoint, job, items, _line(note)), summary)
 
 
 def embed(request: Request, note: Note) -> bytes:

@@ -64,6 +64,10 @@ class ConsoleOptions:
     PANEL: ClassVar[str] = "Run"
 
     quiet: Annotated[bool, Flag("Show only errors on stderr.", ("--quiet", "-q"))] = False
+    verbose: Annotated[
+        bool,
+        Flag("Show a line per image on stderr: each label's share of it and presence score.", ("--verbose", "-v")),
+    ] = False
     progress: Annotated[Progress, Flag("Progress on stderr. auto: a bar on a terminal, else plain lines.")] = "auto"
     no_color: Annotated[bool, Flag("No colours on stderr. NO_COLOR=1 does the same.", panel="Advanced")] = False
     debug: Annotated[bool, Flag("Show the traceback of an error.", panel="Advanced")] = False

@@ -65,7 +65,9 @@ VALUES: dict[type, dict[str, Any]] = {
         "resume": False, "dry_run": True, "max_errors": 4, "fail_fast": True, "jobs": 2, "engine": "ray",
         "ray_address": "here:1", "checksum": True,
     },
-    ConsoleOptions: {"quiet": True, "progress": "plain", "no_color": True, "debug": True, "config": "mine.toml"},
+    ConsoleOptions: {
+        "quiet": True, "verbose": True, "progress": "plain", "no_color": True, "debug": True, "config": "mine.toml",
+    },
     Recipe: {
         "steps": 9, "batch": 3, "rate": 0.01, "absent": 0.3, "blend": 0.4, "hold": 0.2, "check": 5, "patience": 2,
         "replay_weight": 0.5, "seed": 6,

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from PIL import Image
 
 from clipseg_cli.errors import UsageError
 from clipseg_cli.inputs.discovery import discover
-from clipseg_cli.inputs.search import OUTPUT_NAMES
+from clipseg_cli.inputs.search import MOST_KINDS, OUTPUT_NAMES, LeftOut
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.settings.inputs import InputOptions
 
@@ -395,3 +396,39 @@ def test_every_image_is_in_one_shard(tmp_path: Path) -> None:
     assert sum(map(len, shards)) == 60 == len(set.union(*shards)) and min(map(len, shards)) >= 5
     (tmp_path / "imgs").rename(tmp_path / "elsewhere")
     assert shards == [shard("elsewhere", index) for index in range(4)]
+
+
+def test_files_that_a_walk_leaves_out_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By reason and kind. What the user's options leave out is not counted, and neither is what the user named."""
+    monkeypatch.chdir(make(tmp_path, "i/a.jpg", "i/a.xmp", "i/b.XMP", "i/sub/c.txt", "i/README", "i/.DS_Store"))
+    Path("i/photoshop").write_bytes(b"8BPS" + bytes(60))
+    Path("i/link.jpg").symlink_to("a.jpg")
+    Path("i/more").symlink_to("sub")
+    make(tmp_path, "i/out/masks/cat/a.png", "i/out/notes.txt")
+    Path("i/out/run.json").write_text('{"clipseg": 1}')
+
+    def left(*inputs: str, **options: object) -> LeftOut:
+        counts: LeftOut = Counter()
+        list(discover(InputOptions(inputs=inputs or ("i",), **options), None, None, counts))  # type: ignore[arg-type]
+        return counts
+
+    links = Counter({("link", ".jpg"): 1, ("link", "without extension"): 1})
+    others = Counter({("unsupported", ".xmp"): 2, ("unsupported", ".txt"): 2})
+    bare = Counter({("unsupported", "without extension"): 1, ("unsupported", "PSD"): 1})
+    assert left() == links + others + bare
+    assert left(hidden=True)["unsupported", "without extension"] == 2
+    assert left(exclude=("*.xmp", "*.XMP", "out", "sub")) == links + bare
+    assert left(extensions=(".png",)) == links
+    assert left(max_depth=1)["unsupported", ".txt"] == 0
+    assert not any(reason == "link" for reason, _ in left(follow=True))
+    assert left("i/a.jpg", "i/a.xmp") == Counter()
+    assert left("i/*.jpg") == Counter({("link", ".jpg"): 1})
+
+
+def test_kinds_left_out_are_bounded(tmp_path: Path) -> None:
+    """A suffix per file, as in scan.000001, does not fill the memory, and no file is lost from the count."""
+    make(tmp_path, *(f"scan.{number:06}" for number in range(MOST_KINDS + 50)))
+    counts: LeftOut = Counter()
+    assert list(discover(InputOptions((str(tmp_path),)), None, None, counts)) == []
+    assert counts.total() == MOST_KINDS + 50 and len(counts) == MOST_KINDS + 1
+    assert counts["unsupported", "of other kinds"] == 50

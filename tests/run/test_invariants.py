@@ -24,6 +24,7 @@ from clipseg_cli.run import segment
 from clipseg_cli.run.engines import table as engines
 from clipseg_cli.run.query import terms
 from clipseg_cli.run.request import Request
+from clipseg_cli.run.summary import Summary
 from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.settings.masks import MaskOptions
 from clipseg_cli.settings.model import ModelOptions
@@ -74,7 +75,7 @@ class History(RuleBasedStateMachine):
             run=RunOptions(resume=resume),
         )
         sources = discover(inputs, None, str(out))
-        for _ in segment.segment(request, sources, lambda line: None, io.BytesIO()):
+        for _ in segment.segment(request, sources, lambda line: None, io.BytesIO(), Summary()):
             pass
 
     def outputs(self) -> list[Path]:

@@ -203,7 +203,7 @@ def test_local_ray_equals_a_local_run(shell: Shell, quick_shell: Shell, clipseg:
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
     assert len(records(tmp_path / "two/manifest.jsonl")) == 40
     assert [line[:10] for line in done.stdout.splitlines()] == ["two/masks/"] * 36
-    expected = ("model shapes", "failed imgs/", "36 of 40", "images, ")
+    expected = ("model shapes", "failed imgs/", "36 of 40", "images, ", "circle: found", "failed: 4", "next: clipseg")
     assert all(any(part in line for part in expected) for line in done.stderr.splitlines()), done.stderr
     assert gone(with_mark("ray", str(tmp_path)))
     for index in range(9, 40, 10):
