@@ -36,7 +36,7 @@ class Request:
         resolve_thresholds(self.masks.threshold, self.query.prompts, 0)
         REFINEMENTS[self.masks.clean.refine].check()
         _check_engine(self)
-        _ = self.file
+        _ = self.file  # raises UsageError
 
     @property
     def out(self) -> str:

@@ -189,13 +189,13 @@ def _prompts(name: str, before: Any, now: Any) -> list[str]:
         there, here = ({row["label"]: row for row in rows} for rows in (before, now))
     except (TypeError, KeyError):  # not written by this program
         return _setting(name, before, now)
-    lines = [f"  prompt {label}: only there" for label in there if label not in here]
-    lines += [f"  prompt {label}: only now" for label in here if label not in there]
+    lines = [f"  prompt {paths.escape(label)}: only there" for label in there if label not in here]
+    lines += [f"  prompt {paths.escape(label)}: only now" for label in here if label not in there]
     for label in (label for label in there if label in here):
         row, other = there[label], here[label]
         for key in sorted({*row, *other}):
             if row.get(key) != other.get(key):
-                lines += _setting(f"{key} of prompt {label}", row.get(key), other.get(key))
+                lines += _setting(f"{key} of prompt {paths.escape(label)}", row.get(key), other.get(key))
     return lines or [f"  {name}: in another order"]
 
 

@@ -122,14 +122,14 @@ def test_a_folder_is_admitted_or_refused(tmp_path: Path) -> None:
 
 
 def test_an_error_shows_at_most_ten_differences(tmp_path: Path) -> None:
-    """One for each prompt, not one of all prompts, and how many more there are."""
-    rows = [{"label": f"p{number}", "text": "x", "threshold": 0.5} for number in range(40)]
+    """One for each prompt, not one of all prompts, and how many more there are. No label reaches the terminal raw."""
+    rows = [{"label": f"p\x1b{number}", "text": "x", "threshold": 0.5} for number in range(40)]
     (tmp_path / RUN).write_bytes(run_file.to_json({"settings": {"prompts": rows}}))
     for now, lines, last in (([], 13, "... and 30 more differences"), (rows[::-1], 3, "prompts: in another order")):
         with pytest.raises(OutputError) as caught:
             run_file.admit(tmp_path, {"settings": {"prompts": now}}, resume=True)
         message = str(caught.value).splitlines()
-        assert len(message) == lines and message[-2] == f"  {last}"
+        assert len(message) == lines and message[-2] == f"  {last}" and "\x1b" not in str(caught.value)
 
 
 def settle(folder: Path, settings: object, **more: object) -> None:
