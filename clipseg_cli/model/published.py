@@ -79,8 +79,8 @@ def compare_embedding(segmenter: Segmenter, values: PublishedValues) -> Comparis
 def compare_photo(segmenter: Segmenter, values: PublishedValues, photo: NDArray[np.uint8]) -> tuple[Comparison, ...]:
     """Compares the image embedding and the logits of the photo, uint8 (H, W, 3).
 
-    The photo is resized by Pillow, as the published values require. `Segmenter.resize` may differ by one grey level,
-    which is more than the tolerance allows.
+    The photo is resized by Pillow, as the published values require. `Segmenter.resize` differs by one grey level in a
+    few pixels, and that can move a logit by more than the tolerance.
     """
     size = segmenter.side, segmenter.side
     resized = np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.BILINEAR))
