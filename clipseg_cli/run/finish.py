@@ -15,7 +15,7 @@ from clipseg_cli.errors import ClipsegError, ImageError, lacks_memory
 from clipseg_cli.masks import cleanup, matting, soft_maps, threshold
 from clipseg_cli.masks.threshold import Photo
 from clipseg_cli.outputs.manifest import Mask, Record
-from clipseg_cli.outputs.writers import WRITERS
+from clipseg_cli.outputs.writers import WRITERS, per_run
 from clipseg_cli.outputs.writers.result import Result
 from clipseg_cli.prompts.slugs import unique_slugs
 from clipseg_cli.prompts.text import Prompt
@@ -55,7 +55,7 @@ def finish(
         for form in plan.formats:
             for path, index, data in WRITERS[form](stem, result):
                 write(path, data)
-                paths.setdefault((form, index), path)
+                paths.setdefault((form, index), per_run.READ_FROM.get(form, path))
                 outputs.append((path, len(data)))
     except ImageError as error:
         return Record(blank.image, error=error)

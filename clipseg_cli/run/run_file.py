@@ -97,6 +97,14 @@ def admit(out: store.AnyPath, document: dict[str, Any], resume: bool) -> bool:
     return ended
 
 
+def holds(out: store.AnyPath, content: bytes) -> bool:
+    """Returns whether run.json has this content. Another run that began meanwhile has replaced it."""
+    try:
+        return (out / RUN).read_bytes() == content
+    except OSError:
+        return False
+
+
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [
         f"  {key}: {json.dumps(before.get(key), ensure_ascii=False)} there, "
