@@ -8,6 +8,7 @@ TEST_KILL_AT=point:number     SIGKILL at a point of `kill_points`. A file's poin
 TEST_KILL_ONCE=FILE           with TEST_KILL_AT: only the worker dies, and only if FILE, which it makes, does not exist
 TEST_CRASH_ON=name            decoding an image with this in its name ends the worker process by SIGSEGV
 TEST_HANG_ON=name             decoding an image with this in its name never ends
+TEST_DECODED=FILE             every image that is decoded adds its name to FILE, and takes 5 ms more
 TEST_LOAD_TIMEOUT=seconds     for `workers.LOAD_TIMEOUT`
 TEST_FLUSH_EACH_RECORD=1      a bucket's manifest is written after every record
 """
@@ -16,6 +17,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -100,6 +102,7 @@ def install() -> None:
 
 def _fail_in_decode(in_worker: bool) -> None:
     load, hang, crash = decode.load, os.environ.get("TEST_HANG_ON"), os.environ.get("TEST_CRASH_ON")
+    decoded = os.environ.get("TEST_DECODED")
 
     def load_or_fail(source: Source, *, max_pixels: int) -> decode.Image:
         if hang and hang in source.name:
@@ -107,6 +110,10 @@ def _fail_in_decode(in_worker: bool) -> None:
             threading.Event().wait()
         if crash and crash in source.name and in_worker:
             signal.raise_signal(signal.SIGSEGV)
+        if decoded:
+            with open(decoded, "a", buffering=1) as file:
+                file.write(source.name + "\n")
+            time.sleep(0.005)
         return load(source, max_pixels=max_pixels)
 
     decode.load = load_or_fail

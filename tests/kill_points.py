@@ -103,21 +103,22 @@ class _System:
         self.files.reach("after-rename")
 
 
-def _dying_append(point: str, number: int, die: Callable[[], None]) -> Callable[[lines.Lines, str], None]:
+def _dying_append(point: str, number: int, die: Callable[[], None]) -> Callable[[lines.Lines, str], list[lines.Line]]:
     """Returns what stands for `Lines.append`."""
     count = itertools.count(1)
 
-    def append(lines: lines.Lines, line: str) -> None:
-        chosen = lines.path.name == MANIFEST and next(count) == number
+    def append(own: lines.Lines, line: str) -> list[lines.Line]:
+        chosen = own.path.name == MANIFEST and next(count) == number
         if chosen and point == "before-line":
             die()
         if chosen and point == "mid-line":
-            with lines._locked() as file:
+            with own._locked() as file:
                 file.seek(0, os.SEEK_END)
                 file.write(line.encode()[: len(line) // 2])
                 die()
-        _APPEND(lines, line)
+        news = _APPEND(own, line)
         if chosen:
             die()
+        return news
 
     return append

@@ -69,14 +69,17 @@ def written(form: Any, image: Result, stem: str = "sub/a") -> dict[str, bytes]:
 
 def assemble(out: Path, form: Any, images: dict[str, Result]) -> Path:
     """Writes the files of images (by stem) as a run does, then the files that cover the whole run; returns `out`."""
-    lines = []
+    lines, journal = [], []
     for stem, image in images.items():
         files = written(form, image, stem)
         for path, data in files.items():
             (out / path).parent.mkdir(parents=True, exist_ok=True)
             (out / path).write_bytes(data)
-        lines.append(json.dumps({"v": 1, "image": f"imgs/{stem}.jpg", form: next(iter(files))}) + "\n")
+        named, sizes = per_run.READ_FROM.get(form, next(iter(files))), {path: len(data) for path, data in files.items()}
+        lines.append(json.dumps({"v": 1, "image": f"imgs/{stem}.jpg", form: named}) + "\n")
+        journal.append(json.dumps({"image": f"imgs/{stem}.jpg", "output": stem, "outputs": sizes}) + "\n")
     (out / "manifest.jsonl").write_text("".join(reversed(lines)))  # images finish in any order
+    (out / ".clipseg-journal.jsonl").write_text("".join(journal))
     per_run.assemble(out, (form,), next(iter(images.values())).labels)
     return out
 

@@ -47,6 +47,6 @@ def post(
     with Terminal(console) as terminal:
         terminal.begin(None)
         request = runs.placed(request, terminal.note)
-        report = present(runs.post(request, counts), terminal, output, request.out)
+        report = present(runs.post(request, counts, terminal.note), terminal, output, request.out)
     terminal.notes(summary.lines(counts, request.out, again="the same command with", report=report))
     raise typer.Exit(3 if terminal.failed else 0)

@@ -125,6 +125,7 @@ def _carry_out(
         for source in sources:
             say(escape(runs.planned(source, request)))
         return
+    named = request.output.out is not None
     with Terminal(console) as terminal:
         total = None
         if terminal.mode == "bar" and request.inputs.files_from is None and "-" not in request.inputs.inputs:
@@ -138,12 +139,12 @@ def _carry_out(
         records = runs.segment(request, sources, terminal.note, streams.stdout(), counts)
         single = request.file is not None
         report = present(records, terminal, request.output, request.out, single)
-    terminal.notes(summary.lines(counts, request.out, single, _again(request, single), report))
+    terminal.notes(summary.lines(counts, request.out, single, _again(request, single, named), report))
     raise typer.Exit(3 if terminal.failed else 0)
 
 
-def _again(request: "Request", single: bool) -> str:
+def _again(request: "Request", single: bool, named: bool) -> str:
     """Returns what a new threshold is added to: a command that needs no model if the run has soft maps."""
     if not single and {"soft", "soft16"} & set(request.output.formats):
         return f"clipseg post {shlex.quote(request.out)}"
-    return "the same command with" + (" another -o and" if request.output.out is not None and not single else "")
+    return "the same command with" + (" another -o and" if named and not single else "")

@@ -248,20 +248,21 @@ class CocoFile:
     labels: tuple[str, ...]  # the category names
     images: dict[str, dict[str, Any]]  # by stem; by full name if two images share a stem, as outputs are named
     annotations: dict[tuple[int, str], list[Any]]  # (image id, category name): segmentations
-    by_name: dict[str, list[str]]  # last component of a stem: stems
+    stem_of: dict[str, str]  # stem or full name of an image: its key in `images`
+    by_name: dict[str, list[str]]  # last component of a stem or full name: stems and full names
 
     def stems(self, label: str) -> Iterator[str]:
         """Yields the stem of every image, whatever the label."""
         return iter(self.images)
 
     def find(self, label: str, stem: str) -> TrueMask | None:
-        """Returns the union of the category's annotations."""
-        if stem not in self.images:
+        """Returns the union of the category's annotations. `stem` may also be the image's full name."""
+        if stem not in self.stem_of:
             match = match_stem(stem, self.by_name.get(stem.rsplit("/", 1)[-1], ()))
             if match is None:
                 return None
             stem = match
-        image = self.images[stem]
+        image = self.images[self.stem_of[stem]]
         source = f"{self.path}, image {image['file_name']}"
         try:
             height, width = int(image["height"]), int(image["width"])
@@ -294,8 +295,9 @@ def read_coco(path: Path) -> CocoFile:
                 annotations[annotation["image_id"], label].append(annotation.get("segmentation"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{path}: not a COCO file with images, annotations and categories: {error!r}") from error
+    stem_of = {str(by_id[number]["file_name"]): stem for stem, number in stems} | {stem: stem for stem, _ in stems}
     by_name: dict[str, list[str]] = defaultdict(list)
-    for stem, _ in stems:
-        by_name[stem.rsplit("/", 1)[-1]].append(stem)
+    for name in stem_of:
+        by_name[name.rsplit("/", 1)[-1]].append(name)
     labels = tuple(dict.fromkeys(categories.values()))
-    return CocoFile(path, labels, {stem: by_id[number] for stem, number in stems}, annotations, by_name)
+    return CocoFile(path, labels, {stem: by_id[number] for stem, number in stems}, annotations, stem_of, by_name)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from clipseg_cli.datasets.ground_truth import TrueMask, label_folders, read_coco, read_mask, walk
 from clipseg_cli.errors import ImageError, UsageError
+from clipseg_cli.inputs import names
 from clipseg_cli.inputs.decode import load
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.settings.inputs import MAX_PIXELS
@@ -136,7 +137,8 @@ def _read_folders(path: Path) -> Iterator[Example]:
     if not (path / "images").is_dir() or not (path / "masks").is_dir():
         raise UsageError(f"{path} needs a folder images/ and, beside it, masks/<label>/")
     masks = {label: dict(walk(path / "masks" / label)) for label in label_folders(path / "masks")}
-    images = list(walk(path / "images"))
+    files = {str(file.relative_to(path / "images").as_posix()): file for _, file in walk(path / "images")}
+    images = [(stem, files[name]) for name, stem in names.output_names(files).items()]  # a.jpg and a.png stay apart
     stems = {stem for stem, _ in images}
     for by_stem in masks.values():
         if orphan := next((mask for stem, mask in by_stem.items() if stem not in stems), None):

@@ -153,13 +153,18 @@ def _open_run(out: Path) -> tuple[tuple[str, ...], Iterator[ImagePredictions]]:
 
 
 def _from_record(out: Path, record: dict[str, Any]) -> ImagePredictions:
-    """Returns the predictions of one manifest record."""
-    stems, predictions = [names.stem(record["image"])], []
+    """Returns the predictions of one manifest record.
+
+    The ground truth may have the image's stem or its full name. If the outputs have its full name, another image has
+    the same stem, which is then not looked for.
+    """
+    name, stem = record["image"], names.stem(record["image"])
+    stems, predictions = [], []
     for mask in record["masks"]:
         soft = mask.get("soft") or mask.get("soft16")
         for path in (mask["path"], soft):
             if path and len(parts := path.split("/", 2)) == 3:
-                stems.insert(0, parts[2].removesuffix(".png"))
+                stems.append(parts[2].removesuffix(".png"))
         predictions.append(
             Prediction(
                 mask["label"],
@@ -169,7 +174,10 @@ def _from_record(out: Path, record: dict[str, Any]) -> ImagePredictions:
                 mask["area"] == 0,
             )
         )
-    return ImagePredictions(tuple(dict.fromkeys(stems)), tuple(predictions))
+    shared = stem != name and any(each.rpartition("/")[2] == name.rpartition("/")[2] for each in stems)
+    if not shared:
+        stems += [stem, *(each + name.removeprefix(stem) for each in stems)]
+    return ImagePredictions(tuple(dict.fromkeys([*stems, name])), tuple(predictions))
 
 
 def _open_folder(path: Path) -> tuple[tuple[str, ...], Iterator[ImagePredictions]]:

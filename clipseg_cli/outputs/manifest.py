@@ -8,21 +8,23 @@ import base64
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from clipseg_cli.errors import ImageError, OutputError
 from clipseg_cli.inputs import names
-from clipseg_cli.inputs.source import Source, identify
+from clipseg_cli.inputs.source import Source
 from clipseg_cli.storage import store
 from clipseg_cli.storage.buckets import Url
-from clipseg_cli.storage.lines import open_lines
+from clipseg_cli.storage.lines import Line, Lines, open_lines
+from clipseg_cli.storage.locks import Claims
 from clipseg_cli.storage.store import AnyPath
 
 VERSION = 1
 MANIFEST = "manifest.jsonl"
 JOURNAL = ".clipseg-journal.jsonl"
+CLAIMS = ".clipseg-claims"
 RUN = "run.json"
 
 # JSON does not escape these characters, but many readers treat them as line ends
@@ -67,7 +69,7 @@ class Record:
     identity: Identity | None = None  # of the input file
     output: str = ""  # the image's output path: the common part of the paths of its files
     outputs: tuple[tuple[str, int], ...] = ()  # (path relative to the output folder, size in bytes)
-    kept: dict[str, Any] | None = None  # the JSON document of an earlier run, if the image was skipped
+    kept: dict[str, Any] | None = None  # the JSON document of another run, if the image was skipped
 
     @property
     def ok(self) -> bool:
@@ -133,15 +135,20 @@ class Ledger:
 
     The journal line of an image is written before its manifest line. An image counts as done if both lines exist, its
     output files have the recorded sizes, and the input file is unchanged.
+
+    Runs that work in one folder at the same time share the images: a run claims an image before it processes it, and
+    ends the claim once its manifest line is written. In a bucket, which has no locks, each run processes all images.
     """
 
     def __init__(self, out: AnyPath, fsync: bool = False) -> None:
         self.out = out
         self.manifest = open_lines(out / MANIFEST, fsync)
         self.journal = open_lines(out / JOURNAL, fsync)
+        self.claims = None if isinstance(out, Url) else Claims(out / CLAIMS)
         self.size = store.sizes(out)
         self.known: dict[str, bytes] = {}  # image name -> its manifest line when the run began
-        self.proofs: dict[str, tuple[Identity, dict[str, int]]] = {}  # image name -> input identity, sizes of outputs
+        self.news: dict[int, int] = {}  # hash of an image name -> place of the line that another run has added since
+        self.proofs: dict[str, tuple[Identity | None, dict[str, int]]] = {}  # name -> input identity, sizes of outputs
         self.owners: dict[int, int] = {}  # hash of an output path -> hash of the name of its image; hashes save memory
         self.untidy = False  # the manifest holds two lines for one image, or a line that is not a record
 
@@ -165,29 +172,60 @@ class Ledger:
                 name = image_name(document)
                 self.proofs[name] = document["input"], document["outputs"]
                 self.owners.setdefault(hash(document.get("output")), hash(name))
+        if self.claims is not None:
+            with store.failing(self.out / CLAIMS):
+                self.claims.open()
         return self
 
     def __exit__(self, kind: type[BaseException] | None = None, *exception: object) -> None:
         self.journal.__exit__(kind)
         self.manifest.__exit__(kind)
+        if self.claims is not None:
+            self.claims.close()
 
-    def kept(self, source: Source, checksum: bool) -> Record | None:
-        """Returns the record of an image that an earlier run finished, or None if it must be segmented.
+    def take(self, name: str, identify: Callable[[], Identity] | None) -> Record | bool:
+        """Returns the record of an image that is finished; else whether this run may process it.
 
-        `checksum`: compare the input by its sha256, not by its time. Images without a journal line are never opened.
+        It is finished if an earlier run did it and `identify` returns the identity that the input had then, or if
+        another run has just done it, or has found that it fails. `identify` is None for an input that cannot be the
+        same as before; it is not called for images without a journal line. False: another run is processing it.
         """
-        line, (recorded, outputs) = self.known.get(source.name), self.proofs.get(source.name, (None, {}))
-        if line is None or recorded is None or source.error is not None or source.data is not None:
+        kept = self._kept(name, identify)
+        if kept is not None or self.claims is None or not isinstance(self.manifest, Lines):
+            return kept or True
+        if not self.claims.take(name):
+            return False
+        self._learn(self.manifest.news())
+        document = _document(self.manifest.at(self.news[hash(name)])) if hash(name) in self.news else {}
+        if "image" not in document or image_name(document) != name:
+            return True
+        self.claims.drop(name)
+        error = document.get("error")
+        failure = None if error is None else ImageError(error["class"], error["stage"], error["message"])
+        return Record(name, kept=document, error=failure)
+
+    def _kept(self, name: str, identify: Callable[[], Identity] | None) -> Record | None:
+        """Returns the record of an image that an earlier run finished."""
+        line, (recorded, outputs) = self.known.get(name), self.proofs.get(name, (None, {}))
+        if line is None or recorded is None or identify is None:
             return None
         document = _document(line)
         try:
-            unchanged = identify(source, checksum) == recorded
-            complete = unchanged and all(self.size(path) == size for path, size in outputs.items())
+            complete = identify() == recorded and all(self.size(path) == size for path, size in outputs.items())
         except (OSError, ValueError):
             return None
-        return Record(source.name, kept=document) if complete and document.get("status") == "ok" else None
+        return Record(name, kept=document) if complete and document.get("status") == "ok" else None
 
-    def claim(self, source: Source) -> Source:
+    def _learn(self, lines: list[Line]) -> None:
+        """Notes the manifest lines that other runs have added."""
+        for place, line in lines:
+            document = _document(line)
+            if "image" in document:
+                name = image_name(document)
+                self.untidy |= name in self.known
+                self.news[hash(name)] = place
+
+    def with_own_output(self, source: Source) -> Source:
         """Returns the source with an output path that no other image of an earlier run owns.
 
         Two input folders that share an output folder may hold images with the same relative path.
@@ -210,12 +248,14 @@ class Ledger:
             with contextlib.suppress(OSError):  # gone, or a folder now
                 (self.out / path).unlink()
         document = record.document()
-        if record.ok and record.identity is not None:
+        if record.ok:
             proof: dict[str, Any] = {key: document[key] for key in ("image", "image_b64") if key in document}
             proof |= {"output": record.output, "input": record.identity, "outputs": dict(record.outputs)}
             self.journal.append(_dumps(proof))
-        self.untidy |= record.image in self.known
-        self.manifest.append(_dumps(document))
+        self._learn(self.manifest.append(_dumps(document)))
+        self.untidy |= record.image in self.known or hash(record.image) in self.news
+        if self.claims is not None:
+            self.claims.drop(record.image)
 
     def close(self) -> None:
         """Ends a run: keeps the latest record of each image and, in a bucket, joins the parts. Raises OutputError."""
@@ -261,6 +301,30 @@ def documents(path: AnyPath) -> Iterator[dict[str, Any]]:
 def latest(path: AnyPath) -> dict[str, dict[str, Any]]:
     """Returns each image's record by name; the later one if an unfinished run holds two."""
     return {image_name(document): document for document in documents(path)}
+
+
+def written(out: AnyPath, folder: str) -> dict[str, str]:
+    """Returns the path of each image's output below `folder`, a path that ends in "/", by the image's name."""
+    return {
+        image_name(document): path
+        for document in documents(out / JOURNAL)
+        for path in document.get("outputs", ())
+        if path.startswith(folder)
+    }
+
+
+def point(out: AnyPath, key: str, paths: dict[str, str], fsync: bool) -> None:
+    """Makes the records name these paths under `key`, by readable name, and keeps the latest record of each image."""
+
+    def pointed(line: bytes) -> bytes:
+        document = _document(line)
+        path = paths.get(document["image"])
+        if document.get(key) in (None, path):
+            return line
+        return (_dumps(document | {key: path}) + "\n").encode()
+
+    documents_at = open_lines(out / MANIFEST, fsync)
+    documents_at.rewrite(lambda lines: [pointed(line) for line in _latest(lines)])
 
 
 def _document(line: bytes) -> dict[str, Any]:

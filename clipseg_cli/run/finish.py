@@ -16,7 +16,7 @@ from clipseg_cli.errors import ClipsegError, ImageError, lacks_memory
 from clipseg_cli.masks import cleanup, matting, soft_maps, threshold
 from clipseg_cli.masks.threshold import Photo
 from clipseg_cli.outputs.manifest import Mask, Record
-from clipseg_cli.outputs.writers import WRITERS, one_file
+from clipseg_cli.outputs.writers import WRITERS, one_file, per_run
 from clipseg_cli.outputs.writers.one_file import OneFile
 from clipseg_cli.outputs.writers.result import Result
 from clipseg_cli.prompts.slugs import unique_slugs
@@ -59,7 +59,7 @@ def finish(
             writer = WRITERS[form] if plan.file is None else partial(one_file.write, plan.file)
             for path, index, data in writer(stem, result):
                 write(path, data)
-                paths.setdefault((form, index), path)
+                paths.setdefault((form, index), per_run.READ_FROM.get(form, path))
                 outputs.append((path, len(data)))
     except ImageError as error:
         return Record(blank.image, error=error)

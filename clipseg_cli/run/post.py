@@ -3,6 +3,8 @@
 With the options of the run it writes the same bytes as the run: both end in `finish`.
 """
 
+import contextlib
+import hashlib
 import json
 import os
 import time
@@ -19,15 +21,15 @@ from numpy.typing import NDArray
 from clipseg_cli import __version__
 from clipseg_cli.errors import ImageError, OutputError, UsageError
 from clipseg_cli.inputs import decode, folders
-from clipseg_cli.inputs.source import Source
+from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.masks.refine import REFINEMENTS
 from clipseg_cli.outputs import manifest
-from clipseg_cli.outputs.manifest import MANIFEST, RUN, Ledger, Record
+from clipseg_cli.outputs.manifest import MANIFEST, RUN, Identity, Ledger, Record
 from clipseg_cli.outputs.writers import check_label_count, one_file, per_run, raster
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.prompts.thresholds import resolve_thresholds
-from clipseg_cli.run import run_file
+from clipseg_cli.run import run_file, sharing
 from clipseg_cli.run.finish import MaskPlan, Write, finish
 from clipseg_cli.run.pipeline import ahead
 from clipseg_cli.run.summary import Summary
@@ -39,6 +41,8 @@ from clipseg_cli.storage import paths, store
 
 OUT = "clipseg-post"  # the default output folder
 SOFT = ("soft16", "soft")  # keys of a soft map's path in a record, the finer map first
+
+Row = dict[str, Any]  # a record of the run, as JSON types
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,32 +82,40 @@ def placed(request: Request, note: Callable[[str], None]) -> Request:
     return replace(request, output=replace(request.output, out=out))
 
 
-def post(request: Request, summary: Summary) -> Iterator[Record]:
+def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Iterator[Record]:
     """Yields the record of each image of the run once its files are written, and counts it.
 
-    Raises UsageError if there is no run or it has no soft maps, OutputError if the output cannot be written or holds
-    something else.
+    A repeated request processes only images that are missing, or whose soft maps or photos have changed. Raises
+    UsageError if there is no run or it has no soft maps, OutputError if the output cannot be written or holds something
+    else.
     """
     run, out, fsync = request.run, store.as_path(request.out), request.output.fsync
     before = _read(run)
     plan = _plan(request, before)
-    _admit(out, run, request.overwrite)
-    manifest.forget(out)
     document = _describe(request, before, plan)
+    _admit(out, document, request)
     started = time.monotonic()
     store.write(out / RUN, run_file.to_json(document), fsync)
 
     def write(path: str, data: bytes) -> None:
         store.write(out / path, data, fsync)
 
-    again = partial(_again, request=request, directory=before.get("directory", ""), plan=plan, write=write)
+    directory = before.get("directory", "")
+    again = partial(_again, request=request, directory=directory, plan=plan, write=write)
     threads = max(2, min(8, os.cpu_count() or 1))
     with Ledger(out, fsync) as ledger, ThreadPoolExecutor(threads) as pool:
-        for record in ahead(pool, again, manifest.documents(run / MANIFEST), 2 * threads):
+
+        def take(row: Row) -> Row | Record | None:
+            taken = ledger.take(manifest.image_name(row), partial(_identify, row, run, directory))
+            return taken if isinstance(taken, Record) else row if taken else None
+
+        rows = manifest.documents(run / MANIFEST)
+        for record in sharing.shared(rows, take, lambda items: ahead(pool, again, items, 2 * threads), note):
             ledger.add(record)
             summary.add(record)
             yield record
         ledger.close()
+    store.sweep(out)
     per_run.assemble(out, plan.formats, [prompt.label for prompt in plan.prompts], fsync)
     summary.seconds = time.monotonic() - started
     store.write(out / RUN, run_file.to_json(document | run_file.ending(summary)), fsync)
@@ -159,49 +171,81 @@ def _plan(request: Request, before: dict[str, Any]) -> MaskPlan:
     return MaskPlan(tuple(known), chosen, request.masks, formats, request.output.export)
 
 
-def _admit(out: store.AnyPath, run: store.AnyPath, overwrite: bool) -> None:
-    """Raises OutputError if `out` holds a run of another command. An earlier output of `post` may be replaced."""
+def _admit(out: store.AnyPath, document: dict[str, Any], request: Request) -> None:
+    """Prepares the output folder: keeps what an earlier request with the same settings did, forgets that of another.
+
+    Raises OutputError if the folder holds a run of another command.
+    """
     store.check(out)
-    if folders.same(str(out), str(run)):
+    if folders.same(str(out), str(request.run)):
         raise OutputError(f"{out} is the run itself: choose another --out")
-    if overwrite:
-        return
+    before: dict[str, Any] = {}
     try:
-        ours = "post" in json.loads((out / RUN).read_bytes())["settings"]
+        before = dict(json.loads((out / RUN).read_bytes())["settings"])
+        ours = "post" in before
     except FileNotFoundError:
         ours = not (out / MANIFEST).exists()
     except (OSError, ValueError, KeyError, TypeError):
         ours = False
-    if not ours:
+    if not ours and not request.overwrite:
         raise OutputError(f"{out} holds a run of another command: choose another --out, or use --overwrite")
+    if request.overwrite or before != json.loads(run_file.to_json(document))["settings"]:
+        manifest.forget(out)
 
 
-def _again(row: dict[str, Any], *, request: Request, directory: str, plan: MaskPlan, write: Write) -> Record:
-    """Writes the files of one image of the run again and returns its record."""
+def _identify(row: Row, run: store.AnyPath, directory: str) -> Identity:
+    """Returns what changes when the record, one of its soft maps or the photo changes.
+
+    Raises OSError if a soft map is gone, ValueError for the record of a failed image.
+    """
+    if row["status"] != "ok":
+        raise ValueError("a failed image")
+    seen: list[Any] = [row, *(identify(Source(str(run / path), "", ""), False) for path in _stored(row))]
+    with contextlib.suppress(OSError):  # the photo may be gone: masks do not need it
+        seen.append(identify(Source(_photo(row, directory), "", ""), False))
+    return [hashlib.sha256(json.dumps(seen).encode()).hexdigest()]
+
+
+def _stored(row: Row) -> list[str]:
+    """Returns the path of each label's soft map in the run, of the finer one if there are two."""
+    return [str(next((mask[form] for form in SOFT if form in mask), None)) for mask in row["masks"]]
+
+
+def _photo(row: Row, directory: str) -> str:
+    """Returns the path or the URL of the image."""
+    name = manifest.image_name(row)
+    return name if paths.is_url(name) else os.path.join(directory, name)
+
+
+def _again(row: Row | Record, *, request: Request, directory: str, plan: MaskPlan, write: Write) -> Record:
+    """Writes the files of one image of the run again and returns its record. A record is passed on."""
+    if isinstance(row, Record):
+        return row
     name = manifest.image_name(row)
     if row["status"] != "ok":
         error = row["error"]
         return Record(name, error=ImageError(error["class"], error["stage"], error["message"]))
     notes = tuple(row.get("notes", ()))
     blank = Record(name, row["width"], row["height"], row["format"], row.get("frames", 1), notes=notes)
+    with contextlib.suppress(OSError):  # a soft map is gone: reading it will say so
+        blank = replace(blank, identity=_identify(row, request.run, directory))
     shape = row["height"], row["width"]
 
     @cache
     def photo() -> NDArray[np.uint8]:
-        path = name if paths.is_url(name) else os.path.join(directory, name)
-        image = decode.load(Source(path, name, name), max_pixels=request.max_pixels)
+        image = decode.load(Source(_photo(row, directory), name, name), max_pixels=request.max_pixels)
         if image.pixels.shape[:2] != shape:
             raise ImageError("changed", "load", f"it is not the image of the run ({shape[1]} x {shape[0]} pixels)")
         return image.pixels
 
-    stored = [next((mask[form] for form in SOFT if form in mask), None) for mask in row["masks"]]
+    stored = _stored(row)
 
     def maps() -> Iterator[soft_maps.Scored]:
         for mask, path in zip(row["masks"], stored, strict=True):
-            soft_map = soft_maps.StoredMap(_levels(request.run / str(path), shape))
+            soft_map = soft_maps.StoredMap(_levels(request.run / path, shape))
             yield soft_maps.Scored(soft_map, mask["score"], mask["mean"], mask["presence"], mask.get("similarity"))
 
-    return finish(blank, _stem(str(stored[0])), photo, maps(), plan, write)
+    return finish(blank, _stem(stored[0]), photo, maps(), plan, write)
 
 
 def _levels(path: store.AnyPath, shape: tuple[int, int]) -> NDArray[Any]:

@@ -166,6 +166,14 @@ def admit(out: store.AnyPath, document: dict[str, Any], resume: bool) -> bool:
     return "seconds" in there
 
 
+def holds(out: store.AnyPath, content: bytes) -> bool:
+    """Returns whether run.json has this content. Another run that began meanwhile has replaced it."""
+    try:
+        return (out / RUN).read_bytes() == content
+    except OSError:
+        return False
+
+
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Returns a line for each setting that differs, and for each prompt; at most LINES of them."""
     lines = [

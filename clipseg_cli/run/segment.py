@@ -12,14 +12,14 @@ import numpy as np
 
 from clipseg_cli.errors import NoInputError, TooManyErrors, UsageError
 from clipseg_cli.inputs import names
-from clipseg_cli.inputs.source import Source
+from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.model import registry
 from clipseg_cli.outputs.manifest import RUN, Ledger, Record
 from clipseg_cli.outputs.writers import per_run, raster
 from clipseg_cli.outputs.writers.one_file import OneFile
 from clipseg_cli.prompts import highlight
 from clipseg_cli.prompts.slugs import unique_slugs
-from clipseg_cli.run import pipeline, run_file, work
+from clipseg_cli.run import pipeline, run_file, sharing, work
 from clipseg_cli.run.engines import workers
 from clipseg_cli.run.query import embedding_file
 from clipseg_cli.run.query.exemplars import visual_prompt
@@ -95,22 +95,35 @@ def _to_folder(
         sources = _unfolded(sources)
     checkpoint, job, document = _described(request)
     ended = run_file.admit(out, document, request.run.resume)
-    store.write(out / RUN, run_file.to_json(document), fsync)
+    begun = run_file.to_json(document)
+    store.write(out / RUN, begun, fsync)
     started = time.monotonic()
     with Ledger(out, fsync) as ledger:
-        items = (ledger.kept(source, job.checksum) or _failed(source) or ledger.claim(source) for source in sources)
-        for record in work.work(request, checkpoint, job, items, _teller(document, note), alone):
+        take, tell = partial(_take, ledger=ledger, checksum=job.checksum), _teller(document, note)
+        for record in sharing.shared(
+            sources, take, lambda items: work.work(request, checkpoint, job, items, tell, alone), note
+        ):
             ledger.add(record)
             summary.add(record)
             yield record
             if summary.failed == request.run.most_errors:
                 raise TooManyErrors(f"stopped: {summary.failed} images failed; run the same command again to resume")
         ledger.close()
-    if not ended or "workers_died" in document:
+    if not ended or "workers_died" in document or not run_file.holds(out, begun):
         store.sweep(out)
     per_run.assemble(out, job.plan.formats, [prompt.label for prompt in job.plan.prompts], fsync)
     summary.seconds = time.monotonic() - started
     store.write(out / RUN, run_file.to_json(document | run_file.ending(summary)), fsync)
+
+
+def _take(source: Source, ledger: Ledger, checksum: bool) -> Source | Record | None:
+    """Returns the source if this run may process it, its record if it is finished, None while another run has it."""
+    if source.data is not None:  # each run has a standard input of its own
+        return ledger.with_own_output(source)
+    taken = ledger.take(source.name, partial(identify, source, checksum) if source.error is None else None)
+    if isinstance(taken, Record):
+        return taken
+    return (_failed(source) or ledger.with_own_output(source)) if taken else None
 
 
 def _teller(document: dict[str, Any], note: Note) -> workers.Notify:

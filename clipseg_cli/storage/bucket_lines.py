@@ -41,12 +41,13 @@ class BucketLines:
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._read()[2])
 
-    def append(self, line: str) -> None:
-        """Adds one line. Raises OutputError."""
+    def append(self, line: str) -> list[tuple[int, bytes]]:
+        """Adds one line. Raises OutputError. Returns nothing: it does not look for lines of other processes."""
         self.waiting.append((line + "\n").encode("utf-8"))
         now = time.monotonic()
         if now - self.last >= min(LONGEST, max(SHORTEST, (now - self.began) * LOST)):
             self._flush()
+        return []
 
     def rewrite(self, change: Callable[[list[bytes]], list[bytes]]) -> None:
         """Writes `change(lines)` of all lines, those at `path` first, as one object at `path`. Raises OutputError.

@@ -3,8 +3,8 @@
 import contextlib
 import errno
 import io
+import itertools
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
@@ -12,9 +12,12 @@ from typing import Self
 from clipseg_cli.storage import store
 from clipseg_cli.storage.bucket_lines import BucketLines
 from clipseg_cli.storage.buckets import Url
+from clipseg_cli.storage.locks import lock
 from clipseg_cli.storage.store import AnyPath
 
 LOCK = ".clipseg-lock"
+
+Line = tuple[int, bytes]  # the place of its first byte in the file, and the line with its end
 
 
 def open_lines(path: AnyPath, fsync: bool = False) -> "Lines | BucketLines":
@@ -31,12 +34,12 @@ class Lines:
     def __init__(self, path: Path, fsync: bool = False) -> None:
         self.path, self.fsync = path, fsync
         self.lock = path.with_name(LOCK)
+        self.number = 0  # of the file that was last seen at the path: `rewrite` puts another one there
+        self.seen = 0  # bytes of it that this object has read or written
 
     def __enter__(self) -> Self:
-        with self._locked() as file:  # before anything is added to a torn end
-            whole = _whole_lines(file)
-            if whole < file.seek(0, os.SEEK_END):
-                file.truncate(whole)
+        with self._locked() as file:
+            self._look(file, _whole_lines(file))
         return self
 
     def __exit__(self, kind: type[BaseException] | None = None, *exception: object) -> None:
@@ -50,11 +53,14 @@ class Lines:
         """Deletes all lines."""
         self.path.unlink(missing_ok=True)
 
-    def append(self, line: str) -> None:
-        """Adds one line. Raises OutputError if that fails; the file then ends with its last whole line."""
+    def append(self, line: str) -> list[Line]:
+        """Adds one line. Returns the new lines of other processes, as `news` does.
+
+        Raises OutputError if that fails; the file then ends with its last whole line.
+        """
         data = (line + "\n").encode("utf-8")
         with self._locked() as file:
-            before = file.seek(0, os.SEEK_END)
+            found = self._look(file, self.seen)
             try:
                 if file.write(data) != len(data):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -62,8 +68,26 @@ class Lines:
                     os.fsync(file.fileno())
             except OSError:
                 with contextlib.suppress(OSError):
-                    file.truncate(before)
+                    file.truncate(self.seen)
                 raise
+            self.seen += len(data)
+        return found
+
+    def news(self) -> list[Line]:
+        """Returns the lines that other processes have added since this object was entered or last told them.
+
+        They may include known lines, if another process has rewritten the file. Raises OutputError.
+        """
+        with self._locked() as file:
+            return self._look(file, self.seen)
+
+    def at(self, place: int) -> bytes:
+        """Returns the line that begins at this byte of the file; an empty one if the file has been rewritten."""
+        with self._locked() as file:
+            if os.fstat(file.fileno()).st_ino != self.number:
+                return b""
+            file.seek(place)
+            return io.BufferedReader(file).readline()
 
     def rewrite(self, change: Callable[[list[bytes]], list[bytes]]) -> None:
         """Replaces all lines by `change(lines)`, atomically for every reader. Raises OutputError."""
@@ -73,6 +97,24 @@ class Lines:
             if changed != lines:
                 store.write(self.path, b"".join(changed), self.fsync)
 
+    def _look(self, file: io.FileIO, known: int) -> list[Line]:
+        """Returns the lines behind the first `known` bytes, and drops an unfinished last one.
+
+        If it is another file than before, and not the first one, returns all its lines.
+        """
+        state = os.fstat(file.fileno())
+        if self.number and (state.st_ino != self.number or state.st_size < known):
+            known = 0
+        self.number = state.st_ino
+        file.seek(known)
+        data = file.read()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            file.truncate(known + whole)
+        self.seen = known + whole
+        lines = data[:whole].splitlines(keepends=True)
+        return [*zip(itertools.accumulate(map(len, lines[:-1]), initial=known), lines, strict=True)] if lines else []
+
     @contextlib.contextmanager
     def _locked(self) -> Iterator[io.FileIO]:
         """Opens the file while no other process changes it. Converts OSError to OutputError.
@@ -80,8 +122,8 @@ class Lines:
         The lock is a separate file, because `rewrite` puts a new file at the path.
         """
         try:
-            with open(self.lock, "ab", buffering=0) as lock:
-                _lock(lock.fileno())
+            with open(self.lock, "ab", buffering=0) as held:
+                lock(held.fileno())
                 with open(self.path, "a+b", buffering=0) as file:
                     file.seek(0)
                     yield file
@@ -100,15 +142,3 @@ def _whole_lines(file: io.FileIO) -> int:
             return start + found + 1
         end = start
     return 0
-
-
-def _lock(descriptor: int) -> None:
-    """Waits until no other process holds the lock, which ends when the file is closed or the process ends."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(descriptor, msvcrt.LK_LOCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX)

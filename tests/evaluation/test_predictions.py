@@ -8,7 +8,8 @@ import pytest
 
 from clipseg_cli.errors import NoInputError, UsageError
 from clipseg_cli.evaluation.evaluate import evaluate
-from labelled import blob, grey, mask_folders
+from clipseg_cli.inputs.names import output_names
+from labelled import blob, grey, mask_folders, run_lengths
 
 RNG = np.random.default_rng(11)
 
@@ -102,3 +103,37 @@ def test_a_manifest_is_read_as_far_as_it_is_valid(tmp_path: Path) -> None:
     manifest.write_text(valid + '{"v":1,"image":"b.jpg","status":"ok"}\n')
     with pytest.raises(UsageError, match=r"b\.jpg"):
         evaluate(tmp_path / "run", tmp_path / "gt")
+
+
+@pytest.mark.parametrize("listed", [("a.jpg",), ("a.png",), ("a.jpg", "a.png")])
+@pytest.mark.parametrize("images", [("a.jpg",), ("a.jpg", "a.png")])
+def test_images_that_differ_only_in_their_extension_stay_apart(
+    tmp_path: Path, listed: tuple[str, ...], images: tuple[str, ...]
+) -> None:
+    """A COCO file lists some of a.jpg and a.png, a run has some: each image is scored against its own ground truth.
+    Alone on both sides, an image may have another extension."""
+    masks = {name: blob(RNG) for name in ("a.jpg", "a.png")}
+    (height, width), outputs = masks["a.jpg"].shape, output_names(images)
+    runs = {name: {"counts": run_lengths(mask > 0), "size": [height, width]} for name, mask in masks.items()}
+    coco = {
+        "images": [
+            {"id": at, "file_name": f"train/{name}", "height": height, "width": width} for at, name in enumerate(listed)
+        ],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [
+            {"image_id": at, "category_id": 1, "segmentation": runs[name]} for at, name in enumerate(listed)
+        ],
+    }
+    (tmp_path / "gt.json").write_text(json.dumps(coco))
+    rows = []
+    for name in images:
+        path = f"masks/cat/{outputs[name]}.png"
+        grey(tmp_path / "out" / path, masks[name])
+        mask = {"label": "cat", "prompt": "cat", "threshold": 0.5, "area": 9, "path": path}
+        rows.append(json.dumps({"v": 1, "image": f"imgs/{name}", "status": "ok", "masks": [mask]}) + "\n")
+    (tmp_path / "out/manifest.jsonl").write_text("".join(rows))
+    if len(images) == 1 and listed == ("a.png",):
+        assert evaluate(tmp_path / "out", tmp_path / "gt.json").document()["images"] == 1
+        return
+    document = evaluate(tmp_path / "out", tmp_path / "gt.json").document()
+    assert document["images"] == len({*listed} & {*images}) and document["precision"] == document["recall"] == 1

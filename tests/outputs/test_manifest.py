@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,11 @@ def finished(source: Source, out: Path, content: bytes = b"mask") -> Record:
         source.name, 4, 4, "PNG", masks=(mask,), identity=identify(source, False), output=source.output,
         outputs=((path, len(content)),),
     )  # fmt: skip
+
+
+def take(ledger: Ledger, source: Source) -> Record | bool:
+    """What the ledger says of an image."""
+    return ledger.take(source.name, partial(identify, source, False))
 
 
 @pytest.fixture
@@ -47,18 +53,18 @@ def test_a_finished_image_is_skipped_until_something_changes(source: Source, tmp
     out = tmp_path / "out"
     out.mkdir()
     with Ledger(out) as ledger:
-        assert ledger.kept(source, False) is None
+        assert take(ledger, source) is True
         ledger.add(finished(source, out))
     with Ledger(out) as ledger:
-        kept = ledger.kept(source, False)
-        assert kept is not None and kept.ok and kept.document()["masks"][0]["label"] == "a"
+        kept = take(ledger, source)
+        assert isinstance(kept, Record) and kept.ok and kept.document()["masks"][0]["label"] == "a"
     (out / "masks/a/a.png").write_bytes(b"short"[:3])
     with Ledger(out) as ledger:
-        assert ledger.kept(source, False) is None
+        assert take(ledger, source) is True
         ledger.add(finished(source, out))
     os.utime(source.path, ns=(1, 1))
     with Ledger(out) as ledger:
-        assert ledger.kept(source, False) is None
+        assert take(ledger, source) is True
 
 
 def test_the_latest_record_of_an_image_wins(source: Source, tmp_path: Path) -> None:
@@ -82,8 +88,8 @@ def test_an_output_path_stays_with_its_image(source: Source, tmp_path: Path) -> 
     with Ledger(out) as ledger:
         ledger.add(finished(source, out))
     with Ledger(out) as ledger:
-        assert ledger.claim(source) == source
-        assert ledger.claim(Source("other/a.png", "other/a.png", "a")).output != "a"
+        assert ledger.with_own_output(source) == source
+        assert ledger.with_own_output(Source("other/a.png", "other/a.png", "a")).output != "a"
 
 
 def test_a_manifest_of_another_version_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Files that cover the whole run: read by their consumers, and the same bytes however the run was divided."""
 
 import gc
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import yaml
 
 from clipseg_cli.outputs.writers import per_run
 from mask_shapes import MASKS, ODD_LABELS, assemble, read_yolo, result, ring
+from pictures import records
 
 
 def test_yolo_names_its_classes(tmp_path: Path) -> None:
@@ -31,7 +33,7 @@ def test_yolo_names_its_classes(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves files open
 def test_webdataset_reads_its_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """webdataset's own loader yields each sample once, with photo, masks and JSON under one key. Shards have a limit,
-    and are not written again if nothing changed."""
+    and are not written again if nothing changed. Each record names the shard that holds its image."""
     import webdataset
 
     monkeypatch.setattr(per_run, "SHARD", 5)
@@ -47,6 +49,11 @@ def test_webdataset_reads_its_shards(tmp_path: Path, monkeypatch: pytest.MonkeyP
     keys = [sample["__key__"] for sample in samples]
     assert len({*keys}) == len(keys) and keys[1::2] == [*masks][1::2]
     assert [key.partition("~")[0] for key in keys] == [f"sub.d/{i // 2:02}_p" for i in range(len(masks))]
+    shard_of = {row["image"]: row["webdataset"] for row in records(out / "manifest.jsonl")}
+    assert len(shard_of) == len(masks) and {*shard_of.values()} == {f"webdataset/{shard.name}" for shard in shards}
+    for stem in [*masks][1::2]:
+        with tarfile.open(out / shard_of[f"imgs/{stem}.jpg"]) as shard:
+            assert f"{stem}.jpg" in shard.getnames()
     for sample, mask in zip(samples, masks.values(), strict=True):
         assert sample["jpg"].shape == (90, 130, 3) and np.array_equal(sample["label-0.png"][..., 0], mask)
         assert np.array_equal(sample["label-1.png"][..., 0], ring())

@@ -172,7 +172,7 @@ def test_two_runs_give_the_same_bytes(clipseg: Program, tmp_path: Path) -> None:
         {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
         for out in (tmp_path / "one", tmp_path / "two")
     )
-    assert one.keys() == two.keys() and len(one) == 4 * 3 + 4
+    assert one.keys() == two.keys() and len(one) == 4 * 3 + 5
     assert {path for path in one if one[path] != two[path]} == {Path("run.json")}
 
 

@@ -1,7 +1,8 @@
 """Files that cover the whole run, such as coco.json. They are assembled at its end from one fragment per image.
 
-A fragment is a file that the manifest names. Only the fragments are read, in the order of the images' names. A run that
-was killed and resumed, or shared by several processes, therefore ends with the same bytes as an uninterrupted run.
+The manifest says which images have a fragment, the journal where it is. Only these fragments are read, in the order of
+the images' names. A run that was killed and resumed, or shared by several processes, therefore ends with the same bytes
+as an uninterrupted run.
 """
 
 import json
@@ -9,13 +10,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
+from clipseg_cli.errors import OutputError
 from clipseg_cli.outputs import manifest
+from clipseg_cli.outputs.writers.annotations import FRAGMENTS
 from clipseg_cli.settings.outputs import Format
 from clipseg_cli.storage import store
 from clipseg_cli.storage.store import AnyPath
 
 SHARD = 1000  # samples: the most that one WebDataset shard holds
 TAR_END = bytes(1024)  # two empty blocks end a tar archive
+
+# In place of the fragment, a record names the file that a reader opens. Until a run ends, that is the first shard.
+READ_FROM: dict[Format, str] = {"coco": "coco.json", "webdataset": "webdataset/000000.tar"}
 
 Fragments = Sequence[tuple[str, str]]  # (image, path relative to the output folder), sorted
 
@@ -63,13 +69,19 @@ def labels(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: boo
 
 
 def webdataset(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
-    """Writes webdataset/000000.tar, 000001.tar, ... A complete shard that is newer than its samples is kept."""
+    """Writes webdataset/000000.tar, 000001.tar, ... A complete shard that is newer than its samples is kept.
+
+    The records then name the shards of their images.
+    """
     count = -(-len(fragments) // SHARD)
+    shards: dict[str, str] = {}
     for index in range(count):
         samples = fragments[index * SHARD : (index + 1) * SHARD]
         shard, paths = f"webdataset/{index:06}.tar", [path for _, path in samples]
         if not _current(out, shard, paths):
             store.write(out / shard, chain(store.contents(out, paths), [TAR_END]), fsync)
+        shards |= {image: shard for image, _ in samples}
+    manifest.point(out, "webdataset", shards, fsync)
     for stale in (out / "webdataset").glob("*.tar"):
         number = stale.name.removesuffix(".tar")
         if number.isdigit() and int(number) >= count:
@@ -117,8 +129,11 @@ def assemble(out: AnyPath, formats: Sequence[Format], labels: Sequence[str], fsy
 
 
 def _fragments(out: AnyPath, name: Format) -> Iterator[tuple[str, str]]:
+    hidden = manifest.written(out, f"{FRAGMENTS}/{name}/") if name in READ_FROM else None
     for document in manifest.documents(out / manifest.MANIFEST):
         if path := document.get(name):
+            if hidden is not None and (path := hidden.get(manifest.image_name(document), "")) == "":
+                raise OutputError(f"{out} has lost the fragment of {document['image']}: run the same command again")
             yield document["image"], path
 
 
