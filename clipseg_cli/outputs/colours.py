@@ -14,7 +14,7 @@ RGB = tuple[int, int, int]
 
 TINT = 0.5  # share of the label's colour inside its mask; the same on the pages
 ENOUGH = 20.0  # CIELAB distance: a tint that differs this much is easily seen
-SAMPLES = 24  # side of the grid of pixels, over an object and its surroundings, on which contrast is measured
+SAMPLES = 16  # side of the grid of pixels, over an object and its surroundings, on which contrast is measured
 AROUND = 8  # the surroundings reach 1 / AROUND of the object's longer side beyond it
 _GOLDEN = 0.381966  # share of the hue circle: the golden angle keeps successive hues far apart
 _PALETTE = 24  # three brightnesses of eight hues each: any two colours of an image leave one that contrasts with both
@@ -69,11 +69,11 @@ def _contrasts(pixels: NDArray[np.uint8], mask: NDArray[np.uint8], colours: list
     inside = share if share.any() else np.ones_like(share)  # no sample hits a thin mask: its surroundings are near
     tinted = _lab((1 - TINT) * photo + TINT * np.array(colours, np.float32)[:, None])
     plain = _lab(photo)
-    under = np.average(np.linalg.norm(tinted - plain, axis=-1), axis=1, weights=inside)
-    if (share == 1).all():
+    inside, outside = inside / inside.sum(), (1 - share) / max(1, (1 - share).sum())
+    under = np.linalg.norm(tinted - plain, axis=-1) @ inside
+    if not outside.any():
         return np.asarray(under, np.float32)
-    mean = np.average(tinted, axis=1, weights=inside)
-    around = np.average(np.linalg.norm(mean[:, None] - plain, axis=-1), axis=1, weights=1 - share)
+    around = np.linalg.norm((inside @ tinted)[:, None] - plain, axis=-1) @ outside
     return np.asarray(np.minimum(under, around), np.float32)
 
 

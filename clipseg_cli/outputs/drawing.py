@@ -31,7 +31,7 @@ def overlay(pixels: NDArray[np.uint8], masks: Sequence[NDArray[np.uint8]], label
         window, inside = out[y : y + h, x : x + w], mask[y : y + h, x : x + w]
         tinted = cv2.addWeighted(window, 1 - TINT, (*tint, 0), TINT, 0)
         contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-        cv2.drawContours(tinted, contours, -1, tint, 4 * stroke, offset=(-x, -y))
+        cv2.drawContours(tinted, contours, -1, tint, 5 * stroke, offset=(-x, -y))
         cv2.copyTo(tinted, inside, window)
         cv2.drawContours(out, contours, -1, DARK, 2 * stroke + 1)
         cv2.drawContours(out, contours, -1, LIGHT, stroke)

@@ -20,7 +20,8 @@ from pictures import Shell, picture, save
 
 Captured = pytest.CaptureFixture[str]
 CAT = Mask("cat", "a cat", 0.5, 0.9, 0.1, 12, 0.5, (3, 0, 3, 4), 0.8, "masks/cat/a.png")
-DONE = Record("a.jpg", 6, 4, masks=(CAT, replace(CAT, label="dog", presence=0.3, path=None)), overlay="overlays/a.jpg")
+CATS = (CAT, replace(CAT, label="dog", presence=0.3, path=None))
+DONE = Record("a.jpg", 6, 4, masks=CATS, overlay="overlays/a.jpg", outputs=(("overlays/a.jpg", 9),))
 FAILED = Record("b\n\x1b[31m.jpg", error=ImageError("corrupt", "load", "it is \x1b[31m broken"))
 
 

@@ -13,9 +13,9 @@ from pictures import SAMPLES
 SEEN = 20.0  # CIELAB distance; people notice differences above about 2
 
 
-def disc(*, at: tuple[int, int] = (150, 100), radius: int = 60) -> np.ndarray:
-    """A mask of 200 x 300 pixels."""
-    return np.asarray(cv2.circle(np.zeros((200, 300), np.uint8), at, radius, 255, -1))
+def disc(*, at: tuple[int, int] = (75, 50), radius: int = 30) -> np.ndarray:
+    """A mask of 100 x 150 pixels."""
+    return np.asarray(cv2.circle(np.zeros((100, 150), np.uint8), at, radius, 255, -1))
 
 
 def pair(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -24,17 +24,20 @@ def pair(seed: int) -> tuple[np.ndarray, np.ndarray]:
     under, around = rng.integers(0, 256, (2, 3))
     if seed % 3 == 0:
         around = under + rng.integers(-12, 13, 3)
-    photo = np.where(disc()[..., None] > 0, under, around) + rng.normal(0, 4, (200, 300, 3))
+    photo = np.where(disc()[..., None] > 0, under, around) + rng.normal(0, 4, (100, 150, 3))
     return np.clip(photo, 0, 255).astype(np.uint8), disc()
 
 
 def samples() -> Iterator[tuple[str, np.ndarray, list[np.ndarray]]]:
-    """Each sample image with its ground-truth masks in two orders of the labels."""
-    labels = sorted(folder.name for folder in (SAMPLES / "masks").iterdir())
+    """Each sample image at half its size, with its ground-truth masks in two orders of the labels.
+
+    In the first order the labels' fixed colours, red, green and violet, are those of the objects.
+    """
+    labels = ("a-red-circle", "everything-green", "a-blue-star")
     for path in sorted((SAMPLES / "images").iterdir()):
-        photo = cv2.imread(str(path))[..., ::-1].copy()
+        photo = cv2.imread(str(path))[::2, ::2, ::-1].copy()
         files = [SAMPLES / "masks" / label / f"{path.stem}.png" for label in labels]
-        masks = [np.where(cv2.imread(str(file), 0) > 127, 255, 0).astype(np.uint8) for file in files]
+        masks = [np.where(cv2.imread(str(file), 0)[::2, ::2] > 127, 255, 0).astype(np.uint8) for file in files]
         yield path.name, photo, masks
         yield path.name + ", reversed", photo, masks[::-1]
 
@@ -68,7 +71,7 @@ def test_a_mask_is_seen_on_any_two_colours(first: int) -> None:
 
 
 def test_a_mask_is_seen_on_every_sample() -> None:
-    """Red on red, green on green and blue on blue included: the labels stand in both orders."""
+    """Red on red and green on green included."""
     for name, photo, masks in samples():
         for index, mask in enumerate(masks):
             if mask.any():
@@ -77,7 +80,7 @@ def test_a_mask_is_seen_on_every_sample() -> None:
 
 def test_a_red_mask_on_a_red_object_is_not_red() -> None:
     """A label whose fixed colour is that of the object gets another one; on grey it keeps its own."""
-    photo = np.full((200, 300, 3), 128, np.uint8)
+    photo = np.full((100, 150, 3), 128, np.uint8)
     assert colours.contrasting(photo, [disc()]) == [colours.colour(0)]
     photo[disc() > 0] = colours.colour(0)
     (tint,) = colours.contrasting(photo, [disc()])
@@ -89,7 +92,7 @@ def test_a_red_mask_on_a_red_object_is_not_red() -> None:
 def test_six_labels_differ_from_each_other(seed: int) -> None:
     """On an image of any colour the tints of six labels differ by 20 from the photo and by 12 from each other."""
     photo, _ = pair(seed)
-    masks = [disc(at=(50 + 100 * (k % 3), 50 + 100 * (k // 3)), radius=30) for k in range(6)]
+    masks = [disc(at=(25 + 50 * (k % 3), 25 + 50 * (k // 3)), radius=15) for k in range(6)]
     chosen = np.array(colours.contrasting(photo, masks))
     tints = rgb2lab(chosen[None] / 255)[0]
     apart = colours.TINT * np.linalg.norm(tints[:, None] - tints, axis=-1)
@@ -101,16 +104,16 @@ def test_six_labels_differ_from_each_other(seed: int) -> None:
 def test_an_outline_is_seen_without_the_tint() -> None:
     """Along the edge stand a white and a black line, on any image and for masks of one line or one pixel too."""
     for level in (0, 128, 255):
-        for mask in (disc(), disc(radius=0), cv2.line(disc(radius=0), (20, 190), (280, 190), 255)):
-            drawn = drawing.overlay(np.full((200, 300, 3), level, np.uint8), [mask], ["x"])
+        for mask in (disc(), disc(radius=0), cv2.line(disc(radius=0), (10, 90), (140, 90), 255)):
+            drawn = drawing.overlay(np.full((100, 150, 3), level, np.uint8), [mask], ["x"])
             near = cv2.dilate(mask, np.ones((5, 5), np.uint8)) > 0
             assert (drawn[near].sum(-1) == 0).any() and (drawn[near].sum(-1) >= 3 * 250).any(), (level, mask.sum())
 
 
 def test_empty_and_full_masks_have_colours() -> None:
     """An empty mask keeps the fixed colour and takes none from the others; a mask may cover the image or one pixel."""
-    photo = np.full((200, 300, 3), colours.colour(1), np.uint8)
-    empty, full, one = np.zeros((200, 300), np.uint8), np.full((200, 300), 255, np.uint8), np.zeros((1, 1), np.uint8)
+    photo = np.full((100, 150, 3), colours.colour(1), np.uint8)
+    empty, full, one = np.zeros((100, 150), np.uint8), np.full((100, 150), 255, np.uint8), np.zeros((1, 1), np.uint8)
     first, second = colours.contrasting(photo, [empty, full])
     assert first == colours.colour(0) and second != colours.colour(1)
     assert colours.contrasting(photo, []) == []
