@@ -88,19 +88,22 @@ FORMATS = "mask,soft,coco,webdataset,yolo"
 def kill_at_random(
     folder: Path, out: str, kills: int, window: float, environment: dict[str, str], expected: dict[str, bytes]
 ) -> int:
-    """Starts a run again and again, and kills its process group within `window` seconds of its work, `kills` times.
+    """Starts a run again and again, and kills its process group `kills` times, at a random moment of `window` seconds.
 
-    A run that ends before that must leave the expected tree, which is then deleted. Returns how many kills struck.
+    These begin in turn with the run itself, often before its first image, and with its first row. A run that ends
+    before that must leave the expected tree, which is then deleted. Returns how many kills struck.
     """
     rng, struck = random.Random(out), 0
     command = ["clipseg", "segment", "imgs", "-p", "red", "-f", FORMATS, "-b", "2", "-q", "-o", out]
-    for _ in range(kills):
+    for number in range(kills):
         with subprocess.Popen(
             command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE, text=True, start_new_session=True,
         ) as run:  # fmt: skip
-            began = f'"pid": {run.pid}'
-            while run.poll() is None and began not in read(folder / out / "run.json"):
+            while run.poll() is None and f'"pid": {run.pid}' not in read(folder / out / "run.json"):
+                time.sleep(0.002)
+            rows = len(read(folder / out / "manifest.jsonl"))
+            while run.poll() is None and number % 2 and len(read(folder / out / "manifest.jsonl")) <= rows:
                 time.sleep(0.002)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 run.wait(rng.uniform(0, window))
@@ -137,7 +140,7 @@ def test_a_hundred_kills_at_random_moments(
     seconds = json.loads((tmp_path / "whole/run.json").read_text())["seconds"]
     with ThreadPoolExecutor(2) as pool:
         jobs = [
-            pool.submit(kill_at_random, tmp_path, out, 50, seconds / 6, quick_environment, whole)
+            pool.submit(kill_at_random, tmp_path, out, 50, seconds / 8, quick_environment, whole)
             for out in ("one", "two")
         ]
         struck = sum(job.result() for job in jobs)
