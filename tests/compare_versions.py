@@ -23,6 +23,7 @@ from PIL import Image
 import image_files
 from pictures import ROOT, SAMPLES, picture, save
 
+UNCOMPARED = ("run.json", ".clipseg-claims")  # times, and an empty file
 BOTH = "-p 'a red circle' -p star='a blue star'"
 COMMANDS = (
     f"segment samples {BOTH} -f mask,soft,soft16,overlay,cutout,labels,npz,svg -o out",
@@ -127,7 +128,7 @@ def content(path: Path) -> Any:
 def difference(here: Path, there: Path) -> list[str]:
     """The files that only one tree has, or that differ."""
     trees = [
-        {path.relative_to(top): path for path in top.rglob("*") if path.is_file() and path.name != "run.json"}
+        {path.relative_to(top): path for path in top.rglob("*") if path.is_file() and path.name not in UNCOMPARED}
         for top in (here, there)
     ]
     lone = [f"only in one: {path}" for path in sorted(trees[0].keys() ^ trees[1].keys())]

@@ -1,4 +1,4 @@
-"""A home directory with its own model cache, and processes that look for models in it.
+"""A home directory with its own model cache, processes that look for models in it, and a disk that is full.
 
 huggingface_hub reads its environment at import, so every call needs a new process. Starting one takes half a second;
 `Forks` takes a few hundredths: it imports the other libraries once and forks.
@@ -6,9 +6,11 @@ huggingface_hub reads its environment at import, so every call needs a new proce
 
 import json
 import os
+import resource
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -167,3 +169,14 @@ class Machine:
         assert isinstance(answer, dict) and answer["error"] == "ModelError", answer
         assert "\n" not in answer["message"] and not self.stderr
         return str(answer["message"])
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Lets this process write no file of more bytes, like a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -87,7 +87,8 @@ class Lines:
             if os.fstat(file.fileno()).st_ino != self.number:
                 return b""
             file.seek(place)
-            return io.BufferedReader(file).readline()
+            with io.BufferedReader(file) as reader:
+                return reader.readline()
 
     def rewrite(self, change: Callable[[list[bytes]], list[bytes]]) -> None:
         """Replaces all lines by `change(lines)`, atomically for every reader. Raises OutputError."""

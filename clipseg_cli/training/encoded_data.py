@@ -1,10 +1,11 @@
 """Training data as arrays on disk. Each image is encoded once, and a run that was stopped resumes there."""
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from clipseg_cli.model.segmenter import Segmenter
 
 BATCH = 8  # images encoded at once
+ZEROS = 1 << 22  # bytes written at once
 FEATURES, TARGETS, EXEMPLARS, DONE = "features.npy", "targets.npy", "exemplars.npy", "encoded"  # in .train
 
 
@@ -109,17 +111,36 @@ def load_encoded(
 def open_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> Any:
     """Opens a memory-mapped array, and creates it first if it does not exist. Raises OutputError.
 
-    Allocates the whole file at once if the system can: a disk that fills up under a memory map kills the process.
+    Takes the space of the whole file at once: a disk that fills up under a memory map kills the process.
     """
     if not path.exists():
-        with store.failing(path):
-            part = path.with_suffix(".part")
-            np.lib.format.open_memmap(part, "w+", dtype, shape).flush()
-            if hasattr(os, "posix_fallocate"):
+        part = path.with_suffix(".part")
+        try:
+            with store.failing(path):
+                begin = np.lib.format.open_memmap(part, "w+", dtype, shape).offset
                 with part.open("r+b") as file:
-                    os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
-            os.replace(part, path)
+                    _reserve(file, begin, part.stat().st_size)
+                os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
     return np.lib.format.open_memmap(path, "r+")
+
+
+def _reserve(file: BinaryIO, begin: int, size: int) -> None:
+    """Takes the disk space of a file of this many bytes, which are zero from `begin`. Raises OSError.
+
+    Writes the zeros if the system or the file system cannot reserve space.
+    """
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except (AttributeError, OSError) as error:
+        if getattr(error, "errno", None) not in (None, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        file.seek(begin)
+        for at in range(begin, size, ZEROS):
+            file.write(bytes(min(ZEROS, size - at)))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def split(data: EncodedData, recipe: Recipe) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -7,6 +7,7 @@ resumes from there and ends with the same weights. OUT/train.jsonl has one line 
 import contextlib
 import functools
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -157,10 +158,11 @@ def _run_steps(fit: "Fit", recipe: Recipe, work: Path, out: Path) -> Generator[P
             line = {"step": step, "loss": float(np.mean(losses)) if losses else None, "miou": round(score, 5)}
             line |= {"threshold": round(threshold, 2), "best": round(best["score"], 5)}
             line |= {"rate": fit.optimizer.param_groups[0]["lr"], "seconds": round(time.monotonic() - began, 2)}
-            with (out / LOG).open("a", encoding="utf-8") as log:
+            with store.failing(out / LOG), (out / LOG).open("a", encoding="utf-8") as log:
                 log.write(json.dumps(line) + "\n")
-            torch.save({"fit": fit.state(), "step": step, "stale": stale, "best": best}, work / f"{STATE}.tmp")
-            os.replace(work / f"{STATE}.tmp", work / STATE)
+            state = io.BytesIO()  # torch itself reports a full disk as an internal error
+            torch.save({"fit": fit.state(), "step": step, "stale": stale, "best": best}, state)
+            store.write(work / STATE, state.getvalue())
             yield Progress("check", step, recipe.steps, line["loss"] or float("nan"), score, best["score"], threshold)
             losses = []
         if best is not None and (step >= recipe.steps or stale >= recipe.patience):
@@ -182,18 +184,27 @@ def _truncate_log(log: Path, step: int) -> None:
 
 
 def _export(model: Any, source: Path, work: Path, out: Path, threshold: float) -> None:
-    """Writes the checkpoint: the tokenizer and preprocessor files of `source`, and the new weights last."""
+    """Writes the checkpoint: the tokenizer and preprocessor files of `source`, and the new weights last.
+
+    Raises OutputError.
+    """
+    from safetensors import SafetensorError
+
     from clipseg_cli.model.reference import quiet
 
     export = work / "export"
-    with quiet():
-        model.save_pretrained(export)
-    config = json.loads((export / "config.json").read_text("utf-8"))
-    config["clipseg_threshold"] = round(threshold, 2)
-    (export / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
-    for file in sorted(source.iterdir()):
-        if file.suffix in (".json", ".txt") and file.name != "config.json" and ".index." not in file.name:
-            shutil.copyfile(file, export / file.name)
-    for file in sorted(export.iterdir(), key=lambda each: each.suffix == ".safetensors"):
-        os.replace(file, out / file.name)
-    shutil.rmtree(work)
+    with store.failing(out):
+        try:
+            with quiet():
+                model.save_pretrained(export)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+        config = json.loads((export / "config.json").read_text("utf-8"))
+        config["clipseg_threshold"] = round(threshold, 2)
+        (export / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+        for file in sorted(source.iterdir()):
+            if file.suffix in (".json", ".txt") and file.name != "config.json" and ".index." not in file.name:
+                shutil.copyfile(file, export / file.name)
+        for file in sorted(export.iterdir(), key=lambda each: each.suffix == ".safetensors"):
+            os.replace(file, out / file.name)
+        shutil.rmtree(work)

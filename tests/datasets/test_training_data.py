@@ -40,6 +40,18 @@ def test_tables_hold_the_same_examples_as_folders(data: Path, tmp_path: Path, co
         assert content(training_data.read(path)) == content(folders), path
 
 
+def test_images_that_differ_only_in_their_extension_have_their_own_masks(data: Path, tmp_path: Path) -> None:
+    """Of a.jpg and a.png, each takes the mask with its full name."""
+    for name, number in (("a.png", 0), ("a.jpg", 1)):
+        for folder, suffix in (("images", ""), *((f"masks/{label}", ".png") for label in PROMPTS)):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / f"{name}{suffix}").write_bytes((data / folder / f"{number:02}.png").read_bytes())
+    masks = {(name, prompt): mask for name, prompt, mask in content(training_data.read(tmp_path))}
+    for name, number in (("a.png", "00.png"), ("a.jpg", "01.png")):
+        expected = {prompt: mask for image, prompt, mask in content(training_data.read(data)) if image == number}
+        assert {prompt: mask for (image, prompt), mask in masks.items() if image == name} == expected
+
+
 def test_coco_gives_the_annotated_labels(data: Path) -> None:
     """An image's annotated categories are its examples; an image without annotations has every category, empty."""
     images = [{"id": n, "file_name": f"images/{n:02}.png", "width": 128, "height": 96} for n in range(16)]

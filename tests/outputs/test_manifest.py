@@ -67,6 +67,28 @@ def test_a_finished_image_is_skipped_until_something_changes(source: Source, tmp
         assert take(ledger, source) is True
 
 
+def test_what_another_run_has_just_done_is_done(source: Source, tmp_path: Path) -> None:
+    """Two ledgers of one folder stand for two runs. The second one takes over the record of the first, also of a
+    failed image, and a rewritten manifest is read again."""
+    out = tmp_path / "out"
+    out.mkdir()
+    with Ledger(out) as first, Ledger(out) as second:
+        first.add(finished(source, out))
+        first.add(Record("bad.png", error=ImageError("corrupt", "load", "cut short")))
+        assert second.take("new.png", None) is True
+        record, bad = take(second, source), second.take("bad.png", None)
+        assert isinstance(record, Record) and record.ok and record.document()["masks"][0]["label"] == "a"
+        assert isinstance(bad, Record) and bad.error is not None and bad.error.kind == "corrupt"
+        second.add(record)
+        first.manifest.rewrite(lambda lines: lines[::-1])
+        again = take(second, source)
+        assert isinstance(again, Record) and again.image == source.name
+        second.add(Record("bad.png", error=ImageError("empty", "load", "no bytes")))
+        second.close()
+    rows = [json.loads(line) for line in (out / MANIFEST).read_text().splitlines()]
+    assert {row["image"]: row["status"] for row in rows} == {"bad.png": "failed", "a.png": "ok"} and len(rows) == 2
+
+
 def test_the_latest_record_of_an_image_wins(source: Source, tmp_path: Path) -> None:
     """A failed image loses its old files, and closing leaves one line per image."""
     out = tmp_path / "out"

@@ -1,14 +1,19 @@
 """`clipseg post` makes the masks of a run's soft maps again. The model is `shapes`; post never loads it."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from clipseg_cli.errors import OutputError
 from clipseg_cli.model.segmenter import Segmenter
+from clipseg_cli.run import finish, post
 from output_folder import tree
 from pictures import Program, picture, records, save
 
@@ -118,6 +123,37 @@ def test_the_output_never_replaces_another_run(clipseg: Program, run: Path, tmp_
     clipseg("clipseg post run -o other --overwrite -f mask", expect=3)
     clipseg("clipseg post run -o other -f mask -t 0.9", expect=3)
     assert records(tmp_path / "other/manifest.jsonl")[0]["masks"][0]["threshold"] == 0.9
+
+
+def test_a_repeated_post_does_only_what_is_missing_or_changed(
+    clipseg: Program, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupted `post` goes on: what is finished is not written again, unless its soft map has changed. The end is
+    the tree of an uninterrupted one. A finished one writes no file, and other options begin again."""
+    clipseg("clipseg post run -f mask,coco -o whole", expect=3)
+    written: list[str] = []
+    write = finish.WRITERS["mask"]
+
+    def stopped(stem: str, result: Any) -> Iterator[Any]:
+        written.append(stem)
+        if len(written) > 2:
+            raise OutputError("stopped")
+        yield from write(stem, result)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(post.os, "cpu_count", lambda: 1)
+        patch.setitem(finish.WRITERS, "mask", stopped)
+        clipseg("clipseg post run -f mask,coco -o masks", expect=1)
+    done = {row["image"] for row in records(tmp_path / "masks/manifest.jsonl") if row["status"] == "ok"}
+    assert 0 < len(done) < 4
+    assert f"({len(done)} before)" in clipseg("clipseg post run -f mask,coco -o masks", expect=3).stderr
+    assert contents(tmp_path / "masks").items() ^ contents(tmp_path / "whole").items() <= {
+        ("manifest.jsonl", contents(out)["manifest.jsonl"]) for out in (tmp_path / "masks", tmp_path / "whole")
+    }
+    os.utime(run / "soft16/red/sub/b.png", ns=(1, 1))
+    assert "(3 before)" in clipseg("clipseg post run -f mask,coco -o masks", expect=3).stderr
+    assert "(4 before)" in clipseg("clipseg post run -f mask,coco -o masks", expect=3).stderr
+    assert "before" not in clipseg("clipseg post run -f mask,coco -t 0.9 -o masks", expect=3).stderr
 
 
 def test_a_lost_soft_map_costs_one_image(clipseg: Program, run: Path, tmp_path: Path) -> None:

@@ -3,16 +3,14 @@
 import json
 import os
 import random
-import resource
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from machine import file_size_limit
 from output_folder import temporary_files, tree
 from pictures import Program, Shell, picture, records, save
 
@@ -26,17 +24,6 @@ def imgs(tmp_path: Path) -> Path:
         save(tmp_path / f"imgs/sub{index % 3}/p{index:02}.jpg", picture(96 + 8 * index, 96, index))
     (tmp_path / "imgs/sub1/broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not much of an image")
     return tmp_path / "imgs"
-
-
-@contextmanager
-def limit_on_file_size(kilobytes: int) -> Iterator[None]:
-    """Lets this process write no larger file, like a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1024, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_finished_run_answers_without_the_model(clipseg: Program, imgs: Path, tmp_path: Path) -> None:
@@ -136,7 +123,7 @@ def test_runs_side_by_side_may_share_a_folder(quick_shell: Shell, imgs: Path, tm
 def test_a_full_disk_stops_the_run_and_leaves_nothing_partial(clipseg: Program, imgs: Path, tmp_path: Path) -> None:
     """A write that fails (here: a limit on the size of files) ends the run with 1. Without the limit it completes."""
     save(imgs / "z.png", picture(1500, 1500, 3))
-    with limit_on_file_size(30):
+    with file_size_limit(30 * 1024):
         told = clipseg(COMMAND, expect=1).stderr
     assert "File too large" in told and "same command again" in told
     assert not temporary_files(tmp_path / "out")

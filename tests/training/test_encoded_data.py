@@ -11,19 +11,27 @@ from clipseg_cli.errors import OutputError, UsageError
 from clipseg_cli.settings.training import Recipe
 from clipseg_cli.training.encoded_data import open_array, split
 from labelled import encoded_data
+from machine import file_size_limit
 
 
-def test_an_array_has_its_disk_space_before_it_is_written(tmp_path: Path) -> None:
-    """The file is not sparse, keeps its content when it is opened again, and is an error if it cannot be made."""
+@pytest.mark.parametrize("reserves", [True, False])
+def test_an_array_has_its_disk_space_before_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reserves: bool
+) -> None:
+    """The file is not sparse, also where the system cannot reserve space. It keeps its content when it is opened again,
+    and is an error, which leaves nothing, if it cannot be made or the disk is too small (here: a limit on its size)."""
+    if not reserves:
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
     array = open_array(tmp_path / "a.npy", np.float32, (1000, 1000))
-    if hasattr(os, "posix_fallocate"):
-        assert (tmp_path / "a.npy").stat().st_blocks * 512 >= 4_000_000
+    assert (tmp_path / "a.npy").stat().st_blocks * 512 >= 4_000_000
     array[3] = 7
     array.flush()
     again = open_array(tmp_path / "a.npy", np.float32, (1000, 1000))
     assert again.dtype == np.float32 and again.sum() == 7000
     with pytest.raises(OutputError, match="gone"):
         open_array(tmp_path / "gone/a.npy", np.float32, (10,))
+    with file_size_limit(10_000), pytest.raises(OutputError, match=r"b\.npy"):
+        open_array(tmp_path / "b.npy", np.float32, (10_000,))
     assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
 
 

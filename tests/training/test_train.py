@@ -24,6 +24,7 @@ from clipseg_cli.settings.model import ModelOptions
 from clipseg_cli.settings.training import Recipe
 from clipseg_cli.training.train import Progress, train
 from labelled import training_set
+from machine import file_size_limit
 from pictures import Program
 
 SMALL = Recipe(steps=30, batch=4, check=10, hold=0.25)
@@ -212,3 +213,15 @@ def test_unusable_templates_and_too_few_images_are_an_error(start: Start, tmp_pa
     (tmp_path / "one.csv").write_text(f"image,mask,prompt\n{row}\n")
     with pytest.raises(UsageError, match="at least two images"):
         list(train(tmp_path / "one.csv", tmp_path / "one", ModelOptions(str(start[0]), device="cpu"), SMALL))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "what"), [(100_000, "features"), (200_000, "state"), (400_000, "")])
+def test_a_full_disk_is_told_and_the_training_resumes(start: Start, tmp_path: Path, size: int, what: str) -> None:
+    """A limit on the size of files stands for a full disk: at the features, at a check and at the new weights, training
+    ends with an error that says so, and leaves no part of a file. With space it resumes."""
+    out = tmp_path / "out"
+    with file_size_limit(size), pytest.raises(OutputError, match=f"cannot write .*{what}"):
+        run(start, out)
+    assert not [*out.rglob("*.part"), *out.rglob(".clipseg-tmp-*"), *out.glob("*.safetensors")]
+    assert run(start, out)[-1].stage == "done" and (out / "model.safetensors").exists()
