@@ -15,10 +15,10 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from clipseg_cli.pages.report_images import Image
+from clipseg_cli.pages.templates import template
 from clipseg_cli.storage import store
 from clipseg_cli.storage.store import AnyPath
 
-TEMPLATES = Path(__file__).parent
 ONE_FILE = 1000  # images of a report in one file: 10 to 50 MB
 CHUNK = 16  # images per script: a page of 48 images in any order then loads at most 48 scripts of some 200 kB
 BLOCK = 1 << 20  # bytes copied at once
@@ -71,9 +71,9 @@ class ReportFiles:
         self._delete_older()
 
     def _page(self, about: dict[str, Any]) -> Iterator[bytes]:
-        text = (TEMPLATES / "report.html").read_text("utf-8")
-        text = text.replace("{{scripts}}", shared_scripts())
-        head, tail = text.replace("{{beside}}", BESIDE if self.beside else "").encode().split(b"{{data}}")
+        head, tail = (
+            template("report.html").replace("{{beside}}", BESIDE if self.beside else "").encode().split(b"{{data}}")
+        )
         yield head
         yield script_text(about)[:-1] + b',"images":['
         self._rows.seek(0)
@@ -91,11 +91,6 @@ class ReportFiles:
                     path.unlink()
             if kept is None and isinstance(self.folder, Path):
                 self.folder.rmdir()
-
-
-def shared_scripts() -> str:
-    """Returns the scripts that both pages share: how masks are drawn, and how an enlarged image is zoomed."""
-    return "".join((TEMPLATES / name).read_text("utf-8") for name in ("masks.js", "zoom.js"))
 
 
 def script_text(value: Any) -> bytes:
