@@ -23,8 +23,8 @@ class Zoom {
     const across = room > 600 ? list.length : 1, down = list.length / across;
     const scale = Math.min((room - 8 * (across - 1)) / across / w, (innerHeight * 0.66 - 8 * (down - 1)) / down / h, Math.max(1, 480 / Math.max(w, h)));
     for (const canvas of list) {
-      canvas.style.width = Math.max(1, w * scale) + "px"; canvas.style.height = Math.max(1, h * scale) + "px";
       canvas.width = Math.max(1, Math.round(w * scale * devicePixelRatio)); canvas.height = Math.max(1, Math.round(h * scale * devicePixelRatio));
+      canvas.style.width = canvas.width / devicePixelRatio + "px"; canvas.style.height = canvas.height / devicePixelRatio + "px";
     }
     this.scale = scale; this.set();
   }
