@@ -12,7 +12,15 @@ class Zoom {
     addEventListener("resize", () => { if (this.size) this.layout(); });
   }
   get canvases() { return [...this.area.querySelectorAll("canvas")]; }
-  get region() { return [this.x - 0.5 / this.z, this.y - 0.5 / this.z, 1 / this.z, 1 / this.z]; }
+  // what is visible, on whole pixels of the screen: at 1:1 these are then the image's own, unblurred
+  get region() {
+    const [canvas] = this.canvases, part = (centre, pixels, length) => {
+      const all = length * this.scale * devicePixelRatio * this.z, share = Math.min(1, pixels / all);
+      return [Math.round(Math.min(Math.max(0, centre - share / 2), 1 - share) * all) / all, share];
+    };
+    const [x, w] = part(this.x, canvas.width, this.size[0]), [y, h] = part(this.y, canvas.height, this.size[1]);
+    return [x, y, w, h];
+  }
   // whether two fingers are down
   get pinching() { return this.pointers.size > 1; }
   // shows an image of width x height pixels; keeps the view if `same`
