@@ -1,4 +1,4 @@
-"""`clipseg report`: writes an HTML page of a run."""
+"""`clipseg report`: writes an HTML page of a run, or of two runs side by side."""
 
 from typing import Annotated
 
@@ -12,18 +12,27 @@ Run = Annotated[str, Flag("The output folder of a run, or its URL.", metavar="RU
 def report(
     run: Run,
     console: ConsoleOptions,
+    other: Annotated[
+        str | None,
+        Flag("A second run of the same images, to compare.", metavar="RUN", argument=True, panel="Input", default=""),
+    ] = None,
     out: Annotated[
         str | None,
-        Flag("Write to this file.", ("--out", "-o"), "FILE", default="report.html in the run's folder", panel="Output"),
+        Flag(
+            "Write to this file.", ("--out", "-o"), "FILE",
+            default="report.html in the run's folder; for two runs compare.html", panel="Output",
+        ),
     ] = None,
-) -> None:
-    """Writes an HTML page of a run.
+) -> None:  # fmt: skip
+    """Writes an HTML page of a run, or of two runs side by side.
 
-    One self-contained file with a gallery, threshold sliders, failed images, and review by keyboard.
+    A gallery with threshold sliders, failed images, and review by keyboard. Up to 1000 images it is one self-contained
+    file; above, a folder of the same name is written beside it. With two runs it shows where their masks differ.
 
     \b
-    Example:
+    Examples:
       clipseg segment photos/ -p cat -f mask -f soft -o out && clipseg report out
+      clipseg report out out-2
 
     The sliders need a run with soft maps (-f soft). The page can save lists of accepted and rejected images, for
     --files-from.
@@ -33,4 +42,5 @@ def report(
     from clipseg_cli.storage import store
 
     target = None if out is None else store.as_path(out)
-    say(str(pages.write(store.as_path(run), Terminal(console).note, target)))
+    second = None if other is None else store.as_path(other)
+    say(str(pages.write(store.as_path(run), Terminal(console).note, target, second)))

@@ -6,11 +6,13 @@ a resumed run can tell whether a record is still valid.
 
 import base64
 import contextlib
+import hashlib
+import io
 import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from clipseg_cli.errors import ImageError, OutputError
 from clipseg_cli.inputs import names
@@ -325,6 +327,54 @@ def point(out: AnyPath, key: str, paths: dict[str, str], fsync: bool) -> None:
 
     documents_at = open_lines(out / MANIFEST, fsync)
     documents_at.rewrite(lambda lines: [pointed(line) for line in _latest(lines)])
+
+
+class Index:
+    """The latest record of each image, by name. Memory holds names and positions; the records stay in the file.
+
+    Names come in the order of their first lines. Use it with `with`.
+    """
+
+    def __init__(self, path: AnyPath) -> None:
+        self.path = path
+        self._positions: dict[str, int] = {}
+        self.digest = ""  # SHA-256 of the manifest, in hexadecimal digits
+
+    def __enter__(self) -> Self:
+        self._file = self._opened()
+        seen, at = hashlib.sha256(), 0
+        for line in self._file:
+            if "image" in (document := _document(line)):
+                self._positions[image_name(document)] = at
+            seen.update(line)
+            at += len(line)
+        self.digest = seen.hexdigest()
+        return self
+
+    def _opened(self) -> BinaryIO:
+        if isinstance(self.path, Url):
+            return io.BytesIO(b"".join(_latest(list(open_lines(self.path)))))
+        try:
+            return self.path.open("rb")
+        except FileNotFoundError:
+            return io.BytesIO()
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._positions)
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._positions
+
+    def __getitem__(self, name: str) -> dict[str, Any]:
+        """Returns the record of an image. Raises KeyError if there is none."""
+        self._file.seek(self._positions[name])
+        return _document(self._file.readline())
 
 
 def _document(line: bytes) -> dict[str, Any]:

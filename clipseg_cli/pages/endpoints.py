@@ -10,7 +10,6 @@ import json
 import secrets
 import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,9 +25,8 @@ from clipseg_cli.outputs.writers import raster
 from clipseg_cli.pages.gallery import THUMBNAIL
 from clipseg_cli.pages.mask_request import parse_request
 from clipseg_cli.pages.session import Session, Stale
+from clipseg_cli.pages.templates import template
 
-TEMPLATE = Path(__file__).parent / "ui.html"
-LARGE = 1600  # pixels: the longer side of an enlarged image
 POLICY = (
     "default-src 'none'; img-src 'self' data: blob:; connect-src 'self'; style-src 'nonce-{0}'; "
     "script-src 'nonce-{0}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -87,7 +85,7 @@ class Endpoints:
     async def page(self, request: Request) -> Response:
         """Returns the page itself."""
         nonce = secrets.token_urlsafe(16)
-        html = TEMPLATE.read_text("utf-8").replace("{{nonce}}", nonce)
+        html = template("ui.html").replace("{{nonce}}", nonce)
         return HTMLResponse(html, headers=HEADERS | {"Content-Security-Policy": POLICY.format(nonce)})
 
     async def images(self, request: Request) -> dict[str, Any]:
@@ -96,11 +94,11 @@ class Endpoints:
         return {"folder": readable_name(self.session.folder), "out": readable_name(self.session.out), "images": names}
 
     async def image(self, request: Request) -> Response:
-        """Returns one image as JPEG, as large as a thumbnail or, with `?large=1`, as the screen."""
+        """Returns one image as JPEG: its thumbnail or, with `?large=1`, the whole image in its full size."""
         index = int(request.path_params["index"])
         if not 0 <= index < len(self.session.gallery.sources):
             raise UsageError("there is no such image")
-        side = LARGE if request.query_params.get("large") else THUMBNAIL
+        side = raster.JPEG_SIDE if request.query_params.get("large") else THUMBNAIL
 
         def load() -> bytes:
             return raster.jpeg(self.session.gallery.fitted(index, side))

@@ -1,184 +1,164 @@
-"""The report: one self-contained HTML page of a run, with thumbnails, live thresholds, failures and a review list.
+"""The report: an HTML page of a run, or of two runs side by side, written in bounded memory.
 
-All text reaches the page as JSON inside a script element and is inserted as text. The page loads nothing from outside.
+All text reaches the page as JSON inside a script element and is inserted as text. The page loads nothing from the
+network: up to ONE_FILE images it is one self-contained file; above, the pixels are in a folder beside it.
 """
 
-import base64
+import contextlib
 import hashlib
-import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from clipseg_cli.errors import ImageError, UsageError
-from clipseg_cli.inputs import decode
-from clipseg_cli.inputs.source import Source
-from clipseg_cli.masks import soft_maps
-from clipseg_cli.outputs import colours, drawing, manifest
-from clipseg_cli.outputs.writers import raster
-from clipseg_cli.settings.flag import fill, spelled
-from clipseg_cli.settings.inputs import MAX_PIXELS
-from clipseg_cli.settings.masks import MaskOptions
-from clipseg_cli.storage import paths, store
+from clipseg_cli.outputs import manifest
+from clipseg_cli.pages.report_compare import Comparison
+from clipseg_cli.pages.report_files import ReportFiles
+from clipseg_cli.pages.report_images import Look, Record, Run, image, read_run
+from clipseg_cli.storage import store
 from clipseg_cli.storage.store import AnyPath
 
-TEMPLATE = Path(__file__).parent / "report.html"
 LARGE, SMALL, FEW = 640, 256, 200  # pixels: the longer side of a thumbnail, LARGE for up to FEW images, else SMALL
-MAP = 192  # pixels: the longer side of a soft map on the page
 BINS = 20  # of the presence histogram
-SOFT_FORMATS = ("soft", "soft16")  # keys under which a record names a soft map
-UNCERTAIN = 0.1  # probability: a pixel this close to the threshold is uncertain
+BATCH = 32  # images worked on at once
+FAILURES = 500  # failed images that the page lists
 
 
-def write(run: AnyPath, note: Callable[[str], None], target: AnyPath | None = None) -> AnyPath:
-    """Writes the report of the run in the folder `run`, there or at `target`, and returns its path.
+def write(
+    folder: AnyPath, note: Callable[[str], None], target: AnyPath | None = None, other: AnyPath | None = None
+) -> AnyPath:
+    """Writes the report of the run in `folder`, there or at `target`, and returns its path.
 
-    `note` gets a line for the user if images are missing. Raises OutputError, and UsageError if there is no run.
+    With `other`, a second run of the same images, the page compares the two. `note` gets lines for the user. Raises
+    OutputError, and UsageError if there is no run.
     """
-    target = target or run / "report.html"
-    store.check(target.parent)
-    store.write(target, page(run, note))
+    target = target or folder / ("report.html" if other is None else "compare.html")
+    folders = [folder] if other is None else [folder, other]
+    with contextlib.ExitStack() as stack:
+        runs = [read_run(each, stack.enter_context(manifest.Index(each / manifest.MANIFEST))) for each in folders]
+        pairs = _Pairs(runs)
+        store.check(target.parent)
+        labels = list(dict.fromkeys(label for run in runs for label in run.labels))
+        page = Path(target.parent).absolute() if isinstance(target, Path) else None
+        look = Look(labels, LARGE if pairs.count <= FEW else SMALL, page, len(runs) > 1)
+        stamp = hashlib.sha256("".join(run.records.digest for run in runs).encode()).hexdigest()[:16]
+        files = stack.enter_context(ReportFiles(target, pairs.count, stamp))
+        summary, comparison = _Summary(labels), Comparison(len(labels))
+        missing = 0
+        for records, found in _images(pairs, runs, look):
+            files.add(found)
+            missing += found.missing
+            summary.add(records)
+            if len(runs) > 1:
+                comparison.add(found.row)
+        about = _about(runs, pairs.failures, pairs.failed) | {"labels": summary.labels()}
+        files.finish(about | ({"compare": comparison.document()} if len(runs) > 1 else {}))
+    if missing:
+        note(f"{missing} of {pairs.count} images have moved or changed: the report shows their masks on grey")
+    if files.beside:
+        note(f"{pairs.count} images are too many for one file: keep the folder {files.folder} beside {target}")
+    if len(runs) > 1:
+        note(f"the masks of {comparison.different} of {comparison.both} images differ")
     return target
 
 
-def page(run: AnyPath, note: Callable[[str], None]) -> bytes:
-    """Returns the HTML of the run in the folder `run`. Raises UsageError if there is no run."""
-    records = list(manifest.latest(run / manifest.MANIFEST).values())
-    try:
-        about = json.loads((run / manifest.RUN).read_bytes())
-    except (OSError, ValueError):
-        about = {}
-    if not records:
-        raise UsageError(f"{run} holds no run: name the output folder of `clipseg segment`")
-    done = [record for record in records if record["status"] == "ok"]
-    side = LARGE if len(done) <= FEW else SMALL
-    options = _post_options(about.get("settings") or {})
+class _Pairs:
+    """The records of each image in the runs; lists the failed images while it counts."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self.runs = runs
+        self.second = {runs[1].key(name): name for name in runs[1].records} if len(runs) > 1 else {}
+        self.first = {runs[0].key(name) for name in runs[0].records} if len(runs) > 1 else set()
+        self.failures: list[dict[str, Any]] = []
+        self.failed = [0] * len(runs)
+        self.count = 0  # of images that a run segmented
+        for records in self._all():
+            ok = [record is not None and record["status"] == "ok" for record in records]
+            self.count += any(ok)
+            for index, record in enumerate(records):
+                if record is not None and not ok[index]:
+                    self.failed[index] += 1
+                    if len(self.failures) < FAILURES:
+                        self.failures.append({"name": record["image"], "run": index} | record["error"])
+
+    def __iter__(self) -> Iterator[list[Record | None]]:
+        """Yields each image's record in every run, None where the run did not segment it."""
+        for records in self._all():
+            done = [record if record is not None and record["status"] == "ok" else None for record in records]
+            if any(record is not None for record in done):
+                yield done
+
+    def _all(self) -> Iterator[list[Record | None]]:
+        one, two = self.runs[0], self.runs[-1]
+        for name in one.records:
+            other = self.second.get(one.key(name)) if two is not one else None
+            yield [one.records[name], *([None if other is None else two.records[other]] if two is not one else [])]
+        for key, name in self.second.items():
+            if key not in self.first:
+                yield [None, two.records[name]]
+
+
+def _images(pairs: _Pairs, runs: Sequence[Run], look: Look) -> Iterator[tuple[list[Record | None], Any]]:
+    """Yields the records and the page's image of each pair, in order, a few at once in threads."""
+    rest = iter(pairs)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        images = [*pool.map(lambda record: _image(record, run, about, side, bool(options)), done)]
-    missing = sum(image.pop("missing") for image in images)
-    if missing:
-        note(f"{missing} of {len(done)} images have moved or changed: the report shows their masks on grey")
-    started = about.get("started")
-    data = {
-        "id": hashlib.sha256(
-            f"{run.absolute() if isinstance(run, Path) else run}{started}".encode("utf-8", "replace")
-        ).hexdigest()[:16],
-        "run": str(run).encode("utf-8", "replace").decode(),
-        "model": about.get("model", {}).get("name", "?"),
-        "soft": any(form in mask for record in done for mask in record["masks"] for form in SOFT_FORMATS),
-        "options": options,
-        "labels": _labels(done),
-        "images": [{"id": index} | image for index, image in enumerate(images)],
-        "failures": [{"name": record["image"]} | record["error"] for record in records if record["status"] != "ok"],
-    }
-    # `<` could end the script element; U+2028 and U+2029 end a line in old JavaScript engines
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    text = text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-    return TEMPLATE.read_text("utf-8").replace("{{data}}", text).encode("utf-8", "replace")
+        while batch := list(islice(rest, BATCH)):
+            yield from zip(batch, pool.map(lambda records: image(records, runs, look), batch), strict=True)
 
 
-def _labels(done: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns name, threshold and presence histogram of each label; `varies`: thresholds differ by image."""
-    return [
-        {
-            "name": mask["label"],
-            "threshold": mask["threshold"],
-            "varies": any(record["masks"][index]["threshold"] != mask["threshold"] for record in done),
-            "histogram": _histogram([record["masks"][index]["presence"] for record in done]),
-        }
-        for index, mask in enumerate(done[0]["masks"] if done else [])
-    ]
+class _Summary:
+    """What the page's head says of each label."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        self.thresholds: list[float | None] = [None] * len(names)
+        self.varies = [False] * len(names)
+        self.histograms = [[0] * BINS for _ in names]
+        self._index = {name: index for index, name in enumerate(names)}
+
+    def add(self, records: Sequence[Record | None]) -> None:
+        """Counts one image."""
+        counted: set[int] = set()
+        for record in records:
+            for mask in () if record is None else record["masks"]:
+                index = self._index[mask["label"]]
+                if self.thresholds[index] is None:
+                    self.thresholds[index] = mask["threshold"]
+                self.varies[index] |= self.thresholds[index] != mask["threshold"]
+                if index not in counted:  # of two runs, the first that has the label counts
+                    self.histograms[index][min(BINS - 1, max(0, int(mask["presence"] * BINS)))] += 1
+                    counted.add(index)
+
+    def labels(self) -> list[dict[str, Any]]:
+        """Returns name, threshold and presence histogram of each label.
+
+        `varies`: images or runs have different thresholds.
+        """
+        rows = zip(self.names, self.thresholds, self.varies, self.histograms, strict=True)
+        return [
+            {"name": name, "threshold": threshold, "varies": varies, "histogram": histogram}
+            for name, threshold, varies, histogram in rows
+        ]
 
 
-def _post_options(settings: dict[str, Any]) -> list[str]:
-    """Returns the run's mask options, thresholds excepted, as options of `clipseg post`."""
-    return spelled(fill(MaskOptions, settings))
-
-
-def _image(record: dict[str, Any], run: AnyPath, about: dict[str, Any], side: int, cleaned: bool) -> dict[str, Any]:
-    """Returns what the page needs of one image.
-
-    `cleaned`: the run's masks differ from their thresholded soft maps, so the page needs both.
-    """
-    photo = _photo(record, about)
-    missing = photo is None
-    if photo is None:
-        photo = np.full((max(1, record["height"]), max(1, record["width"]), 3), 128, np.uint8)
-    maps, masks, weights, uncertain = [], [], [], [0.0]
-    for mask in record["masks"]:
-        soft = next((mask[form] for form in SOFT_FORMATS if form in mask), None)
-        grey = _grey(run, soft or mask["path"])
-        own = _grey(run, mask["path"]) if cleaned and soft else None
-        maps.append(_small(grey))
-        masks.append(_small(own))
-        weights.append(_weights(grey if own is None else own, 0.5 if own is not None else mask["threshold"], photo))
-        if grey is not None and soft:
-            uncertain.append(float((np.abs(grey / 255 - mask["threshold"]) < UNCERTAIN).mean()))
-    presences = [mask["presence"] for mask in record["masks"]]
+def _about(runs: Sequence[Run], failures: list[dict[str, Any]], failed: list[int]) -> dict[str, Any]:
+    """Returns what the page says of the runs, and the failed images. The id keeps reviews of different runs apart."""
+    names = [str(run.folder.absolute() if isinstance(run.folder, Path) else run.folder) for run in runs]
+    text = "".join(f"{name}{run.about.get('started')}" for name, run in zip(names, runs, strict=True))
     return {
-        "name": record["image"],
-        "thumb": _data_url("jpeg", raster.jpeg(drawing.fitted(photo, side))),
-        "maps": maps,  # soft maps, or masks if the run stored no soft maps
-        "masks": masks,  # the run's masks, if they differ
-        "colours": colours.contrasting(photo, weights),
-        "thresholds": [mask["threshold"] if mask["area_frac"] else 1 for mask in record["masks"]],  # 1 hides all
-        "presences": presences,
-        "presence": max(presences, default=0),
-        "area": sum(mask["area_frac"] for mask in record["masks"]),
-        "uncertain": max(uncertain),
-        "missing": missing,
-    } | ({"b64": record["image_b64"]} if "image_b64" in record else {})
-
-
-def _grey(run: AnyPath, path: str | None) -> NDArray[np.uint8] | None:
-    """Reads a mask or a soft map, uint8 (H, W); None if it cannot be read."""
-    try:
-        return None if path is None else soft_maps.StoredMap(raster.levels((run / path).read_bytes())).soft()
-    except (OSError, ValueError, SyntaxError):
-        return None
-
-
-def _weights(grey: NDArray[np.uint8] | None, threshold: float, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Returns where a label's mask lies on the photo, uint8 (H, W); for an empty mask, where it would appear first.
-
-    `grey` is a mask or a soft map; None if it cannot be read.
-    """
-    if grey is None or grey.shape != photo.shape[:2]:
-        return np.zeros(photo.shape[:2], np.uint8)
-    mask = soft_maps.cut_soft(grey, threshold)
-    return mask if mask.any() else grey
-
-
-def _small(grey: NDArray[np.uint8] | None) -> str | None:
-    return None if grey is None else _data_url("png", raster.png(drawing.fitted(grey, MAP)))
-
-
-def _photo(record: dict[str, Any], about: dict[str, Any]) -> NDArray[np.uint8] | None:
-    """Reads the image of a record, uint8 (H, W, 3); None if it is gone or its size has changed.
-
-    Relative names are tried from the working directory, then from the directory of the run.
-    """
-    name = manifest.image_name(record)
-    for base in ("", about.get("directory") or ""):
-        try:
-            path = name if paths.is_url(name) else os.path.join(base, name)
-            pixels = decode.load(Source(path, name, ""), max_pixels=4 * MAX_PIXELS).pixels
-        except ImageError:
-            continue
-        if pixels.shape[:2] == (record["height"], record["width"]):
-            return pixels
-    return None
-
-
-def _histogram(values: list[float]) -> list[int]:
-    counts: list[int] = np.histogram(values, BINS, (0, 1))[0].tolist()
-    return counts
-
-
-def _data_url(kind: str, data: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+        "id": hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16],
+        "runs": [
+            {
+                "name": str(run.folder).encode("utf-8", "replace").decode(),
+                "model": run.about.get("model", {}).get("name", "?"),
+                "soft": run.soft,
+                "options": run.options,
+                "done": run.done,
+                "failed": failed[index],
+            }
+            for index, run in enumerate(runs)
+        ],
+        "failures": failures,
+    }

@@ -136,7 +136,7 @@ def test_a_box_is_drawn_by_keyboard_too(samples: Server, page: Any) -> None:
     """Arrow keys move a box on the enlarged image and, with Shift, resize it, never beyond the image; Enter adds it."""
     _, index = enlarged(samples, page)
     arrows = ["ArrowUp"] * 15 + ["ArrowLeft"] * 15 + ["Shift+ArrowRight"] * 3 + ["ArrowLeft"] * 6
-    for key in ["Shift+Tab"] * 2 + arrows:
+    for key in ["Shift+Tab"] * 7 + arrows:
         page.keyboard.press(key)
     assert page.locator("#large canvas").evaluate("canvas => canvas === document.activeElement")
     page.keyboard.press("Enter")
@@ -259,3 +259,63 @@ def test_an_invalid_request_has_no_command(process: Process, browser: Any) -> No
         page.get_by_label("Prompt 2").fill("blue")
         contains(page, "command", "-p blue")
         assert page.locator("#error").is_hidden() and page.locator("#run").is_enabled()
+
+
+@pytest.mark.slow
+def test_an_enlarged_image_zooms_to_its_full_resolution(start: Start, page: Any, tmp_path: Path) -> None:
+    """At 1:1 the canvas has the image's own pixels; while Move is pressed, dragging moves them and draws no box; a box
+    that is drawn then has the image's coordinates."""
+    image = np.full((1200, 1800, 3), 60, np.uint8)
+    image[:, ::2] = 200  # stripes of one pixel
+    save(tmp_path / "photos/a.png", image)
+    page.goto(start().url)
+    until(page, "document.querySelectorAll('.card:not(.waiting)').length === 1")
+    page.locator("[data-id='0'] button").click()
+    until(page, ENLARGED)
+    page.get_by_label("One image pixel").click()
+    until(page, "document.querySelector('.percent').textContent === '100 %'")
+    page.wait_for_timeout(500)
+    reds = (
+        "(() => { const p = stage.getContext('2d').getImageData(100, 100, 4, 1).data; return [p[0], p[4], p[8]]; })()"
+    )
+    first, second, third = page.evaluate(reds)
+    assert abs(first - second) > 60 and abs(first - third) < 20
+    page.locator("#pan").click()
+    box = page.locator("#large canvas").bounding_box()
+
+    def drag(x: int, y: int) -> None:
+        page.mouse.move(box["x"] + 200, box["y"] + 200)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 200 + x, box["y"] + 200 + y, steps=3)
+        page.mouse.up()
+
+    left, up = page.evaluate("[zoom.region[0] * 1800, zoom.region[1] * 1200]")
+    drag(-60, -40)
+    until(page, "left => Math.abs(zoom.region[0] * 1800 - left) < 1", left + 60)
+    assert page.locator(".prompt").count() == 1
+    page.locator("#pan").click()
+    drag(80, 50)
+    until(page, "document.getElementById('command').textContent.includes('--support-box')")
+    words = shlex.split(page.locator("#command").inner_text())
+    x, y, width, height = map(int, words[words.index("--support-box") + 1].split(","))
+    assert abs(x - (left + 60 + 200)) < 3 and abs(y - (up + 40 + 200)) < 3 and (width, height) == (80, 50)
+
+
+@pytest.mark.slow
+def test_nothing_is_cut_off_on_a_narrow_screen(samples: Server, page: Any) -> None:
+    """At 360 pixels nothing scrolls sideways, also with the clean-up open and an image enlarged."""
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.goto(samples.url)
+    page.get_by_label("Prompt", exact=True).fill("red")
+    until(page, SAYS, [0, "red"])
+    page.locator("summary").click()
+    boxes = page.locator("aside *, .card, .bar").evaluate_all(
+        "all => all.filter(each => each.offsetParent).map(each => each.getBoundingClientRect().right)"
+    )
+    assert max(boxes) <= 360
+    wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert page.evaluate(wide) <= 0
+    page.locator("[data-id='0'] button").click()
+    until(page, ENLARGED)
+    assert page.evaluate("(d => d.scrollWidth - d.clientWidth)(document.getElementById('large'))") <= 0
+    assert page.evaluate(wide) <= 0

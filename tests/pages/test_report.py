@@ -17,17 +17,8 @@ import hostile
 from clipseg_cli.outputs import colours
 from clipseg_cli.outputs.manifest import readable_name
 from clipseg_cli.pages import report
-from pictures import SAMPLES, Program, picture, save, until
-
-DRAWN = """(cards => cards.length > 0 && cards.every(each => each.dataset.drawn == each.token))
-    ([...document.querySelectorAll('.card canvas')])"""
-
-
-def opened(page: Any, path: Path) -> Any:
-    """Opens a report and waits until all its images are drawn."""
-    page.goto(path.as_uri())
-    until(page, DRAWN)
-    return page
+from pictures import SAMPLES, Program, iou, picture, save, until
+from reports import data_of, forged, opened
 
 
 def pixels(page: Any, index: int) -> np.ndarray:
@@ -155,12 +146,6 @@ def test_500_hostile_names_labels_and_reasons_add_no_element(clipseg: Program, p
     assert counts[2] == counts[3]
 
 
-def forged(name: str, labels: list[str]) -> dict[str, Any]:
-    """A manifest's record of an image that is gone."""
-    masks = [{"label": label, "threshold": 0.3, "presence": 0.5, "area_frac": 0.1, "path": None} for label in labels]
-    return {"v": 1, "image": name, "status": "ok", "width": 4, "height": 3, "masks": masks}
-
-
 def census(clipseg: Program, page: Any, run: Path, rows: list[dict[str, Any]]) -> list[int]:
     """Counts the elements on each page of the report of these records; none is dangerous, and no script ran."""
     run.mkdir()
@@ -176,12 +161,6 @@ def census(clipseg: Program, page: Any, run: Path, rows: list[dict[str, Any]]) -
         assert page.locator(part).locator(tags).count() == 0
     assert page.locator("script").count() == 2 and page.evaluate("window.pwned") is None
     return counts
-
-
-def data_of(page: bytes) -> dict[str, Any]:
-    """The JSON data inside a report."""
-    text = page.decode().split('<script type="application/json" id="data">')[1].split("</script>")[0]
-    return dict(json.loads(text))
 
 
 def test_a_report_needs_a_run(clipseg: Program, tmp_path: Path) -> None:
@@ -204,8 +183,10 @@ def test_the_data_are_those_of_the_run(clipseg: Program, tmp_path: Path) -> None
         save(tmp_path / "imgs" / name, picture(64, 48))
     (tmp_path / "imgs/c.png").write_bytes(b"rubbish")
     clipseg("clipseg segment imgs -p disc='a red circle' -t 0.4 --fill-holes all -f mask,soft -o out", expect=3)
-    data = data_of(report.page(tmp_path / "out", pytest.fail))
-    assert data["soft"] and data["options"] == ["--fill-holes", "all"] and data["model"] == "shapes"
+    data = data_of(report.write(tmp_path / "out", pytest.fail))
+    (run,) = data["runs"]
+    assert run["soft"] and run["options"] == ["--fill-holes", "all"] and run["model"] == "shapes"
+    assert (run["done"], run["failed"]) == (2, 1)
     (label,) = data["labels"]
     assert (label["name"], label["threshold"], label["varies"]) == ("disc", 0.4, False)
     assert sum(label["histogram"]) == 2
@@ -214,9 +195,10 @@ def test_the_data_are_those_of_the_run(clipseg: Program, tmp_path: Path) -> None
     assert [failure["name"] for failure in data["failures"]] == ["imgs/c.png"]
     rows = [json.loads(line) for line in (tmp_path / "out/manifest.jsonl").read_text().splitlines()]
     for image, row in zip(data["images"], rows, strict=False):
-        assert image["presences"] == [row["masks"][0]["presence"]] == [image["presence"]]
+        assert image["sides"][0]["presences"] == [row["masks"][0]["presence"]]
+        assert image["sides"][0]["areas"] == [row["masks"][0]["area_frac"]]
         for kind, path in (("maps", row["masks"][0]["soft"]), ("masks", row["masks"][0]["path"])):
-            encoded = base64.b64decode(image[kind][0].split(",")[1])
+            encoded = base64.b64decode(image["pixels"]["sides"][0][kind][0].split(",")[1])
             assert (
                 np.asarray(Image.open(io.BytesIO(encoded))) == np.asarray(Image.open(tmp_path / "out" / path))
             ).all()
@@ -230,8 +212,8 @@ def test_damaged_soft_maps_are_left_out(clipseg: Program, tmp_path: Path, capfd:
     for damage in (lambda data: data[: len(data) // 2], lambda data: data[:60] + b"\xff" * 20 + data[80:], bytes.lower):
         file = tmp_path / "out" / row["soft"]
         file.write_bytes(damage(file.read_bytes()))
-        (image,) = data_of(report.page(tmp_path / "out", pytest.fail))["images"]
-        assert image["maps"] == [None]
+        (image,) = data_of(report.write(tmp_path / "out", pytest.fail))["images"]
+        assert image["pixels"]["sides"][0]["maps"] == [None]
     assert capfd.readouterr() == ("", "")
 
 
@@ -245,7 +227,7 @@ def test_an_image_has_the_colours_of_its_overlay(clipseg: Program, tmp_path: Pat
     masks = [np.asarray(Image.open(tmp_path / f"other/masks/{label}/balcony.png")) for label in ("one", "two")]
     photo = np.asarray(Image.open(tmp_path / "imgs/balcony.jpg"))
     expected = colours.contrasting(photo, [np.where(mask, 255, 0).astype(np.uint8) for mask in masks])
-    data = data_of(report.page(tmp_path / "out", pytest.fail))
+    data = data_of(report.write(tmp_path / "out", pytest.fail))
     assert data["images"][0]["colours"] == [[*colour] for colour in expected]
     assert not any("colour" in label for label in data["labels"])
     assert np.linalg.norm(np.subtract(expected[0], (220, 40, 45))) > 100, "red on red is not red"
@@ -256,9 +238,10 @@ def test_hostile_text_cannot_leave_the_data(tmp_path: Path) -> None:
     names = [readable_name(os.fsdecode(name)) for name in hostile.names(100)]
     rows = [forged(name, hostile.prompts(3)) for name in names]
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    page = report.page(tmp_path, lambda line: None)
+    path = report.write(tmp_path, lambda line: None)
+    page = Path(str(path)).read_bytes()
     assert page.count(b"<script") == 2 and page.count(b"</script>") == 2
-    assert [image["name"] for image in data_of(page)["images"]] == names
+    assert [image["name"] for image in data_of(path)["images"]] == names
 
 
 @pytest.mark.slow
@@ -274,3 +257,101 @@ def test_many_images_are_paged(clipseg: Program, page: Any, tmp_path: Path) -> N
     page.select_option("#sort", "presence")
     scores = [float(text.split()[-1]) for text in page.locator(".card .scores").all_inner_texts()]
     assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.slow
+def test_images_are_sorted_and_filtered_by_label(clipseg: Program, page: Any, tmp_path: Path) -> None:
+    """By presence score and by area of any label or of one; by whether the label was found."""
+    rows = [forged(name, ["cat", "dog"]) for name in ("a.png", "b.png", "c.png", "d.png")]
+    numbers = {"a.png": (0.2, 0.0, 0.9, 0.25), "b.png": (0.9, 0.5, 0.1, 0.0), "c.png": (0.5, 0.1, 0.95, 0.2)}
+    for row in rows:
+        cat, cat_area, dog, dog_area = numbers.get(row["image"], (0.05, 0.0, 0.02, 0.0))
+        row["masks"][0] |= {"presence": cat, "area_frac": cat_area}
+        row["masks"][1] |= {"presence": dog, "area_frac": dog_area}
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    clipseg("clipseg report .")
+    opened(page, tmp_path / "report.html")
+
+    def shown(which: str, sort: str, found: str) -> str:
+        for name, value in (("#which", which), ("#sort", sort), ("#found", found)):
+            page.select_option(name, value)
+        return "".join(name[0] for name in page.locator(".card .file").all_inner_texts())
+
+    assert shown("", "presence", "all") == "cabd" and shown("", "area", "all") == "bcad"
+    assert shown("0", "presence", "all") == "bcad" and shown("1", "area", "all") == "acbd"
+    assert shown("0", "absent", "all") == "dacb" and shown("1", "small", "yes") == "ca"
+    assert shown("0", "order", "yes") == "bc" and shown("0", "order", "no") == "ad" and shown("", "order", "no") == "d"
+
+
+@pytest.mark.slow
+def test_an_enlarged_image_zooms_to_its_full_resolution(clipseg: Program, page: Any, tmp_path: Path) -> None:
+    """At 1:1 the screen shows the image file's own pixels and the run's own mask, and dragging moves them."""
+    image = np.repeat(np.where(np.arange(2400) % 2, 40, 220).astype(np.uint8)[None, :, None], 1800, 0).repeat(3, 2)
+    image[:, 1200:] = 128  # one half is stripes of one pixel, which no thumbnail shows
+    image[600:1200, 900:1500] = picture(600, 600)
+    save(tmp_path / "imgs/a b.png", image)
+    clipseg("clipseg segment imgs -p 'a red circle' -f mask,soft -o out --report")
+    opened(page, tmp_path / "out/report.html").locator(".card .image").click()
+    until(page, "document.querySelector('#large canvas').dataset.drawn?.startsWith('2400 0.000')")
+    page.get_by_label("One image pixel").click()
+    left, top, width, height = at_one_to_one(page)
+    mask = np.asarray(Image.open(tmp_path / "out/masks/a-red-circle/a b.png"))[top : top + height, left : left + width]
+    masked = screenshot(page)
+    page.keyboard.press("b")
+    page.wait_for_timeout(500)
+    photo = screenshot(page)
+    assert np.abs(photo - image[top : top + height, left : left + width]).mean() < 3
+    tinted = (np.abs(masked - photo) > 4).any(-1)
+    assert 0 < np.count_nonzero(mask) < mask.size and iou(tinted, mask) > 0.97
+    box = page.locator("#large canvas").bounding_box()
+    page.mouse.move(box["x"] + 300, box["y"] + 200)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 400, box["y"] + 200, steps=3)
+    page.mouse.up()
+    until(page, "left => Math.abs(zoom.region[0] * 2400 - left) < 1", left - 100)
+    page.keyboard.press("0")
+    until(page, "zoom.region[2] === 1")
+    assert page.locator("#limits").inner_text() == ""
+
+
+def at_one_to_one(page: Any) -> list[int]:
+    """Waits until the enlarged image is drawn at 1:1; returns the visible left, top, width, height."""
+    until(page, "document.querySelector('.percent').textContent === '100 %'")
+    page.wait_for_timeout(500)
+    c = "document.querySelector('#large canvas')"
+    w, h = page.evaluate(f"[{c}.width, {c}.height]")
+    x, y = page.evaluate("[zoom.region[0] * zoom.size[0], zoom.region[1] * zoom.size[1]]")
+    return [round(x), round(y), w, h]
+
+
+def screenshot(page: Any) -> np.ndarray:
+    """What the screen shows of the enlarged image: int (H, W, 3)."""
+    box = page.locator("#large canvas").bounding_box()
+    left, top, width, height = (round(box[key]) for key in ("x", "y", "width", "height"))
+    whole = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB")).astype(int)
+    return whole[top : top + height, left : left + width]
+
+
+BOXES = """all => all.map(each => {
+    const box = each.getBoundingClientRect();
+    return [box.left, box.right, each.scrollWidth - each.clientWidth]; })"""
+
+
+@pytest.mark.slow
+def test_nothing_is_cut_off_on_a_narrow_screen(clipseg: Program, page: Any, tmp_path: Path) -> None:
+    """At 360 pixels nothing scrolls sideways, and each label's threshold is visible, also with a long name."""
+    save(tmp_path / "imgs/a.png", picture())
+    (tmp_path / "imgs/b-with-a-long-name-and-no-blank-at-all-in-it.png").write_bytes(b"rubbish")
+    long = "a label with a rather long name and more words"
+    clipseg(f"clipseg segment imgs -p disc=red -p '{long}=green' -f mask,soft -o out --report", expect=3)
+    page.set_viewport_size({"width": 360, "height": 740})
+    opened(page, tmp_path / "out/report.html")
+    wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert page.evaluate(wide) <= 0
+    for part in ("#labels", ".label", ".label output", ".card", "#failures"):
+        boxes = page.locator(part).evaluate_all(BOXES)
+        assert boxes and all(left >= 0 and right <= 360 and over <= 0 for left, right, over in boxes), part
+    page.locator(".card .image").first.click()
+    until(page, "document.querySelector('#large canvas').dataset.drawn")
+    assert page.evaluate("(d => d.scrollWidth - d.clientWidth)(document.getElementById('large'))") <= 0
+    assert page.evaluate(wide) <= 0
