@@ -1,6 +1,5 @@
 """`clipseg doctor`: checks versions, device and weights, and runs numeric tests."""
 
-import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -67,6 +66,7 @@ class Finding:
 
 def examine(device: str = "auto", dtype: Dtype = "auto") -> Iterator[Finding]:
     """Yields the findings one by one. A failed check is a finding, never an exception."""
+    import platform
     from importlib.metadata import PackageNotFoundError, version
 
     from clipseg_cli.model import registry

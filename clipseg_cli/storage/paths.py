@@ -1,7 +1,6 @@
 """Paths and URLs as text, the identity of a file, and what an operating system error on an input path means."""
 
 import errno
-import hashlib
 import os
 import re
 import unicodedata
@@ -52,6 +51,8 @@ def identity(path: str, checksum: bool = False) -> list[int | str]:
     info = os.stat(path)
     if not checksum:
         return [info.st_size, info.st_mtime_ns]
+    import hashlib  # here, since --help would pay for it
+
     with open(path, "rb") as file:
         return [info.st_size, hashlib.file_digest(file, "sha256").hexdigest()]
 
