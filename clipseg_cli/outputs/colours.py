@@ -17,7 +17,6 @@ ENOUGH = 20.0  # CIELAB distance: a tint that differs this much is easily seen
 SAMPLES = 16  # side of the grid of pixels, over an object and its surroundings, on which contrast is measured
 AROUND = 8  # the surroundings reach 1 / AROUND of the object's longer side beyond it
 _GOLDEN = 0.381966  # share of the hue circle: the golden angle keeps successive hues far apart
-_PALETTE = 24  # three brightnesses of eight hues each: any two colours of an image leave one that contrasts with both
 
 
 def colour(index: int) -> RGB:
@@ -25,6 +24,10 @@ def colour(index: int) -> RGB:
     bright = (0.95, 0.75, 0.55)[index // 8 % 3]
     red, green, blue = colorsys.hsv_to_rgb((0.97 + index * _GOLDEN) % 1.0, 0.85, bright)
     return round(red * 255), round(green * 255), round(blue * 255)
+
+
+# three brightnesses of eight hues each: any two colours of an image leave one that contrasts with both
+_PALETTE = [colour(index) for index in range(24)]
 
 
 def contrasting(pixels: NDArray[np.uint8], masks: Sequence[NDArray[np.uint8]]) -> list[RGB]:
@@ -36,13 +39,12 @@ def contrasting(pixels: NDArray[np.uint8], masks: Sequence[NDArray[np.uint8]]) -
     """
     chosen = [colour(index) for index in range(len(masks))]
     own = {k: _contrasts(pixels, mask, [chosen[k]])[0] for k, mask in enumerate(masks) if cv2.hasNonZero(mask)}
-    palette = [colour(index) for index in range(_PALETTE)]
     taken: list[RGB] = []
     for k in sorted(own, key=lambda each: (own[each] < ENOUGH, each)):  # those that may keep their colour come first
         if own[k] < ENOUGH or _apart([chosen[k]], taken)[0] < ENOUGH:
-            contrasts, apart = _contrasts(pixels, masks[k], palette), _apart(palette, taken)
+            contrasts, apart = _contrasts(pixels, masks[k], _PALETTE), _apart(_PALETTE, taken)
             score = np.where(contrasts < ENOUGH, contrasts - ENOUGH, np.minimum(contrasts, apart))
-            chosen[k] = palette[int(score.argmax())]
+            chosen[k] = _PALETTE[int(score.argmax())]
         taken.append(chosen[k])
     return chosen
 
