@@ -7,13 +7,14 @@ with Hub({"org/name": {"main": {"config.json": b"..."}}}) as hub:
 
 import hashlib
 import json
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from local_server import LocalServer
 
 Files = dict[str, bytes]
 LARGE = 10_000  # bytes: files of this size and above are stored like git-lfs files and named by their sha256
@@ -30,8 +31,11 @@ class Request:
 
 
 @dataclass
-class Hub:
-    """A hub. `repos`: hub id -> branch, tag or refs/pr/N -> files. `push` moves a branch while the server runs."""
+class Hub(LocalServer):
+    """A hub; its `url` is the value for HF_ENDPOINT. `push` moves a branch while the server runs.
+
+    `repos`: hub id -> branch, tag or refs/pr/N -> files.
+    """
 
     repos: Mapping[str, Mapping[str, Files]] = field(default_factory=dict)
     cdn: str | None = None  # another Hub's url: large files are redirected to it
@@ -58,8 +62,8 @@ class Hub:
         self.refs[repo, branch] = commit
         return commit
 
-    def __enter__(self) -> Self:
-        """Starts the server on a free port."""
+    def handler(self) -> type[BaseHTTPRequestHandler]:
+        """See `LocalServer`."""
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -71,21 +75,7 @@ class Hub:
             def log_message(self, *_: Any) -> None:
                 """Logs nothing; see `Hub.requests`."""
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stops the server."""
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
-
-    @property
-    def url(self) -> str:
-        """The value for HF_ENDPOINT."""
-        return f"http://127.0.0.1:{self.server.server_port}"
+        return Handler
 
     def count(self, method: str, ending: str) -> int:
         """Counts the requests with this method whose path has this ending."""

@@ -1,45 +1,39 @@
 """A tiny checkpoint in place of rd64-refined, and its own published values, computed by transformers."""
 
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from shutil import copytree
-from threading import Thread
-from typing import Any, Self
+from typing import Any
 
 from PIL import Image
 
 from clipseg_cli.model.published import Photo, PublishedValues
+from local_server import LocalServer
 
 PROMPTS = ["a cat", "a remote", "a blanket"]  # those of transformers' test; the values are those of the first
 
 
-class Server:
-    """A web server on localhost that serves a folder and counts its requests. Use it with `with`."""
+class Server(LocalServer):
+    """A web server that serves a folder and counts its requests."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.requests = 0
 
+    def handler(self) -> partial[SimpleHTTPRequestHandler]:
+        """See `LocalServer`."""
+        server = self
+
         class Handler(SimpleHTTPRequestHandler):
-            def do_GET(handler) -> None:
-                self.requests += 1
+            def do_GET(self) -> None:
+                server.requests += 1
                 super().do_GET()
 
-            def log_message(handler, *_: Any) -> None:
+            def log_message(self, *_: Any) -> None:
                 """Logs nothing."""
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder))
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-    def __enter__(self) -> Self:
-        self.thread = Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
+        return partial(Handler, directory=self.folder)
 
 
 def publish(checkpoint: Path, photo: Path, url: str) -> PublishedValues:
