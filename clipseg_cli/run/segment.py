@@ -71,9 +71,14 @@ def placed(request: Request, note: Note) -> Request:
     return request.to(out)
 
 
+def _located(request: Request) -> registry.Checkpoint:
+    """Returns the model's files, and downloads them first if necessary. Raises ModelError."""
+    return registry.locate(request.model.model, offline=request.model.offline, progress=True)
+
+
 def _described(request: Request) -> tuple[registry.Checkpoint, pipeline.Job, dict[str, Any]]:
     """Returns the model's files, what to do with each image, and the content of run.json."""
-    checkpoint = registry.locate(request.model.model, offline=request.model.offline, progress=True)
+    checkpoint = _located(request)
     job = work.make_job(request, checkpoint, request.output.formats or ("mask", "overlay"))
     return checkpoint, job, run_file.describe(request, job, checkpoint)
 
@@ -177,7 +182,7 @@ def _to_one_file(
         else:
             store.write(store.as_path(path), data, request.output.fsync)
 
-    checkpoint = registry.locate(request.model.model, offline=request.model.offline, progress=True)
+    checkpoint = _located(request)
     job = work.make_job(request, checkpoint, (file.form,))
     job = replace(job, plan=replace(job.plan, file=file))
     load_model = partial(work.load_model, request.per_device()[0], checkpoint, _line(note))
@@ -201,7 +206,7 @@ def find(request: Request, sources: Iterator[Source], note: Note, summary: Summa
     first = next(sources, None)
     if first is None:
         raise _no_input(summary)
-    checkpoint = registry.locate(request.model.model, offline=request.model.offline, progress=True)
+    checkpoint = _located(request)
     job = work.make_job(request, checkpoint, ())
     items = (_failed(source) or source for source in chain((first,), sources))
     return _counted(work.work(request, checkpoint, job, items, _line(note)), summary)
@@ -209,7 +214,7 @@ def find(request: Request, sources: Iterator[Source], note: Note, summary: Summa
 
 def embed(request: Request, note: Note) -> bytes:
     """Returns the bytes of an embedding file for the labels of the request."""
-    checkpoint = registry.locate(request.model.model, offline=request.model.offline, progress=True)
+    checkpoint = _located(request)
     _, embeddings = work.load_model(request, checkpoint, _line(note))
     query = request.query
     rows = embeddings.values[[rule for rule in query.rules if isinstance(rule, int)]]
@@ -219,7 +224,7 @@ def embed(request: Request, note: Note) -> bytes:
 
 def show_exemplars(request: Request, path: Path) -> None:
     """Writes what the model sees of every exemplar, side by side, as one PNG."""
-    checkpoint = registry.locate(request.model.model, offline=request.model.offline, progress=True)
+    checkpoint = _located(request)
     segmenter, _ = work.load_model(request, checkpoint, lambda notice: None)
     query = request.query
     views = [visual_prompt(segmenter, each, query.recipe, query.region_prompt) for each in query.exemplars]
