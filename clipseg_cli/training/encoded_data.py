@@ -131,10 +131,13 @@ def _reserve(file: BinaryIO, begin: int, size: int) -> None:
 
     Writes the zeros if the system or the file system cannot reserve space.
     """
+    allocate = getattr(os, "posix_fallocate", None)  # neither Windows nor macOS has it
     try:
-        os.posix_fallocate(file.fileno(), 0, size)
-    except (AttributeError, OSError) as error:
-        if getattr(error, "errno", None) not in (None, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        if allocate is None:
+            raise OSError(errno.ENOSYS, "no posix_fallocate")
+        allocate(file.fileno(), 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
         file.seek(begin)
         for at in range(begin, size, ZEROS):
