@@ -19,8 +19,8 @@ import numpy as np
 
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs import decoders
-from clipseg_cli.inputs.decoders.pillow import MOST_FRAMES
-from clipseg_cli.inputs.kinds import DECODABLE, KINDS, SNIFF, sniff
+from clipseg_cli.inputs.decoders.result import MOST_FRAMES, unsupported
+from clipseg_cli.inputs.kinds import DECODABLE, KINDS, SNIFF, pip_line, sniff
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.storage import buckets
 from clipseg_cli.storage.paths import fault, is_url, not_a_file
@@ -88,10 +88,14 @@ def _decode(file: BinaryIO, max_pixels: int) -> Image:
     if kind is None or kind not in DECODABLE:
         what = "not a known image format" if kind is None else f"{kind} is not supported"
         raise ImageError("unsupported", "load", f"{what}; convert it to one of {', '.join(DECODABLE)}")
+    if not KINDS[kind].installed:
+        raise unsupported(f"{kind} without one more package", pip_line(KINDS[kind].extra))
     file.seek(0)
     decoder = importlib.import_module(f"{decoders.__name__}.{KINDS[kind].decoder}")
-    pixels, frames, notes = decoder.decode(kind, file, max_pixels)
-    if frames > 1:
-        more = " or more" if frames == MOST_FRAMES else ""
-        notes.append(f"first of {frames} frames{more}")
-    return Image(np.require(pixels, np.uint8, ("C", "W")), kind, frames, tuple(notes))
+    decoded = decoder.decode(kind, file, max_pixels)
+    notes = list(decoded.notes)
+    if decoded.frames > 1:
+        more = " or more" if decoded.frames == MOST_FRAMES else ""
+        notes.append(f"first of {decoded.frames} frames{more}")
+    pixels = np.require(decoded.pixels, np.uint8, ("C", "W"))
+    return Image(pixels, decoded.kind or kind, decoded.frames, tuple(notes))

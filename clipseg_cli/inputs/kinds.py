@@ -1,5 +1,6 @@
-"""Kinds of image files: how each is recognised, and which decoder reads it. `KINDS` is the only list of them."""
+"""Kinds of image and video files: how each is recognised, and which decoder reads it. `KINDS` is the only list."""
 
+import importlib.util
 import re
 from dataclasses import dataclass
 
@@ -8,15 +9,27 @@ SNIFF = 64  # bytes that decide a file's kind: enough for a PNM header with a co
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of image file."""
+    """A kind of file."""
 
     magic: bytes  # a regular expression of the first bytes
     extensions: tuple[str, ...] = ()  # that a walk takes
     decoder: str = ""  # a module of `decoders`; "": files of this kind are refused, and the error names the kind
+    extra: str = ""  # the extra of this program that the decoder needs
+    packages: tuple[str, ...] = ()  # the modules that this extra installs
+    video: bool = False
+
+    @property
+    def installed(self) -> bool:
+        """Whether the packages of the decoder can be imported."""
+        return all(importlib.util.find_spec(name) is not None for name in self.packages)
 
 
-# The first kind whose magic matches wins. HEIC has extensions without a decoder, since phones write it: a failed
-# record is better than silence.
+# Extensions of camera raw files.
+RAW = (
+    ".dng", ".nef", ".nrw", ".cr2", ".cr3", ".crw", ".arw", ".sr2", ".srf", ".raf", ".orf", ".rw2", ".rwl", ".pef",
+    ".srw", ".3fr", ".fff", ".iiq", ".erf", ".kdc", ".dcr", ".mef", ".mos", ".mrw", ".x3f",
+)  # fmt: skip
+# The first kind whose magic matches wins.
 KINDS = {
     "JPEG": Kind(rb"\xff\xd8\xff", (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "jpeg"),
     "PNG": Kind(rb"\x89PNG\r\n\x1a\n", (".png", ".apng"), "png"),
@@ -24,14 +37,41 @@ KINDS = {
     "WEBP": Kind(rb"RIFF.{4}WEBP", (".webp",), "pillow"),
     # with the size of its header: a folder may be called "BMW"
     "BMP": Kind(rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0", (".bmp",), "pillow"),
+    # many camera raw files are TIFFs too: `decoders.tiff` passes them on
     "TIFF": Kind(rb"II[*+]\0(?!\x10\0\0\0CR)|MM\0\*", (".tif", ".tiff"), "tiff"),
     "AVIF": Kind(rb".{4}ftyp(?:avi[fs]|m[is]f1.{4}(?:.{4})*?avi[fs])", (".avif", ".avifs"), "pillow"),
     "JPEG2000": Kind(
         rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", (".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"), "jpeg2000"
     ),
     "PPM": Kind(rb"P[1-6]\s(?:#|\s*\d+\s+\d+\s)|Pf\s+\d+\s+\d+\s", (".pbm", ".pgm", ".ppm", ".pnm", ".pfm"), "pillow"),
-    "HEIC": Kind(rb".{4}ftyp(?:hei[cmsx]|hev[cmsx]|m[is]f1)", (".heic", ".heif", ".hif")),
-    "JPEG XL": Kind(rb"\xff\x0a|\0\0\0\x0cJXL "),
+    "HEIC": Kind(rb".{4}ftyp(?:hei[cmsx]|hev[cmsx]|m[is]f1)", (".heic", ".heif", ".hif"), "heic", "heic", ("pi_heif",)),
+    "RAW": Kind(
+        rb"II\*\0\x10\0\0\0CR|.{4}ftypcrx |FUJIFILMCCD-RAW|IIR[OS]|MMOR|IIU\0|FOVb|\0MRM",
+        RAW,
+        "raw",
+        "raw",
+        ("rawpy",),
+    ),
+    "JPEG XL": Kind(rb"\xff\x0a|\0\0\0\x0cJXL ", (".jxl",), "jxl", "jxl", ("pillow_jxl",)),
+    "EXR": Kind(rb"\x76\x2f\x31\x01", (".exr",), "exr", "exr", ("OpenEXR",)),
+    "MP4": Kind(
+        rb".{4}(?:ftyp(?:iso|mp4|avc1|qt  |M4V|3g[p2]|dash|f4v |MSNV|XAVC|mmp4)|moov|mdat|wide|free|skip)",
+        (".mp4", ".m4v", ".mov", ".3gp"),
+        "video",
+        "video",
+        ("av",),
+        video=True,
+    ),
+    "Matroska": Kind(rb"\x1aE\xdf\xa3", (".mkv", ".webm"), "video", "video", ("av",), video=True),
+    "AVI": Kind(rb"RIFF.{4}AVI ", (".avi",), "video", "video", ("av",), video=True),
+    "MPEG": Kind(
+        rb"\0\0\x01[\xba\xb3]|(?:.{4})?G@[\0\x11][\x10-\x1f]",
+        (".mpg", ".mpeg", ".mts", ".m2ts"),
+        "video",
+        "video",
+        ("av",),
+        video=True,
+    ),
     "PSD": Kind(rb"8BPS"),
     "PDF": Kind(rb"%PDF-"),
     "EPS": Kind(rb"%!PS|\xc5\xd0\xd3\xc6"),
@@ -40,7 +80,6 @@ KINDS = {
     "QOI": Kind(rb"qoif"),
     "BLP": Kind(rb"BLP[12]"),
     "FITS": Kind(rb"SIMPLE  ="),
-    "CR2": Kind(rb"II\*\0\x10\0\0\0CR"),
     "big-endian BigTIFF": Kind(rb"MM\0\+"),  # Pillow reads it as little-endian
     "colour PFM": Kind(rb"PF\s+\d+\s+\d+\s"),
 }
@@ -50,5 +89,10 @@ _PATTERNS = [(name, re.compile(kind.magic, re.DOTALL)) for name, kind in KINDS.i
 
 
 def sniff(head: bytes) -> str | None:
-    """Returns the kind of a file, a key of KINDS, from its first `SNIFF` bytes; None if it is no known image."""
+    """Returns the kind of a file, a key of KINDS, from its first `SNIFF` bytes; None if it is no known kind."""
     return next((name for name, pattern in _PATTERNS if pattern.match(head)), None)
+
+
+def pip_line(extra: str) -> str:
+    """Returns the command that installs an extra of this program."""
+    return f"pip install 'clipseg-cli[{extra}]'"

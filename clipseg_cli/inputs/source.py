@@ -18,6 +18,8 @@ class Source:
     data: bytes | None = None  # the whole file, if it came through standard input
     error: ImageError | None = None  # why discovery refused it
     tag: Tag | None = None  # of an object in a bucket, when it was listed
+    frame: int | None = None  # the number of the frame in its file, from 0; None: the file is taken as one image
+    time: float = 0.0  # of the frame, in seconds
 
 
 def identify(source: Source, checksum: bool) -> list[int | str]:

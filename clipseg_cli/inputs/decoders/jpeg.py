@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs.decoders import pillow
-from clipseg_cli.inputs.decoders.pillow import Decoded
+from clipseg_cli.inputs.decoders.result import Decoded
 
 # In a scan ff00 is a data byte, ffd0-ffd7 restart it and ffff pads; all else is a marker.
 MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")

@@ -5,7 +5,7 @@ from typing import BinaryIO
 
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs.decoders import pillow
-from clipseg_cli.inputs.decoders.pillow import Decoded
+from clipseg_cli.inputs.decoders.result import Decoded
 
 START, END = b"\xff\x4f\xff\x51", b"\xff\xd9"  # SOC and SIZ; EOC
 

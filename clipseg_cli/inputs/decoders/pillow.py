@@ -13,9 +13,8 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
-import numpy as np
 import PIL.Image
 from PIL import (
     AvifImagePlugin,
@@ -33,6 +32,7 @@ from PIL.ImageFile import ImageFile
 
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs import colour, libtiff, orientation
+from clipseg_cli.inputs.decoders.result import Decoded, damaged, too_large
 
 # Called directly and not through PIL.Image.open: no other plug-in can run, and errors keep their reason.
 PLUGINS: dict[str, Callable[[BinaryIO, str], ImageFile]] = {
@@ -46,7 +46,6 @@ PLUGINS: dict[str, Callable[[BinaryIO, str], ImageFile]] = {
     "AVIF": AvifImagePlugin.AvifImageFile,
     "JPEG2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
 }
-MOST_FRAMES = 1000  # frames that are counted if each costs a seek in the file
 WHOLE = ("WEBP", "AVIF")  # kinds whose plug-in reads the whole file, so the size of the file is limited
 # Bytes; smaller files are read into memory first, where a file that is cut short meanwhile cannot crash libtiff.
 READ_WHOLE = 1 << 26
@@ -55,14 +54,6 @@ LARGEST_PIXEL = 8  # bytes in a file: four channels of 16 bits that could not be
 UNREAD = "unknown pixel mode|unknown raw mode|samples per pixel|cannot handle|not supported|Unsupported BMP (?!Palette)"
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # otherwise its complaints about a file go to stderr
-
-
-class Decoded(NamedTuple):
-    """What a decoder returns."""
-
-    pixels: np.ndarray  # uint8 (H, W, 3) RGB, upright
-    frames: int  # number in the file, of a TIFF up to MOST_FRAMES; only the first is decoded
-    notes: list[str]  # what was converted or ignored
 
 
 def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
@@ -170,13 +161,3 @@ def _reasons(reports: dict[libtiff.Report, None]) -> Iterator[None]:
         if text.startswith("decoder error"):  # all that Pillow knows of an error of libtiff
             text = libtiff.failure(reports) or text
         raise damaged(text) from error
-
-
-def damaged(why: str) -> ImageError:
-    """Returns the error for a file whose pixels cannot all be decoded."""
-    return ImageError("corrupt", "load", f"damaged or truncated ({why}); copy or export it again")
-
-
-def too_large(what: str) -> ImageError:
-    """Returns the error for an image that exceeds --max-pixels."""
-    return ImageError("too_large", "load", f"{what} exceeds --max-pixels; raise that limit if there is enough memory")

@@ -10,7 +10,7 @@ import numpy as np
 
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs.decoders import pillow
-from clipseg_cli.inputs.decoders.pillow import Decoded
+from clipseg_cli.inputs.decoders.result import Decoded
 
 PIECE = 65_536  # bytes that are inflated at once
 BROKEN_EXIF = b"\0\0\0\0eXIf" + zlib.crc32(b"eXIf").to_bytes(4, "big")  # a valid empty chunk in place of a damaged one

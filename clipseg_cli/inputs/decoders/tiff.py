@@ -7,7 +7,7 @@ from PIL import TiffImagePlugin
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs import colour, libtiff, orientation
 from clipseg_cli.inputs.decoders import pillow
-from clipseg_cli.inputs.decoders.pillow import MOST_FRAMES, Decoded
+from clipseg_cli.inputs.decoders.result import MOST_FRAMES, Decoded, damaged, too_large
 
 LARGEST_TILE = 1 << 24  # pixels of a tile, which is decoded whole: 16 times that of any writer
 HEADER = 8  # bytes; no pixels are stored before their end
@@ -26,7 +26,7 @@ def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
             notes.append(orientation.OUT_OF_RANGE)
         image.load()  # also applies the orientation
         if lost := libtiff.lost_pixels(reports):  # of some files Pillow returns what was decoded until then
-            raise pillow.damaged(lost)
+            raise damaged(lost)
         notes += libtiff.skipped_tags(reports)
         pixels = colour.rgb(image, notes)
     return Decoded(pixels, _pages(image), notes)
@@ -44,7 +44,7 @@ def _check(image: TiffImagePlugin.TiffImageFile) -> None:
         raise ImageError("unsupported", "load", "camera raw files are not supported; convert it to JPEG or TIFF")
     tile = int(tags.get(TiffImagePlugin.TILEWIDTH, 0)) * int(tags.get(TiffImagePlugin.TILELENGTH, 0))
     if tile > max(width * height, LARGEST_TILE):
-        raise pillow.too_large(f"a tile of {tile} pixels")
+        raise too_large(f"a tile of {tile} pixels")
     raw = [tile for tile in image.tile if tile.codec_name == "raw"]
     layers = len(image.getbands()) if tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 else 1
     if raw and layers > 1 and max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8:  # Pillow reads every other byte

@@ -1,0 +1,40 @@
+"""What every decoder returns, and the errors that they share."""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from clipseg_cli.errors import ImageError
+
+MOST_FRAMES = 1000  # frames that are counted if each costs a seek in the file
+
+
+class Decoded(NamedTuple):
+    """What a decoder returns: one frame."""
+
+    pixels: np.ndarray  # uint8 (H, W, 3) RGB, upright
+    frames: int  # number in the file, counted up to MOST_FRAMES
+    notes: list[str]  # what was converted or ignored
+    kind: str = ""  # if the file turned out to be of another kind than its first bytes say
+
+
+def damaged(why: str) -> ImageError:
+    """Returns the error for a file whose pixels cannot all be decoded."""
+    return ImageError("corrupt", "load", f"damaged or truncated ({why}); copy or export it again")
+
+
+def too_large(what: str) -> ImageError:
+    """Returns the error for an image that exceeds --max-pixels."""
+    return ImageError("too_large", "load", f"{what} exceeds --max-pixels; raise that limit if there is enough memory")
+
+
+def unsupported(what: str, way: str) -> ImageError:
+    """Returns the error for a sound file that cannot be read, with a way that may help."""
+    return ImageError("unsupported", "load", f"{what} is not supported; {way}")
+
+
+class Sequence(Protocol):
+    """The frames of one open file."""
+
+    def decode(self, index: int) -> Decoded:
+        """Decodes the frame of this 0-based number. Frames in rising order are decoded once. Raises ImageError."""
