@@ -24,7 +24,7 @@ from clipseg_cli.inputs.discovery import discover
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.outputs.manifest import JOURNAL, MANIFEST, Ledger, Mask, Record
 from clipseg_cli.run.engines.workers import Notice, Notify
-from clipseg_cli.settings.inputs import InputOptions
+from clipseg_cli.settings.inputs import DecodeOptions, InputOptions
 from clipseg_cli.settings.masks import MaskOptions
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def network_stages(sources: Sequence[Source], segmenter: "Segmenter") -> dict[st
     clocks: list[tuple[float, ...]] = []
     for source in sources:
         clock = [time.process_time()]
-        pixels = decode.load(source, max_pixels=10**9).pixels
+        pixels = decode.load(source, DecodeOptions(max_pixels=10**9)).pixels
         clock.append(time.process_time())
         small = segmenter.resize(pixels)
         clock.append(time.process_time())
@@ -161,7 +161,7 @@ def pipeline_run(sources: Sequence[Source], segmenter: "Segmenter", out: Path) -
         sizes.append(len(data))
 
     plan = MaskPlan((Prompt(PROMPT, PROMPT),), (segmenter.threshold,), MaskOptions(), ("mask", "overlay"))
-    job = pipeline.Job(plan, (0,), (PROMPT,), BATCH, max_pixels=10**9)
+    job = pipeline.Job(plan, (0,), (PROMPT,), BATCH, DecodeOptions(max_pixels=10**9))
     embeddings = segmenter.embed([PROMPT])
     records = pipeline.run(sources, job, lambda: (segmenter, embeddings), write)
     for _ in itertools.islice(records, WARM):

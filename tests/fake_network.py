@@ -33,6 +33,7 @@ from clipseg_cli.inputs.source import Source
 from clipseg_cli.run import work
 from clipseg_cli.run.engines import workers
 from clipseg_cli.run.engines.workers import Notice, Notify
+from clipseg_cli.settings.inputs import DecodeOptions
 from clipseg_cli.storage import bucket_lines
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def _fail_in_decode(in_worker: bool) -> None:
     load, hang, crash = decode.load, os.environ.get("TEST_HANG_ON"), os.environ.get("TEST_CRASH_ON")
     decoded = os.environ.get("TEST_DECODED")
 
-    def load_or_fail(source: Source, *, max_pixels: int) -> decode.Image:
+    def load_or_fail(source: Source, options: DecodeOptions = decode.DEFAULTS) -> decode.Image:
         if hang and hang in source.name:
             print("hangs", file=sys.stderr, flush=True)
             threading.Event().wait()
@@ -114,6 +115,6 @@ def _fail_in_decode(in_worker: bool) -> None:
             with open(decoded, "a", buffering=1) as file:
                 file.write(source.name + "\n")
             time.sleep(0.005)
-        return load(source, max_pixels=max_pixels)
+        return load(source, options)
 
     decode.load = load_or_fail

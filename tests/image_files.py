@@ -14,6 +14,7 @@ import tifffile
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs.decode import Image, load
 from clipseg_cli.inputs.source import Source
+from clipseg_cli.settings.inputs import DecodeOptions
 
 PHOTOS = Path(skimage.__file__).parent / "data"
 LIMIT = 100_000_000  # pixels
@@ -39,7 +40,7 @@ VALID = {
 
 def read(data: bytes, max_pixels: int = LIMIT) -> Image:
     """Loads bytes as if they came through standard input."""
-    return load(Source("-", "-", "stdin", data=data), max_pixels=max_pixels)
+    return load(Source("-", "-", "stdin", data=data), DecodeOptions(max_pixels=max_pixels))
 
 
 def refused(data: bytes, max_pixels: int = LIMIT) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from clipseg_cli.cli import streams, summary
 from clipseg_cli.errors import ImageError
-from clipseg_cli.settings.inputs import MAX_PIXELS
+from clipseg_cli.settings.inputs import MAX_PIXELS, DecodeOptions
 from clipseg_cli.settings.outputs import OutputOptions, PrintOptions
 from clipseg_cli.settings.run import ConsoleOptions
 
@@ -119,7 +119,7 @@ def _show_overlay(out: "AnyPath", record: "Record") -> None:
         return
     try:
         source = Source(overlay, overlay, "", data=(out / overlay).read_bytes())
-        pixels = load(source, max_pixels=4 * MAX_PIXELS).pixels
+        pixels = load(source, DecodeOptions(max_pixels=4 * MAX_PIXELS)).pixels
     except (OSError, ImageError):
         return
     columns, lines = shutil.get_terminal_size()

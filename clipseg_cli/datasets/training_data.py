@@ -23,7 +23,6 @@ from clipseg_cli.errors import ImageError, UsageError
 from clipseg_cli.inputs import names
 from clipseg_cli.inputs.decode import load
 from clipseg_cli.inputs.source import Source
-from clipseg_cli.settings.inputs import MAX_PIXELS
 
 PROMPT_COLUMNS = ("prompt", "phrase")  # "phrase" is the older name
 
@@ -54,7 +53,7 @@ def pixels(image: Path) -> NDArray[np.uint8]:
     Raises UsageError for an unreadable image: skipping it would change the data set silently.
     """
     try:
-        return load(Source(str(image), str(image), ""), max_pixels=MAX_PIXELS).pixels
+        return load(Source(str(image), str(image), "")).pixels
     except ImageError as error:
         raise UsageError(f"the image {image} cannot be used: {error}") from error
 

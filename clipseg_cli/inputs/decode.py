@@ -22,8 +22,11 @@ from clipseg_cli.inputs import decoders
 from clipseg_cli.inputs.decoders.result import MOST_FRAMES, unsupported
 from clipseg_cli.inputs.kinds import DECODABLE, KINDS, SNIFF, pip_line, sniff
 from clipseg_cli.inputs.source import Source
+from clipseg_cli.settings.inputs import DecodeOptions
 from clipseg_cli.storage import buckets
 from clipseg_cli.storage.paths import fault, is_url, not_a_file
+
+DEFAULTS = DecodeOptions()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,17 +39,17 @@ class Image:
     notes: tuple[str, ...]  # what was converted or ignored: "first of 12 frames", "broken EXIF ignored"
 
 
-def load(source: Source, *, max_pixels: int) -> Image:
+def load(source: Source, options: DecodeOptions = DEFAULTS) -> Image:
     """Decodes a source. Safe to call from several threads; no Python code prints anything.
 
-    An image of more than `max_pixels` is refused after its header is read, before memory is allocated for it.
+    An image of more than `options.max_pixels` is refused after its header is read, before memory is allocated for it.
     Raises only ImageError: of stage "load", or the error that discovery found. A MemoryError becomes `out_of_memory`.
     """
     if source.error is not None:
         raise source.error
     with _opened(source) as file:
         try:
-            return _decode(file, max_pixels)
+            return _decode(file, options)
         except MemoryError as error:
             why = "not enough memory to decode it; lower --jobs or --max-pixels"
             raise ImageError("out_of_memory", "load", why) from error
@@ -80,7 +83,7 @@ def _opened(source: Source) -> Iterator[BinaryIO]:
         raise fault(error, "load") from error
 
 
-def _decode(file: BinaryIO, max_pixels: int) -> Image:
+def _decode(file: BinaryIO, options: DecodeOptions) -> Image:
     head = file.read(SNIFF)
     if not head:
         raise ImageError("empty", "load", "the file is empty; copy it again")
@@ -92,7 +95,7 @@ def _decode(file: BinaryIO, max_pixels: int) -> Image:
         raise unsupported(f"{kind} without one more package", pip_line(KINDS[kind].extra))
     file.seek(0)
     decoder = importlib.import_module(f"{decoders.__name__}.{KINDS[kind].decoder}")
-    decoded = decoder.decode(kind, file, max_pixels)
+    decoded = decoder.decode(kind, file, options)
     notes = list(decoded.notes)
     if decoded.frames > 1:
         more = " or more" if decoded.frames == MOST_FRAMES else ""

@@ -13,7 +13,7 @@ from clipseg_cli.inputs import decode
 from clipseg_cli.inputs.discovery import discover
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.outputs import drawing
-from clipseg_cli.settings.inputs import MAX_PIXELS, InputOptions
+from clipseg_cli.settings.inputs import InputOptions
 
 MAX_IMAGES = 20_000  # images listed
 THUMBNAIL = 360  # pixels: the longer side of an image and its masks in the gallery
@@ -39,7 +39,7 @@ class Gallery:
         # the file may have been replaced by a link since it was listed
         if not Path(source.path).resolve().is_relative_to(Path(self.folder).resolve()):
             raise ImageError("not_a_file", "load", "it is a link to a file outside the folder; it was not opened")
-        pixels = decode.load(source, max_pixels=MAX_PIXELS).pixels
+        pixels = decode.load(source).pixels
         self.sizes[index] = pixels.shape[0], pixels.shape[1]
         return pixels
 

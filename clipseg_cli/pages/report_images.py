@@ -24,7 +24,7 @@ from clipseg_cli.outputs import colours, drawing, manifest
 from clipseg_cli.outputs.writers import raster
 from clipseg_cli.pages.report_compare import compared
 from clipseg_cli.settings.flag import fill, spelled
-from clipseg_cli.settings.inputs import MAX_PIXELS
+from clipseg_cli.settings.inputs import MAX_PIXELS, DecodeOptions
 from clipseg_cli.settings.masks import MaskOptions
 from clipseg_cli.storage import paths
 from clipseg_cli.storage.store import AnyPath
@@ -210,7 +210,7 @@ def _photo(record: Record, run: Run) -> tuple[NDArray[np.uint8] | None, str]:
     for base in ("", run.about.get("directory") or ""):
         try:
             path = name if paths.is_url(name) else os.path.join(base, name)
-            pixels = decode.load(Source(path, name, ""), max_pixels=4 * MAX_PIXELS).pixels
+            pixels = decode.load(Source(path, name, ""), DecodeOptions(max_pixels=4 * MAX_PIXELS)).pixels
         except ImageError:
             continue
         if pixels.shape[:2] == (record["height"], record["width"]):

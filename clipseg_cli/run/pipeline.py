@@ -21,7 +21,7 @@ from clipseg_cli.model.feature_store import FeatureStore
 from clipseg_cli.outputs.manifest import Identity, Record
 from clipseg_cli.prompts.expressions import Expression
 from clipseg_cli.run.finish import MaskPlan, Write, finish
-from clipseg_cli.settings.inputs import MAX_PIXELS
+from clipseg_cli.settings.inputs import DecodeOptions
 from clipseg_cli.settings.model import EncodeOptions
 from clipseg_cli.storage import paths
 
@@ -45,7 +45,7 @@ class Job:
     texts: tuple[str | None, ...]  # the text of each term; None unless it is only text
     batch_size: int  # images encoded at once
     encode: EncodeOptions = field(default_factory=EncodeOptions)
-    max_pixels: int = MAX_PIXELS
+    decoding: DecodeOptions = field(default_factory=DecodeOptions)
     checksum: bool = False  # identifies an input by content, not by size and time
     remote: bool = False  # images or outputs are not on this machine
 
@@ -170,7 +170,7 @@ def _load(source: Source, job: Job, network: _Network, progress: Progress) -> Lo
     except (OSError, ValueError) as error:
         return failed(paths.fault(error, "load"))
     try:
-        image = decode.load(source, max_pixels=job.max_pixels)
+        image = decode.load(source, job.decoding)
         progress(source, "encode")
         (height, width, _), segmenter = image.pixels.shape, network.get()[0]
         views = tiles.views(height, width, job.encode.tile, job.encode.flip)

@@ -34,7 +34,7 @@ from clipseg_cli.run.finish import MaskPlan, Write, finish
 from clipseg_cli.run.pipeline import ahead
 from clipseg_cli.run.summary import Summary
 from clipseg_cli.settings.flag import decisive
-from clipseg_cli.settings.inputs import MAX_PIXELS
+from clipseg_cli.settings.inputs import MAX_PIXELS, DecodeOptions
 from clipseg_cli.settings.masks import MaskOptions
 from clipseg_cli.settings.outputs import OutputOptions
 from clipseg_cli.storage import paths, store
@@ -101,7 +101,8 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
         store.write(out / path, data, fsync)
 
     directory = before.get("directory", "")
-    again = partial(_again, request=request, directory=directory, plan=plan, write=write)
+    decoding = DecodeOptions(before["settings"].get("raw", "preview"), request.max_pixels)
+    again = partial(_again, request=request, directory=directory, decoding=decoding, plan=plan, write=write)
     threads = max(2, min(8, os.cpu_count() or 1))
     with Ledger(out, fsync) as ledger, ThreadPoolExecutor(threads) as pool:
 
@@ -217,7 +218,9 @@ def _photo(row: Row, directory: str) -> str:
     return name if paths.is_url(name) else os.path.join(directory, name)
 
 
-def _again(row: Row | Record, *, request: Request, directory: str, plan: MaskPlan, write: Write) -> Record:
+def _again(
+    row: Row | Record, *, request: Request, directory: str, decoding: DecodeOptions, plan: MaskPlan, write: Write
+) -> Record:
     """Writes the files of one image of the run again and returns its record. A record is passed on."""
     if isinstance(row, Record):
         return row
@@ -233,7 +236,7 @@ def _again(row: Row | Record, *, request: Request, directory: str, plan: MaskPla
 
     @cache
     def photo() -> NDArray[np.uint8]:
-        image = decode.load(Source(_photo(row, directory), name, name), max_pixels=request.max_pixels)
+        image = decode.load(Source(_photo(row, directory), name, name), decoding)
         if image.pixels.shape[:2] != shape:
             raise ImageError("changed", "load", f"it is not the image of the run ({shape[1]} x {shape[0]} pixels)")
         return image.pixels

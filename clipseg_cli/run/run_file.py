@@ -5,7 +5,6 @@ import os
 import platform
 import socket
 from collections.abc import Callable
-from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import count
@@ -19,7 +18,7 @@ from clipseg_cli.outputs.manifest import MANIFEST, RUN, forget
 from clipseg_cli.run.pipeline import Job
 from clipseg_cli.run.request import Request
 from clipseg_cli.run.summary import Summary
-from clipseg_cli.settings.flag import decisive
+from clipseg_cli.settings.flag import decisive, values
 from clipseg_cli.storage import paths, store
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "opencv-python", "pillow")
@@ -41,7 +40,7 @@ def describe(request: Request, job: Job, checkpoint: registry.Checkpoint) -> dic
         "own_thresholds": {each.label: each.threshold for each in job.plan.prompts if each.threshold is not None},
         "versions": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "inputs": asdict(request.inputs),
+        "inputs": {option.name: value for option, value in values(request.inputs)},
         "directory": os.getcwd(),  # base of relative paths
         "host": socket.gethostname(),
         "pid": os.getpid(),

@@ -11,6 +11,7 @@ from clipseg_cli.inputs.discovery import discover
 from clipseg_cli.outputs import manifest
 from clipseg_cli.outputs.manifest import MANIFEST, RUN
 from clipseg_cli.outputs.writers import per_run
+from clipseg_cli.settings.flag import fill
 from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.storage import paths
 from clipseg_cli.storage.lines import open_lines
@@ -75,7 +76,7 @@ def _inputs(out: AnyPath) -> InputOptions | None:
         given: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in run["inputs"].items()
         }
-        inputs = InputOptions(**(given | {"shard": (0, 1)}))
+        inputs = fill(InputOptions, given | {"shard": (0, 1)})
     except (OSError, ValueError, KeyError, TypeError):
         return None
     here = run.get("directory") in (None, os.getcwd()) or all(

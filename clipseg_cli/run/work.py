@@ -49,7 +49,7 @@ def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[F
         query.texts,
         encode.batch_size or BATCH.get(device, 16),
         encode,
-        request.inputs.max_pixels,
+        request.inputs.decoding,
         request.run.checksum,
         any(map(paths.is_url, (request.out, *request.inputs.inputs))),
     )

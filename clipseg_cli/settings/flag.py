@@ -84,12 +84,16 @@ def fill(group: Any, given: dict[str, Any]) -> Any:
     return group(**values)
 
 
-def differing(value: Any) -> Iterator[tuple[Option, Any]]:
+def values(group: Any) -> Iterator[tuple[Option, Any]]:
+    """Yields the options of a filled group with their values."""
+    for option in options(type(group)):
+        owner = next(each for each in _groups(group) if hasattr(each, option.name))
+        yield option, getattr(owner, option.name)
+
+
+def differing(group: Any) -> Iterator[tuple[Option, Any]]:
     """Yields the options of a filled group whose values differ from the defaults, with these values."""
-    for option in options(type(value)):
-        owner = next(each for each in _groups(value) if hasattr(each, option.name))
-        if (now := getattr(owner, option.name)) != option.default:
-            yield option, now
+    return ((option, now) for option, now in values(group) if now != option.default)
 
 
 def _groups(value: Any) -> Iterator[Any]:

@@ -1,7 +1,7 @@
 """Which images to read."""
 
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
 
 from clipseg_cli.errors import UsageError
 from clipseg_cli.settings.flag import Flag
@@ -19,6 +19,23 @@ def _shard(text: str) -> tuple[int, int]:
     if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise UsageError(f"--shard {text}: write I/N with I from 0 to N - 1, like 0/16")
     return int(index), int(count)
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeOptions:
+    """How files become pixels."""
+
+    PANEL: ClassVar[str] = "Input"
+    DECIDES: ClassVar[bool] = True
+
+    raw: Annotated[
+        Literal["preview", "develop"],
+        Flag("Camera raw files: use the embedded JPEG if it is large enough, or always develop the sensor data."),
+    ] = "preview"
+    max_pixels: Annotated[
+        int,
+        Flag("Refuse images with more pixels than this, before decoding them.", metavar="N", low=1, panel="Advanced"),
+    ] = MAX_PIXELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +83,4 @@ class InputOptions:
             panel="Advanced",
         ),
     ] = (0, 1)
-    max_pixels: Annotated[
-        int,
-        Flag(
-            "Refuse images with more pixels than this, before decoding them.",
-            metavar="N",
-            low=1,
-            panel="Advanced",
-            decides=True,
-        ),
-    ] = MAX_PIXELS
+    decoding: DecodeOptions = field(default_factory=DecodeOptions)

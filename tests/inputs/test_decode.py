@@ -44,7 +44,7 @@ def test_lossy_formats_stay_close(form: str, photo: np.ndarray) -> None:
 @pytest.mark.parametrize("name", ["astronaut.png", "chelsea.png", "retina.jpg", "rocket.jpg", "camera.png"])
 def test_photos_equal_what_pillow_decodes(name: str) -> None:
     """For ordinary files `load` returns what Pillow alone returns."""
-    image = load(Source(str(PHOTOS / name), name, name), max_pixels=LIMIT)
+    image = load(Source(str(PHOTOS / name), name, name))
     with PIL.Image.open(PHOTOS / name) as reference:
         assert np.array_equal(image.pixels, np.array(reference.convert("RGB")))
 
@@ -53,7 +53,7 @@ def test_the_format_is_decided_by_content_not_by_name(tmp_path: Path, photo: np.
     """A PNG named .jpg and a GIF named .jpeg load, and their format is named."""
     for name, form in (("a.jpg", "PNG"), ("b.jpeg", "GIF")):
         (tmp_path / name).write_bytes(saved(photo, form))
-        assert load(Source(str(tmp_path / name), name, name), max_pixels=LIMIT).format == form
+        assert load(Source(str(tmp_path / name), name, name)).format == form
 
 
 @pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP", "TIFF", "AVIF", "MPO"])
@@ -138,14 +138,15 @@ import numpy as np
 from clipseg_cli.inputs.decode import load
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs.source import Source
+from clipseg_cli.settings.inputs import DecodeOptions
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 warm = Source(sys.argv[2], "", "")
-load(warm, max_pixels=10**8)
+load(warm)
 before = peak()
 for path in sys.argv[3:]:
     try:
-        print(load(Source(path, "", ""), max_pixels=int(sys.argv[1])).pixels.shape, peak() - before)
+        print(load(Source(path, "", ""), DecodeOptions(max_pixels=int(sys.argv[1]))).pixels.shape, peak() - before)
     except ImageError as error:
         print(error.kind, peak() - before, "--max-pixels" in str(error))
 print([name for name in sys.modules if name.startswith("PIL.") and name[4:7] in ("Eps", "Blp", "Psd", "Fli")])
@@ -206,7 +207,7 @@ def test_the_limit_of_pixels_is_exact(photo: np.ndarray) -> None:
 def fail(path: Path | str) -> str:
     """Returns the error class of a path that must not load."""
     with pytest.raises(ImageError) as caught:
-        load(Source(str(path), "x", "x"), max_pixels=LIMIT)
+        load(Source(str(path), "x", "x"))
     return caught.value.kind
 
 
@@ -223,7 +224,7 @@ def test_a_path_that_is_no_readable_file_fails_at_once(tmp_path: Path) -> None:
     assert fail(tmp_path / ("x" * 5000)) == "permission"
     known = ImageError("vanished", "discover", "gone")
     with pytest.raises(ImageError) as caught:
-        load(Source("x", "x", "x", error=known), max_pixels=1)
+        load(Source("x", "x", "x", error=known))
     assert caught.value is known
 
 
@@ -248,14 +249,14 @@ def test_a_file_that_is_written_while_it_is_read_is_changed(tmp_path: Path) -> N
         deadline = time.monotonic() + 20
         while "changed" not in seen and time.monotonic() < deadline:
             try:
-                load(Source(str(path), "x", "x"), max_pixels=LIMIT)
+                load(Source(str(path), "x", "x"))
             except ImageError as error:
                 seen.add(error.kind)
     finally:
         stop.set()
         writer.join()
     assert "changed" in seen
-    assert load(Source(str(path), "x", "x"), max_pixels=LIMIT).pixels.shape == (1500, 1500, 3)
+    assert load(Source(str(path), "x", "x")).pixels.shape == (1500, 1500, 3)
 
 
 def test_several_threads_load_without_output(photo: np.ndarray, capfd: pytest.CaptureFixture[str]) -> None:

@@ -281,7 +281,7 @@ if os.geteuid() == 0:  # after the imports: the interpreter may be root's own
 os.chdir(sys.argv[1])
 for source in discover(InputOptions(inputs=tuple(sys.argv[2:])), None):
     try:
-        load(source, max_pixels=100)
+        load(source)
     except ImageError as error:
         print(source.name, error.kind, error.stage)
     else:

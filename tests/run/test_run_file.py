@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,8 @@ from clipseg_cli.run import run_file
 from clipseg_cli.run.query.terms import build
 from clipseg_cli.run.request import Request
 from clipseg_cli.run.work import make_job
-from clipseg_cli.settings.inputs import InputOptions
+from clipseg_cli.settings.flag import fill
+from clipseg_cli.settings.inputs import DecodeOptions, InputOptions
 from clipseg_cli.settings.masks import CleanUp, MaskOptions
 from clipseg_cli.settings.model import EncodeOptions, ModelOptions
 from clipseg_cli.settings.outputs import ExportOptions, OutputOptions
@@ -57,7 +58,7 @@ def test_options_at_their_defaults_are_left_out() -> None:
          {"refine": "guided", "fill_holes": "all", "min_presence": 0.2, "empty": "skip"}),
         ({"output": OutputOptions(export=ExportOptions(True, True, (1, 2, 3)))},
          {"components": True, "polygons": True, "backdrop": [1, 2, 3]}),
-        ({"inputs": InputOptions(max_pixels=99), "run": RunOptions(checksum=True)},
+        ({"inputs": InputOptions(decoding=DecodeOptions(max_pixels=99)), "run": RunOptions(checksum=True)},
          {"max_pixels": 99, "checksum": True}),
     ],
 )  # fmt: skip
@@ -95,7 +96,8 @@ def test_the_inputs_are_recorded_for_status() -> None:
     request = replace(PLAIN, command=("segment", "imgs"), inputs=InputOptions(("imgs",), limit=3))
     checkpoint = registry.locate("shapes")
     found = run_file.describe(request, make_job(request, checkpoint, ()), checkpoint)
-    assert found["inputs"] == asdict(request.inputs) and found["command"] == ["clipseg", "segment", "imgs"]
+    assert fill(InputOptions, found["inputs"]) == request.inputs and found["inputs"]["raw"] == "preview"
+    assert found["command"] == ["clipseg", "segment", "imgs"]
     assert found["model"] == {"name": "shapes", "repo": None, "revision": None, "path": str(registry.BUNDLED)}
     assert {"versions", "started", "directory", "host", "pid"} <= found.keys()
 

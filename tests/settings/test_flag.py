@@ -27,7 +27,7 @@ DECISIVE = {
     "min_presence", "mode", "background", "empty",
     "tile", "flip", "size", "similarity", "dtype", "backend",
     "components", "polygons", "backdrop",
-    "max_pixels", "checksum",
+    "raw", "max_pixels", "checksum",
 }  # fmt: skip
 
 

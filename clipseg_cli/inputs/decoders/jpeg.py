@@ -8,6 +8,7 @@ from typing import BinaryIO
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs.decoders import pillow
 from clipseg_cli.inputs.decoders.result import Decoded
+from clipseg_cli.settings.inputs import DecodeOptions
 
 # In a scan ff00 is a data byte, ffd0-ffd7 restart it and ffff pads; all else is a marker.
 MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
@@ -19,12 +20,12 @@ SOS, EOI, JPEG_LS = 0xDA, 0xD9, 0xF7  # start of scan, end of image
 BETWEEN_SCANS = frozenset((0xC4, 0xCC, SOS, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE))
 
 
-def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
+def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
     """Decodes a JPEG, also MPO and Ultra HDR. Raises ImageError."""
-    data = pillow.whole(file, max_pixels)
+    data = pillow.whole(file, options.max_pixels)
     if variant := _unsupported(data):
         raise ImageError("unsupported", "load", f"{variant} is not supported; save it as baseline JPEG")
-    image = pillow.opened(kind, io.BytesIO(data), max_pixels)
+    image = pillow.opened(kind, io.BytesIO(data), options.max_pixels)
     if damage := _damage(data, image.width * image.height):
         raise ImageError("corrupt", "load", f"{damage}; copy or export it again")
     return pillow.finished(image)

@@ -33,6 +33,7 @@ from PIL.ImageFile import ImageFile
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs import colour, libtiff, orientation
 from clipseg_cli.inputs.decoders.result import Decoded, damaged, too_large
+from clipseg_cli.settings.inputs import DecodeOptions
 
 # Called directly and not through PIL.Image.open: no other plug-in can run, and errors keep their reason.
 PLUGINS: dict[str, Callable[[BinaryIO, str], ImageFile]] = {
@@ -56,11 +57,11 @@ UNREAD = "unknown pixel mode|unknown raw mode|samples per pixel|cannot handle|no
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # otherwise its complaints about a file go to stderr
 
 
-def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
+def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
     """Decodes a file of a kind that needs no checks beyond Pillow's own. Raises ImageError."""
     if kind in WHOLE:
-        _check_bytes(file, max_pixels)
-    return finished(opened(kind, in_memory(file), max_pixels))
+        _check_bytes(file, options.max_pixels)
+    return finished(opened(kind, in_memory(file), options.max_pixels))
 
 
 def in_memory(file: BinaryIO) -> BinaryIO:

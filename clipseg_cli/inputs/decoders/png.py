@@ -11,6 +11,7 @@ import numpy as np
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs.decoders import pillow
 from clipseg_cli.inputs.decoders.result import Decoded
+from clipseg_cli.settings.inputs import DecodeOptions
 
 PIECE = 65_536  # bytes that are inflated at once
 BROKEN_EXIF = b"\0\0\0\0eXIf" + zlib.crc32(b"eXIf").to_bytes(4, "big")  # a valid empty chunk in place of a damaged one
@@ -19,13 +20,13 @@ ADAM7 = (
 )  # fmt: skip
 
 
-def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
+def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
     """Decodes a PNG or APNG. Raises ImageError."""
-    data = pillow.whole(file, max_pixels)
+    data = pillow.whole(file, options.max_pixels)
     if data[12:16] == b"CgBI":
         raise ImageError("unsupported", "load", "Apple's CgBI variant is not supported; save it as standard PNG")
     data, frames = _without_metadata(data)
-    image = pillow.opened(kind, io.BytesIO(data), max_pixels)
+    image = pillow.opened(kind, io.BytesIO(data), options.max_pixels)
     if damage := _damage(data):
         raise ImageError("corrupt", "load", f"{damage}; copy or export it again")
     with pillow.reasons():

@@ -8,6 +8,7 @@ from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs import colour, libtiff, orientation
 from clipseg_cli.inputs.decoders import pillow
 from clipseg_cli.inputs.decoders.result import MOST_FRAMES, Decoded, damaged, too_large
+from clipseg_cli.settings.inputs import DecodeOptions
 
 LARGEST_TILE = 1 << 24  # pixels of a tile, which is decoded whole: 16 times that of any writer
 HEADER = 8  # bytes; no pixels are stored before their end
@@ -15,9 +16,9 @@ SUBFILE_TYPE, DNG_VERSION = 0x00FE, 0xC612  # tags
 WEBP = 50001  # a compression that Pillow's libtiff lacks
 
 
-def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
+def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
     """Decodes the first page of a TIFF; its pages are counted up to `MOST_FRAMES`. Raises ImageError."""
-    image = pillow.opened(kind, pillow.in_memory(file), max_pixels)
+    image = pillow.opened(kind, pillow.in_memory(file), options.max_pixels)
     assert isinstance(image, TiffImagePlugin.TiffImageFile)
     notes: list[str] = []
     with pillow.reasons() as reports:

@@ -18,7 +18,6 @@ from clipseg_cli.inputs.source import Source
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.prompts import highlight
 from clipseg_cli.prompts.recipes import RECIPES
-from clipseg_cli.settings.inputs import MAX_PIXELS
 from clipseg_cli.storage import paths
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ def visual_prompt(
     neither mask nor box. Raises UsageError for a file that cannot be read and for an empty region.
     """
     try:
-        pixels = decode.load(Source(exemplar.path, exemplar.path, ""), max_pixels=MAX_PIXELS).pixels
+        pixels = decode.load(Source(exemplar.path, exemplar.path, "")).pixels
         region = _region(segmenter, exemplar, region_prompt, pixels)
     except ImageError as error:
         raise UsageError(f"the exemplar {exemplar.path} cannot be used: {error}") from error
@@ -137,7 +136,7 @@ def _region(
         region[max(y, 0) : max(y + h, 0), max(x, 0) : max(x + w, 0)] = True
         return region
     if exemplar.mask is not None:
-        mask = decode.load(Source(exemplar.mask, exemplar.mask, ""), max_pixels=MAX_PIXELS).pixels
+        mask = decode.load(Source(exemplar.mask, exemplar.mask, "")).pixels
         if mask.shape != pixels.shape:
             raise ImageError("unsupported", "load", f"its mask {exemplar.mask} has another size")
         grey = cv2.cvtColor(mask, cv2.COLOR_RGB2GRAY)
