@@ -42,9 +42,12 @@ def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
 def sequence(kind: str, file: BinaryIO, options: DecodeOptions) -> Sequence:
     """Opens the frames of an APNG. Raises ImageError."""
     data, _ = _without_metadata(pillow.whole(file, options.max_pixels), ANIMATION)
-    image = pillow.opened(kind, io.BytesIO(data), options.max_pixels)
     frames = _animation(data)
-    return pillow.Frames(image, options.max_pixels, lambda image, index: _check_frame(data, frames[index]))
+    return pillow.Frames(
+        lambda: pillow.opened(kind, io.BytesIO(data), options.max_pixels),
+        options.max_pixels,
+        lambda image, index: _check_frame(data, frames[index]),
+    )
 
 
 def _animation(data: bytes) -> list[tuple[bytes, list[tuple[int, int]]]]:
