@@ -115,7 +115,9 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
             return taken if isinstance(taken, Record) else row if taken else None
 
         rows = manifest.documents(run / MANIFEST)
-        for record in sharing.shared(rows, take, lambda items: ahead(pool, again, items, 2 * threads), note):
+        for record in sharing.shared(
+            rows, take, lambda items: filter(None, ahead(pool, again, items, 2 * threads)), note
+        ):
             ledger.add(record)
             summary.add(record)
             yield record

@@ -1,4 +1,4 @@
-"""Encodes arrays as bytes of PNG, JPEG, WebP, TIFF, npy and npz, and reads grey PNGs back."""
+"""Encodes arrays as bytes of PNG, JPEG, WebP, TIFF, PGM, PPM, npy and npz, and reads grey PNGs back."""
 
 import io
 from typing import Any
@@ -68,6 +68,13 @@ def tiff(array: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
     with io.BytesIO() as file:
         Image.fromarray(array).save(file, "TIFF", compression="tiff_adobe_deflate")
         return file.getvalue()
+
+
+def pnm(array: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
+    """Returns a PGM of a grey image, uint8 or uint16 (H, W), or a PPM of an RGB image, uint8 (H, W, 3)."""
+    height, width = array.shape[:2]
+    form, most = b"P5" if array.ndim == 2 else b"P6", np.iinfo(array.dtype).max
+    return b"%s\n%d %d\n%d\n" % (form, width, height, most) + array.astype(array.dtype.newbyteorder(">")).tobytes()
 
 
 def npy(array: NDArray[Any]) -> bytes:
