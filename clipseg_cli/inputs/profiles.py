@@ -3,11 +3,13 @@
 The intent is relative colorimetric with black point compensation: white stays white, colours inside sRGB keep their
 values, and shadows are not crushed. Matrix profiles (Display P3, Adobe RGB) come out as in a browser. Profiles with
 tables, as those of presses, come out as in image editors; browsers differ among themselves there.
-A profile that is sRGB in effect changes nothing. Profiles come from strangers' files: a broken one is a note.
+A profile that is sRGB in effect changes nothing. A broken profile is a note, never a failure.
 """
 
 import functools
 import io
+import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,8 +18,12 @@ from PIL import ImageCms
 
 LARGEST = 1 << 24  # bytes of a profile that is used: several times those of presses
 LONGEST_NAME = 60  # characters of a profile's name that a note quotes
+CREATED = struct.pack(">6H", 2000, 1, 1, 0, 0, 0)  # the date in our sRGB profile, in place of the present time
 STRIP = 1 << 20  # pixels that are converted at once
-BROKEN = "broken ICC profile ignored"  # a note
+# Notes.
+BROKEN = "broken ICC profile ignored"
+CONVERTED = "colours converted from "  # begins that of an image whose pixels were converted
+CMYK_CONVERTED = "CMYK converted with its ICC profile"
 MODES = {"GRAY": "L", "RGB ": "RGB", "CMYK": "CMYK"}  # Pillow's mode of the pixels, by a profile's colour space
 # Without the cache of the last pixel, using a transform does not write to it, so threads can share it.
 FLAGS = ImageCms.Flags.BLACKPOINTCOMPENSATION | ImageCms.Flags.NOCACHE
@@ -55,8 +61,22 @@ def to_srgb(pixels: np.ndarray, profile: bytes | None, notes: list[str]) -> np.n
     found = _usable(profile, mode, notes)
     if found is None:
         return _repeated(pixels)
-    notes.append(f"colours converted from {found.name} to sRGB")
-    return _applied(found, _repeated(pixels) if found.mode == "RGB" else pixels)
+    notes.append(f"{CONVERTED}{found.name} to sRGB")
+    if found.mode == "RGB":
+        return _applied(found, _repeated(pixels))
+    return np.take(_applied(found, PROBES["L"])[0], pixels, axis=0)
+
+
+def is_converted(notes: Iterable[str]) -> bool:
+    """Returns whether an image with these notes was converted to sRGB by an ICC profile."""
+    return any(note == CMYK_CONVERTED or note.startswith(CONVERTED) for note in notes)
+
+
+@functools.cache
+def srgb() -> bytes:
+    """Returns an ICC profile of sRGB, for files with converted colours: the same bytes at any time."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return profile[:24] + CREATED + profile[36:]
 
 
 def from_cmyk(inks: np.ndarray, profile: bytes | None, notes: list[str]) -> np.ndarray | None:
@@ -99,7 +119,9 @@ def _conversion(profile: bytes) -> Conversion:
     mode = MODES.get(space, "")
     if not mode:
         return Conversion(space.strip(), "", None, "")
-    transform = ImageCms.buildTransform(opened, ImageCms.createProfile("sRGB"), mode, "RGB", INTENT, FLAGS)
+    # LittleCMS would sample the curve of a grey profile, too coarsely for the shadows; only 256 values are converted.
+    flags = FLAGS | ImageCms.Flags.NOOPTIMIZE if mode == "L" else FLAGS
+    transform = ImageCms.buildTransform(opened, ImageCms.createProfile("sRGB"), mode, "RGB", INTENT, flags)
     found = Conversion(space.strip(), mode, transform, _name(opened))
     probes = PROBES.get(mode)
     if probes is not None and np.abs(_applied(found, probes).astype(int) - _repeated(probes)).max() <= 1:

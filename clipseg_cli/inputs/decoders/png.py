@@ -9,6 +9,7 @@ from typing import BinaryIO
 import numpy as np
 
 from clipseg_cli.errors import ImageError
+from clipseg_cli.inputs import profiles
 from clipseg_cli.inputs.decoders import pillow
 from clipseg_cli.inputs.decoders.result import Decoded
 
@@ -24,12 +25,14 @@ def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
     data = pillow.whole(file, max_pixels)
     if data[12:16] == b"CgBI":
         raise ImageError("unsupported", "load", "Apple's CgBI variant is not supported; save it as standard PNG")
+    profile = _profile(data)
     data, frames = _without_metadata(data)
     image = pillow.opened(kind, io.BytesIO(data), max_pixels)
     if damage := _damage(data):
         raise ImageError("corrupt", "load", f"{damage}; copy or export it again")
     with pillow.reasons():
         image.load()
+        image.info["icc_profile"] = profile
         # missing rows stay black: the last ones, or any of an interlaced image
         doubtful = data[28] or not np.asarray(image.crop((0, image.height - 1, image.width, image.height))).any()
         if doubtful and _lacks_rows(data):
@@ -55,6 +58,20 @@ def _without_metadata(data: bytes) -> tuple[bytes, int]:
         still |= name == b"IDAT" and frames == 0  # a still image for viewers that show no animation
         pixels |= name == b"IDAT"
     return b"".join((*kept, view[end:])), frames + still if animated else 1
+
+
+def _profile(data: bytes) -> bytes:
+    """Returns the ICC profile; b"" if there is none. A damaged one is returned as far as it can be inflated."""
+    for name, start, end in _chunks(data):
+        if name == b"IDAT":
+            break
+        if name == b"iCCP":
+            _, _, packed = data[start + 8 : end - 4].partition(b"\0")
+            try:
+                return zlib.decompressobj().decompress(packed[1:], profiles.LARGEST + 1) or b"empty"
+            except zlib.error:
+                return b"damaged"
+    return b""
 
 
 def _damage(data: bytes) -> str:
