@@ -9,15 +9,23 @@ from typing import BinaryIO
 import numpy as np
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.inputs import profiles
 from clipseg_cli.inputs.decoders import pillow
 from clipseg_cli.inputs.decoders.result import Decoded
 
 PIECE = 65_536  # bytes that are inflated at once
-BROKEN_EXIF = b"\0\0\0\0eXIf" + zlib.crc32(b"eXIf").to_bytes(4, "big")  # a valid empty chunk in place of a damaged one
+LARGEST_PROFILE = 1 << 20  # bytes: the longest ICC profile that Pillow inflates
 ADAM7 = (
     (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2),
 )  # fmt: skip
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    """Returns a chunk with a valid checksum."""
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+# Valid chunks in place of damaged ones.
+SUBSTITUTES = {b"eXIf": _chunk(b"eXIf", b""), b"iCCP": _chunk(b"iCCP", b"damaged\0\0" + zlib.compress(b"damaged"))}
 
 
 def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
@@ -25,14 +33,12 @@ def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
     data = pillow.whole(file, max_pixels)
     if data[12:16] == b"CgBI":
         raise ImageError("unsupported", "load", "Apple's CgBI variant is not supported; save it as standard PNG")
-    profile = _profile(data)
     data, frames = _without_metadata(data)
     image = pillow.opened(kind, io.BytesIO(data), max_pixels)
     if damage := _damage(data):
         raise ImageError("corrupt", "load", f"{damage}; copy or export it again")
     with pillow.reasons():
         image.load()
-        image.info["icc_profile"] = profile
         # missing rows stay black: the last ones, or any of an interlaced image
         doubtful = data[28] or not np.asarray(image.crop((0, image.height - 1, image.width, image.height))).any()
         if doubtful and _lacks_rows(data):
@@ -43,15 +49,16 @@ def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
 def _without_metadata(data: bytes) -> tuple[bytes, int]:
     """Returns a PNG without the chunks that do not change its pixels, and the number of its frames; the first is kept.
 
-    A text or a profile may be huge or damaged, and Pillow would refuse an image that viewers show.
+    A text or a profile may be huge or damaged, and Pillow would refuse an image that viewers show. A damaged profile
+    or EXIF becomes one that Pillow reads, and that is then found to be broken.
     """
     view, end = memoryview(data), 8
     kept: list[bytes | memoryview] = [data[:8]]
     frames, still, animated, pixels = 0, False, False, False
     for name, start, end in _chunks(data):
-        if name == b"eXIf" and not _sound(data, start, end):
-            kept.append(BROKEN_EXIF)
-        elif not name.isalpha() or name[:1].isupper() or name in (b"tRNS", b"eXIf"):
+        if name in SUBSTITUTES and not (_sound(data, start, end) and (name == b"eXIf" or _inflates(data[start:end]))):
+            kept.append(SUBSTITUTES[name])
+        elif not name.isalpha() or name[:1].isupper() or name in (b"tRNS", *SUBSTITUTES):
             kept.append(view[start:end])
         frames += name == b"fcTL"
         animated |= name == b"acTL" and not pixels
@@ -60,18 +67,15 @@ def _without_metadata(data: bytes) -> tuple[bytes, int]:
     return b"".join((*kept, view[end:])), frames + still if animated else 1
 
 
-def _profile(data: bytes) -> bytes:
-    """Returns the ICC profile; b"" if there is none. A damaged one is returned as far as it can be inflated."""
-    for name, start, end in _chunks(data):
-        if name == b"IDAT":
-            break
-        if name == b"iCCP":
-            _, _, packed = data[start + 8 : end - 4].partition(b"\0")
-            try:
-                return zlib.decompressobj().decompress(packed[1:], profiles.LARGEST + 1) or b"empty"
-            except zlib.error:
-                return b"damaged"
-    return b""
+def _inflates(chunk: bytes) -> bool:
+    """Returns whether the ICC profile in a chunk can be inflated, to a size that Pillow accepts."""
+    packed = chunk[8:-4].partition(b"\0")[2]
+    stream = zlib.decompressobj()
+    try:
+        profile = stream.decompress(packed[1:], LARGEST_PROFILE)
+    except zlib.error:
+        return False
+    return stream.eof and packed[:1] == b"\0" and bool(profile)
 
 
 def _damage(data: bytes) -> str:
