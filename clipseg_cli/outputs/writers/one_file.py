@@ -122,17 +122,17 @@ def write(file: OneFile, stem: str, result: Result) -> Iterator[File]:
         array = PIXELS[file.form](result)
         if file.suffix == ".webp" and max(array.shape[:2]) > WEBP_SIDE:
             raise ImageError("too_large", "write", f"WebP holds at most {WEBP_SIDE} pixels a side: use .png or .tif")
-        yield path, index, ENCODERS[file.suffix](array, file.form)
+        yield path, index, ENCODERS[file.suffix](array, file.form, result.converted)
     else:
         yield path, index, DOCUMENTS[file.form](stem, result)
 
 
-def _png(array: NDArray[Any], form: Format) -> bytes:
+def _png(array: NDArray[Any], form: Format, srgb: bool) -> bytes:
     if form == "labels":
         return raster.indexed_png(array)
     if form == "mask":
         return raster.mask_png(array)
-    return raster.colour_png(array) if array.ndim == 3 else raster.png(array)
+    return raster.colour_png(array, srgb) if array.ndim == 3 else raster.png(array)
 
 
 def _coco(stem: str, result: Result) -> bytes:
@@ -154,14 +154,14 @@ PIXELS: dict[Format, Callable[[Result], NDArray[Any]]] = {
     "cutout": lambda result: pixels.cutout(result, 0),
     "labels": pixels.labels,
 }
-ENCODERS: dict[str, Callable[[NDArray[Any], Format], bytes]] = {
+ENCODERS: dict[str, Callable[[NDArray[Any], Format, bool], bytes]] = {
     ".png": _png,
-    ".jpg": lambda array, form: raster.jpeg(array),
-    ".webp": lambda array, form: raster.webp(array, lossless=form != "overlay"),
-    ".tif": lambda array, form: raster.tiff(array),
-    ".npy": lambda array, form: raster.npy(array),
-    ".pgm": lambda array, form: raster.pnm(array),
-    ".ppm": lambda array, form: raster.pnm(array),
+    ".jpg": lambda array, form, srgb: raster.jpeg(array, srgb=srgb),
+    ".webp": lambda array, form, srgb: raster.webp(array, form != "overlay", srgb and array.ndim == 3),
+    ".tif": lambda array, form, srgb: raster.tiff(array, srgb and array.ndim == 3),
+    ".npy": lambda array, form, srgb: raster.npy(array),
+    ".pgm": lambda array, form, srgb: raster.pnm(array),
+    ".ppm": lambda array, form, srgb: raster.pnm(array),
 }
 DOCUMENTS: dict[Format, Callable[[str, Result], bytes]] = {
     "npz": lambda stem, result: pixels.npz(result),
