@@ -7,10 +7,15 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from output_folder import tree
-from pictures import Program, picture, records, save
+from output_folder import assert_whole, tree
+from pictures import Program, Shell, picture, records, save
 
 COUNT = 4
+PEAK = (  # runs a command, then prints the most memory in kilobytes of any process in it
+    "import resource as r, subprocess as s, sys; s.run(sys.argv[1:], check=True, stdout=s.DEVNULL); "
+    "print(r.getrusage(r.RUSAGE_CHILDREN).ru_maxrss)"
+)
+slow = pytest.mark.slow
 
 
 @pytest.fixture
@@ -95,3 +100,36 @@ def test_find_ranks_frames(clipseg: Program, animation: Path, tmp_path: Path) ->
     """`find` names the frames that show the prompt."""
     lines = clipseg("clipseg find i -p red --frames all --print paths").stdout.splitlines()
     assert sorted(lines) == [f"i/clip.png#{index}" for index in range(COUNT)]
+
+
+@pytest.mark.parametrize("point", ["mid-write", pytest.param("mid-line", marks=slow)])
+def test_a_run_of_frames_that_is_killed_ends_with_the_same_files(
+    quick_shell: Shell, quick_clipseg: Program, tmp_path: Path, point: str
+) -> None:
+    """kill -9 at the 9th file or line, then the same command again: the tree of an uninterrupted run."""
+    frames = [PIL.Image.fromarray(picture(48, 40, index)) for index in range(12)]
+    for name in ("a.png", "b.png"):
+        path = tmp_path / "imgs" / name
+        path.parent.mkdir(exist_ok=True)
+        frames[0].save(path, save_all=True, append_images=frames[1:])
+    command = "clipseg segment imgs -p red --frames all -f mask -f overlay -b 2"
+    quick_clipseg(f"{command} -o whole")
+    assert quick_shell(f"{command} -o out", expect=None, TEST_KILL_AT=f"{point}:9").returncode in (-9, 137)
+    assert_whole(tmp_path / "out")
+    quick_clipseg(f"{command} -o out")
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+@slow
+def test_memory_does_not_grow_with_the_number_of_frames(quick_shell: Shell, tmp_path: Path) -> None:
+    """Main process and worker of a run over 3,000 frames take at most 30 MB more than over 100."""
+    peaks = []
+    for count in (100, 3000):
+        frames = (PIL.Image.fromarray(np.full((48, 64, 3), index % 251, np.uint8)) for index in range(count))
+        first = next(frames)
+        first.save(tmp_path / f"{count}.gif", save_all=True, append_images=frames, duration=40)
+        command = f"clipseg segment {count}.gif -p red --frames all -f mask -o out{count}"
+        done = quick_shell(f"python -c '{PEAK}' {command}")
+        assert f"{count} of {count} images done" in done.stderr
+        peaks.append(int(done.stdout.split()[-1]))
+    assert peaks[1] - peaks[0] < 30_000  # kilobytes
