@@ -25,11 +25,11 @@ from clipseg_cli.inputs.frames import FrameReader
 from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.masks.refine import REFINEMENTS
-from clipseg_cli.outputs import manifest
+from clipseg_cli.outputs import manifest, writers
 from clipseg_cli.outputs.ledger import Ledger
 from clipseg_cli.outputs.manifest import MANIFEST, RUN
 from clipseg_cli.outputs.record import Identity, Record, image_name, key_of
-from clipseg_cli.outputs.writers import check_label_count, one_file, per_run, raster
+from clipseg_cli.outputs.writers import one_file, per_run, raster
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.prompts.thresholds import resolve_thresholds
 from clipseg_cli.run import run_file, sharing
@@ -173,7 +173,7 @@ def _plan(request: Request, before: dict[str, Any]) -> MaskPlan:
     given = [replace(prompt, threshold=kept.get(prompt.label)) for prompt in known]
     chosen = resolve_thresholds(request.masks.threshold, given, 0.5)
     formats = request.output.formats or ("mask", "overlay")
-    check_label_count(len(known), request.masks.mode, formats)
+    writers.check(len(known), request.masks.mode, formats)
     if "soft16" in formats and "soft16" not in before["settings"]["formats"]:
         raise UsageError(f"{request.run} has only 8-bit soft maps: run it again with -f soft16")
     return MaskPlan(tuple(known), chosen, request.masks, formats, request.output.export)

@@ -20,6 +20,7 @@ Format = Literal[
     "labelme",
     "svg",
     "webdataset",
+    "parquet",
 ]
 # The file or folder of each format at the top of the output folder. A run never reads these as inputs.
 TOP_NAMES: dict[Format, str] = {
@@ -36,6 +37,7 @@ TOP_NAMES: dict[Format, str] = {
     "labelme": "labelme",
     "svg": "svg",
     "webdataset": "webdataset",
+    "parquet": "manifest.parquet",
 }
 FORMATS = tuple(TOP_NAMES)
 Print = Literal["paths", "none"]
