@@ -23,7 +23,7 @@ from pictures import SAMPLES, Program, picture, records, save
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # by pycocotools
 
 
-@pytest.mark.parametrize("form", [*WRITERS])
+@pytest.mark.parametrize("form", [form for form in WRITERS if form != "parquet"])  # that needs whole records
 def test_any_label_can_be_written(form: Any, tmp_path: Path) -> None:
     """Labels with line ends, bytes that are not UTF-8, or a format's own syntax stay one name; text files are UTF-8."""
     image = replace(result(*[ring()] * len(ODD_LABELS)), labels=ODD_LABELS, index=ring() // 255)
