@@ -12,7 +12,9 @@ from PIL import ImageCms
 
 import icc
 from clipseg_cli.inputs import profiles
-from image_files import as_rgb, png, read, saved
+from clipseg_cli.inputs.decode import load
+from clipseg_cli.inputs.source import Source
+from image_files import LIMIT, PHOTOS, as_rgb, png, read, saved
 
 WIDE = ("Display P3", "Adobe RGB (1998)", "ProPhoto RGB", "Rec. 2020")
 GRID = np.stack(np.meshgrid(*[np.arange(0, 256, 15, dtype=np.uint8)] * 3), axis=-1).reshape(18, -1, 3)
@@ -32,6 +34,17 @@ def test_matrix_profiles_are_applied_as_they_are_defined(name: str, version: int
     apart = np.abs(seen - icc.in_srgb(GRID, name))
     assert apart.max() <= 2 and apart.mean() < 0.3
     assert notes == [note(name)]
+
+
+def test_a_real_photo_in_adobe_rgb_has_the_colours_of_its_definition() -> None:
+    """NASA's photo of a rocket: within 2 levels of the float64 definition, up to 79 from the stored values."""
+    image = load(Source(str(PHOTOS / "rocket.jpg"), "rocket.jpg", "rocket"), max_pixels=LIMIT)
+    with PIL.Image.open(PHOTOS / "rocket.jpg") as file:
+        stored = np.array(file.convert("RGB"))
+    right = icc.in_srgb(stored, "Adobe RGB (1998)").astype(int)
+    assert np.abs(image.pixels - right).max() <= 2
+    assert np.abs(right - stored).max() > 30
+    assert image.notes == (note("Adobe RGB (1998)"),)
 
 
 def test_every_format_that_embeds_a_profile_is_converted(photo: np.ndarray) -> None:
