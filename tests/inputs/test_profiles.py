@@ -1,5 +1,6 @@
 """ICC profiles: pixels become sRGB by what their file says about them."""
 
+import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -146,6 +147,67 @@ def test_a_png_with_a_damaged_or_endless_profile_loads(photo: np.ndarray) -> Non
         image = read(png(photo.shape[1], photo.shape[0], 8, 2, rows, (b"iCCP", chunk)))
         assert np.array_equal(image.pixels, photo)
         assert len(image.notes) == 1 and "ICC profile" in image.notes[0]
+
+
+def cicp(*codes: int) -> tuple[bytes, bytes]:
+    """Returns the chunk of a PNG that names a colour space by codes."""
+    return b"cICP", bytes((*codes, 0, 1))
+
+
+P3 = struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
+SRGB = struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+ICCP = (b"iCCP", b"name\0\0" + zlib.compress(icc.profile("Adobe RGB (1998)")))
+
+
+@pytest.mark.parametrize(
+    ("chunks", "space", "name"),
+    [
+        ([cicp(12, 13)], "Display P3", "Display P3"),
+        ([ICCP, cicp(12, 13)], "Display P3", "Display P3"),
+        ([cicp(2, 2), ICCP], "Adobe RGB (1998)", "Adobe RGB (1998)"),
+        ([(b"sRGB", b"\0"), (b"cHRM", P3)], "sRGB", None),
+        ([(b"cHRM", P3)], "Display P3", "gAMA and cHRM"),
+        ([(b"cHRM", P3), (b"gAMA", struct.pack(">I", 45455))], "Display P3", "gAMA and cHRM"),
+        ([(b"cHRM", SRGB), (b"gAMA", struct.pack(">I", 45455))], "sRGB", None),
+        ([cicp(1, 13)], "sRGB", None),
+        ([cicp(1, 1)], "sRGB", None),
+    ],
+)
+def test_a_png_is_converted_by_its_chunks_of_colour(
+    chunks: list[tuple[bytes, bytes]], space: str, name: str | None, photo: np.ndarray
+) -> None:
+    """cICP wins over iCCP, iCCP over sRGB, sRGB over gAMA and cHRM. What is sRGB in effect stays exact."""
+    rows = b"".join(b"\0" + row.tobytes() for row in photo)
+    image = read(png(photo.shape[1], photo.shape[0], 8, 2, rows, *chunks))
+    apart = np.abs(image.pixels - icc.in_srgb(photo, space).astype(int)).max()
+    assert apart <= (2 if name else 0)
+    assert image.notes == ((note(name),) if name else ())
+
+
+def test_the_gamma_of_a_png_is_applied(grey: np.ndarray) -> None:
+    """Linear values, as renderers write them, are brightened; impossible gammas and primaries are ignored."""
+    rows = b"".join(b"\0" + row.tobytes() for row in grey)
+    linear = read(png(grey.shape[1], grey.shape[0], 8, 0, rows, (b"gAMA", struct.pack(">I", 100_000))))
+    assert np.abs(linear.pixels.astype(int) - as_rgb(icc.encoded(grey / 255))).max() <= 2
+    same = struct.pack(">8I", *[31270, 32900] * 4)
+    for chunk in (
+        (b"gAMA", bytes(4)),
+        (b"gAMA", b"\xff" * 4),
+        (b"cHRM", bytes(32)),
+        (b"cHRM", same),
+        (b"cHRM", b"\xff" * 32),
+    ):
+        image = read(png(grey.shape[1], grey.shape[0], 8, 0, rows, chunk))
+        assert np.array_equal(image.pixels, as_rgb(grey)) and image.notes == ()
+
+
+def test_hdr_curves_are_noted(photo: np.ndarray) -> None:
+    """A PNG in PQ or HLG keeps its values, and says that they are not tone mapped."""
+    rows = b"".join(b"\0" + row.tobytes() for row in photo)
+    for code, curve in ((16, "PQ"), (18, "HLG")):
+        image = read(png(photo.shape[1], photo.shape[0], 8, 2, rows, cicp(9, code)))
+        assert np.array_equal(image.pixels, photo)
+        assert image.notes == (f"{curve} brightness is shown without tone mapping",)
 
 
 def test_a_name_in_a_profile_that_is_unfit_for_a_note_is_not_quoted(photo: np.ndarray) -> None:
