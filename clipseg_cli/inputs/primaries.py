@@ -37,6 +37,13 @@ def by_code(primaries: int, transfer: int) -> bytes:
     return _profile(name, np.array(corners), GAMMAS[transfer])
 
 
+def nclx(head: bytes) -> tuple[int, int]:
+    """Returns the codes of primaries and transfer in the first `colr` box of an AVIF or HEIC; 2, "unspecified", if
+    there is none."""
+    _, found, codes = head.partition(b"colrnclx")
+    return struct.unpack(">HH", codes[:4]) if found and len(codes) >= 4 else (2, 2)
+
+
 def notes(transfer: int) -> list[str]:
     """Returns the note on an image whose curve, a code of H.273, is one of HDR."""
     return [f"{HDR[transfer]} brightness is shown without tone mapping"] if transfer in HDR else []

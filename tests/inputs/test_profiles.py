@@ -1,8 +1,11 @@
 """ICC profiles: pixels become sRGB by what their file says about them."""
 
+import shutil
 import struct
+import subprocess
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -199,6 +202,27 @@ def test_the_gamma_of_a_png_is_applied(grey: np.ndarray) -> None:
     ):
         image = read(png(grey.shape[1], grey.shape[0], 8, 0, rows, chunk))
         assert np.array_equal(image.pixels, as_rgb(grey)) and image.notes == ()
+
+
+@pytest.mark.skipif(not shutil.which("avifenc"), reason="libavif's encoder is not installed")
+def test_an_avif_is_converted_by_its_codes(photo: np.ndarray, tmp_path: Path) -> None:
+    """Files of libavif's own encoder: Display P3 is converted, BT.709 and sRGB keep their values, PQ is noted."""
+    (tmp_path / "a.png").write_bytes(saved(photo, "PNG"))
+    notes = {(12, 13): note("Display P3"), (9, 16): "PQ brightness is shown without tone mapping"}
+    plain = None
+    for codes in ((1, 13), (1, 1), (12, 13), (9, 16)):
+        cicp = "/".join(map(str, (*codes, 6)))
+        subprocess.run(
+            ["avifenc", "--min", "0", "--max", "2", "--cicp", cicp, "a.png", "a.avif"],
+            cwd=tmp_path,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        image = read((tmp_path / "a.avif").read_bytes())
+        plain = image.pixels if plain is None else plain
+        right = icc.in_srgb(plain, "Display P3") if codes[0] == 12 else plain
+        assert np.abs(image.pixels - right.astype(int)).max() <= 2
+        assert image.notes == ((notes[codes],) if codes in notes else ())
 
 
 def test_hdr_curves_are_noted(photo: np.ndarray) -> None:

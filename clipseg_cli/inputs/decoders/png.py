@@ -44,8 +44,8 @@ def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
         doubtful = data[28] or not np.asarray(image.crop((0, image.height - 1, image.width, image.height))).any()
         if doubtful and _lacks_rows(data):
             raise ImageError("corrupt", "load", "truncated: fewer pixels than its header says; copy or export it again")
-    decoded = pillow.finished(image, frames)
-    return decoded._replace(notes=[*decoded.notes, *primaries.notes(transfer)])
+    image.info["transfer"] = transfer
+    return pillow.finished(image, frames)
 
 
 def _without_metadata(data: bytes) -> tuple[bytes, int]:
