@@ -245,6 +245,19 @@ def test_a_name_in_a_profile_that_is_unfit_for_a_note_is_not_quoted(photo: np.nd
         assert read(saved(photo, "PNG", icc_profile=profile)).notes == (note("the embedded profile"),)
 
 
+def test_a_small_profile_cannot_ask_for_endless_work(photo: np.ndarray) -> None:
+    """A chain of a million processing elements in a tag of version 4 is not run: the other tags are used."""
+    curve = b"curf" + bytes(4) + struct.pack(">HH", 1, 0) + b"parf" + bytes(8) + struct.pack(">4f", 1.01, 1, 0, 0)
+    curves = b"cvst" + bytes(4) + struct.pack(">HH", 3, 3) + struct.pack(">II", 36, len(curve)) * 3 + curve
+    count = 1_000_000
+    chain = struct.pack(">4sIHHI", b"mpet", 0, 3, 3, count) + struct.pack(">II", 16 + 8 * count, len(curves)) * count
+    hostile = icc.profile("Display P3", 4, {b"D2B0": chain + curves, b"D2B1": chain + curves})
+    notes: list[str] = []
+    seen = profiles.to_srgb(photo, hostile, notes)
+    assert np.array_equal(seen, profiles.to_srgb(photo, icc.profile("Display P3", 4), []))
+    assert notes == [note("Display P3")]
+
+
 def test_threads_share_a_profile(photo: np.ndarray) -> None:
     """Sixteen threads that convert flat images, whose pixels repeat, get the pixels of one thread."""
     profile = icc.profile("Adobe RGB (1998)")
