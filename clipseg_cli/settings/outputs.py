@@ -41,6 +41,7 @@ TOP_NAMES: dict[Format, str] = {
 }
 FORMATS = tuple(TOP_NAMES)
 Print = Literal["paths", "none"]
+Orientation = Literal["upright", "stored"]
 
 
 def _formats(text: str) -> tuple[str, ...]:
@@ -69,6 +70,10 @@ class ExportOptions:
     PANEL: ClassVar[str] = "Output"
     DECIDES: ClassVar[bool] = True
 
+    orientation: Annotated[
+        Orientation,
+        Flag("Masks as a viewer shows the image, or in the file's own pixels, without its EXIF orientation."),
+    ] = "upright"
     components: Annotated[bool, Flag("Write one annotation per connected component (coco, yolo, voc, labelme).")] = (
         False
     )

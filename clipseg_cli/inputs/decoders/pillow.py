@@ -150,8 +150,8 @@ def finished(image: ImageFile, frames: int = 0) -> Decoded:
     with reasons():
         image.load()
         pixels = colour.rgb(image, notes)
-    turned = orientation.upright(pixels, orientation.noted_orientation(image.info.get("exif"), notes))
-    return Decoded(turned, frames or _frames(image), notes)
+    turn = orientation.noted_orientation(image.info.get("exif"), notes)
+    return Decoded(orientation.upright(pixels, turn), frames or _frames(image), notes, turn)
 
 
 def _frames(image: ImageFile) -> int:
