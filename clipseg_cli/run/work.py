@@ -82,7 +82,7 @@ def _process(
     request: Request,
     checkpoint: registry.Checkpoint,
     job: pipeline.Job,
-    sources: Iterable[Source],
+    sources: Iterable[Source | None],
     send: workers.Send,
 ) -> Iterator[Record]:
     """Does the work of one worker: yields records and writes files. Its parent writes the manifest.

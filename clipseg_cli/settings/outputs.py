@@ -116,8 +116,8 @@ class OutputOptions:
     out: Annotated[
         str | None,
         Flag(
-            "Write to this folder or, for a single image, to stdout (-) or a file. Its suffix decides the format: "
-            ".png .jpg .webp .tif .npy .npz .json .svg.",
+            "Write to this folder, to a file for a single image, or to stdout (-) for images one after another. The "
+            "suffix of a file, also of -.pgm, decides the format: .png .jpg .webp .tif .pgm .ppm .npy .npz .json .svg.",
             ("--out", "-o"),
             "DIR|FILE|-",
             default="clipseg-out (post: clipseg-post), or -2, -3, ... after runs with other settings",
