@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
@@ -98,9 +98,12 @@ def opened(kind: str, file: BinaryIO, max_pixels: int) -> ImageFile:
     return image
 
 
-def finished(image: ImageFile, frames: int = 0) -> Decoded:
-    """Decodes the pixels, converts them to RGB and applies the EXIF orientation. `frames` 0: as Pillow counts them."""
-    notes: list[str] = []
+def finished(image: PIL.Image.Image, frames: int = 0, notes: Iterable[str] = ()) -> Decoded:
+    """Decodes the pixels, converts them to RGB and applies the EXIF orientation. `frames` 0: as Pillow counts them.
+
+    `notes` are added to.
+    """
+    notes = [*notes]
     with reasons():
         image.load()
         pixels = colour.rgb(image, notes)
@@ -108,7 +111,7 @@ def finished(image: ImageFile, frames: int = 0) -> Decoded:
     return Decoded(turned, frames or _frames(image), notes)
 
 
-def _frames(image: ImageFile) -> int:
+def _frames(image: PIL.Image.Image) -> int:
     """Returns how many frames the file has, at least 1. Damage after the first frame does not matter."""
     try:
         return int(getattr(image, "n_frames", 1))
@@ -130,17 +133,18 @@ def _hush(max_pixels: int) -> None:
 
 
 @contextmanager
-def reasons() -> Iterator[dict[libtiff.Report, None]]:
-    """Converts what Pillow raises for a bad file into an ImageError. It raises far more types than it documents.
+def reasons(unread: str = UNREAD) -> Iterator[dict[libtiff.Report, None]]:
+    """Converts what a decoder raises for a bad file into an ImageError. Pillow raises far more types than it documents.
 
-    Yields what libtiff reports meanwhile.
+    `unread` is a regular expression of the messages for a sound file that cannot be read. Yields what libtiff reports
+    meanwhile.
     """
-    with libtiff.reports() as reports, _reasons(reports):
+    with libtiff.reports() as reports, _reasons(reports, unread):
         yield reports
 
 
 @contextmanager
-def _reasons(reports: dict[libtiff.Report, None]) -> Iterator[None]:
+def _reasons(reports: dict[libtiff.Report, None], unread: str) -> Iterator[None]:
     try:
         yield
     except (ImageError, MemoryError):
@@ -154,7 +158,7 @@ def _reasons(reports: dict[libtiff.Report, None]) -> Iterator[None]:
         key = error.__cause__.args[0] if isinstance(error.__cause__, KeyError) else None
         if key in TiffTags.TAGS_V2:
             text = f"no {TiffTags.TAGS_V2[key].name}"
-        elif key is not None or re.search(UNREAD, text):
+        elif key is not None or re.search(unread, text):
             text = f"compression {text}" if text.isdecimal() else text
             why = f"unsupported pixel format ({text}); save it as 8-bit RGB"
             raise ImageError("unsupported", "load", why) from error
