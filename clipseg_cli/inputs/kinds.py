@@ -53,6 +53,9 @@ KINDS = {
         ("rawpy",),
     ),
     "JPEG XL": Kind(rb"\xff\x0a|\0\0\0\x0cJXL ", (".jxl",), "jxl", "jxl", ("pillow_jxl",)),
+    "PSD": Kind(rb"8BPS\0[\1\2]", (".psd", ".psb"), "psd"),
+    "HDR": Kind(rb"#\?(?:RADIANCE|RGBE)", (".hdr",), "hdr"),
+    "PFM": Kind(rb"PF\s+\d+\s+\d+\s", (".pfm",), "pfm"),  # colour; PPM has the grey one
     "EXR": Kind(rb"\x76\x2f\x31\x01", (".exr",), "exr", "exr", ("OpenEXR",)),
     "MP4": Kind(
         rb".{4}(?:ftyp(?:iso|mp4|avc1|qt  |M4V|3g[p2]|dash|f4v |MSNV|XAVC|mmp4)|moov|mdat|wide|free|skip)",
@@ -72,7 +75,6 @@ KINDS = {
         ("av",),
         video=True,
     ),
-    "PSD": Kind(rb"8BPS"),
     "PDF": Kind(rb"%PDF-"),
     "EPS": Kind(rb"%!PS|\xc5\xd0\xd3\xc6"),
     "ICO": Kind(rb"\0\0\x01\0"),
@@ -81,7 +83,6 @@ KINDS = {
     "BLP": Kind(rb"BLP[12]"),
     "FITS": Kind(rb"SIMPLE  ="),
     "big-endian BigTIFF": Kind(rb"MM\0\+"),  # Pillow reads it as little-endian
-    "colour PFM": Kind(rb"PF\s+\d+\s+\d+\s"),
 }
 DECODABLE = tuple(name for name, kind in KINDS.items() if kind.decoder)
 EXTENSIONS = frozenset(extension for kind in KINDS.values() for extension in kind.extensions)

@@ -65,7 +65,7 @@ def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
 
 def in_memory(file: BinaryIO) -> BinaryIO:
     """Returns a copy in memory of a file of up to `READ_WHOLE` bytes; a larger file itself."""
-    return io.BytesIO(file.read()) if _bytes(file) <= READ_WHOLE else file
+    return io.BytesIO(file.read()) if size(file) <= READ_WHOLE else file
 
 
 def whole(file: BinaryIO, max_pixels: int) -> bytes:
@@ -74,17 +74,17 @@ def whole(file: BinaryIO, max_pixels: int) -> bytes:
     return file.read()
 
 
-def _bytes(file: BinaryIO) -> int:
+def size(file: BinaryIO) -> int:
     """Returns the size of a file in bytes, and rewinds it."""
-    size = file.seek(0, os.SEEK_END)
+    count = file.seek(0, os.SEEK_END)
     file.seek(0)
-    return size
+    return count
 
 
 def _check_bytes(file: BinaryIO, max_pixels: int) -> None:
-    size = _bytes(file)
-    if size > max(READ_WHOLE, LARGEST_PIXEL * max_pixels):
-        raise too_large(f"{size} bytes")
+    count = size(file)
+    if count > max(READ_WHOLE, LARGEST_PIXEL * max_pixels):
+        raise too_large(f"{count} bytes")
 
 
 def opened(kind: str, file: BinaryIO, max_pixels: int) -> ImageFile:
