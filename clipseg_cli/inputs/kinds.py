@@ -53,7 +53,10 @@ KINDS = {
         ("rawpy",),
     ),
     "JPEG XL": Kind(rb"\xff\x0a|\0\0\0\x0cJXL ", (".jxl",), "jxl", "jxl", ("pillow_jxl",)),
-    "PSD": Kind(rb"8BPS\0[\1\2]", (".psd", ".psb"), "psd"),
+    "PSD": Kind(rb"8BPS\0[\x01\x02]", (".psd", ".psb"), "psd"),
+    "ICO": Kind(rb"\0\0\x01\0[^\0]\0.{3}[\0\xff][\0\x01]\0", (".ico",), "ico"),
+    "DDS": Kind(rb"DDS \x7c\0\0\0", (".dds",), "dds"),
+    "QOI": Kind(rb"qoif.{8}[\x03\x04][\0\x01]", (".qoi",), "qoi"),
     "HDR": Kind(rb"#\?(?:RADIANCE|RGBE)", (".hdr",), "hdr"),
     "PFM": Kind(rb"PF\s+\d+\s+\d+\s", (".pfm",), "pfm"),  # colour; PPM has the grey one
     "EXR": Kind(rb"\x76\x2f\x31\x01", (".exr",), "exr", "exr", ("OpenEXR",)),
@@ -77,12 +80,19 @@ KINDS = {
     ),
     "PDF": Kind(rb"%PDF-"),
     "EPS": Kind(rb"%!PS|\xc5\xd0\xd3\xc6"),
-    "ICO": Kind(rb"\0\0\x01\0"),
-    "DDS": Kind(rb"DDS "),
-    "QOI": Kind(rb"qoif"),
     "BLP": Kind(rb"BLP[12]"),
     "FITS": Kind(rb"SIMPLE  ="),
     "big-endian BigTIFF": Kind(rb"MM\0\+"),  # Pillow reads it as little-endian
+    # the last one, since it has no magic bytes: an image type with its bits per pixel, sides above 0, 0 where it must be
+    "TGA": Kind(
+        rb"""(?x) .
+        (?: \x01 [\x01\x09] .. (?!\0\0).. [\x0f\x10\x18\x20] .{4} (?!\0\0).. (?!\0\0).. \x08
+          | \0 (?: [\x02\x0a] \0{5} .{4} (?!\0\0).. (?!\0\0).. [\x10\x18\x20]
+               | [\x03\x0b] \0{5} .{4} (?!\0\0).. (?!\0\0).. [\x08\x10] ) )
+        [\x00\x01\x08\x10\x11\x18\x20\x21\x28\x30\x31\x38]""",
+        (".tga", ".icb", ".vda", ".vst"),
+        "tga",
+    ),
 }
 DECODABLE = tuple(name for name, kind in KINDS.items() if kind.decoder)
 EXTENSIONS = frozenset(extension for kind in KINDS.values() for extension in kind.extensions)

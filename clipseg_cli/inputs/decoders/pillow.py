@@ -1,8 +1,8 @@
 """The steps shared by all decoders that use Pillow: open, check the size, decode, explain errors.
 
-Pillow opens only the kinds of `PLUGINS`. HEIC and JPEG XL are missing since Pillow has no decoder for them; TGA since
-it has no magic bytes, so any text could be one; ICO and ICNS since they are icons; PSD, EPS, WMF, FITS, BLP, FLI and
-the rest since they are rare, unsafe, or need external programs. None of those plug-ins is imported.
+Pillow opens only the kinds of `PLUGINS`. The plug-in for PSD is missing since `psd` reads more of it; those for EPS and
+WMF since they are documents; FITS, BLP, FLI, ICNS and the rest since they are rare, unsafe, or need external programs.
+None of those plug-ins is imported.
 """
 
 import errno
@@ -19,11 +19,15 @@ import PIL.Image
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
+    DdsImagePlugin,
     GifImagePlugin,
+    IcoImagePlugin,
     Jpeg2KImagePlugin,
     JpegImagePlugin,
     PngImagePlugin,
     PpmImagePlugin,
+    QoiImagePlugin,
+    TgaImagePlugin,
     TiffImagePlugin,
     TiffTags,
     WebPImagePlugin,
@@ -45,6 +49,10 @@ PLUGINS: dict[str, Callable[[BinaryIO, str], ImageFile]] = {
     "PPM": PpmImagePlugin.PpmImageFile,
     "AVIF": AvifImagePlugin.AvifImageFile,
     "JPEG2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
+    "ICO": IcoImagePlugin.IcoImageFile,
+    "DDS": DdsImagePlugin.DdsImageFile,
+    "QOI": QoiImagePlugin.QoiImageFile,
+    "TGA": TgaImagePlugin.TgaImageFile,
 }
 WHOLE = ("WEBP", "AVIF")  # kinds whose plug-in reads the whole file, so the size of the file is limited
 # Bytes; smaller files are read into memory first, where a file that is cut short meanwhile cannot crash libtiff.
@@ -87,10 +95,13 @@ def _check_bytes(file: BinaryIO, max_pixels: int) -> None:
         raise too_large(f"{count} bytes")
 
 
-def opened(kind: str, file: BinaryIO, max_pixels: int) -> ImageFile:
-    """Reads the header of a file; its pixels are not decoded yet. Raises ImageError, also `too_large`."""
+def opened(kind: str, file: BinaryIO, max_pixels: int, unread: str = UNREAD) -> ImageFile:
+    """Reads the header of a file; its pixels are not decoded yet. Raises ImageError, also `too_large`.
+
+    `unread` is explained at `reasons`.
+    """
     _hush(max_pixels)
-    with reasons():
+    with reasons(unread):
         image = PLUGINS[kind](file, "")
     width, height = image.size
     if width * height > max_pixels:

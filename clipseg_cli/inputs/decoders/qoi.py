@@ -1,0 +1,18 @@
+"""QOI, with Pillow: slow, about 0.7 megapixels a second, but unlike the reference decoder it reports missing pixels."""
+
+from typing import BinaryIO
+
+from clipseg_cli.inputs.decoders import pillow
+from clipseg_cli.inputs.decoders.result import Decoded, damaged
+
+LONGEST_RUN = 62  # pixels in a byte
+
+
+def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
+    """Decodes a QOI. Raises ImageError."""
+    memory = pillow.in_memory(file)
+    length = pillow.size(memory)
+    image = pillow.opened(kind, memory, max_pixels)
+    if image.width * image.height > length * LONGEST_RUN:
+        raise damaged("fewer pixels than its header says")
+    return pillow.finished(image)
