@@ -9,7 +9,6 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import OpenEXR
-import pillow_jxl
 
 FILES = Path(__file__).parent / "inputs" / "files"  # its README says how they were made
 
@@ -71,9 +70,9 @@ def jxl(pixels: np.ndarray, **options: object) -> bytes:
     return bytes(imagecodecs.jpegxl_encode(pixels, **options or {"lossless": True}))
 
 
-def jxl_of_jpeg(jpeg: bytes, width: int, height: int) -> bytes:
+def jxl_of_jpeg(jpeg: bytes) -> bytes:
     """Returns a JPEG XL that holds a JPEG."""
-    return bytes(pillow_jxl.Encoder(mode="RGB", num_threads=0)(jpeg, width, height, jpeg_encode=True))
+    return bytes(imagecodecs.jpegxl_encode_jpeg(jpeg))
 
 
 def exr(channels: dict[str, np.ndarray], **header: object) -> bytes:

@@ -11,7 +11,7 @@ The header is checked here, before OpenEXR takes memory. OpenEXR writes some of 
 import io
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import OpenEXR
@@ -25,7 +25,7 @@ BLOCK = 256  # rows that are decoded at once, at most
 DEEP = 0x0800  # a flag of the version
 COLOURS = (("R", "G", "B"), ("Y", "RY", "BY"), ("Y",))  # channels, best first
 MAIN_LAYERS = ("combined", "beauty", "rgba", "rgb")  # the last part of a layer's name, in lower case
-PIXEL_TYPES = {"UINT": np.uint32, "HALF": np.float16, "FLOAT": np.float32}
+PIXEL_TYPES = (np.uint32, np.float16, np.float32)
 Box = tuple[int, int, int, int]  # left, top, right, bottom; the last two are inside
 
 
@@ -38,22 +38,37 @@ class Stream(io.BytesIO):
         return super().seek(min(max(start + offset, 0), len(self.getbuffer())))
 
 
+class Channel(NamedTuple):
+    """What the header says of a channel."""
+
+    type: int  # an index of PIXEL_TYPES
+    across: int  # pixels per value
+    down: int
+
+
+class Header(NamedTuple):
+    """The header of the first part."""
+
+    window: Box  # of the stored pixels
+    shown: Box  # of what a viewer shows
+    channels: dict[str, Channel]
+    primaries: tuple[float, ...]  # x and y of red, green, blue and white
+
+
 def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
     """Decodes the first part of an EXR. Raises ImageError."""
     data = pillow.whole(file, max_pixels)
-    window, shown = _windows(data, max_pixels)
+    header = _header(data)
+    _check(header, max_pixels)
+    names, notes = _colour(header.channels)
     with pillow.reasons():
-        opened = OpenEXR.InputFile(Stream(data))  # File reads every part and channel: gigabytes, of a render
-        header = opened.header()
-        names, notes = _colour(header["channels"])
-        planes = _planes(opened, header["channels"], names, window)
-    primaries = _primaries(header.get("chromaticities"))
-    light = _framed(_light(planes, primaries), window, shown)
-    matrix = linear.to_rec709(primaries) if light.shape[2] == 3 else None
+        planes = _planes(data, header, names)
+    light = _framed(_light(planes, header.primaries), header)
+    matrix = linear.to_rec709(header.primaries) if light.shape[2] == 3 else None
     if matrix is not None:
         notes.append("primaries converted to sRGB")
     if "A" in planes and (planes["A"] > 0).any():
-        clear = 1 - np.clip(_framed(planes["A"][:, :, None], window, shown), 0, 1)
+        clear = 1 - np.clip(_framed(planes["A"][:, :, None], header), 0, 1)
         if clear.any():
             notes.append("transparency composited on white")
             light = light + clear * np.float32(colour.BACKGROUND[0] / 255)
@@ -61,29 +76,38 @@ def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
     return Decoded(np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels, 1, notes)
 
 
-def _windows(data: bytes, max_pixels: int) -> tuple[Box, Box]:
-    """Returns the data and the display window of the first part. Raises ImageError, also `too_large`."""
+def _header(data: bytes) -> Header:
+    """Returns the header of the first part. Raises ImageError if it is damaged, or of a deep image."""
     attributes = dict(_attributes(data))
     if int.from_bytes(data[4:8], "little") & DEEP or attributes.get("type", b"").startswith(b"deep"):
         raise unsupported("a deep EXR", "flatten it")
     try:
-        boxes = [struct.unpack("<4i", attributes[name]) for name in ("dataWindow", "displayWindow")]
-        tile = struct.unpack("<IIB", attributes["tiles"]) if "tiles" in attributes else (0, 0, 0)
-        channels = attributes["channels"].count(b"\0") // 2  # at least one zero in its 16 bytes, and one after its name
+        window, shown = (struct.unpack("<4i", attributes[name]) for name in ("dataWindow", "displayWindow"))
+        across, down, _ = struct.unpack("<IIB", attributes.get("tiles", bytes(9)))
+        channels = dict(_channels(attributes["channels"]))
+        primaries = struct.unpack("<8f", attributes["chromaticities"]) if "chromaticities" in attributes else linear.REC709
     except (KeyError, struct.error) as error:
         raise damaged("no sound header") from error
-    for box in boxes:
+    width, height = _size(window)
+    if across * down > max(width * height, LARGEST_TILE):
+        raise too_large(f"a tile of {across * down} pixels")
+    return Header(window, shown, channels, primaries)
+
+
+def _check(header: Header, max_pixels: int) -> None:
+    """Raises ImageError for an image that takes too much memory, or whose sizes make no sense."""
+    for box in (header.window, header.shown):
         width, height = _size(box)
         if min(width, height) < 1:
             raise damaged("an empty window")
         if width * height > max_pixels:
             raise too_large(f"{width} x {height} pixels")
-    width, height = _size(boxes[0])
-    if tile[0] * tile[1] > max(width * height, LARGEST_TILE):
-        raise too_large(f"a tile of {tile[0] * tile[1]} pixels")
-    if channels * width * min(height, BLOCK) > 4 * max(max_pixels, LARGEST_TILE):
-        raise too_large(f"a block of {channels} channels")
-    return boxes[0], boxes[1]
+    width, height = _size(header.window)
+    if len(header.channels) * width * min(height, BLOCK) > 4 * max(max_pixels, LARGEST_TILE):
+        raise too_large(f"a block of {len(header.channels)} channels")
+    for channel in header.channels.values():
+        if channel.type not in range(len(PIXEL_TYPES)) or min(channel.across, channel.down) < 1:
+            raise damaged("an unknown channel")
 
 
 def _attributes(data: bytes) -> Iterator[tuple[str, bytes]]:
@@ -96,6 +120,14 @@ def _attributes(data: bytes) -> Iterator[tuple[str, bytes]]:
             return
         yield data[start:name_end].decode("latin-1"), data[type_end + 5 : type_end + 5 + length]
         start = type_end + 5 + length
+
+
+def _channels(data: bytes) -> Iterator[tuple[str, Channel]]:
+    """Yields the names and types of the channels. Raises struct.error if their list is not whole."""
+    start = 0
+    while (end := data.find(b"\0", start)) > start:
+        yield data[start:end].decode("latin-1"), Channel(*struct.unpack_from("<i4xii", data, end + 1))
+        start = end + 17
 
 
 def _size(box: Box) -> tuple[int, int]:
@@ -118,21 +150,23 @@ def _colour(channels: Iterable[str]) -> tuple[dict[str, str], list[str]]:
     raise unsupported(f"EXR without colour (channels {', '.join(channels)})", "save it with channels R, G and B")
 
 
-def _planes(
-    opened: OpenEXR.InputFile, channels: Mapping[str, Any], names: Mapping[str, str], window: Box
-) -> dict[str, np.ndarray]:
+def _planes(data: bytes, header: Header, names: Mapping[str, str]) -> dict[str, np.ndarray]:
     """Returns the channels of these names, float or integer (H, W) in the data window. Chroma is repeated."""
-    width, height = _size(window)
-    steps = {name: (channels[full].xSampling, channels[full].ySampling) for name, full in names.items()}
-    if set(steps.values()) == {(1, 1)}:
+    # File reads every part and channel, gigabytes of a render, and prints. InputFile's header() can crash.
+    opened = OpenEXR.InputFile(Stream(data))
+    width, height = _size(header.window)
+    chosen = [header.channels[full] for full in names.values()]
+    if all((channel.across, channel.down) == (1, 1) for channel in chosen):
         values = opened.channels(list(names.values()))  # decodes the file once
     else:
         values = [opened.channel(full) for full in names.values()]
     planes = {}
-    for (name, full), raw in zip(names.items(), values, strict=True):
-        across, down = steps[name]
-        plane = np.frombuffer(raw, PIXEL_TYPES[str(channels[full].type)]).reshape(-(-height // down), -(-width // across))
-        planes[name] = plane.repeat(down, axis=0).repeat(across, axis=1)[:height, :width] if across * down > 1 else plane
+    for name, channel, raw in zip(names, chosen, values, strict=True):
+        stored = np.frombuffer(raw, PIXEL_TYPES[channel.type])
+        plane = stored.reshape(-(-height // channel.down), -(-width // channel.across))
+        if channel.down > 1 or channel.across > 1:
+            plane = plane.repeat(channel.down, axis=0).repeat(channel.across, axis=1)[:height, :width]
+        planes[name] = plane
     return planes
 
 
@@ -149,8 +183,9 @@ def _light(planes: Mapping[str, np.ndarray], primaries: Sequence[float]) -> np.n
         return np.stack([red, (y - of_red * red - of_blue * blue) / of_green, blue], axis=2).astype(np.float32)
 
 
-def _framed(plane: np.ndarray, window: Box, shown: Box) -> np.ndarray:
+def _framed(plane: np.ndarray, header: Header) -> np.ndarray:
     """Returns the display window of an array (H, W, C) of the data window. What lies outside the latter is 0."""
+    window, shown = header.window, header.shown
     if window == shown:
         return plane
     width, height = _size(shown)
@@ -163,10 +198,3 @@ def _framed(plane: np.ndarray, window: Box, shown: Box) -> np.ndarray:
         ]
     return framed
 
-
-def _primaries(chromaticities: Any) -> Sequence[float]:
-    """Returns x and y of red, green, blue and white, as a header gives them; Rec. 709's without."""
-    if chromaticities is None:
-        return linear.REC709
-    ends = (chromaticities.red, chromaticities.green, chromaticities.blue, chromaticities.white)
-    return [float(value) for end in ends for value in (end.x, end.y)]
