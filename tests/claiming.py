@@ -57,9 +57,7 @@ def _exr(data: bytes, width: int, height: int) -> Places:
 PLACES: dict[str, Callable[[bytes, int, int], Places]] = {
     "PNG": lambda _, width, height: [(16, struct.pack(">II", width, height))],
     "JPEG": lambda data, width, height: [(data.index(b"\xff\xc0") + 5, struct.pack(">HH", height, width))],
-    "GIF": lambda data, width, height: [
-        (at, struct.pack("<HH", width, height)) for at in (6, data.index(b",") + 5)
-    ],
+    "GIF": lambda data, width, height: [(at, struct.pack("<HH", width, height)) for at in (6, data.index(b",") + 5)],
     "BMP": lambda _, width, height: [(18, struct.pack("<II", width, height))],
     "WEBP": lambda _, width, height: [(21, struct.pack("<I", width - 1 | height - 1 << 14))],
     "AVIF": _in_box(b"ispe", 4),

@@ -42,7 +42,9 @@ def heif(count: int, size: tuple[int, int], *turns: bytes, claimed: tuple[int, i
     grid = struct.pack(">BBBBHH", 0, 0, 0, count - 1, *(claimed or size))
     whole = count + 1  # the number of the item
     names = [(number, b"hvc1") for number in range(1, whole)] + [(whole, b"grid")]
-    entries = [box(b"infe", struct.pack(">IHH4sx", 2 << 24 | (name == b"hvc1"), number, 0, name)) for number, name in names]
+    entries = [
+        box(b"infe", struct.pack(">IHH4sx", 2 << 24 | (name == b"hvc1"), number, 0, name)) for number, name in names
+    ]
     properties = [codec, *(box(b"ispe", struct.pack(">III", 0, *sides)) for sides in ((64, 64), size)), *turns]
     of_whole = bytes([3, *(0x80 | 4 + index for index in range(len(turns)))])
     associations = [struct.pack(">HBBB", number, 2, 0x81, 2) for number in range(1, whole)]
@@ -121,7 +123,8 @@ def psd(
         packed = [_packed(row) for plane in rows for row in plane]
         body = b"".join(len(row).to_bytes(wide // 2, "big") for row in packed) + b"".join(packed)
     named = b"".join(
-        b"8BIM" + struct.pack(">HHI", number, 0, len(data)) + data + b"\0" * (len(data) % 2) for number, data in resources
+        b"8BIM" + struct.pack(">HHI", number, 0, len(data)) + data + b"\0" * (len(data) % 2)
+        for number, data in resources
     )
     info = b"" if layers is None else (4).to_bytes(wide, "big") + struct.pack(">hH", layers, 0)
     height, width = planes[0].shape

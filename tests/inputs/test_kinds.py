@@ -43,7 +43,9 @@ def test_no_other_file_is_taken_for_a_tga() -> None:
     cursor = b"\0\0\2\0\1\0\x20\x20\0\0\0\0\0\0" + bytes(50)
     assert sniff(cursor) is None
     assert not any(sniff(bytes(count)) for count in range(65))
-    others = [path for path in Path(np.__file__).parent.rglob("*") if path.suffix in (".py", ".pyc", ".so", ".npy", ".npz")]
+    others = [
+        path for path in Path(np.__file__).parent.rglob("*") if path.suffix in (".py", ".pyc", ".so", ".npy", ".npz")
+    ]
     assert len(others) > 100
     for path in others:
         assert sniff(path.read_bytes()[:64]) is None, path

@@ -3,14 +3,13 @@
 import io
 
 import imagecodecs
-import Imath
 import numpy as np
 import OpenEXR
 import pytest
 
 from clipseg_cli.inputs import linear
 from image_files import overwritten, read, refused
-from written_files import exr, hdr, light, pfm
+from written_files import FILES, exr, hdr, light, pfm
 
 REC2020 = (0.708, 0.292, 0.170, 0.797, 0.131, 0.046, 0.3127, 0.3290)
 # Rec. 2020 to Rec. 709, from ITU-R BT.2087
@@ -25,7 +24,7 @@ def shown(values: np.ndarray) -> np.ndarray:
 
 def off(pixels: np.ndarray, expected: np.ndarray) -> float:
     """Returns the largest difference, in levels."""
-    return float(np.abs(pixels - expected).max())
+    return float(np.abs(pixels.astype(float) - expected).max())
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
@@ -79,7 +78,7 @@ def test_premultiplied_colour_is_composited_in_light() -> None:
 def test_the_channels_that_show_the_image_are_found(photo: np.ndarray) -> None:
     """Grey, the main layer or else the first, the first part; a depth alone is unsupported and named."""
     values = light(photo).astype(np.float32)
-    red, green, blue = np.moveaxis(values, 2, 0)
+    red, green, blue = np.ascontiguousarray(np.moveaxis(values, 2, 0))
     grey = read(exr({"Y": green})).pixels
     assert off(grey, photo[:, :, 1:2]) <= 1
     layers = {"ao.R": blue, "ao.G": blue, "ao.B": blue, "view.Combined.R": red, "view.Combined.G": green}
@@ -89,28 +88,20 @@ def test_the_channels_that_show_the_image_are_found(photo: np.ndarray) -> None:
     assert read(exr({name: layers[name] for name in ("ao.R", "ao.G", "ao.B")})).notes == ("layer ao",)
     file = io.BytesIO()
     head = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
-    OpenEXR.File([OpenEXR.Part(dict(head), {"RGB": values}, "a"), OpenEXR.Part(dict(head), {"Z": red}, "b")]).write(file)
+    OpenEXR.File([OpenEXR.Part(dict(head), {"RGB": values}, "a"), OpenEXR.Part(dict(head), {"Z": red}, "b")]).write(
+        file
+    )
     assert off(read(file.getvalue()).pixels, photo) <= 1
     kind, message = refused(exr({"Z": red}))
     assert kind == "unsupported"
     assert "channels Z" in message
 
 
-def test_luminance_and_chroma_are_read(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Y with RY and BY at half the size gives the colours from which they were computed."""
-    rgb = np.array([0.6, 0.3, 0.1])
-    y = rgb @ (0.2126, 0.7152, 0.0722)
-    half = Imath.PixelType(Imath.PixelType.FLOAT)
-    header = OpenEXR.Header(30, 20)
-    header["channels"] = {name: Imath.Channel(half, step, step) for name, step in (("Y", 1), ("RY", 2), ("BY", 2))}
-    path = tmp_path_factory.mktemp("exr") / "chroma.exr"
-    file = OpenEXR.OutputFile(str(path), header)
-    values = {"Y": np.full(600, y), "RY": np.full(150, (rgb[0] - y) / y), "BY": np.full(150, (rgb[2] - y) / y)}
-    file.writePixels({name: value.astype(np.float32).tobytes() for name, value in values.items()})
-    file.close()
-    pixels = read(path.read_bytes()).pixels
+def test_luminance_and_chroma_are_read() -> None:
+    """Y with RY and BY at half the size, as ImageMagick writes them, gives the colour that was written."""
+    pixels = read((FILES / "chroma.exr").read_bytes()).pixels
     assert pixels.shape == (20, 30, 3)
-    assert off(pixels, shown(rgb)) <= 1
+    assert off(pixels, shown(np.array([0.6, 0.3, 0.1]))) < 1.5  # of half precision
 
 
 def test_other_primaries_are_converted(photo: np.ndarray) -> None:
@@ -165,9 +156,7 @@ def test_radiance_equals_another_decoder(photo: np.ndarray) -> None:
     expected = shown(values)
     assert off(read(flat).pixels, expected) <= 0.51
     rgbe = rgbe_of(photo)
-    by_channel = b"".join(
-        bytes((2, 2, 0, 130)) + b"".join(coded(channel) for channel in line.T) for line in rgbe
-    )
+    by_channel = b"".join(bytes((2, 2, 0, 130)) + b"".join(coded(channel) for channel in line.T) for line in rgbe)
     image = read(radiance(photo, b"-Y 90 +X 130", by_channel))
     assert off(image.pixels, shown(decoded(rgbe))) <= 0.51
     assert (image.format, image.notes) == ("HDR", ())

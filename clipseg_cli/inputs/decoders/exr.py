@@ -85,7 +85,9 @@ def _header(data: bytes) -> Header:
         window, shown = (struct.unpack("<4i", attributes[name]) for name in ("dataWindow", "displayWindow"))
         across, down, _ = struct.unpack("<IIB", attributes.get("tiles", bytes(9)))
         channels = dict(_channels(attributes["channels"]))
-        primaries = struct.unpack("<8f", attributes["chromaticities"]) if "chromaticities" in attributes else linear.REC709
+        primaries = (
+            struct.unpack("<8f", attributes["chromaticities"]) if "chromaticities" in attributes else linear.REC709
+        )
     except (KeyError, struct.error) as error:
         raise damaged("no sound header") from error
     width, height = _size(window)
@@ -197,4 +199,3 @@ def _framed(plane: np.ndarray, header: Header) -> np.ndarray:
             top - window[1] : bottom - window[1], left - window[0] : right - window[0]
         ]
     return framed
-

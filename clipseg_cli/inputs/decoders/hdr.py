@@ -45,7 +45,9 @@ def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
         if len(strip) == STRIP or start + len(strip) == len(pixels):
             pixels[start : start + len(strip)] = linear.srgb(_light(np.stack(strip)), matrix)
             start, strip = start + len(strip), []
-    pixels = pixels[:: -1 if (down == b"+") == (axis == b"Y") else 1, :: -1 if (right == b"+") == (other == b"Y") else 1]
+    pixels = pixels[
+        :: -1 if (down == b"+") == (axis == b"Y") else 1, :: -1 if (right == b"+") == (other == b"Y") else 1
+    ]
     return Decoded(pixels if axis == b"Y" else pixels.swapaxes(0, 1), 1, notes)
 
 

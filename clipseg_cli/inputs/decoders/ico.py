@@ -19,7 +19,9 @@ def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
     if len(data) < HEAD.size + count * ENTRY.size:
         raise damaged("the list of images is not whole")
     entries = ENTRY.iter_unpack(data[HEAD.size : HEAD.size + count * ENTRY.size])
-    width, height, _, bits, length, start = max(entries, key=lambda entry: ((entry[0] or 256) * (entry[1] or 256), entry[3]))
+    width, height, _, bits, length, start = max(
+        entries, key=lambda entry: ((entry[0] or 256) * (entry[1] or 256), entry[3])
+    )
     content = data[start : start + length]
     if len(content) < max(length, BITMAP.size):
         raise damaged("the largest image is not whole")
