@@ -111,7 +111,7 @@ def psd(
     resources: Sequence[tuple[int, bytes]] = (),
     layers: int | None = None,
 ) -> bytes:
-    """Returns a PSD or PSB of these planes, (H, W) of 8, 16 or 32 bits; bool for 1 bit. `layers` says how many it has."""
+    """Returns a PSD or PSB of these planes, (H, W) of 8, 16 or 32 bits, or bool. `layers` says how many it has."""
     bits = 1 if planes[0].dtype == bool else planes[0].itemsize * 8
     wide = 8 if version == 2 else 4
     rows = [[bytes(row) for row in _rows(plane)] for plane in planes]

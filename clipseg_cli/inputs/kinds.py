@@ -43,7 +43,7 @@ KINDS = {
     "JPEG2000": Kind(
         rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", (".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"), "jpeg2000"
     ),
-    "PPM": Kind(rb"P[1-6]\s(?:#|\s*\d+\s+\d+\s)|Pf\s+\d+\s+\d+\s", (".pbm", ".pgm", ".ppm", ".pnm", ".pfm"), "pillow"),
+    "PPM": Kind(rb"P[1-6]\s(?:#|\s*\d+\s+\d+\s)|Pf\s+\d+\s+\d+\s", (".pbm", ".pgm", ".ppm", ".pnm", ".pfm"), "pnm"),
     "HEIC": Kind(rb".{4}ftyp(?:hei[cmsx]|hev[cmsx]|m[is]f1)", (".heic", ".heif", ".hif"), "heic", "heic", ("pi_heif",)),
     "RAW": Kind(
         rb"II\*\0\x10\0\0\0CR|.{4}ftypcrx |FUJIFILMCCD-RAW|IIR[OS]|MMOR|IIU\0|FOVb|\0MRM",
@@ -83,7 +83,7 @@ KINDS = {
     "BLP": Kind(rb"BLP[12]"),
     "FITS": Kind(rb"SIMPLE  ="),
     "big-endian BigTIFF": Kind(rb"MM\0\+"),  # Pillow reads it as little-endian
-    # the last one, since it has no magic bytes: an image type with its bits per pixel, sides above 0, 0 where it must be
+    # the last one, since it has no magic bytes: an image type with its bits per pixel, sides above 0, zeros
     "TGA": Kind(
         rb"""(?x) .
         (?: \x01 [\x01\x09] .. (?!\0\0).. [\x0f\x10\x18\x20] .{4} (?!\0\0).. (?!\0\0).. \x08

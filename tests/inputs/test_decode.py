@@ -12,11 +12,11 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from claiming import claiming
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs import orientation
 from clipseg_cli.inputs.decode import load
 from clipseg_cli.inputs.source import Source
-from claiming import claiming
 from image_files import LIMIT, LOSSLESS, LOSSY, PHOTOS, STILL, VALID, read, refused, saved
 
 
@@ -114,7 +114,8 @@ for path in sys.argv[3:]:
         print(load(Source(path, "", ""), max_pixels=int(sys.argv[1])).pixels.shape, peak() - before)
     except ImageError as error:
         print(error.kind, peak() - before, "--max-pixels" in str(error))
-print([name for name in sys.modules if name.startswith("PIL.") and name[4:7] in ("Eps", "Wmf", "Blp", "Psd", "Fli", "Fit")])
+unsafe = ("Eps", "Wmf", "Blp", "Psd", "Fli", "Fit")
+print([name for name in sys.modules if name.startswith("PIL.") and name[4:7] in unsafe])
 """
 
 

@@ -53,7 +53,7 @@ def window(*sides: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_the_display_window_is_shown(photo: np.ndarray) -> None:
-    """It has the size that viewers show. Pixels outside are cut; what is not stored is black, or white with an alpha."""
+    """It has the size that viewers show. Pixels outside are cut. What is not stored is black; with an alpha, white."""
     values = light(photo).astype(np.float32)
     windows = {"dataWindow": window(10, -20, 139, 69), "displayWindow": window(0, 0, 99, 99)}
     pixels = read(exr({"RGB": values}, **windows)).pixels

@@ -20,10 +20,10 @@ def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
     """Decodes the first image of a DDS. Raises ImageError."""
     memory = pillow.in_memory(file)
     image = pillow.opened(kind, memory, max_pixels, UNREAD)
-    codec, _, _, arguments = image.tile[0]
-    if codec == "bcn" and arguments[0] == LIGHT:
+    codec, arguments = image.tile[0].codec_name, image.tile[0].args
+    if codec == "bcn" and isinstance(arguments, tuple) and arguments[0] == LIGHT:
         raise unsupported("BC6H in DDS", "save it as EXR")
-    if codec != "dds_rgb":
+    if codec != "dds_rgb" or not isinstance(arguments, tuple):
         return pillow.finished(image)
     bits, masks = arguments
     memory.seek(HEADER)

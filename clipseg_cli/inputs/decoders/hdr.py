@@ -101,7 +101,7 @@ def _by_channel(data: bytes, start: int, length: int) -> tuple[np.ndarray, int]:
 
 
 def _by_pixel(data: bytes, start: int, length: int) -> tuple[np.ndarray, int]:
-    """Returns a scan line of whole pixels, of which (1, 1, 1, n) repeats the last one, and where the next one starts."""
+    """Returns a scan line of pixels, of which (1, 1, 1, n) repeats the last one, and where the next one starts."""
     line = np.frombuffer(data[start : start + 4 * length], np.uint8)
     if line.size == 4 * length and not (line.reshape(-1, 4)[:, :3] == 1).all(axis=1).any():
         return line.reshape(-1, 4).T, start + 4 * length

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import pi_heif
 
 from clipseg_cli.inputs.decoders import pillow
-from clipseg_cli.inputs.decoders.result import Decoded, damaged, too_large, unsupported
+from clipseg_cli.inputs.decoders.result import Decoded, too_large, unsupported
 
 META_VERSION = 4  # bytes of version and flags, after the name of some boxes
 CODECS = "Unsupported (feature|codec|file|image|color|colour)|No decoding plugin"  # libheif's words for a sound file

@@ -10,8 +10,8 @@ import io
 from collections.abc import Iterator
 from typing import BinaryIO
 
-import pillow_jxl
 import PIL.Image
+import pillow_jxl
 
 from clipseg_cli.inputs.decoders import jpeg, pillow
 from clipseg_cli.inputs.decoders.result import Decoded, damaged, too_large, unsupported
