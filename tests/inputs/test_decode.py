@@ -153,7 +153,7 @@ def test_a_small_file_that_claims_an_allowed_size_takes_little_memory(tmp_path: 
 
 def test_a_huge_file_is_not_read_into_memory(tmp_path: Path, photo: np.ndarray) -> None:
     """A small image with a terabyte of zeros behind it is `too_large`, at once."""
-    for form in ("JPEG", "PNG", "WEBP", "AVIF", "JPEG2000"):
+    for form in ("JPEG", "PNG", "WEBP", "AVIF", "JPEG2000", "HEIC", "JPEG XL", "EXR", "HDR", "PFM", "ICO"):
         path = tmp_path / form
         path.write_bytes(saved(photo, form))
         os.truncate(path, 1 << 40)

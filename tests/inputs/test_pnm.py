@@ -11,7 +11,7 @@ from image_files import read, refused
 
 @pytest.mark.parametrize("white", [1, 15, 254, 256, 1023, 65534, 65535])
 def test_every_depth_equals_what_pillow_decodes(white: int, photo: np.ndarray) -> None:
-    """Colour equals Pillow's within rounding, grey the formula; comments in the header are skipped, noise is clipped."""
+    """Colour equals Pillow's within rounding, grey the formula. Comments are skipped, values above white are white."""
     values = (photo / 255 * white).round().astype("u1" if white < 256 else ">u2")
     data = b"P6 # colour\n130 # wide\n90\n%d\n" % white + values.tobytes()
     with PpmImagePlugin.PpmImageFile(io.BytesIO(data)) as reference:

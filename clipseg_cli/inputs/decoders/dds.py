@@ -1,4 +1,4 @@
-"""DirectDraw surfaces: the first image, block-compressed (BC1-5 and BC7) or plain; BC6H has light that Pillow clips.
+"""DirectDraw surfaces: the first image, block-compressed (BC1-5 and BC7) or plain; BC6H is refused, since Pillow clips its light.
 
 Plain colour is unpacked here: Pillow takes a second per megapixel.
 """
@@ -14,6 +14,7 @@ from clipseg_cli.inputs.decoders.result import Decoded, damaged, unsupported
 UNREAD = "Unimplemented|Unknown pixel format|Unsupported bitcount"  # Pillow's messages for a sound file
 HEADER = 128  # bytes
 LIGHT = 6  # BC6H
+PIECE = 1 << 18  # pixels that are unpacked at once
 
 
 def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
@@ -38,16 +39,17 @@ def _unpacked(data: bytes, size: tuple[int, int], bits: int, masks: tuple[int, .
         raise unsupported(f"{bits} bits per pixel in DDS", "save it with 24 or 32")
     if not len(data) == count * width * height > 0:
         raise damaged("fewer pixels than its header says")
-    stored = np.frombuffer(data, np.uint8).reshape(height, width, count)
-    pixels = np.zeros((height, width, len(masks)), np.uint8)
+    stored = np.frombuffer(data, np.uint8).reshape(-1, count)
+    pixels = np.zeros((len(stored), len(masks)), np.uint8)
     for channel, mask in enumerate(masks):
-        if not mask:
+        low = (mask & -mask).bit_length() - 1  # its lowest bit
+        if mask and mask == 0xFF << low and low in range(0, bits, 8):  # a whole byte
+            pixels[:, channel] = stored[:, low // 8]
             continue
-        low = (mask & -mask).bit_length() - 1
-        if mask == 0xFF << low and low % 8 == 0:  # a byte
-            pixels[:, :, channel] = stored[:, :, low // 8] if low // 8 < count else 0
-            continue
-        for row, values in zip(pixels, stored, strict=True):
-            number = sum(values[:, byte].astype(np.uint64) << np.uint64(8 * byte) for byte in range(count))
-            row[:, channel] = ((number & np.uint64(mask)) >> np.uint64(low)) * np.uint64(255) // np.uint64(mask >> low)
-    return PIL.Image.fromarray(pixels)
+        for start in range(0, len(stored) if mask else 0, PIECE):
+            piece = stored[start : start + PIECE].astype(np.uint64)
+            number = sum(piece[:, byte] << np.uint64(8 * byte) for byte in range(count)) & np.uint64(mask)
+            pixels[start : start + PIECE, channel] = (
+                (number >> np.uint64(low)) * np.uint64(255) // np.uint64(mask >> low)
+            )
+    return PIL.Image.fromarray(pixels.reshape(height, width, len(masks)))

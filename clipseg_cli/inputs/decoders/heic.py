@@ -15,7 +15,7 @@ import pi_heif
 from clipseg_cli.inputs.decoders import pillow
 from clipseg_cli.inputs.decoders.result import Decoded, too_large, unsupported
 
-META_VERSION = 4  # bytes of version and flags, after the name of some boxes
+VERSION = 4  # bytes of version and flags, at the start of some boxes
 CODECS = "Unsupported (feature|codec|file|image|color|colour)|No decoding plugin"  # libheif's words for a sound file
 
 
@@ -38,12 +38,14 @@ def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
 
 
 def _sizes(data: memoryview) -> Iterator[tuple[int, int]]:
-    """Yields the width and height of every image in a file, as its header says: also of tiles and crops."""
-    for name, body in _boxes(data):
-        if name in (b"meta", b"iprp", b"ipco"):
-            yield from _sizes(body[META_VERSION if name == b"meta" else 0 :])
-        elif name == b"ispe" and len(body) >= META_VERSION + 8:
-            yield struct.unpack_from(">II", body, META_VERSION)
+    """Yields the width and height of every image in a file, as its header says: also of tiles, and before a crop."""
+    parts = [data]
+    for name, skip in ((b"meta", VERSION), (b"iprp", 0), (b"ipco", 0)):
+        parts = [body[skip:] for part in parts for found, body in _boxes(part) if found == name]
+    for part in parts:
+        for found, body in _boxes(part):
+            if found == b"ispe" and len(body) >= VERSION + 8:
+                yield struct.unpack_from(">II", body, VERSION)
 
 
 def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:

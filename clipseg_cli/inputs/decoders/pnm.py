@@ -1,4 +1,4 @@
-"""PNM: with Pillow, except binary grey and colour of other depths than 8 bits, for which it takes seconds a megapixel."""
+"""PNM: with Pillow, except binary grey and colour of other depths than 8 bits: it takes seconds for a megapixel."""
 
 import re
 from typing import BinaryIO
@@ -12,7 +12,7 @@ GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"  # with comments
 HEADER = re.compile(rb"P([56])" + GAP + rb"(\d{1,9})" + GAP + rb"(\d{1,9})" + GAP + rb"(\d{1,5})\s")
 LONGEST_HEADER = 1 << 16  # bytes
 BYTE, WIDEST = 255, 65535  # largest values
-STRIP = 64  # rows that are converted at once
+PIECE = 1 << 18  # pixels that are converted at once
 
 
 def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
@@ -29,9 +29,11 @@ def decode(kind: str, file: BinaryIO, max_pixels: int) -> Decoded:
     data = pillow.whole(file, max_pixels)
     if not count or len(data) < header.end() + count * form.itemsize:
         raise damaged("fewer pixels than its header says")
-    stored = np.frombuffer(data, form, count, header.end()).reshape(height, width, bands)
-    pixels = np.empty((height, width, 3), np.uint8)
-    for top in range(0, height, STRIP):
-        values = np.minimum(stored[top : top + STRIP], white).astype(np.uint32)
-        pixels[top : top + STRIP] = (values * BYTE + white // 2) // white
-    return Decoded(pixels, 1, ["16-bit grey scaled to 8 bits"] if bands == 1 and white > BYTE else [])
+    stored = np.frombuffer(data, form, count, header.end()).reshape(-1, bands)
+    pixels = np.empty((width * height, 3), np.uint8)
+    for start in range(0, len(stored), PIECE):
+        values = np.minimum(stored[start : start + PIECE], white).astype(np.uint32)
+        pixels[start : start + PIECE] = (values * BYTE + white // 2) // white
+    return Decoded(
+        pixels.reshape(height, width, 3), 1, ["16-bit grey scaled to 8 bits"] if bands == 1 and white > BYTE else []
+    )
