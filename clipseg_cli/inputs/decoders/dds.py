@@ -1,6 +1,6 @@
-"""DirectDraw surfaces: the first image, block-compressed (BC1-5 and BC7) or plain; BC6H is refused, since Pillow clips its light.
+"""DirectDraw surfaces: the first image, in blocks (BC1-5 and BC7) or plain.
 
-Plain colour is unpacked here: Pillow takes a second per megapixel.
+BC6H is refused, since Pillow clips its light. Plain colour is unpacked here: Pillow takes a second for a megapixel.
 """
 
 from typing import BinaryIO
@@ -49,7 +49,6 @@ def _unpacked(data: bytes, size: tuple[int, int], bits: int, masks: tuple[int, .
         for start in range(0, len(stored) if mask else 0, PIECE):
             piece = stored[start : start + PIECE].astype(np.uint64)
             number = sum(piece[:, byte] << np.uint64(8 * byte) for byte in range(count)) & np.uint64(mask)
-            pixels[start : start + PIECE, channel] = (
-                (number >> np.uint64(low)) * np.uint64(255) // np.uint64(mask >> low)
-            )
+            levels = (number >> np.uint64(low)) * np.uint64(255) // np.uint64(mask >> low)
+            pixels[start : start + PIECE, channel] = levels
     return PIL.Image.fromarray(pixels.reshape(height, width, len(masks)))
