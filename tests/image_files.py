@@ -59,7 +59,7 @@ WRITERS: dict[str, Callable[..., bytes]] = {
     "PFM": written.pfm,
 }
 # The kinds whose decoders read whole files: camera raw files and videos have their own tests.
-STILL = tuple(kind for kind in DECODABLE if KINDS[kind].decoder not in ("raw", "video"))
+IMAGE_KINDS = tuple(kind for kind in DECODABLE if KINDS[kind].decoder not in ("raw", "video"))
 
 
 def read(data: bytes, max_pixels: int = LIMIT) -> Image:

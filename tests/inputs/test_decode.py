@@ -17,7 +17,7 @@ from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs import orientation
 from clipseg_cli.inputs.decode import load
 from clipseg_cli.inputs.source import Source
-from image_files import LIMIT, LOSSLESS, LOSSY, PHOTOS, STILL, VALID, read, refused, saved
+from image_files import IMAGE_KINDS, LIMIT, LOSSLESS, LOSSY, PHOTOS, VALID, read, refused, saved
 
 
 @pytest.mark.parametrize("form", LOSSLESS)
@@ -128,7 +128,7 @@ def measured(limit: int, *paths: Path) -> list[str]:
 
 def test_a_bomb_is_refused_from_its_header(tmp_path: Path) -> None:
     """165 megapixels claimed by a few hundred bytes are `too_large`, take at most 50 MB, and the flag is named."""
-    paths = [tmp_path / form for form in STILL]
+    paths = [tmp_path / form for form in IMAGE_KINDS]
     for path in paths:
         path.write_bytes(claiming(path.name, 12845, 12845))
         assert path.stat().st_size < 1200
@@ -142,7 +142,7 @@ def test_a_bomb_is_refused_from_its_header(tmp_path: Path) -> None:
 
 def test_a_small_file_that_claims_an_allowed_size_takes_little_memory(tmp_path: Path) -> None:
     """90 megapixels, within the limit, claimed by a few hundred bytes are `corrupt` and take at most 300 MB."""
-    paths = [tmp_path / form for form in STILL if form not in ("WEBP", "AVIF", "JPEG2000")]
+    paths = [tmp_path / form for form in IMAGE_KINDS if form not in ("WEBP", "AVIF", "JPEG2000")]
     for path in paths:
         path.write_bytes(claiming(path.name, 9487, 9487))
     for line in measured(LIMIT, *paths)[:-1]:

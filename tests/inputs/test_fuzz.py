@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from clipseg_cli.errors import ERROR_CLASSES, ImageError
-from image_files import STILL, VALID, read, saved
+from image_files import IMAGE_KINDS, VALID, read, saved
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "1"))  # per kind of file
 SLOW, HUNG = 10.0, 60.0  # seconds: for one file on a busy machine, and for a process beyond SECONDS
@@ -50,7 +50,7 @@ def flip(form: str, seconds: float, seed: int) -> dict[str, object]:
 
 def test_every_format_is_fuzzed() -> None:
     """The table of valid files names every kind of still image that has a decoder."""
-    assert {form.strip() for form in VALID} == set(STILL)
+    assert {form.strip() for form in VALID} == set(IMAGE_KINDS)
 
 
 @pytest.mark.parametrize(
