@@ -53,10 +53,10 @@ KINDS = {
         ("rawpy",),
     ),
     "JPEG XL": Kind(rb"\xff\x0a|\0\0\0\x0cJXL ", (".jxl",), "jxl", "jxl", ("pillow_jxl",)),
-    "PSD": Kind(rb"8BPS\0[\x01\x02]", (".psd", ".psb"), "psd"),
+    "PSD": Kind(rb"8BPS\0", (".psd", ".psb"), "psd"),
     "ICO": Kind(rb"\0\0\x01\0[^\0]\0.{3}[\0\xff][\0\x01]\0", (".ico",), "ico"),
     "DDS": Kind(rb"DDS \x7c\0\0\0", (".dds",), "dds"),
-    "QOI": Kind(rb"qoif.{8}[\x03\x04][\0\x01]", (".qoi",), "qoi"),
+    "QOI": Kind(rb"qoif\0", (".qoi",), "qoi"),
     "HDR": Kind(rb"#\?(?:RADIANCE|RGBE)", (".hdr",), "hdr"),
     "PFM": Kind(rb"PF\s+\d+\s+\d+\s", (".pfm",), "pfm"),  # colour; PPM has the grey one
     "EXR": Kind(rb"\x76\x2f\x31\x01", (".exr",), "exr", "exr", ("OpenEXR",)),
