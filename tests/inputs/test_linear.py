@@ -160,6 +160,8 @@ def test_radiance_equals_another_decoder(photo: np.ndarray) -> None:
     image = read(radiance(photo, b"-Y 90 +X 130", by_channel))
     assert off(image.pixels, shown(decoded(rgbe))) <= 0.51
     assert (image.format, image.notes) == ("HDR", ())
+    narrow = rgbe[:, :5]
+    assert off(read(radiance(photo, b"-Y 90 +X 5", narrow.tobytes())).pixels, shown(decoded(narrow))) <= 0.51
     repeated = b"".join(line[0].tobytes() + b"\1\1\1\x7f" + line[0].tobytes() * 2 for line in rgbe)
     image = read(radiance(photo, b"-Y 90 +X 130", repeated))
     assert off(image.pixels, shown(decoded(np.repeat(rgbe[:, :1], 130, axis=1)))) <= 0.51

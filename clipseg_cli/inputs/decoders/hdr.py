@@ -39,13 +39,10 @@ def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
         raise damaged("a side of 0 pixels")
     matrix, notes = _matrix(data[: size.start()])
     pixels = np.empty((int(lines), int(length), 3), np.uint8)
-    strip: list[np.ndarray] = []
     start = 0
-    for line in _lines(data, size.end(), int(lines), int(length)):
-        strip.append(line)
-        if len(strip) == STRIP or start + len(strip) == len(pixels):
-            pixels[start : start + len(strip)] = linear.srgb(_light(np.stack(strip)), matrix)
-            start, strip = start + len(strip), []
+    for strip in _strips(data, size.end(), int(lines), int(length)):
+        pixels[start : start + len(strip)] = linear.srgb(_light(strip), matrix)
+        start += len(strip)
     pixels = pixels[
         :: -1 if (down == b"+") == (axis == b"Y") else 1, :: -1 if (right == b"+") == (other == b"Y") else 1
     ]
@@ -74,14 +71,21 @@ def _light(lines: np.ndarray) -> np.ndarray:
     return np.asarray(lines[:, :3].swapaxes(1, 2) * scale[:, :, None])
 
 
-def _lines(data: bytes, start: int, lines: int, length: int) -> Iterator[np.ndarray]:
-    """Yields every scan line, uint8 (4, length). Raises ImageError if data is missing."""
-    for _ in range(lines):
-        if length in LENGTHS and data[start : start + 4] == bytes((2, 2, length >> 8, length & 255)):
-            line, start = _by_channel(data, start + 4, length)
-        else:
-            line, start = _by_pixel(data, start, length)
-        yield line
+def _strips(data: bytes, start: int, lines: int, length: int) -> Iterator[np.ndarray]:
+    """Yields all scan lines in turn, some at once: uint8 (N, 4, length). Raises ImageError if data is missing."""
+    if length < LENGTHS.start:  # all at once: there may be millions
+        pixels, _ = _by_pixel(data, start, lines * length)
+        yield pixels.reshape(4, lines, length).swapaxes(0, 1)
+        return
+    for first in range(0, lines, STRIP):
+        strip = []
+        for _ in range(min(STRIP, lines - first)):
+            if length in LENGTHS and data[start : start + 4] == bytes((2, 2, length >> 8, length & 255)):
+                line, start = _by_channel(data, start + 4, length)
+            else:
+                line, start = _by_pixel(data, start, length)
+            strip.append(line)
+        yield np.stack(strip)
 
 
 def _by_channel(data: bytes, start: int, length: int) -> tuple[np.ndarray, int]:
