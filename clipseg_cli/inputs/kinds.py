@@ -58,7 +58,9 @@ KINDS = {
     "ICO": Kind(rb"\0\0\x01\0[^\0]\0.{3}[\0\xff][\0\x01]\0", (".ico",), "ico"),
     "DDS": Kind(rb"DDS \x7c\0\0\0", (".dds",), "dds"),
     "QOI": Kind(rb"qoif\0", (".qoi",), "qoi"),
-    "HDR": Kind(rb"#\?(?:RADIANCE|RGBE)", (".hdr",), "hdr"),
+    "HDR": Kind(
+        rb"#\?(?:RADIANCE|RGBE)", decoder="hdr"
+    ),  # by its bytes alone: maps and medical images have headers named .hdr
     "PFM": Kind(rb"PF\s+\d+\s+\d+\s", (".pfm",), "pfm"),  # colour; PPM has the grey one
     "EXR": Kind(rb"\x76\x2f\x31\x01", (".exr",), "exr", "exr", ("OpenEXR",)),
     "MP4": Kind(

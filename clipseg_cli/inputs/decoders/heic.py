@@ -36,9 +36,10 @@ def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
             raise too_large(f"{width} x {height} pixels")
         image = images.to_pillow()
     image.info.pop("exif", None)
-    codes = primaries.nclx(data[: pillow.HEADERS])
-    image.info.setdefault("icc_profile", primaries.by_code(*codes))
-    image.info["transfer"] = codes[1]
+    if codes := image.info.get("nclx_profile"):
+        profile = primaries.by_code(codes["color_primaries"], codes["transfer_characteristics"])
+        image.info.setdefault("icc_profile", profile)
+        image.info["transfer"] = codes["transfer_characteristics"]
     return pillow.finished(image)
 
 

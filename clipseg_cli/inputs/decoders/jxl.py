@@ -51,7 +51,7 @@ def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
     except RuntimeError as error:
         raise damaged("libjxl cannot decode it") from error
     if is_jpeg:
-        return jpeg.decode("JPEG", io.BytesIO(pixels), options)
+        return jpeg.decode("JPEG", io.BytesIO(pixels), options)._replace(orientation=1)
     mode = "F" if info.mode == "F;16" else info.mode
     with pillow.reasons():
         image = PIL.Image.frombytes(mode, (info.width, info.height), pixels)
