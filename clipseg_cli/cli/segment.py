@@ -57,7 +57,8 @@ def segment(
     request = Request(query, model, tuple(sys.argv[1:]), inputs, encode, masks, output, run)
     counts = Summary(masks.min_presence)
     piped = output.out is None and not output.printing.json and streams.stdout_takes_data()
-    sources = discover(inputs, stdin, request.out, counts.left_out, at_once=piped or request.to_stdout)
+    at_once = piped or request.to_stdout
+    sources = discover(inputs, stdin, request.out, counts.left_out, at_once, request.patterns)
     first = next(sources, None)
     if first is not None:
         sources = itertools.chain([first], sources)

@@ -62,6 +62,11 @@ def written(out: AnyPath, folder: str) -> dict[str, str]:
     }
 
 
+def outputs(out: AnyPath) -> dict[str, str]:
+    """Returns the output path of each image by the image's key, from the journal. Memory grows with their number."""
+    return {key_of(document): str(document["output"]) for document in documents(out / JOURNAL) if "output" in document}
+
+
 def point(out: AnyPath, key: str, paths: dict[str, str], fsync: bool) -> None:
     """Makes the records name these paths under `key`, by the images' keys. Keeps each image's latest record."""
 

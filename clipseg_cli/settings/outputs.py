@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 from clipseg_cli.errors import UsageError
+from clipseg_cli.settings import names
 from clipseg_cli.settings.flag import Flag
 
 Format = Literal[
@@ -124,6 +125,17 @@ class OutputOptions:
             "NAME",
             parse=_formats,
             default="mask,overlay",
+        ),
+    ] = ()
+    name: Annotated[
+        tuple[str, ...],
+        Flag(
+            "Name the masks, or the files of a format, by a pattern of {label} {dir} {stem} {name} {ext} {index} "
+            "{frame} {format}: '{dir}/{name}.png', 'overlay={dir}/{stem}_overlay.jpg'. Repeatable.",
+            metavar="[FORMAT=]TEMPLATE",
+            parse=lambda text: names.parsed(text, FORMATS),
+            default="masks/{label}/{dir}/{stem}.png for masks",
+            decides=True,
         ),
     ] = ()
     printing: PrintOptions = field(default_factory=PrintOptions)

@@ -59,11 +59,12 @@ def indexed_png(index: NDArray[np.uint8]) -> bytes:
 
 
 def levels(data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Returns the levels of a grey PNG, uint8 or uint16 (H, W). Raises OSError, ValueError or SyntaxError.
+    """Returns the levels of a grey PNG, TIFF, WebP or PGM that a run wrote, uint8 or uint16 (H, W).
 
-    Pillow decodes it: OpenCV's libpng would print errors on stderr.
+    Pillow decodes it: OpenCV's libpng would print errors on stderr. Raises OSError, ValueError or SyntaxError.
     """
-    with PngImageFile(io.BytesIO(data)) as image:
+    file = io.BytesIO(data)
+    with PngImageFile(file) if data[:1] == b"\x89" else Image.open(file, formats=("TIFF", "WEBP", "PPM")) as image:
         return np.array(image if image.mode in ("L", "I;16") else image.convert("L"))
 
 
