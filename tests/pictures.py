@@ -13,6 +13,8 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "samples"
 
+SCHEMA = {"v": 2, "image_b64": "", "frame": 0, "files": {}}  # keys without which no record of a manifest is read
+
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 Program = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -28,11 +28,11 @@ class Source:
 
 
 def key(name: str, frame: int | None) -> str:
-    """Returns what tells an image from all others of a run: its name and, of a frame of a file, the frame's number.
+    """Returns what tells an image from all others of a run: its name and, after the first frame, the frame's number.
 
     Keys sort by name, then by number. `readable` makes them fit to be shown.
     """
-    return name if frame is None else f"{name}\0{frame:09}"  # no name contains a NUL
+    return name if not frame else f"{name}\0{frame:09}"  # no name contains a NUL
 
 
 def readable(key: str) -> str:

@@ -122,6 +122,7 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
         for record in sharing.shared(
             rows, take, lambda items: filter(None, ahead(pool, again, items, 2 * threads)), note
         ):
+            record = record.of_run(plan.formats)
             ledger.add(record)
             summary.add(record)
             yield record
@@ -222,7 +223,7 @@ def _identify(row: Row, run: store.AnyPath, directory: str) -> Identity:
 
 def _stored(row: Row) -> list[str]:
     """Returns the path of each label's soft map in the run, of the finer one if there are two."""
-    return [str(next((mask[form] for form in SOFT if form in mask), None)) for mask in row["masks"]]
+    return [str(next(filter(None, (mask.get(form) for form in SOFT)), None)) for mask in row["masks"]]
 
 
 def _photo(row: Row, directory: str) -> str:
@@ -253,8 +254,8 @@ def _again(
         width=row["width"],
         height=row["height"],
         format=row["format"],
-        frames=row.get("frames", 1),
-        notes=tuple(row.get("notes", ())),
+        frames=row["frames"],
+        notes=tuple(filter(None, row["notes"].split("; "))),
     )
     with contextlib.suppress(OSError):  # a soft map is gone: reading it will say so
         blank = replace(blank, identity=_identify(row, request.run, directory))
@@ -262,7 +263,7 @@ def _again(
 
     @cache
     def photo() -> NDArray[np.uint8]:
-        image = load(Source(_photo(row, directory), before.image, "", frame=before.frame))
+        image = load(Source(_photo(row, directory), before.image, "", frame=before.frame or None))
         if image.pixels.shape[:2] != shape:
             raise ImageError("changed", "load", f"it is not the image of the run ({shape[1]} x {shape[0]} pixels)")
         return image.pixels
@@ -276,7 +277,7 @@ def _again(
     def maps() -> Iterator[soft_maps.Scored]:
         for mask, path in zip(row["masks"], stored, strict=True):
             soft_map = soft_maps.StoredMap(_levels(request.run / path, shape))
-            yield soft_maps.Scored(soft_map, mask["score"], mask["mean"], mask["presence"], mask.get("similarity"))
+            yield soft_maps.Scored(soft_map, mask["score"], mask["mean"], mask["presence"], mask["similarity"])
 
     return finish(blank, place, photo, maps(), plan, write)
 

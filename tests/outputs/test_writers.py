@@ -100,7 +100,9 @@ def test_a_run_in_two_goes_ends_in_the_same_bytes(clipseg: Program, tmp_path: Pa
             found = data.loadAnns(data.getAnnIds(imgIds=image["id"], catIds=category))
             union = sum((data.annToMask(each) for each in found), np.zeros((row["height"], row["width"]), np.uint8))
             assert np.array_equal(union * 255, cv2.imread(str(tmp_path / "whole" / mask["path"]), cv2.IMREAD_UNCHANGED))
-        assert (tmp_path / "whole" / row["npz"]).is_file() and Path(tmp_path / "whole" / mask["cutout"]).is_file()
+        assert (tmp_path / "whole" / row["files"]["npz"]).is_file() and Path(
+            tmp_path / "whole" / mask["cutout"]
+        ).is_file()
     with Image.open(tmp_path / "whole" / rows[0]["masks"][0]["cutout"]) as cutout:
         assert cutout.mode == "RGB"
     assert len((tmp_path / "whole/voc/ImageSets/Segmentation/train.txt").read_text().splitlines()) == 4

@@ -36,7 +36,7 @@ def test_the_median_is_right_to_three_digits_whatever_the_size() -> None:
 
 def test_only_images_where_it_was_found_count_for_the_median() -> None:
     """An empty mask has no share. A label that was never found has the median 0."""
-    absent = replace(CAT, area=0, area_frac=0.0, bbox=None, presence=0.1)
+    absent = replace(CAT, area=0, area_frac=0.0, bbox=(0, 0, 0, 0), presence=0.1)
     label = summed(CAT, absent, absent).labels["cat"]
     assert (label.found, label.median()) == (1, 0.5)
     assert summed(absent).labels["cat"].median() == 0

@@ -132,7 +132,7 @@ def assemble(out: AnyPath, formats: Sequence[Format], labels: Sequence[str], fsy
 def _fragments(out: AnyPath, name: Format) -> Iterator[tuple[str, str]]:
     hidden = manifest.written(out, f"{FRAGMENTS}/{name}/") if name in READ_FROM else None
     for document in manifest.documents(out / manifest.MANIFEST):
-        if path := document.get(name):
+        if path := document["files"].get(name):
             image = key_of(document)
             if hidden is not None and (path := hidden.get(image, "")) == "":
                 raise OutputError(f"{out} has lost the fragment of {readable_name(image)}: run the same command again")
