@@ -148,7 +148,7 @@ def _carry_out(
         records = runs.segment(request, sources, terminal.note, streams.stdout(), counts)
         single = request.file is not None
         out = one_file.STDOUT if request.to_stdout else request.out
-        report = present(records, terminal, request.output, out, single)
+        report = present(records, terminal, request.output, out, single, request.inputs.null)
     terminal.notes(summary.lines(counts, out, single, _again(request, single, named), report))
     raise typer.Exit(3 if terminal.failed else 0)
 

@@ -44,7 +44,7 @@ class Search:
     neighbours: Callable[[str], tuple[frozenset[str], dict[str, Tag]]]  # of a folder, as `folders.neighbours`
     visited: set[int]  # inodes, only with --follow
     left_out: LeftOut = field(default_factory=Counter)  # counted here
-    named: tuple[re.Pattern[str], ...] = ()  # what --name calls the outputs of this run, as paths below `out`
+    patterns: tuple[re.Pattern[str], ...] = ()  # what --name calls the outputs of this run, as paths below `out`
 
     @classmethod
     def of(
@@ -243,7 +243,7 @@ class Search:
         return found
 
     def _named_in(self, folder: str) -> Named:
-        own = self.named if self.out is not None and folders.same(folder, self.out) else ()
+        own = self.patterns if self.out is not None and folders.same(folder, self.out) else ()
         base = os.path.join(folder if is_url(folder) else os.path.abspath(folder), "")
         return tuple((base, each) for each in (*own, *folders.named_by_run(folder)))
 

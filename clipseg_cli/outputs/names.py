@@ -1,8 +1,8 @@
 """Names of output files: from a template, an image and a label to a path below the output folder.
 
-`check` refuses, before the run, templates under which two outputs could meet. It looks at no image: a template must tell
-any two images apart. What tells them apart is the image's output path, which no other image of the run has: `{dir}` with
-`{stem}` or `{name}`, or `{index}`, which is made from it.
+`check` refuses, before the run, templates under which two outputs could meet. It looks at no image: a template must
+tell any two images apart. What tells them apart is the image's output path, which no other image of the run has:
+`{dir}` with `{stem}` or `{name}`, or `{index}`, which is made from it.
 """
 
 import hashlib
@@ -10,11 +10,10 @@ import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self
 
 from clipseg_cli.errors import ImageError, UsageError
 from clipseg_cli.inputs import names
-from clipseg_cli.inputs.source import Source
+from clipseg_cli.outputs.record import PER_LABEL
 from clipseg_cli.settings.names import fields, split, templates
 from clipseg_cli.settings.outputs import TOP_NAMES, Format
 from clipseg_cli.storage import store
@@ -32,7 +31,6 @@ USUAL: dict[Format, str] = {
     "labelme": "labelme/{dir}/{stem}.json",
     "svg": "svg/{dir}/{stem}.svg",
 }
-PER_LABEL = ("mask", "soft", "soft16", "cutout")  # formats with one file per image and label
 OWN = ("run.json", "manifest.jsonl", "report.html", "compare.html")  # other files of a run, at its top
 INDEX = 10**18  # numbers of {index}: 18 digits, which fit into 64 bits with a sign
 NO_EXTENSION = "none"  # in place of an empty {ext}
@@ -46,12 +44,7 @@ class Place:
 
     output: str  # the image's output path: "sub/a", "clip/000012" for a frame
     image: str = ""  # the image's name, as in its record
-    frame: bool = False  # whether it is a frame of a file
-
-    @classmethod
-    def of(cls, source: Source) -> Self:
-        """Returns the place of a source."""
-        return cls(source.output, source.name, source.frame is not None)
+    frame: int | None = None  # the number of the frame in its file; also 0 for a file of one image
 
     @property
     def stem(self) -> str:
@@ -63,17 +56,18 @@ class Place:
 
         With {frame}, the other fields of a frame are those of its file. Without, `{dir}/{stem}` is the output path.
         """
-        inside = framed and self.frame
-        path, _, frame = self.output.rpartition("/") if inside else (self.output, "", f"{0:06}")
-        folder, _, stem = store.portable(path).rpartition("/")
         base = self.image.rpartition("/")[2]
-        suffix = base[len(names.stem(base)) :] if inside or not self.frame else ""
+        file, _, last = self.output.rpartition("/")
+        whole = self.frame is None or last.startswith(names.stem(base)) or not last.startswith(f"{self.frame:06}")
+        path, frame = (self.output, f"{0:06}") if whole or not framed else (file, last)
+        folder, _, stem = store.portable(path).rpartition("/")
+        suffix = base[len(names.stem(base)) :] if whole or framed else ""
         return {
             "dir": folder,
             "stem": stem,
-            "name": stem if path.rpartition("/")[2] == base else stem + suffix,
+            "name": stem if stem == store.portable(base) else stem + suffix,
             "ext": suffix[1:] or NO_EXTENSION,
-            "index": f"{names.shard_number(self.output) % INDEX:018}",
+            "index": f"{names.shard_number(self.stem) % INDEX:018}",
             "frame": frame,
         }
 
@@ -171,7 +165,7 @@ def check(
         for other in formats:
             if other not in found and len(first) == 1 and store.folded(first[0]) == store.folded(TOP_NAMES[other]):
                 raise UsageError(
-                    f"--name {form}={template}: {first[0]}/ is the folder of {other}; choose another, or name {other} too"
+                    f"--name {form}={template}: {first[0]}/ belongs to {other}; choose another, or name {other} too"
                 )
 
 

@@ -55,7 +55,7 @@ def finish(
     outputs: list[tuple[str, int]] = []
     try:
         result, masks = _masks(blank, photo, maps, plan)
-        place = Place(output, blank.image, blank.frame is not None)
+        place = Place(output, blank.image, blank.frame)
         for form in plan.formats:
             made = (
                 one_file.write(plan.file, place.stem, result) if plan.file else files(form, place, result, plan.names)

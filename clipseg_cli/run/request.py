@@ -106,7 +106,7 @@ def _check_names(request: Request) -> None:
             root, suffix = os.path.splitext(template)
             if suffix in EXTENSIONS and len(split(root)[0]) > 1 and not "".join(split(root)[-1][::2]):
                 raise UsageError(
-                    f"--name {form}={template}: -o {request.out} is an input folder too, where such files could be taken "
+                    f"--name {form}={template}: -o {request.out} is an input folder, and such files could be taken "
                     f"for images; add to the name, like {root}_{form}{suffix}, or name another folder"
                 )
 

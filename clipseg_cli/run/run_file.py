@@ -180,8 +180,8 @@ def check_names(out: store.AnyPath, patterns: Sequence[re.Pattern[str]]) -> None
             path = name if above == "." else f"{above}/{name}"
             if any(pattern.fullmatch(path) for pattern in patterns):
                 raise OutputError(
-                    f"{out} holds {paths.escape(path)}, which could be an output of this run, but no run: choose another "
-                    "--out or --name, or move such files away"
+                    f"{out} holds {paths.escape(path)}, which could be an output of this run, but no run: choose "
+                    "another --out or --name, or move such files away"
                 )
 
 

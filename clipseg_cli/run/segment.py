@@ -265,7 +265,10 @@ def show_exemplars(request: Request, path: Path) -> None:
 
 def planned(source: Source, request: Request) -> str:
     """Returns one line of --dry-run: the image, and the masks it would get."""
-    slugs, place = unique_slugs(prompt.label for prompt in request.query.prompts), Place.of(source)
+    slugs, place = (
+        unique_slugs(prompt.label for prompt in request.query.prompts),
+        Place(source.output, source.name, source.frame),
+    )
     form: Format = "mask" if "mask" in request.formats else request.formats[0]
     named = [request.names.path(form, place, slug) for slug in slugs] if form in USUAL else [f"{form} {place.stem}"]
     return readable(source.key) + " -> " + " ".join(dict.fromkeys(named))
