@@ -13,7 +13,11 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "samples"
 
-SCHEMA = {"v": 2, "image_b64": "", "frame": 0, "files": {}}  # keys without which no record of a manifest is read
+SCHEMA: dict[str, Any] = {  # the keys of a record in a manifest
+    "v": 2, "image": "", "image_b64": "", "status": "ok", "width": 0, "height": 0, "orientation": 1, "format": "",
+    "frames": 1, "frame": 0, "time": 0.0, "masks": [], "files": {}, "notes": "",
+    "error": {"class": "", "stage": "", "message": ""},
+}  # fmt: skip
 
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 Program = Callable[..., subprocess.CompletedProcess[str]]

@@ -56,7 +56,7 @@ def segment(
     query = terms.read(prompts, streams.stdin())
     request = Request(query, model, tuple(sys.argv[1:]), inputs, encode, masks, output, run)
     counts = Summary(masks.min_presence)
-    piped = output.out is None and not output.printing.json and streams.stdout_takes_data()
+    piped = output.out is None and not (output.printing.json or run.dry_run) and streams.stdout_takes_data()
     at_once = piped or request.to_stdout
     sources = discover(inputs, stdin, request.out, counts.left_out, at_once, request.patterns)
     first = next(sources, None)

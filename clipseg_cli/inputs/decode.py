@@ -2,7 +2,7 @@
 
 The kind of a file is decided by its first bytes, never by its extension; `kinds.KINDS` names the decoder of each
 kind. Together they read what cameras, phones, browsers, scanners, microscopes and satellites write. `colour` describes
-how pixels that are not 8-bit RGB are converted. An EXIF orientation of 1-8 is applied; any other value counts as 1,
+how pixels that are not 8-bit sRGB are converted. An EXIF orientation of 1-8 is applied; any other value counts as 1,
 with a note. Of a file with several frames, the frame that the source names is decoded, otherwise the first.
 """
 
@@ -37,6 +37,7 @@ class Image:
     format: str  # the kind of the file, a key of KINDS, whatever its name
     frames: int  # number in the file, counted up to MOST_FRAMES; only the first is decoded
     notes: tuple[str, ...]  # what was converted or ignored: "first of 12 frames", "broken EXIF ignored"
+    orientation: int = 1  # the EXIF orientation that was applied to the stored pixels
 
 
 def load(source: Source, options: DecodeOptions = DEFAULTS) -> Image:
@@ -118,4 +119,4 @@ def finished(kind: str, decoded: Decoded) -> Image:
         more = " or more" if decoded.frames == MOST_FRAMES else ""
         notes.append(f"first of {decoded.frames} frames{more}")
     pixels = np.require(decoded.pixels, np.uint8, ("C", "W"))
-    return Image(pixels, decoded.kind or kind, decoded.frames, tuple(notes))
+    return Image(pixels, decoded.kind or kind, decoded.frames, tuple(notes), decoded.orientation)

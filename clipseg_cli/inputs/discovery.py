@@ -3,7 +3,8 @@
 No pixel is decoded here. A path that cannot be used becomes a `Source` with an `error`, so that it gets a record.
 
     - Files and lists are taken as named; folders are walked: entries sorted by name, one folder in memory at a time.
-    - A walk takes the extensions in `kinds.EXTENSIONS`, and files without any extension that begin like an image.
+    - A walk takes the extensions in `kinds.EXTENSIONS`, and other files that begin like an image or a video. Whether
+      one can be read, its decoder says.
     - A walk or a glob never takes a run's own outputs: `search.OUTPUT_NAMES` beside its `run.json`.
     - A file of several frames becomes one source per frame that --frames selects; a video, by default, all its frames.
     - A file's output name depends only on its path and on the files beside it, so that parallel runs agree.
@@ -65,7 +66,7 @@ def discover(
     if len(inputs) == 1 and listing is None and folders.is_folder(inputs[0]):
         found = search.walk(inputs[0], "")  # a single root: outputs mirror it, and no name can occur twice
     else:
-        found = _once(_all(search, inputs, listing, stdin, at_once))
+        found = _once(_all(search, inputs, listing, stdin, at_once), inputs == ("-",) and listing is None)
     found = itertools.chain.from_iterable(frames.expand(source, options) for source in found)
     index, count = options.shard
     shard = found if count == 1 else (source for source in found if shard_number(_together(source)) % count == index)
@@ -102,15 +103,15 @@ def _all(
                 listing.close()
 
 
-def _once(found: Iterator[Source]) -> Iterator[Source]:
+def _once(found: Iterator[Source], streamed: bool) -> Iterator[Source]:
     """Drops repeated names, and renames an output that an earlier source has (`/x/a.jpg` and `x/a.jpg`).
 
-    Remembers 64-bit hashes instead of names, since a list may have a million lines of any length. The images of
-    standard input, which may never end, are not remembered: their names are numbers.
+    Remembers 64-bit hashes instead of names, since a list may have a million lines of any length. `streamed`: all
+    sources come from standard input. Its images may never end, and are not remembered: their names are numbers.
     """
     seen, outputs = set[int](), set[int]()
     for source in found:
-        if source.data is not None and hash(source.output) not in outputs:
+        if streamed and source.data is not None:
             yield source
             continue
         key = hash((path_root(source.name), *path_parts(source.name)))

@@ -93,7 +93,8 @@ class Record:
         told = document["error"]
         error = ImageError(told["class"], told["stage"], told["message"]) if told["class"] else None
         frame, time = document["frame"], document["time"]
-        return cls(image_name(document), frame=frame, time=time, error=error, kept=document)
+        turn = document["orientation"]
+        return cls(image_name(document), frame=frame, time=time, orientation=turn, error=error, kept=document)
 
     def failed(self, error: ImageError) -> "Record":
         """Returns the record of the same image with an error in place of its result."""

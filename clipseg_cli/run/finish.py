@@ -77,6 +77,8 @@ def finish(
         return tuple((form, path) for (form, index), path in paths.items() if index == of)
 
     located = tuple(replace(mask, files=written(index)) for index, mask in enumerate(masks))
+    height, width = result.masks[0].shape if result.masks else (blank.height, blank.width)
+    blank = replace(blank, width=width, height=height)
     return replace(blank, masks=located, files=written(None), output=place.stem, outputs=tuple(outputs))
 
 
@@ -105,25 +107,26 @@ def _masks(of: Record, photo: Photo, maps: Iterable[soft_maps.Scored], plan: Mas
         index = soft_maps.compete(softs, masks)
     if index is not None and options.mode == "labels":  # masks must not overlap after --grow either
         masks = _split(index, len(masks))
-    records = [_measured(blank, mask) for blank, mask in zip(blanks, masks, strict=True)]
     result = Result(
         of.image,
         photo,
         labels,
         unique_slugs(labels),
         tuple(masks),
-        tuple(record.score for record in records),
-        tuple(record.threshold for record in records),
+        tuple(blank.score for blank in blanks),
+        tuple(blank.threshold for blank in blanks),
         tuple(softs),
         tuple(fines),
         tuple(matting.limited(*pair, mask) for pair, mask in zip(alphas, masks, strict=True)) if alphas else (),
         index,
-        tuple(options.empty == "skip" and not record.area for record in records),
+        tuple(options.empty == "skip" and not mask.any() for mask in masks),
         options.clean.feather,
         plan.export,
         profiles.is_converted(of.notes),
     )
-    return result, records
+    if plan.export.orientation == "stored" and of.orientation != 1:
+        result = result.stored(of.orientation)
+    return result, [_measured(blank, mask) for blank, mask in zip(blanks, result.masks, strict=True)]
 
 
 def _measured(blank: Mask, mask: NDArray[np.uint8]) -> Mask:

@@ -20,17 +20,17 @@ from numpy.typing import NDArray
 
 from clipseg_cli import __version__
 from clipseg_cli.errors import ImageError, OutputError, UsageError
-from clipseg_cli.inputs import decode, folders
+from clipseg_cli.inputs import decode, folders, orientation
 from clipseg_cli.inputs.frames import FrameReader
 from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.masks.refine import REFINEMENTS
-from clipseg_cli.outputs import manifest, names
+from clipseg_cli.outputs import manifest, names, writers
 from clipseg_cli.outputs.ledger import Ledger
 from clipseg_cli.outputs.manifest import MANIFEST, RUN
 from clipseg_cli.outputs.names import Names
 from clipseg_cli.outputs.record import Identity, Record, image_name, key_of
-from clipseg_cli.outputs.writers import check_label_count, one_file, per_run, raster
+from clipseg_cli.outputs.writers import one_file, per_run, raster
 from clipseg_cli.prompts.slugs import unique_slugs
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.prompts.thresholds import resolve_thresholds
@@ -111,8 +111,8 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
     threads = max(2, min(8, os.cpu_count() or 1))
     with Ledger(out, fsync) as ledger, FrameReader(threads) as reader, ThreadPoolExecutor(threads) as pool:
         load = partial(reader.load, options=decoding)
-        stem = _stems(request.run, before)
-        again = partial(_again, request=request, directory=directory, load=load, stem=stem, plan=plan, write=write)
+        kept = _Run(run, directory, before["settings"].get("orientation") == "stored", _stems(run, before))
+        again = partial(_again, run=kept, load=load, plan=plan, write=write)
 
         def take(row: Row) -> Row | Record | None:
             taken = ledger.take(key_of(row), partial(_identify, row, run, directory))
@@ -177,7 +177,7 @@ def _plan(request: Request, before: dict[str, Any]) -> MaskPlan:
     given = [replace(prompt, threshold=kept.get(prompt.label)) for prompt in known]
     chosen = resolve_thresholds(request.masks.threshold, given, 0.5)
     formats = request.output.formats or ("mask", "overlay")
-    check_label_count(len(known), request.masks.mode, formats)
+    writers.check(len(known), request.masks.mode, formats)
     if "soft16" in formats and "soft16" not in before["settings"]["formats"]:
         raise UsageError(f"{request.run} has only 8-bit soft maps: run it again with -f soft16")
     slugs = unique_slugs(prompt.label for prompt in known)
@@ -232,15 +232,18 @@ def _photo(row: Row, directory: str) -> str:
     return name if paths.is_url(name) else os.path.join(directory, name)
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """The run whose soft maps are used."""
+
+    folder: store.AnyPath
+    directory: str  # base of the images' relative paths
+    stored: bool  # its masks are in the pixel frame of the files
+    stem: Callable[[Row], str]  # returns the output path of an image
+
+
 def _again(
-    row: Row | Record,
-    *,
-    request: Request,
-    directory: str,
-    load: Callable[[Source], decode.Image],
-    stem: Callable[[Row], str],
-    plan: MaskPlan,
-    write: Write,
+    row: Row | Record, *, run: _Run, load: Callable[[Source], decode.Image], plan: MaskPlan, write: Write
 ) -> Record:
     """Writes the files of one image of the run again and returns its record. A record is passed on."""
     if isinstance(row, Record):
@@ -248,35 +251,32 @@ def _again(
     before = Record.kept_from(row)
     if before.error is not None:
         return before.failed(before.error)
-    blank = replace(
-        before,
-        kept=None,
-        width=row["width"],
-        height=row["height"],
-        format=row["format"],
-        frames=row["frames"],
-        notes=tuple(filter(None, row["notes"].split("; "))),
-    )
+    notes = tuple(filter(None, row["notes"].split("; ")))
+    blank = replace(before, kept=None, format=row["format"], frames=row["frames"], notes=notes)
     with contextlib.suppress(OSError):  # a soft map is gone: reading it will say so
-        blank = replace(blank, identity=_identify(row, request.run, directory))
-    shape = row["height"], row["width"]
+        blank = replace(blank, identity=_identify(row, run.folder, run.directory))
+    shape = row["height"], row["width"]  # of its masks
+    turn = before.orientation if run.stored else 1
+    shown = shape[::-1] if turn >= 5 else shape
+    blank = replace(blank, height=shown[0], width=shown[1])
 
     @cache
     def photo() -> NDArray[np.uint8]:
-        image = load(Source(_photo(row, directory), before.image, "", frame=before.frame or None))
-        if image.pixels.shape[:2] != shape:
-            raise ImageError("changed", "load", f"it is not the image of the run ({shape[1]} x {shape[0]} pixels)")
+        image = load(Source(_photo(row, run.directory), before.image, "", frame=before.frame or None))
+        if image.pixels.shape[:2] != shown:
+            raise ImageError("changed", "load", f"it is not the image of the run ({shown[1]} x {shown[0]} pixels)")
         return image.pixels
 
     try:
-        place = stem(row)
+        place = run.stem(row)
     except ImageError as error:
         return blank.failed(error)
     stored = _stored(row)
 
     def maps() -> Iterator[soft_maps.Scored]:
         for mask, path in zip(row["masks"], stored, strict=True):
-            soft_map = soft_maps.StoredMap(_levels(request.run / path, shape))
+            levels = np.ascontiguousarray(orientation.upright(_levels(run.folder / path, shape), turn))
+            soft_map = soft_maps.StoredMap(levels)
             yield soft_maps.Scored(soft_map, mask["score"], mask["mean"], mask["presence"], mask["similarity"])
 
     return finish(blank, place, photo, maps(), plan, write)

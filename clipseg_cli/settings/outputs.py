@@ -21,6 +21,7 @@ Format = Literal[
     "labelme",
     "svg",
     "webdataset",
+    "parquet",
 ]
 # The file or folder of each format at the top of the output folder. A run never reads these as inputs.
 TOP_NAMES: dict[Format, str] = {
@@ -37,9 +38,11 @@ TOP_NAMES: dict[Format, str] = {
     "labelme": "labelme",
     "svg": "svg",
     "webdataset": "webdataset",
+    "parquet": "manifest.parquet",
 }
 FORMATS = tuple(TOP_NAMES)
 Print = Literal["paths", "none"]
+Orientation = Literal["upright", "stored"]
 
 
 def _formats(text: str) -> tuple[str, ...]:
@@ -68,6 +71,10 @@ class ExportOptions:
     PANEL: ClassVar[str] = "Output"
     DECIDES: ClassVar[bool] = True
 
+    orientation: Annotated[
+        Orientation,
+        Flag("Masks as a viewer shows the image, or in the file's own pixels, without its EXIF orientation."),
+    ] = "upright"
     components: Annotated[bool, Flag("Write one annotation per connected component (coco, yolo, voc, labelme).")] = (
         False
     )
@@ -110,8 +117,8 @@ class OutputOptions:
     out: Annotated[
         str | None,
         Flag(
-            "Write to this folder or, for a single image, to stdout (-) or a file. Its suffix decides the format: "
-            ".png .jpg .webp .tif .npy .npz .json .svg.",
+            "Write to this folder, to a file for a single image, or to stdout (-) for images one after another. The "
+            "suffix of a file, also of -.pgm, decides the format: .png .jpg .webp .tif .pgm .ppm .npy .npz .json .svg.",
             ("--out", "-o"),
             "DIR|FILE|-",
             default="clipseg-out (post: clipseg-post), or -2, -3, ... after runs with other settings",

@@ -25,12 +25,13 @@ def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
         _check(image)
         if image.tag_v2.get(orientation.TAG, 1) not in orientation.VALUES:
             notes.append(orientation.OUT_OF_RANGE)
+        turn = int(image.tag_v2.get(orientation.TAG, 1))
         image.load()  # also applies the orientation
         if lost := libtiff.lost_pixels(reports):  # of some files Pillow returns what was decoded until then
             raise damaged(lost)
         notes += libtiff.skipped_tags(reports)
         pixels = colour.rgb(image, notes)
-    return Decoded(pixels, _pages(image), notes)
+    return Decoded(pixels, _pages(image), notes, turn if turn in orientation.VALUES else 1)
 
 
 def _check(image: TiffImagePlugin.TiffImageFile) -> None:
