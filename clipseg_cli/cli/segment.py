@@ -51,7 +51,9 @@ def segment(
     from clipseg_cli.run.query import terms
     from clipseg_cli.run.request import Request
     from clipseg_cli.run.summary import Summary
+    from clipseg_cli.settings import layouts
 
+    output = layouts.applied(output)
     stdin = read_from(inputs, prompts)
     query = terms.read(prompts, streams.stdin())
     request = Request(query, model, tuple(sys.argv[1:]), inputs, encode, masks, output, run)

@@ -98,7 +98,9 @@ class Request:
 
 def _check_names(request: Request) -> None:
     if request.file is not None:
-        raise UsageError(f"-o {request.out} is the name of the output: leave out --name, or name a folder with -o DIR")
+        raise UsageError(
+            f"-o {request.out} is the name of the output: leave out --name and --layout, or name a folder with -o DIR"
+        )
     slugs = unique_slugs(prompt.label for prompt in request.query.prompts)
     names.check(request.output.name, request.formats, slugs, one_file.NAMED)
     if any(folders.same(path, request.out) for path in request.inputs.inputs):

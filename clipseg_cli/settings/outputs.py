@@ -15,6 +15,8 @@ Format = Literal[
     "overlay",
     "cutout",
     "labels",
+    "joined",
+    "alpha",
     "coco",
     "yolo",
     "voc",
@@ -32,6 +34,8 @@ TOP_NAMES: dict[Format, str] = {
     "overlay": "overlays",
     "cutout": "cutouts",
     "labels": "labels",
+    "joined": "joined",
+    "alpha": "alpha",
     "coco": "coco.json",
     "yolo": "yolo",
     "voc": "voc",
@@ -42,6 +46,21 @@ TOP_NAMES: dict[Format, str] = {
 }
 FORMATS = tuple(TOP_NAMES)
 Print = Literal["paths", "none"]
+Polarity = Literal["white", "black"]
+Layout = Literal[
+    "colmap",
+    "realityscan",
+    "metashape",
+    "openmvs",
+    "3dgrut",
+    "nerfstudio",
+    "lichtfeld",
+    "onetrainer",
+    "kohya",
+    "iopaint",
+    "comfyui",
+    "darktable",
+]
 Orientation = Literal["upright", "stored"]
 
 
@@ -75,6 +94,13 @@ class ExportOptions:
         Orientation,
         Flag("Masks as a viewer shows the image, or in the file's own pixels, without its EXIF orientation."),
     ] = "upright"
+    polarity: Annotated[
+        Polarity | None,
+        Flag(
+            "Object in `joined` and `alpha`: white (255, opaque) on black, or black (0, transparent) on white.",
+            default="white, or as --layout says",
+        ),
+    ] = None
     components: Annotated[bool, Flag("Write one annotation per connected component (coco, yolo, voc, labelme).")] = (
         False
     )
@@ -145,6 +171,13 @@ class OutputOptions:
             decides=True,
         ),
     ] = ()
+    layout: Annotated[
+        Layout | None,
+        Flag("Write what this program reads: its formats, names, polarity and orientation. See `clipseg layouts`."),
+    ] = None
+    keep: Annotated[
+        bool, Flag("With --layout: the object is what is kept, where it would be ignored or removed, and vice versa.")
+    ] = False
     printing: PrintOptions = field(default_factory=PrintOptions)
     report: Annotated[bool, Flag("Also write report.html. With -f soft it has threshold sliders.")] = False
     preview: Annotated[bool, Flag("Show each overlay in the terminal.")] = False

@@ -46,6 +46,15 @@ def _labels(stem: str, result: Result) -> Iterator[File]:
     yield usual("labels", stem), None, raster.indexed_png(pixels.labels(result))
 
 
+def _joined(stem: str, result: Result) -> Iterator[File]:
+    if not all(result.skip):
+        yield usual("joined", stem), None, raster.mask_png(pixels.joined(result))
+
+
+def _alpha(stem: str, result: Result) -> Iterator[File]:
+    yield usual("alpha", stem), None, raster.colour_png(pixels.alpha(result), result.converted)
+
+
 def _cutout(stem: str, result: Result) -> Iterator[File]:
     for index, slug in enumerate(result.slugs):
         if not result.skip[index]:
@@ -61,6 +70,8 @@ WRITERS: dict[Format, Writer] = {
     "overlay": _overlay,
     "cutout": _cutout,
     "labels": _labels,
+    "joined": _joined,
+    "alpha": _alpha,
     "coco": annotations.coco,
     "yolo": annotations.yolo,
     "voc": annotations.voc,

@@ -21,7 +21,7 @@ ALIASES = {".jpeg": ".jpg", ".tiff": ".tif"}
 # The suffixes that fit each format, the one of its files in an output folder first. Without -f, a suffix means the
 # first format that it fits. JPEG fits only what is made to be looked at: it would change the values of all others.
 FITTING: dict[Format, tuple[str, ...]] = {
-    "mask": (".png", ".tif", ".webp", ".npy", ".pgm"),
+    "mask": (".png", ".tif", ".webp", ".npy", ".pgm", ".pfm"),
     "overlay": (".jpg", ".png", ".webp", ".tif", ".ppm"),
     "npz": (".npz",),
     "svg": (".svg",),
@@ -31,11 +31,13 @@ FITTING: dict[Format, tuple[str, ...]] = {
     "soft16": (".png", ".tif", ".npy", ".pgm"),
     "cutout": (".png", ".webp", ".tif"),
     "labels": (".png", ".tif", ".npy", ".pgm"),
+    "joined": (".png", ".tif", ".webp", ".npy", ".pgm", ".pfm"),
+    "alpha": (".png", ".tif", ".webp"),
 }
 NAMED = {form: tuple(each for each in fitting if each != ".npy") for form, fitting in FITTING.items()}  # for --name
 OPAQUE = (".jpg", ".ppm")  # also for cutouts that have a backdrop
 ONE_LABEL = ("mask", "soft", "soft16", "cutout")  # formats whose file holds a single label
-SKIPPED = ("mask", "cutout")  # formats of which --empty skip leaves out empty masks
+SKIPPED = ("mask", "cutout", "joined")  # formats of which --empty skip leaves out empty masks
 # Suffixes that nobody gives to a folder, beside those that this program writes and those of images.
 OF_FILES = {".csv", ".exr", ".geojson", ".gpkg", ".htm", ".html", ".jsonl", ".jxl", ".mkv", ".mov", ".mp4", ".parquet"}
 OF_FILES |= {".pdf", ".psd", ".tar", ".txt", ".webm", ".xml", ".yaml", ".yml", ".zip"}
@@ -130,7 +132,7 @@ def encoded(form: Format, suffix: str, stem: str, result: Result) -> Iterator[tu
         return
     suffix = ALIASES.get(suffix, suffix)
     for index in range(len(result.slugs)) if form in ONE_LABEL else (None,):
-        if index is not None and result.skip[index] and form in SKIPPED:
+        if form in SKIPPED and all(result.skip if index is None else (result.skip[index],)):
             continue
         array = PIXELS[form](result, index or 0)
         if suffix == ".webp" and max(array.shape[:2]) > WEBP_SIDE:
@@ -141,7 +143,7 @@ def encoded(form: Format, suffix: str, stem: str, result: Result) -> Iterator[tu
 def _png(array: NDArray[Any], form: Format, srgb: bool) -> bytes:
     if form == "labels":
         return raster.indexed_png(array)
-    if form == "mask":
+    if form in ("mask", "joined"):
         return raster.mask_png(array)
     return raster.colour_png(array, srgb) if array.ndim == 3 else raster.png(array)
 
@@ -164,6 +166,8 @@ PIXELS: dict[Format, Callable[[Result, int], NDArray[Any]]] = {
     "soft16": lambda result, index: result.fines[index],
     "cutout": pixels.cutout,
     "labels": lambda result, index: pixels.labels(result),
+    "joined": lambda result, index: pixels.joined(result),
+    "alpha": lambda result, index: pixels.alpha(result),
 }
 ENCODERS: dict[str, Callable[[NDArray[Any], Format, bool], bytes]] = {
     ".png": _png,
@@ -173,6 +177,7 @@ ENCODERS: dict[str, Callable[[NDArray[Any], Format, bool], bytes]] = {
     ".npy": lambda array, form, srgb: raster.npy(array),
     ".pgm": lambda array, form, srgb: raster.pnm(array),
     ".ppm": lambda array, form, srgb: raster.pnm(array),
+    ".pfm": lambda array, form, srgb: raster.pfm(array),
 }
 DOCUMENTS: dict[Format, Callable[[str, Result], bytes]] = {
     "npz": lambda stem, result: pixels.npz(result),
