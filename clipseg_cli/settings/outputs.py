@@ -1,7 +1,7 @@
 """What is written, and where."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from clipseg_cli.errors import UsageError
 from clipseg_cli.settings import names
@@ -70,6 +70,12 @@ def _formats(text: str) -> tuple[str, ...]:
         if name not in FORMATS:
             raise UsageError(f"--format {name}: no such format; choose from {', '.join(FORMATS)}")
     return names
+
+
+def _layout(text: str) -> str:
+    if text not in get_args(Layout):
+        raise UsageError(f"--layout {text}: no such layout; choose from {', '.join(get_args(Layout))}")
+    return text
 
 
 def _colour(text: str) -> tuple[int, int, int]:
@@ -173,7 +179,12 @@ class OutputOptions:
     ] = ()
     layout: Annotated[
         Layout | None,
-        Flag("Write what this program reads: its formats, names, polarity and orientation. See `clipseg layouts`."),
+        Flag(
+            f"Write what a program reads, in its formats, names, polarity and orientation: {', '.join(get_args(Layout))}. "
+            "See `clipseg layouts`.",
+            metavar="NAME",
+            parse=_layout,
+        ),
     ] = None
     keep: Annotated[
         bool, Flag("With --layout: the object is what is kept, where it would be ignored or removed, and vice versa.")
