@@ -180,7 +180,7 @@ class OutputOptions:
     layout: Annotated[
         Layout | None,
         Flag(
-            f"Write what a program reads, in its formats, names, polarity and orientation: {', '.join(get_args(Layout))}. "
+            f"Write what a program reads, in its names, polarity and orientation: {', '.join(get_args(Layout))}. "
             "See `clipseg layouts`.",
             metavar="NAME",
             parse=_layout,
