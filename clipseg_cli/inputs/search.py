@@ -103,7 +103,7 @@ class Search:
             steps = list(zip(above, pieces, strict=True))[fixed:]
             own = any(_is_output(name) and self._is_run(folder) for folder, name in steps)
             if above[-1] != last:
-                last, named = above[-1], self._named(above[-1])
+                last, named = above[-1], (*self._named_in(above[-1]), *self._named_above(above[-1]))
             own = own or folders.is_named(path, named)
             link = any(os.path.islink(os.path.join(folder, name)) for folder, name in steps)
             if link and not own and not self.options.follow:
@@ -124,7 +124,7 @@ class Search:
                 path, inner = pending
                 pending = None
                 try:
-                    stack.append(self._enter(path, inner, stack[-1].named if stack else self._named(path)))
+                    stack.append(self._enter(path, inner, stack[-1].named if stack else self._named_above(path)))
                 except OSError as error:
                     name = (base + inner).rstrip("/")
                     yield Source(path, name, (prefix + inner).rstrip("/"), error=fault(error, "discover"))
@@ -164,7 +164,7 @@ class Search:
         if self.options.follow and not self._first_visit(path):
             return Folder(folder.path, inner)
         folder.own = self._is_run(path, "run.json" in folder.names)
-        folder.named = (*named, *self._named_in(path)) if inner and folder.own else named
+        folder.named = (*named, *self._named_in(path)) if folder.own else named
         if folder.named:
             folder.names = [
                 name
@@ -232,11 +232,10 @@ class Search:
         self.visited.add(key)
         return first
 
-    def _named(self, folder: str) -> Named:
-        """Returns what --name calls the outputs of the runs in a folder and above it."""
-        if is_url(folder):
-            return self._named_in(folder)
-        found, below, above = self._named_in(folder), folder, os.path.dirname(os.path.abspath(folder))
+    def _named_above(self, folder: str) -> Named:
+        """Returns what --name calls the outputs of the runs above a folder. In a bucket it does not look."""
+        found: Named = ()
+        below, above = "", "" if is_url(folder) else os.path.dirname(os.path.abspath(folder))
         while below != above:
             found += self._named_in(above)
             below, above = above, os.path.dirname(above)

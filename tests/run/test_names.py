@@ -82,6 +82,19 @@ def test_what_reads_a_run_follows_its_names(clipseg: Program, tmp_path: Path) ->
     assert maps[0] == maps[1] > 0
 
 
+def test_a_run_that_is_overwritten_leaves_no_output_that_passes_for_an_image(
+    quick_clipseg: Program, nested: Path
+) -> None:
+    """--overwrite deletes what the earlier run has named beside the images, and nothing else."""
+    originals = tree(nested)
+    quick_clipseg("clipseg segment imgs -p circle -f mask -o imgs --name '{dir}/{stem}_mask.png'")
+    done = quick_clipseg("clipseg segment imgs -p circle -f mask -o imgs --name '{dir}/{stem}.m.png' --overwrite")
+    assert "5 of 5 images done" in done.stderr
+    after = {name: data for name, data in tree(nested).items() if not name.startswith((".clipseg", "manifest"))}
+    assert after.items() >= originals.items() and len(after) == 10
+    assert all(name in originals or name.endswith(".m.png") for name in after)
+
+
 def test_another_name_is_another_run(quick_clipseg: Program, nested: Path) -> None:
     """It is a setting, so the folder of a run is not mixed; `-o FILE` has its own name."""
     quick_clipseg("clipseg segment imgs -p circle -f mask -o out")
