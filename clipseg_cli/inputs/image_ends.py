@@ -238,5 +238,5 @@ ENDS: dict[str, Callable[[Window], int]] = {
     "WEBP": _webp,
     "BMP": _bmp,
     "PPM": _pnm,
-    "colour PFM": _pnm,
+    "PFM": _pnm,
 }

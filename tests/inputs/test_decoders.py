@@ -23,7 +23,6 @@ def test_unsupported_pixel_formats_are_not_called_corrupt() -> None:
         overwritten(plain, 28, b"\2"),
     ):  # an embedded JPEG; two bits per pixel
         assert refused(strange)[0] == "unsupported"
-    assert refused(b"PF 1 1\n-1\n" + bytes(12))[0] == "unsupported"
     assert "BigTIFF" in refused(b"MM\0+\0\x08\0\0" + struct.pack(">Q", 16) + bytes(99))[1]
 
 
