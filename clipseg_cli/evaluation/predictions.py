@@ -34,6 +34,7 @@ from clipseg_cli.evaluation import metrics
 from clipseg_cli.inputs import names, orientation
 from clipseg_cli.outputs import manifest
 from clipseg_cli.outputs.manifest import MANIFEST, RUN
+from clipseg_cli.outputs.record import key_of
 
 T = TypeVar("T")
 READ_AHEAD = 64  # images
@@ -141,7 +142,7 @@ def _open_run(out: Path) -> tuple[tuple[str, ...], Iterator[ImagePredictions]]:
             if record.get("status") != "ok":
                 continue
             try:
-                image = _from_record(out, record, stored)
+                image = _from_record(out, record, stored, named.get(key_of(record)))
             except (KeyError, TypeError, AttributeError) as error:
                 raise UsageError(
                     f"{out / MANIFEST}: the record of {record['image']} is broken ({error!r}); run it again"
@@ -152,6 +153,7 @@ def _open_run(out: Path) -> tuple[tuple[str, ...], Iterator[ImagePredictions]]:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         settings = dict(json.loads((out / RUN).read_bytes())["settings"])
     stored = settings.get("orientation") == "stored"
+    named = manifest.outputs(out) if settings.get("name") else {}
     try:
         labels = [prompt["label"] for prompt in settings["prompts"]]
     except (KeyError, TypeError):
@@ -161,18 +163,19 @@ def _open_run(out: Path) -> tuple[tuple[str, ...], Iterator[ImagePredictions]]:
     return tuple(labels), images()
 
 
-def _from_record(out: Path, record: dict[str, Any], stored: bool) -> ImagePredictions:
+def _from_record(out: Path, record: dict[str, Any], stored: bool, output: str | None) -> ImagePredictions:
     """Returns the predictions of one manifest record. The ground truth of a frame is named like the frame's mask.
 
     The ground truth may have the image's stem or its full name. If the outputs have its full name, another image has
-    the same stem, which is then not looked for.
+    the same stem, which is then not looked for. `output` is the image's output path if --name has changed the names of
+    files; otherwise they contain it.
     """
     name, stem = record["image"], names.stem(record["image"])
-    stems, predictions = [], []
+    stems, predictions = [] if output is None else [output], []
     for mask in record["masks"]:
         soft = mask.get("soft") or mask.get("soft16")
         for path in (mask["path"], soft):
-            if path and len(parts := path.split("/", 2)) == 3:
+            if output is None and path and len(parts := path.split("/", 2)) == 3:
                 stems.append(parts[2].removesuffix(".png"))
         predictions.append(
             Prediction(

@@ -7,7 +7,7 @@ default settings. `record.schema.json` in this folder is its JSON Schema, versio
 import base64
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -179,6 +179,16 @@ def readable_name(name: str) -> str:
 def readable_text(text: object) -> str:
     """Returns a text as valid Unicode: bytes that are not UTF-8 become escapes."""
     return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def relocated(document: dict[str, Any], out: str) -> dict[str, Any]:
+    """Returns a record whose paths begin with that of the output folder, so that they exist from where `out` does."""
+
+    def at(paths: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+        return paths | {key: os.path.join(out, paths[key]) for key in keys if paths.get(key)}
+
+    masks = [at(mask, PER_LABEL.values()) for mask in document["masks"]]
+    return document | {"masks": masks, "files": at(document["files"], document["files"])}
 
 
 def dumps(document: dict[str, Any]) -> str:

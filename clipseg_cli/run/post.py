@@ -25,11 +25,13 @@ from clipseg_cli.inputs.frames import FrameReader
 from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.masks.refine import REFINEMENTS
-from clipseg_cli.outputs import manifest, writers
+from clipseg_cli.outputs import manifest, names, writers
 from clipseg_cli.outputs.ledger import Ledger
 from clipseg_cli.outputs.manifest import MANIFEST, RUN
+from clipseg_cli.outputs.names import Names
 from clipseg_cli.outputs.record import Identity, Record, image_name, key_of
 from clipseg_cli.outputs.writers import one_file, per_run, raster
+from clipseg_cli.prompts.slugs import unique_slugs
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.prompts.thresholds import resolve_thresholds
 from clipseg_cli.run import run_file, sharing
@@ -39,6 +41,7 @@ from clipseg_cli.run.summary import Summary
 from clipseg_cli.settings.flag import decisive
 from clipseg_cli.settings.inputs import MAX_PIXELS, DecodeOptions
 from clipseg_cli.settings.masks import MaskOptions
+from clipseg_cli.settings.names import templates
 from clipseg_cli.settings.outputs import OutputOptions
 from clipseg_cli.storage import paths, store
 
@@ -108,7 +111,7 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
     threads = max(2, min(8, os.cpu_count() or 1))
     with Ledger(out, fsync) as ledger, FrameReader(threads) as reader, ThreadPoolExecutor(threads) as pool:
         load = partial(reader.load, options=decoding)
-        kept = _Run(run, directory, before["settings"].get("orientation") == "stored")
+        kept = _Run(run, directory, before["settings"].get("orientation") == "stored", _stems(run, before))
         again = partial(_again, run=kept, load=load, plan=plan, write=write)
 
         def take(row: Row) -> Row | Record | None:
@@ -177,7 +180,10 @@ def _plan(request: Request, before: dict[str, Any]) -> MaskPlan:
     writers.check(len(known), request.masks.mode, formats)
     if "soft16" in formats and "soft16" not in before["settings"]["formats"]:
         raise UsageError(f"{request.run} has only 8-bit soft maps: run it again with -f soft16")
-    return MaskPlan(tuple(known), chosen, request.masks, formats, request.output.export)
+    slugs = unique_slugs(prompt.label for prompt in known)
+    names.check(request.output.name, formats, slugs, one_file.NAMED)
+    named = Names.of(request.output.name, formats)
+    return MaskPlan(tuple(known), chosen, request.masks, formats, request.output.export, names=named)
 
 
 def _admit(out: store.AnyPath, document: dict[str, Any], request: Request) -> None:
@@ -233,6 +239,7 @@ class _Run:
     folder: store.AnyPath
     directory: str  # base of the images' relative paths
     stored: bool  # its masks are in the pixel frame of the files
+    stem: Callable[[Row], str]  # returns the output path of an image
 
 
 def _again(
@@ -260,6 +267,10 @@ def _again(
             raise ImageError("changed", "load", f"it is not the image of the run ({shown[1]} x {shown[0]} pixels)")
         return image.pixels
 
+    try:
+        place = run.stem(row)
+    except ImageError as error:
+        return blank.failed(error)
     stored = _stored(row)
 
     def maps() -> Iterator[soft_maps.Scored]:
@@ -268,7 +279,7 @@ def _again(
             soft_map = soft_maps.StoredMap(levels)
             yield soft_maps.Scored(soft_map, mask["score"], mask["mean"], mask["presence"], mask["similarity"])
 
-    return finish(blank, _stem(stored[0]), photo, maps(), plan, write)
+    return finish(blank, place, photo, maps(), plan, write)
 
 
 def _levels(path: store.AnyPath, shape: tuple[int, int]) -> NDArray[Any]:
@@ -282,6 +293,18 @@ def _levels(path: store.AnyPath, shape: tuple[int, int]) -> NDArray[Any]:
     return levels
 
 
-def _stem(path: str) -> str:
-    """Returns the output path of an image from the path of its soft map, soft/<label>/<stem>.png."""
-    return path.split("/", 2)[2].removesuffix(".png")
+def _stems(run: store.AnyPath, before: dict[str, Any]) -> Callable[[Row], str]:
+    """Returns a function from an image of the run to its output path. The function raises ImageError.
+
+    It is in the path of a soft map, soft/<label>/<stem>.png; if --name has changed that, in the journal.
+    """
+    if not {*SOFT} & {*templates(before["settings"].get("name", ()))}:
+        return lambda row: _stored(row)[0].split("/", 2)[2].removesuffix(".png")
+    known = manifest.outputs(run)
+
+    def stem(row: Row) -> str:
+        if key_of(row) not in known:
+            raise ImageError("vanished", "mask", f"{run / manifest.JOURNAL} does not have it: run it again")
+        return known[key_of(row)]
+
+    return stem

@@ -1,9 +1,10 @@
 """What is written, and where."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from clipseg_cli.errors import UsageError
+from clipseg_cli.settings import names
 from clipseg_cli.settings.flag import Flag
 
 Format = Literal[
@@ -14,6 +15,8 @@ Format = Literal[
     "overlay",
     "cutout",
     "labels",
+    "joined",
+    "alpha",
     "coco",
     "yolo",
     "voc",
@@ -31,6 +34,8 @@ TOP_NAMES: dict[Format, str] = {
     "overlay": "overlays",
     "cutout": "cutouts",
     "labels": "labels",
+    "joined": "joined",
+    "alpha": "alpha",
     "coco": "coco.json",
     "yolo": "yolo",
     "voc": "voc",
@@ -41,6 +46,21 @@ TOP_NAMES: dict[Format, str] = {
 }
 FORMATS = tuple(TOP_NAMES)
 Print = Literal["paths", "none"]
+Polarity = Literal["white", "black"]
+Layout = Literal[
+    "colmap",
+    "realityscan",
+    "metashape",
+    "openmvs",
+    "3dgrut",
+    "nerfstudio",
+    "lichtfeld",
+    "onetrainer",
+    "kohya",
+    "iopaint",
+    "comfyui",
+    "darktable",
+]
 Orientation = Literal["upright", "stored"]
 
 
@@ -50,6 +70,12 @@ def _formats(text: str) -> tuple[str, ...]:
         if name not in FORMATS:
             raise UsageError(f"--format {name}: no such format; choose from {', '.join(FORMATS)}")
     return names
+
+
+def _layout(text: str) -> str:
+    if text not in get_args(Layout):
+        raise UsageError(f"--layout {text}: no such layout; choose from {', '.join(get_args(Layout))}")
+    return text
 
 
 def _colour(text: str) -> tuple[int, int, int]:
@@ -74,6 +100,13 @@ class ExportOptions:
         Orientation,
         Flag("Masks as a viewer shows the image, or in the file's own pixels, without its EXIF orientation."),
     ] = "upright"
+    polarity: Annotated[
+        Polarity | None,
+        Flag(
+            "Object in `joined` and `alpha`: white (255, opaque) on black, or black (0, transparent) on white.",
+            default="white, or as --layout says",
+        ),
+    ] = None
     components: Annotated[bool, Flag("Write one annotation per connected component (coco, yolo, voc, labelme).")] = (
         False
     )
@@ -133,6 +166,29 @@ class OutputOptions:
             default="mask,overlay",
         ),
     ] = ()
+    name: Annotated[
+        tuple[str, ...],
+        Flag(
+            "Name the masks, or the files of a format, by a pattern of {label} {dir} {stem} {name} {ext} {index} "
+            "{frame} {format}: '{dir}/{name}.png', 'overlay={dir}/{stem}_overlay.jpg'. Repeatable.",
+            metavar="[FORMAT=]TEMPLATE",
+            parse=lambda text: names.parsed(text, FORMATS),
+            default="masks/{label}/{dir}/{stem}.png for masks",
+            decides=True,
+        ),
+    ] = ()
+    layout: Annotated[
+        Layout | None,
+        Flag(
+            f"Write what a program reads, in its names, polarity and orientation: {', '.join(get_args(Layout))}. "
+            "See `clipseg layouts`.",
+            metavar="NAME",
+            parse=_layout,
+        ),
+    ] = None
+    keep: Annotated[
+        bool, Flag("With --layout: the object is what is kept, where it would be ignored or removed, and vice versa.")
+    ] = False
     printing: PrintOptions = field(default_factory=PrintOptions)
     report: Annotated[bool, Flag("Also write report.html. With -f soft it has threshold sliders.")] = False
     preview: Annotated[bool, Flag("Show each overlay in the terminal.")] = False

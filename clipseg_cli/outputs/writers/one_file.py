@@ -21,7 +21,7 @@ ALIASES = {".jpeg": ".jpg", ".tiff": ".tif"}
 # The suffixes that fit each format, the one of its files in an output folder first. Without -f, a suffix means the
 # first format that it fits. JPEG fits only what is made to be looked at: it would change the values of all others.
 FITTING: dict[Format, tuple[str, ...]] = {
-    "mask": (".png", ".tif", ".webp", ".npy", ".pgm"),
+    "mask": (".png", ".tif", ".webp", ".npy", ".pgm", ".pfm"),
     "overlay": (".jpg", ".png", ".webp", ".tif", ".ppm"),
     "npz": (".npz",),
     "svg": (".svg",),
@@ -31,9 +31,13 @@ FITTING: dict[Format, tuple[str, ...]] = {
     "soft16": (".png", ".tif", ".npy", ".pgm"),
     "cutout": (".png", ".webp", ".tif"),
     "labels": (".png", ".tif", ".npy", ".pgm"),
+    "joined": (".png", ".tif", ".webp", ".npy", ".pgm", ".pfm"),
+    "alpha": (".png", ".tif", ".webp"),
 }
+NAMED = {form: tuple(each for each in fitting if each != ".npy") for form, fitting in FITTING.items()}  # for --name
 OPAQUE = (".jpg", ".ppm")  # also for cutouts that have a backdrop
 ONE_LABEL = ("mask", "soft", "soft16", "cutout")  # formats whose file holds a single label
+SKIPPED = ("mask", "cutout", "joined")  # formats of which --empty skip leaves out empty masks
 # Suffixes that nobody gives to a folder, beside those that this program writes and those of images.
 OF_FILES = {".csv", ".exr", ".geojson", ".gpkg", ".htm", ".html", ".jsonl", ".jxl", ".mkv", ".mov", ".mp4", ".parquet"}
 OF_FILES |= {".pdf", ".psd", ".tar", ".txt", ".webm", ".xml", ".yaml", ".yml", ".zip"}
@@ -114,23 +118,32 @@ def _why_not(form: Format, suffix: str) -> str:
 
 def write(file: OneFile, stem: str, result: Result) -> Iterator[File]:
     """Yields the file, or nothing if its mask is empty and --empty skip is given. Raises ImageError."""
-    if file.form in ONE_LABEL and result.skip[0]:
-        return
-    index = 0 if file.form in ONE_LABEL else None
     path = stem if file.path == STDOUT else file.path  # on stdout each image has an output of its own
-    if file.form in PIXELS:
-        array = PIXELS[file.form](result)
-        if file.suffix == ".webp" and max(array.shape[:2]) > WEBP_SIDE:
+    yield from ((path, index, data) for index, data in encoded(file.form, file.suffix, stem, result))
+
+
+def encoded(form: Format, suffix: str, stem: str, result: Result) -> Iterator[tuple[int | None, bytes]]:
+    """Yields a format's files as (label index, content), one per label or, with None, one of all labels.
+
+    Yields nothing for an empty mask if --empty skip is given. Raises ImageError.
+    """
+    if form in DOCUMENTS:
+        yield None, DOCUMENTS[form](stem, result)
+        return
+    suffix = ALIASES.get(suffix, suffix)
+    for index in range(len(result.slugs)) if form in ONE_LABEL else (None,):
+        if form in SKIPPED and all(result.skip if index is None else (result.skip[index],)):
+            continue
+        array = PIXELS[form](result, index or 0)
+        if suffix == ".webp" and max(array.shape[:2]) > WEBP_SIDE:
             raise ImageError("too_large", "write", f"WebP holds at most {WEBP_SIDE} pixels a side: use .png or .tif")
-        yield path, index, ENCODERS[file.suffix](array, file.form, result.converted)
-    else:
-        yield path, index, DOCUMENTS[file.form](stem, result)
+        yield index, ENCODERS[suffix](array, form, result.converted)
 
 
 def _png(array: NDArray[Any], form: Format, srgb: bool) -> bytes:
     if form == "labels":
         return raster.indexed_png(array)
-    if form == "mask":
+    if form in ("mask", "joined"):
         return raster.mask_png(array)
     return raster.colour_png(array, srgb) if array.ndim == 3 else raster.png(array)
 
@@ -145,14 +158,16 @@ def _only(files: Iterator[File]) -> bytes:
     return data
 
 
-# The pixels of a format: uint8 or uint16 (H, W), or uint8 (H, W, 3 or 4).
-PIXELS: dict[Format, Callable[[Result], NDArray[Any]]] = {
-    "mask": lambda result: pixels.mask(result, 0),
-    "overlay": pixels.overlay,
-    "soft": lambda result: result.softs[0],
-    "soft16": lambda result: result.fines[0],
-    "cutout": lambda result: pixels.cutout(result, 0),
-    "labels": pixels.labels,
+# The pixels of a format, of one label where it holds one: uint8 or uint16 (H, W), or uint8 (H, W, 3 or 4).
+PIXELS: dict[Format, Callable[[Result, int], NDArray[Any]]] = {
+    "mask": pixels.mask,
+    "overlay": lambda result, index: pixels.overlay(result),
+    "soft": lambda result, index: result.softs[index],
+    "soft16": lambda result, index: result.fines[index],
+    "cutout": pixels.cutout,
+    "labels": lambda result, index: pixels.labels(result),
+    "joined": lambda result, index: pixels.joined(result),
+    "alpha": lambda result, index: pixels.alpha(result),
 }
 ENCODERS: dict[str, Callable[[NDArray[Any], Format, bool], bytes]] = {
     ".png": _png,
@@ -162,6 +177,7 @@ ENCODERS: dict[str, Callable[[NDArray[Any], Format, bool], bytes]] = {
     ".npy": lambda array, form, srgb: raster.npy(array),
     ".pgm": lambda array, form, srgb: raster.pnm(array),
     ".ppm": lambda array, form, srgb: raster.pnm(array),
+    ".pfm": lambda array, form, srgb: raster.pfm(array),
 }
 DOCUMENTS: dict[Format, Callable[[str, Result], bytes]] = {
     "npz": lambda stem, result: pixels.npz(result),

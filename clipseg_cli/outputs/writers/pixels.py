@@ -16,6 +16,17 @@ def mask(result: Result, index: int) -> NDArray[np.uint8]:
     return cleanup.feather(result.masks[index], result.feather)
 
 
+def joined(result: Result) -> NDArray[np.uint8]:
+    """Returns one mask of all labels, uint8 (H, W): 255 where any of them is, or 0 there, as --polarity says."""
+    white = np.maximum.reduce([mask(result, index) for index in range(len(result.masks))])
+    return np.asarray(255 - white if result.export.polarity == "black" else white, np.uint8)
+
+
+def alpha(result: Result) -> NDArray[np.uint8]:
+    """Returns the photo with the joined mask as its alpha, RGBA, uint8 (H, W, 4). Its colours are unchanged."""
+    return np.dstack([result.photo(), joined(result)])
+
+
 def cutout(result: Result, index: int) -> NDArray[np.uint8]:
     """Returns the object of a label alone: RGBA, uint8 (H, W, 4), or RGB (H, W, 3) on the backdrop if there is one."""
     if result.alphas:
