@@ -1,4 +1,4 @@
-"""OpenEXR: the first part of a file, with its display window, as the viewers exrdisplay, mrv2 and ImageMagick show it.
+"""OpenEXR: the first part of a file, with its display window, as ImageMagick shows it.
 
 Pixels outside the data window are transparent, or black if there is no alpha. Colour is read from the channels R, G, B;
 or Y; or Y, RY, BY; otherwise from a layer: one called combined, beauty, rgba or rgb, or else the first. `linear` says
