@@ -18,6 +18,8 @@ Format = Literal[
     "yolo",
     "voc",
     "labelme",
+    "labelstudio",
+    "cvat",
     "svg",
     "webdataset",
 ]
@@ -34,6 +36,8 @@ TOP_NAMES: dict[Format, str] = {
     "yolo": "yolo",
     "voc": "voc",
     "labelme": "labelme",
+    "labelstudio": "labelstudio",
+    "cvat": "cvat",
     "svg": "svg",
     "webdataset": "webdataset",
 }
@@ -67,10 +71,13 @@ class ExportOptions:
     PANEL: ClassVar[str] = "Output"
     DECIDES: ClassVar[bool] = True
 
-    components: Annotated[bool, Flag("Write one annotation per connected component (coco, yolo, voc, labelme).")] = (
-        False
-    )
+    components: Annotated[
+        bool, Flag("Write one annotation per connected component (coco, yolo, voc, labelme, labelstudio, cvat).")
+    ] = False
     polygons: Annotated[bool, Flag("Write polygons to coco.json instead of run lengths.")] = False
+    palette: Annotated[
+        bool, Flag("Write the PNGs of -f labels with a palette of the labels' colours, instead of plain grey.")
+    ] = False
     backdrop: Annotated[
         tuple[int, int, int] | None,
         Flag(
@@ -110,7 +117,7 @@ class OutputOptions:
         str | None,
         Flag(
             "Write to this folder or, for a single image, to stdout (-) or a file. Its suffix decides the format: "
-            ".png .jpg .webp .tif .npy .npz .json .svg.",
+            ".png .jpg .webp .tif .npy .npz .json .svg .xml.",
             ("--out", "-o"),
             "DIR|FILE|-",
             default="clipseg-out (post: clipseg-post), or -2, -3, ... after runs with other settings",

@@ -6,7 +6,7 @@ The keys of WRITERS are the choices of `--format`.
 from collections.abc import Callable, Iterator, Sequence
 
 from clipseg_cli.errors import UsageError
-from clipseg_cli.outputs.writers import annotations, pixels, raster, webdataset
+from clipseg_cli.outputs.writers import annotations, labelling, pixels, raster, webdataset
 from clipseg_cli.outputs.writers.result import File, Result
 from clipseg_cli.settings.masks import Mode
 from clipseg_cli.settings.outputs import Format
@@ -41,7 +41,7 @@ def _overlay(stem: str, result: Result) -> Iterator[File]:
 
 
 def _labels(stem: str, result: Result) -> Iterator[File]:
-    yield f"labels/{stem}.png", None, raster.indexed_png(pixels.labels(result))
+    yield f"labels/{stem}.png", None, pixels.labels_png(result)
 
 
 def _cutout(stem: str, result: Result) -> Iterator[File]:
@@ -63,6 +63,8 @@ WRITERS: dict[Format, Writer] = {
     "yolo": annotations.yolo,
     "voc": annotations.voc,
     "labelme": annotations.labelme,
+    "labelstudio": labelling.labelstudio,
+    "cvat": labelling.cvat,
     "svg": annotations.svg,
     "webdataset": webdataset.webdataset,
 }

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from clipseg_cli.errors import ImageError, UsageError
 from clipseg_cli.inputs.kinds import EXTENSIONS
-from clipseg_cli.outputs.writers import annotations, per_run, pixels, raster
+from clipseg_cli.outputs.writers import annotations, labelling, per_run, pixels, raster
 from clipseg_cli.outputs.writers.result import File, Result
 from clipseg_cli.settings.outputs import ExportOptions, Format
 
@@ -31,12 +31,13 @@ FITTING: dict[Format, tuple[str, ...]] = {
     "soft16": (".png", ".tif", ".npy", ".pgm"),
     "cutout": (".png", ".webp", ".tif"),
     "labels": (".png", ".tif", ".npy", ".pgm"),
+    "cvat": (".xml",),
 }
 OPAQUE = (".jpg", ".ppm")  # also for cutouts that have a backdrop
 ONE_LABEL = ("mask", "soft", "soft16", "cutout")  # formats whose file holds a single label
 # Suffixes that nobody gives to a folder, beside those that this program writes and those of images.
 OF_FILES = {".csv", ".exr", ".geojson", ".gpkg", ".htm", ".html", ".jsonl", ".jxl", ".mkv", ".mov", ".mp4", ".parquet"}
-OF_FILES |= {".pdf", ".psd", ".tar", ".txt", ".webm", ".xml", ".yaml", ".yml", ".zip"}
+OF_FILES |= {".pdf", ".psd", ".tar", ".txt", ".webm", ".yaml", ".yml", ".zip"}
 WEBP_SIDE = 16_383  # pixels: the longest side that WebP holds
 _WRITTEN = frozenset(suffix for fitting in FITTING.values() for suffix in fitting) | ALIASES.keys()
 
@@ -90,7 +91,7 @@ def choose(out: str, formats: Sequence[Format], labels: int, export: ExportOptio
     if labels > 1 and form in ONE_LABEL:
         raise UsageError(
             f"-o {out} holds the {form} of one prompt, but there are {labels}: name a folder, or give a format that "
-            "holds all prompts (overlay, labels, npz, svg, coco, labelme)"
+            "holds all prompts (overlay, labels, npz, svg, coco, labelme, cvat)"
         )
     return OneFile(STDOUT if root == STDOUT else out, form, suffix or fitting[0])
 
@@ -118,7 +119,9 @@ def write(file: OneFile, stem: str, result: Result) -> Iterator[File]:
         return
     index = 0 if file.form in ONE_LABEL else None
     path = stem if file.path == STDOUT else file.path  # on stdout each image has an output of its own
-    if file.form in PIXELS:
+    if (file.form, file.suffix) == ("labels", ".png"):
+        yield path, index, pixels.labels_png(result)
+    elif file.form in PIXELS:
         array = PIXELS[file.form](result)
         if file.suffix == ".webp" and max(array.shape[:2]) > WEBP_SIDE:
             raise ImageError("too_large", "write", f"WebP holds at most {WEBP_SIDE} pixels a side: use .png or .tif")
@@ -128,8 +131,6 @@ def write(file: OneFile, stem: str, result: Result) -> Iterator[File]:
 
 
 def _png(array: NDArray[Any], form: Format, srgb: bool) -> bytes:
-    if form == "labels":
-        return raster.indexed_png(array)
     if form == "mask":
         return raster.mask_png(array)
     return raster.colour_png(array, srgb) if array.ndim == 3 else raster.png(array)
@@ -138,6 +139,11 @@ def _png(array: NDArray[Any], form: Format, srgb: bool) -> bytes:
 def _coco(stem: str, result: Result) -> bytes:
     fragments = [data for _, _, data in annotations.coco(stem, result)]
     return b"".join(per_run.coco_json(lambda: fragments, 1, result.labels))
+
+
+def _cvat(stem: str, result: Result) -> bytes:
+    fragments = [data for _, _, data in labelling.cvat(stem, result)]
+    return b"".join(labelling.cvat_xml(fragments, result.labels))
 
 
 def _only(files: Iterator[File]) -> bytes:
@@ -168,4 +174,5 @@ DOCUMENTS: dict[Format, Callable[[str, Result], bytes]] = {
     "svg": lambda stem, result: _only(annotations.svg(stem, result)),
     "coco": _coco,
     "labelme": lambda stem, result: _only(annotations.labelme(stem, result)),
+    "cvat": _cvat,
 }
