@@ -98,11 +98,11 @@ def labelstudio_config(labels: Sequence[str]) -> bytes:
 
 
 def cvat(stem: str, result: Result) -> Iterator[File]:
-    """Yields an XML fragment: the image and its masks. `cvat_xml` adds the number of the image."""
+    """Yields an XML fragment: the image and its masks. `cvat_xml` numbers the images."""
     height, width = result.masks[0].shape
     name = result.name.encode("utf-8", "backslashreplace").decode("utf-8")
     masks = "".join(_cvat_mask(result.labels[index], mask) for index, mask in objects(result))
-    image = f'name="{xml(name)}" width="{width}" height="{height}">\n{masks}  </image>\n'
+    image = f'<image name="{xml(name)}" width="{width}" height="{height}">\n{masks}</image>\n'
     yield f"{FRAGMENTS}/cvat/{stem}.xml", None, image.encode()
 
 
@@ -111,7 +111,7 @@ def _cvat_mask(label: str, mask: NDArray[np.uint8]) -> str:
     x, y, w, h = soft_maps.bbox(mask) or (0, 0, 0, 0)
     runs = ", ".join(map(str, coco_codec.run_lengths(mask[y : y + h, x : x + w]).tolist()))
     return (
-        f'    <mask label="{xml(plain(label))}" source="auto" occluded="0" rle="{runs}" '
+        f'  <mask label="{xml(plain(label))}" source="auto" occluded="0" rle="{runs}" '
         f'left="{x}" top="{y}" width="{w}" height="{h}" z_order="0"/>\n'
     )
 
@@ -127,7 +127,7 @@ def cvat_xml(fragments: Iterable[bytes], labels: Sequence[str]) -> Iterator[byte
         f"  <meta><task><name>clipseg</name><mode>annotation</mode><labels>\n{named}</labels></task></meta>\n"
     ).encode()
     for number, fragment in enumerate(fragments):
-        yield f'  <image id="{number}" '.encode() + fragment
+        yield fragment.replace(b"<image", f'<image id="{number}"'.encode(), 1)
     yield b"</annotations>\n"
 
 
