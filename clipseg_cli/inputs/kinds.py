@@ -38,7 +38,7 @@ KINDS = {
     # with the size of its header: a folder may be called "BMW"
     "BMP": Kind(rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0", (".bmp",), "pillow"),
     # many camera raw files are TIFFs too: `decoders.tiff` passes them on
-    "TIFF": Kind(rb"II[*+]\0(?!\x10\0\0\0CR)|MM\0\*", (".tif", ".tiff"), "tiff"),
+    "TIFF": Kind(rb"II[*+]\0(?!\x10\0\0\0CR)|MM\0[*+]", (".tif", ".tiff"), "tiff"),
     "AVIF": Kind(rb".{4}ftyp(?:avi[fs]|m[is]f1.{4}(?:.{4})*?avi[fs])", (".avif", ".avifs"), "pillow"),
     "JPEG2000": Kind(
         rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", (".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"), "jpeg2000"
@@ -80,7 +80,6 @@ KINDS = {
     "QOI": Kind(rb"qoif"),
     "BLP": Kind(rb"BLP[12]"),
     "FITS": Kind(rb"SIMPLE  ="),
-    "big-endian BigTIFF": Kind(rb"MM\0\+"),  # Pillow reads it as little-endian
     "colour PFM": Kind(rb"PF\s+\d+\s+\d+\s"),
 }
 DECODABLE = tuple(name for name, kind in KINDS.items() if kind.decoder)

@@ -26,8 +26,8 @@ def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
     if variant := _unsupported(data):
         raise ImageError("unsupported", "load", f"{variant} is not supported; save it as baseline JPEG")
     image = pillow.opened(kind, io.BytesIO(data), options.max_pixels)
-    if damage := _damage(data, image.width * image.height):
-        raise ImageError("corrupt", "load", f"{damage}; copy or export it again")
+    if fault := damage(data, image.width * image.height):
+        raise ImageError("corrupt", "load", f"{fault}; copy or export it again")
     return pillow.finished(image)
 
 
@@ -41,7 +41,7 @@ def _unsupported(data: bytes) -> str:
     return ""
 
 
-def _damage(data: bytes, pixels: int) -> str:
+def damage(data: bytes, pixels: int) -> str:
     """Returns how a file is damaged; "" if it is whole. libjpeg fills gaps with grey and reports nothing."""
     scanned, huffman = False, True
     for marker in _markers(data):
