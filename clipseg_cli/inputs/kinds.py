@@ -46,7 +46,7 @@ KINDS = {
     "PPM": Kind(rb"P[1-6]\s(?:#|\s*\d+\s+\d+\s)|Pf\s+\d+\s+\d+\s", (".pbm", ".pgm", ".ppm", ".pnm", ".pfm"), "pillow"),
     "HEIC": Kind(rb".{4}ftyp(?:hei[cmsx]|hev[cmsx]|m[is]f1)", (".heic", ".heif", ".hif"), "heic", "heic", ("pi_heif",)),
     "RAW": Kind(
-        rb"II\*\0\x10\0\0\0CR|.{4}ftypcrx |FUJIFILMCCD-RAW|IIR[OS]|MMOR|IIU\0|FOVb|\0MRM",
+        rb"II\*\0\x10\0\0\0CR|II\x1a\0\0\0HEAPCCDR|.{4}ftypcrx |FUJIFILMCCD-RAW|IIR[OS]|MMOR|IIU\0|FOVb|\0MRM",
         RAW,
         "raw",
         "raw",

@@ -22,9 +22,11 @@ TEXT = 2  # a type
 SIZES = {kind: struct.calcsize(code) for kind, code in NUMBERS.items()} | {TEXT: 1, 5: 8, 10: 8, 11: 4, 12: 8}
 
 SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 255, 256, 257, 258, 259, 262
-DESCRIPTION, MAKE, STRIPS, SAMPLES, SUBDIRECTORIES, DNG_VERSION = 270, 271, 273, 277, 330, 50706
+DESCRIPTION, MAKE, STRIPS, SAMPLES, STRIP_BYTES, SUBDIRECTORIES, DNG_VERSION = 270, 271, 273, 277, 279, 330, 50706
+TILES, TILE_BYTES = 324, 325
 REDUCED, MASK = 1, 4  # bits of SUBFILE
 SENSOR = (32803, 34892)  # photometric interpretations: values of a colour filter array, linear raw
+PHASE_ONE = (b"IIII", b"MMMM")  # behind the header; the directories hold only thumbnails
 STACK = re.compile(rb"ImageJ=.*?^images=(\d{1,9})\s*$", re.DOTALL | re.MULTILINE)
 
 
@@ -66,6 +68,11 @@ class Directory:
         if SIZES.get(kind) != 1:
             raise ValueError(f"tag {tag} has values of type {kind}")
         return _read(self.file, at, min(length, most))
+
+    def places(self) -> Iterator[tuple[int, int]]:
+        """Yields the position and the number of bytes of each strip or tile. Raises ValueError."""
+        starts = self.numbers(TILES) or self.numbers(STRIPS)
+        yield from zip(starts, self.numbers(TILE_BYTES) or self.numbers(STRIP_BYTES), strict=False)
 
     def subdirectories(self) -> Iterator["Directory"]:
         """Yields the sound directories that this one points to, the first 32 of them."""
@@ -133,6 +140,7 @@ def is_camera_raw(first: Directory) -> bool:
     try:
         return (
             DNG_VERSION in first.tags
+            or _read(first.file, 8, 4) in PHASE_ONE
             or any(each.number(PHOTOMETRIC, 0) in SENSOR for each in (first, *first.subdirectories()))
             or (is_thumbnail(first) and MAKE in first.tags)
         )

@@ -21,7 +21,6 @@ from clipseg_cli.inputs.tiff_pages import (
     HEIGHT,
     PHOTOMETRIC,
     SAMPLES,
-    STRIPS,
     WIDTH,
     Directory,
     Page,
@@ -33,8 +32,8 @@ LEAST_LIMIT = 1 << 26  # bytes that a strip or tile may always have
 PACKED_ROWS = 64  # rows whose bits are unpacked at once
 HEADER = 8  # bytes; no pixels are stored before their end
 
-FILL_ORDER, ROWS, STRIP_BYTES, PLANAR, PREDICTOR, COLOUR_MAP = 266, 278, 279, 284, 317, 320
-TILE_WIDTH, TILE_HEIGHT, TILES, TILE_BYTES, EXTRA_SAMPLES, FORMAT = 322, 323, 324, 325, 338, 339
+FILL_ORDER, ROWS, PLANAR, PREDICTOR, COLOUR_MAP = 266, 278, 284, 317, 320
+TILE_WIDTH, TILE_HEIGHT, EXTRA_SAMPLES, FORMAT = 322, 323, 338, 339
 JPEG_TABLES, DEPTH, ICC_PROFILE, LERC = 347, 32997, 34675, 50674
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, LAB, ICC_LAB = 0, 1, 2, 3, 5, 6, 8, 9  # of PHOTOMETRIC
 UNSIGNED, SIGNED, FLOAT, UNDEFINED = 1, 2, 3, 4  # of FORMAT
@@ -78,6 +77,11 @@ class Layout:
     def size(self, rows: int) -> int:
         """Returns the bytes of so many rows of a strip or tile."""
         return rows * -(-self.across * self.together * self.bits // 8)
+
+    @property
+    def pieces(self) -> int:
+        """The number of strips or tiles of a band, or of all bands that are stored together."""
+        return -(-self.width // self.across) * -(-self.height // self.down)
 
 
 def layout(directory: Directory) -> Layout:
@@ -178,28 +182,23 @@ def _samples(form: Layout, page: Page, kept: tuple[int, ...]) -> np.ndarray:
 
 def _segments(form: Layout, page: Page, kept: tuple[int, ...]) -> Iterator[tuple[int, int, int, bytes]]:
     """Yields the band, the position and the data of each strip or tile. Raises ImageError, ValueError."""
-    directory, file = form.directory, form.directory.file
-    size, end = form.size(form.down), file.seek(0, os.SEEK_END)
-    columns, rows = -(-form.width // form.across), -(-form.height // form.down)
-    expected = columns * rows * (form.samples if form.planes else 1)
-    offsets = directory.numbers(TILES) or directory.numbers(STRIPS)
-    counts = directory.numbers(TILE_BYTES) or directory.numbers(STRIP_BYTES)
-    if not counts and form.compression == 1:
-        counts = (size,) * len(offsets)
-    if len(offsets) < expected or len(counts) < expected:
-        raise damaged(f"{min(len(offsets), len(counts))} of {expected} strips or tiles")
-    for index in range(expected):
-        band, place = divmod(index, columns * rows)
+    file, size = form.directory.file, form.size(form.down)
+    end, columns = file.seek(0, os.SEEK_END), -(-form.width // form.across)
+    expected = form.pieces * (form.samples if form.planes else 1)
+    places = list(form.directory.places())
+    if len(places) < expected:
+        raise damaged(f"{len(places)} of {expected} strips or tiles")
+    for index, (at, count) in enumerate(places[:expected]):
+        band, place = divmod(index, form.pieces)
         if form.planes and band not in kept:
             continue
-        at, count = offsets[index] + page.shift, counts[index]
         if form.compression == 1:
             count = min(count, size)
-        if at < HEADER or count < 1 or at + count > end:
+        if at < HEADER or count < 1 or at + page.shift + count > end:
             raise damaged("some of its pixels are missing")
         if count > max(LEAST_LIMIT, 2 * size):
             raise damaged(f"a strip or tile of {count} bytes")
-        file.seek(at)
+        file.seek(at + page.shift)
         yield band, place // columns * form.down, place % columns * form.across, file.read(count)
 
 
