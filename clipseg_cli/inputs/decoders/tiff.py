@@ -5,6 +5,7 @@ that are TIFFs go to `raw`.
 """
 
 import struct
+from contextlib import suppress
 from typing import BinaryIO, cast
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import TiffImagePlugin
 
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs import colour, libtiff, orientation, tiff_pages
-from clipseg_cli.inputs.decoders import pillow
+from clipseg_cli.inputs.decoders import jpeg, pillow, tiff_codecs
 from clipseg_cli.inputs.decoders import tiff_arrays as arrays
 from clipseg_cli.inputs.decoders.result import MOST_FRAMES, Decoded, damaged, too_large, unsupported
 from clipseg_cli.inputs.kinds import KINDS, pip_line
@@ -59,12 +60,14 @@ class Pages:
         try:
             image = pillow.opened(self.kind, file, self.options.max_pixels)
             assert isinstance(image, TiffImagePlugin.TiffImageFile)
-            return _pixels(image, notes)
+            pixels = _pixels(image, notes)
         except ImageError as error:
             if error.kind != "unsupported":
                 raise
             notes.clear()
             return None
+        _check_jpegs(page.directory)
+        return pixels
 
 
 class _From:
@@ -124,6 +127,16 @@ def _misread(directory: Directory) -> bool:
         or (planes and (greys or compression == 1))  # only one plane is read, or every other byte
         or compression == WEBP  # missing from its libtiff
     )
+
+
+def _check_jpegs(directory: Directory) -> None:
+    """Raises ImageError if a strip or tile is a damaged JPEG, whose gaps libjpeg would fill with grey."""
+    with suppress(ValueError):  # others will say what is wrong
+        if directory.number(tiff_pages.COMPRESSION, 1) == tiff_codecs.JPEG:
+            for at, count in directory.places():
+                directory.file.seek(at)
+                if fault := jpeg.damage(directory.file.read(min(count, pillow.READ_WHOLE)), 0):
+                    raise damaged(fault)
 
 
 def _pixels(image: TiffImagePlugin.TiffImageFile, notes: list[str]) -> np.ndarray:
