@@ -1,7 +1,7 @@
 """TIFF directories: reads the tags of a file and lists its pages; decodes no pixel.
 
 Pure Python, since it also runs in the main process on files that nobody has checked. A chain of directories ends at
-the first one that is damaged or was met before, and after `MOST_TAGS` tags.
+the first one that is damaged or was met before, and after about `MOST_TAGS` tags.
 
 A page is an image as a viewer shows it: reduced copies and transparency masks of a page do not count, unless the first
 directory is one. ImageJ writes a stack as one directory with N planes behind it: these are N pages.
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
 MOST_TAGS = 1 << 20  # of all directories of a chain: 30,000 pages of any writer
+DIRECTORY = 16  # tags that take as long to read as a directory without any
 MOST_PER_DIRECTORY = 4096  # tags
 MOST_VALUES = 1 << 22  # of one tag: strips or tiles of an image
 NUMBERS = {1: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}  # by type
@@ -107,7 +108,7 @@ def directories(file: BinaryIO) -> Iterator[Directory]:
     big = head[2:4] in (b"+\0", b"\0+")
     (at,) = struct.unpack(f"{order}Q", _read(file, 8, 8)) if big else struct.unpack(f"{order}I", head[4:])
     found = _directory(file, order, big, at)
-    seen, left = {at}, MOST_TAGS - len(found.tags)
+    seen, left = {at}, MOST_TAGS
     yield found
     while found.following and found.following not in seen and left > 0:
         try:
@@ -115,7 +116,7 @@ def directories(file: BinaryIO) -> Iterator[Directory]:
         except ValueError:
             return
         seen.add(found.at)
-        left -= 1 + len(found.tags)
+        left -= DIRECTORY + len(found.tags)
         yield found
 
 
