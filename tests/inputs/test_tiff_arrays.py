@@ -153,11 +153,18 @@ def test_lerc_may_be_compressed_again(photo: np.ndarray) -> None:
 
 
 def test_jpeg_colours_are_converted_once(photo: np.ndarray) -> None:
-    """YCbCr with and without subsampling inside JPEG; grey JPEG of 12 bits."""
+    """YCbCr with and without subsampling inside JPEG; three bands without conversion; grey JPEG of 12 bits."""
     for options in ({"quality": 95}, {"quality": 95, "subsampling": 0}):
         file = io.BytesIO()
         PIL.Image.fromarray(photo).save(file, "TIFF", compression="jpeg", **options)
         assert np.abs(read(file.getvalue()).pixels.astype(int) - photo).mean() < 4
+    strip = imagecodecs.jpeg8_encode(photo, 95, colorspace="RGB", outcolorspace="RGB")
+    file = io.BytesIO()
+    tifffile.imwrite(
+        file, iter([strip]), shape=photo.shape, dtype=np.uint8, photometric="minisblack", planarconfig="contig",
+        compression="jpeg", rowsperstrip=90, metadata=None,
+    )  # fmt: skip
+    assert np.abs(read(file.getvalue()).pixels.astype(int) - photo).mean() < 4
     high = bands(photo, 1, "u1")[:, :, 0].astype(np.uint16) * 16
     image = read(written(high, compression="jpeg"))
     assert np.abs(image.pixels[:, :, 0].astype(int) - high // 16).mean() < 3
@@ -204,6 +211,8 @@ def test_cmyk_and_lab_of_16_bits_and_in_planes(photo: np.ndarray) -> None:
         image = read(written(stored, photometric="separated", planarconfig=order))
         assert np.abs(image.pixels.astype(int) - plain).max() <= 1
         assert "CMYK converted without an ICC profile" in image.notes
+    profiled = written(inks.astype(np.uint16) * 257, photometric="separated", iccprofile=b"no profile")
+    assert "broken ICC profile ignored" in read(profiled).notes  # so it is handed on
     lab = color.rgb2lab(photo)
     signed = (lab * [655.35, 256, 256]).round().clip(-32768, 65535).astype(np.int32).astype(np.uint16)
     for codes, photometric in ((signed, "cielab"), (signed ^ np.array([0, 32768, 32768], np.uint16), "icclab")):

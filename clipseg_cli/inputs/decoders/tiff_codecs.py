@@ -74,10 +74,9 @@ def _jpeg(data: bytes, wanted: Wanted, out: np.ndarray) -> np.ndarray:
     rows, columns, samples = wanted.shape
     if damage := jpeg.damage(data, rows * columns):
         raise damaged(damage)
-    spaces: dict[str, int | str] = {}
-    if samples > 1:
-        spaces = {"colorspace": "YCBCR" if wanted.photometric == YCBCR else "UNKNOWN"}
-        spaces["outcolorspace"] = "RGB" if wanted.photometric == YCBCR else "UNKNOWN"
+    spaces = {}  # by default libjpeg takes three bands for YCbCr
+    if samples == 3:
+        spaces = {"colorspace": "YCBCR" if wanted.photometric == YCBCR else "RGB", "outcolorspace": "RGB"}
     bits = 8 if wanted.dtype.itemsize == 1 else 16
     decoded = _library("JPEG").jpeg_decode(data, tables=wanted.tables, bitspersample=bits, out=out, **spaces)
     return np.asarray(decoded)
