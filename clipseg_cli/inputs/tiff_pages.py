@@ -27,7 +27,8 @@ DESCRIPTION, MAKE, STRIPS, SAMPLES, STRIP_BYTES, SUBDIRECTORIES, DNG_VERSION = 2
 TILES, TILE_BYTES = 324, 325
 REDUCED, MASK = 1, 4  # bits of SUBFILE
 SENSOR = (32803, 34892)  # photometric interpretations: values of a colour filter array, linear raw
-PHASE_ONE = (b"IIII", b"MMMM")  # behind the header; the directories hold only thumbnails
+# The first bytes of camera raw files whose directories do not say so: Canon and Phase One; then all that are no TIFFs.
+RAW = re.compile(rb".{8}(?:CR|IIII|MMMM)|(?!II[*+]\0|MM\0[*+])", re.DOTALL)
 STACK = re.compile(rb"ImageJ=.*?^images=(\d{1,9})\s*$", re.DOTALL | re.MULTILINE)
 
 
@@ -141,7 +142,7 @@ def is_camera_raw(first: Directory) -> bool:
     try:
         return (
             DNG_VERSION in first.tags
-            or _read(first.file, 8, 4) in PHASE_ONE
+            or RAW.match(_read(first.file, 0, 12)) is not None
             or any(each.number(PHOTOMETRIC, 0) in SENSOR for each in (first, *first.subdirectories()))
             or (is_thumbnail(first) and MAKE in first.tags)
         )

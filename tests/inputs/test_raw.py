@@ -180,7 +180,10 @@ def test_an_ordinary_tiff_of_a_camera_stays_a_tiff(photo: np.ndarray) -> None:
 def test_a_raw_file_is_one_page() -> None:
     """Whatever directories it has; as the only frame of its sequence it is developed or previewed too."""
     data = dng(SCENE, 1, SCENE)
-    assert tiff_pages.pages(io.BytesIO(data), 100) == 1
+    plain = saved(SCENE[:8, :8, 0], "TIFF", save_all=True, append_images=[PIL.Image.new("L", (8, 8))] * 3)
+    assert tiff_pages.pages(io.BytesIO(plain), 100) == 4
+    for raw in (data, overwritten(plain, 8, b"CR\2\0"), overwritten(plain, 8, b"IIII"), overwritten(plain, 2, b"U\0")):
+        assert tiff_pages.pages(io.BytesIO(raw), 100) == 1
     decoded = tiff.sequence("TIFF", io.BytesIO(data), DecodeOptions()).decode(0)
     assert decoded.kind == "RAW"
     assert np.array_equal(decoded.pixels, read(data).pixels)
