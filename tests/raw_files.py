@@ -39,6 +39,7 @@ def dng(
     orientation: int = 1,
     preview: np.ndarray | None = None,
     photometric: int = CFA,
+    lossy: bytes | None = None,
     **options: object,
 ) -> bytes:
     """Returns a DNG of an image in linear light with an even size: a thumbnail, and in SubIFDs a preview and the data.
@@ -50,7 +51,8 @@ def dng(
         (50706, "B", 4, (1, 4, 0, 0), True), (50707, "B", 4, (1, 1, 0, 0), True), (50708, "s", 0, "Maker Model", True),
         (50721, "2i", 9, IDENTITY, True), (50778, "H", 1, 21, True), (50728, "2I", 3, (1,) * 6, True),
     ]  # fmt: skip
-    sensor = [(50717, "H", 1 if photometric == CFA else 3, 65535 if photometric == CFA else (65535,) * 3, True)]
+    white = 65535 if lossy is None else 255
+    sensor = [(50717, "H", 1 if photometric == CFA else 3, white if photometric == CFA else (white,) * 3, True)]
     if photometric == CFA:
         sensor += [(33421, "H", 2, (2, 2), True), (33422, "B", 4, (0, 1, 1, 2), True)]
     file = io.BytesIO()
@@ -67,5 +69,8 @@ def dng(
         if options.get("compression") == "jpeg":
             options |= {"shape": data.shape, "dtype": data.dtype, "rowsperstrip": len(data)}
             data = iter([imagecodecs.ljpeg_encode(data, bitspersample=16)])
+        elif lossy is not None:
+            options |= {"shape": data.shape, "dtype": np.uint8, "rowsperstrip": len(data), "compression": 34892}
+            data = iter([lossy])
         writer.write(data, photometric=photometric, subfiletype=0, extratags=sensor, metadata=None, **options)
     return file.getvalue()

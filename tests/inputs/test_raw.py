@@ -143,10 +143,21 @@ def test_others_may_print_while_a_file_is_decoded() -> None:
     code = (
         "import os, sys, threading; from clipseg_cli.inputs.decoders import raw\n"
         "with raw._without_complaints():\n"
-        "    os.write(2, b'unknown file: data corrupted at 7\\nhello\\n')\n"
+        "    os.write(2, b'hello\\n')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
     assert done.stderr == "hello\n"
+
+
+def test_what_libraw_only_prints_is_an_error() -> None:
+    """LibRaw leaves the rest of a cut lossy DNG grey, and prints a line."""
+    strip = jpeg(SCENE)
+    lossy = dng(SCENE, photometric=LINEAR, lossy=strip)
+    assert looks_like(developed(lossy).pixels, shown(1))
+    half = len(strip) // 2
+    kind, message = refused(dng(SCENE, photometric=LINEAR, lossy=strip[:half] + bytes(len(strip) - half)))
+    assert kind == "corrupt"
+    assert "JPEG" in message or "Data error" in message
 
 
 def test_the_limit_of_pixels_holds_before_anything_is_unpacked() -> None:

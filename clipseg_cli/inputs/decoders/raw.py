@@ -29,7 +29,10 @@ SAME_ASPECT = 0.01  # largest relative difference: previews are cropped by a few
 ORIENTATIONS = {0: 1, 1: 2, 2: 4, 3: 3, 4: 5, 5: 8, 6: 6, 7: 7}
 PANASONIC = b"IIU\0"  # such files take at least 16 bytes per 14 pixels
 UNKNOWN = "LibRaw cannot read it; convert it to DNG or JPEG"
-COMPLAINT = re.compile(rb"unknown file: |\S.*: (?:data corrupted|Unexpected end of file)")
+# How the complaints of LibRaw and of its libjpeg begin.
+COMPLAINT = re.compile(
+    rb"unknown file: |Premature end of JPEG|Corrupt JPEG data|Invalid SOS parameters|Inconsistent progression"
+)
 _stderr = threading.Lock()
 
 
@@ -135,7 +138,11 @@ def _reasons() -> Iterator[None]:
 
 @contextmanager
 def _without_complaints() -> Iterator[None]:
-    """Keeps what LibRaw prints about damaged files off stderr; what others print meanwhile follows afterwards."""
+    """Keeps what LibRaw prints about damage off stderr, and raises ImageError if it was all that LibRaw did about it.
+
+    What others print meanwhile follows afterwards.
+    """
+    complaint = b""
     with _stderr, tempfile.TemporaryFile() as kept:
         try:
             saved = os.dup(2)
@@ -150,5 +157,9 @@ def _without_complaints() -> Iterator[None]:
             os.close(saved)
             kept.seek(0)
             for line in kept:
-                if not COMPLAINT.match(line):
+                if COMPLAINT.match(line):
+                    complaint = complaint or line
+                else:
                     os.write(2, line)
+    if complaint:
+        raise damaged(complaint.decode("ascii", "replace").strip())

@@ -5,6 +5,7 @@
 
 import importlib.util
 import lzma
+import struct
 import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,12 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.inputs.decoders import jpeg
+from clipseg_cli.inputs.decoders import jpeg, jpeg2000
 from clipseg_cli.inputs.decoders.result import damaged, unsupported
 from clipseg_cli.inputs.kinds import pip_line
 
 LZMA_MEMORY = 1 << 28  # bytes: 4 times that of the highest preset
 PACKBITS_RUN = 128  # bytes: PackBits may write one run more than a strip has
+J2K_TILES = 4096  # within a strip or tile
 YCBCR = 6  # a photometric interpretation
 JPEG = 7  # a compression
 NAMES = {
@@ -83,6 +85,10 @@ def _jpeg(data: bytes, wanted: Wanted, out: np.ndarray) -> np.ndarray:
 
 
 def _jpeg2000(data: bytes, wanted: Wanted, out: np.ndarray) -> np.ndarray:
+    at = data.find(jpeg2000.START)
+    right, lower, _, _, across, down, x, y = struct.unpack_from(">8I", data, max(0, at) + 8)
+    if min(across, down) < 1 or -(-(right - x) // across) * -(-(lower - y) // down) > J2K_TILES:
+        raise damaged("too many tiles")  # OpenJPEG takes memory for each
     return np.asarray(_library("JPEG 2000").jpeg2k_decode(data, out=out))
 
 
