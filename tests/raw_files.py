@@ -44,7 +44,8 @@ def dng(
 ) -> bytes:
     """Returns a DNG of an image in linear light with an even size: a thumbnail, and in SubIFDs a preview and the data.
 
-    The data come last. `preview` is an image in linear light, stored as it is.
+    The data come last. `preview` is an image in linear light, stored as it is. With `compression="jpeg"` the data are
+    one lossless JPEG; `lossy` is a JPEG that takes their place in a linear DNG.
     """
     first = [
         (271, "s", 0, "Maker", True), (272, "s", 0, "Model", True), (274, "H", 1, orientation, True),

@@ -4,6 +4,7 @@ import importlib.util
 import io
 import json
 import random
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,20 @@ def test_linear_and_compressed_dngs() -> None:
     plain = developed(dng(SCENE)).pixels
     assert np.array_equal(developed(dng(SCENE, compression="jpeg")).pixels, plain)
     assert looks_like(developed(dng(SCENE, photometric=LINEAR)).pixels, shown(1))
+
+
+def test_a_monochrome_sensor_gives_grey() -> None:
+    """In three equal bands."""
+    colours = dng(SCENE, 6, photometric=LINEAR)
+    file = io.BytesIO()
+    with tifffile.TiffFile(io.BytesIO(colours)) as source:
+        tags = [(tag.code, tag.dtype, tag.count, tag.value, True) for tag in source.pages[0].tags if tag.code > 50000]
+    tags += [(271, "s", 0, "Maker", True), (274, "H", 1, 6, True), (50717, "H", 1, 65535, True)]
+    tifffile.imwrite(file, SCENE[:, :, 1], photometric="minisblack", extratags=tags, metadata=None)
+    plain, linear = (struct.pack("<HHIHH", 262, 3, 1, value, 0) for value in (1, LINEAR))
+    image = read(file.getvalue().replace(plain, linear))
+    assert image.pixels.shape == (1152, 768, 3)
+    assert np.array_equal(image.pixels[:, :, 0], image.pixels[:, :, 2])
 
 
 @pytest.mark.parametrize("raw", ["preview", "develop"])

@@ -365,6 +365,15 @@ def test_a_bomb_takes_no_more_memory_than_its_strip() -> None:
         assert peak < 60_000_000 + 2 * len(strip), codec
 
 
+def test_a_jpeg2000_of_many_tiles_is_refused(photo: np.ndarray) -> None:
+    """OpenJPEG would take 400 MB for the 11,700 tiles of one pixel that a strip claims."""
+    data = written(bands(photo, 5, "u1"), compression="jpeg2000", rowsperstrip=90)
+    at = data.index(b"\xff\x4f\xff\x51") + 24
+    kind, message = refused(overwritten(data, at, struct.pack(">II", 1, 1)))
+    assert kind == "corrupt"
+    assert "too many tiles" in message
+
+
 def test_sizes_are_refused_before_memory_is_taken() -> None:
     """Pixels, bytes of a pixel, bytes of a strip, and tiles of claimed sizes."""
     small = np.zeros((1, 8), np.uint8)

@@ -151,8 +151,10 @@ def _check(form: Layout, kept: int, max_pixels: int) -> None:
         raise unsupported(f"TIFF with {form.bits} bits of sample format {form.form}", "save it as 32-bit float")
     if pixels * kept * form.dtype.itemsize > LARGEST_PIXEL * max_pixels:
         raise too_large(f"{form.width} x {form.height} pixels of {kept} x {form.bits} bits")
-    if tile > max(pixels, LARGEST_TILE) or form.size(form.down) > max(LEAST_LIMIT, LARGEST_PIXEL * max_pixels):
+    if tile > max(pixels, LARGEST_TILE):
         raise too_large(f"a tile of {tile} pixels")
+    if form.size(form.down) > max(LEAST_LIMIT, LARGEST_PIXEL * max_pixels):
+        raise too_large(f"a strip or tile of {form.size(form.down)} bytes")
     codec = form.compression
     if codec not in tiff_codecs.BYTES and codec not in tiff_codecs.IMAGES:
         name = tiff_codecs.NAMES.get(codec, str(codec))
