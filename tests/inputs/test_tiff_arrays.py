@@ -391,3 +391,6 @@ def test_sizes_are_refused_before_memory_is_taken() -> None:
         assert kind == "too_large"
         assert "--max-pixels" in message
         assert peak < 10_000_000
+    data = tiff(small)
+    one, many = (struct.pack("<HHII", 277, 4, 1, bands) for bands in (1, 0xFFFFFFFF))
+    assert one in data and refused(data.replace(one, many))[0] == "corrupt"

@@ -29,6 +29,7 @@ from clipseg_cli.inputs.tiff_pages import (
 LARGEST_TILE = 1 << 24  # pixels of a tile, which is decoded whole: 16 times that of any writer
 LARGEST_PIXEL = 16  # bytes of the samples of a pixel that are kept: four floats
 LEAST_LIMIT = 1 << 26  # bytes that a strip or tile may always have
+MOST_SAMPLES = 65_535  # per pixel, by the TIFF standard
 PACKED_ROWS = 64  # rows whose bits are unpacked at once
 HEADER = 8  # bytes; no pixels are stored before their end
 
@@ -94,6 +95,8 @@ def layout(directory: Directory) -> Layout:
     down = number(TILE_HEIGHT, 0) if tiled else min(number(ROWS, height) or height, height)
     if min(width, height, samples, across, down) < 1 or not bits or not forms:
         raise ValueError("a size of 0")
+    if samples > MOST_SAMPLES:
+        raise ValueError(f"{samples} bands")
     if len(bits) > 1 or len(forms) > 1:
         raise unsupported("TIFF with bands of different types", "save them alike")
     if number(DEPTH, 1) > 1:
