@@ -22,7 +22,9 @@ import numpy as np
 from benchmarks.process import Timing, run
 from clipseg_cli.inputs.discovery import discover
 from clipseg_cli.inputs.source import Source
-from clipseg_cli.outputs.manifest import JOURNAL, MANIFEST, Ledger, Mask, Record
+from clipseg_cli.outputs.ledger import Ledger
+from clipseg_cli.outputs.manifest import JOURNAL, MANIFEST
+from clipseg_cli.outputs.record import Mask, Record
 from clipseg_cli.run.engines.workers import Notice, Notify
 from clipseg_cli.settings.inputs import DecodeOptions, InputOptions
 from clipseg_cli.settings.masks import MaskOptions

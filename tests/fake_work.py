@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clipseg_cli.errors import OutputError
 from clipseg_cli.inputs.source import Source
-from clipseg_cli.outputs.manifest import Record
+from clipseg_cli.outputs.record import Record
 from clipseg_cli.run.engines.workers import Notice, Progress, Send
 
 

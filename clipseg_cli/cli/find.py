@@ -17,7 +17,7 @@ from clipseg_cli.settings.prompts import PromptOptions
 from clipseg_cli.settings.run import ConsoleOptions, RunOptions, WorkerOptions
 
 if TYPE_CHECKING:
-    from clipseg_cli.outputs.manifest import Record
+    from clipseg_cli.outputs.record import Record
 
 
 def find(
@@ -72,7 +72,7 @@ def find(
             say(record.line())
     elif printing.print_ == "paths" or (printing.print_ is None and not streams.stdout_is_terminal()):
         for record in found:
-            say_path(record.image)
+            say_path(record.shown)
     else:
         say(ranking(found))
     raise typer.Exit(3 if terminal.failed else 0)

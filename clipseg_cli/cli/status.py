@@ -23,6 +23,7 @@ def status(run: Run, json: Json = False, debug: Debug = False) -> None:
     Example:
       clipseg status out --json | jq -r '.missing[]'
     """
+    from clipseg_cli.inputs.source import readable
     from clipseg_cli.run import status as runs
     from clipseg_cli.storage import store
     from clipseg_cli.storage.paths import escape
@@ -38,7 +39,7 @@ def status(run: Run, json: Json = False, debug: Debug = False) -> None:
         say(f"failed   {sum(result.failed.values())}" + (f" ({failed})" if failed else ""))
         say(f"missing  {missing}")
         for name in (*result.names, *(result.missing or ()))[:LISTED]:
-            say(f"  {escape(name)}")
+            say(f"  {escape(readable(name))}")
     raise typer.Exit(3 if result.failed or result.missing else 0)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from clipseg_cli.storage.paths import escape
 
 if TYPE_CHECKING:
-    from clipseg_cli.outputs.manifest import Record
+    from clipseg_cli.outputs.record import Record
     from clipseg_cli.run.summary import Summary
 
 LABELS = 30  # labels that get a line; run.json has all
@@ -29,8 +29,16 @@ def lines(summary: "Summary", out: str = "", single: bool = False, again: str = 
     told = [_heading(summary, out, single), *(_labels(summary, single) if out else [])]
     if summary.failures:
         told.append("failed: " + ", ".join(f"{count} {kind}" for kind, count in sorted(summary.failures.items())))
-    told += [summary.files_left_out(), _next(summary, out, single, again, report) if out else ""]
+    told += [
+        summary.files_left_out(),
+        _frames_left(summary.frames_left),
+        _next(summary, out, single, again, report) if out else "",
+    ]
     return [*filter(None, told)]
+
+
+def _frames_left(count: int) -> str:
+    return f"left out: {count} further frames of files with several; --frames all includes them" if count else ""
 
 
 def _heading(summary: "Summary", out: str, single: bool) -> str:
@@ -70,4 +78,4 @@ def line(record: "Record") -> str:
     masks = record.document().get("masks", ())
     each = [f"{mask['label']} {share(mask['area_frac'])} (presence {mask['presence']:.2f})" for mask in masks]
     before = " (before)" if record.kept is not None else ""
-    return escape(f"{record.image}{before}: {', '.join(each)}")
+    return escape(f"{record.shown}{before}: {', '.join(each)}")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from tqdm import tqdm
 
-    from clipseg_cli.outputs.manifest import Record
+    from clipseg_cli.outputs.record import Record
     from clipseg_cli.storage.store import AnyPath
 
 PLAIN_SECONDS = 10.0  # seconds between two lines of plain progress: the log of a long run stays readable
@@ -71,7 +71,7 @@ class Terminal:
             from clipseg_cli.storage.paths import escape
 
             what = self.paint("failed", "31")
-            self._line(f"{what} {escape(record.image)}: {record.error.kind}: {escape(str(record.error))}")
+            self._line(f"{what} {escape(record.shown)}: {record.error.kind}: {escape(str(record.error))}")
         elif self.verbose:
             self._line(summary.line(record))
         if self.bar is not None:
@@ -132,7 +132,7 @@ def _show_overlay(out: "AnyPath", record: "Record") -> None:
             f"\x1b[38;2;{r};{g};{b};48;2;{x};{y};{z}m{block}" for (r, g, b), (x, y, z) in zip(above, below, strict=True)
         )
         say("".join(cells) + "\x1b[0m")
-    say(escape(record.image))
+    say(escape(record.shown))
 
 
 def ranking(found: Sequence["Record"]) -> str:
@@ -146,7 +146,7 @@ def ranking(found: Sequence["Record"]) -> str:
     rows = Table("presence", "image", *(labels if len(labels) > 1 else []), box=None, pad_edge=False)
     for record in found:
         each = [f"{mask.presence:.2f}" for mask in record.masks] if len(labels) > 1 else []
-        rows.add_row(f"{record.presence:.2f}", Text(escape(record.image)), *each)
+        rows.add_row(f"{record.presence:.2f}", Text(escape(record.shown)), *each)
     return as_text(rows)
 
 

@@ -153,7 +153,7 @@ def _open_run(out: Path) -> tuple[tuple[str, ...], Iterator[ImagePredictions]]:
 
 
 def _from_record(out: Path, record: dict[str, Any]) -> ImagePredictions:
-    """Returns the predictions of one manifest record.
+    """Returns the predictions of one manifest record. The ground truth of a frame is named like the frame's mask.
 
     The ground truth may have the image's stem or its full name. If the outputs have its full name, another image has
     the same stem, which is then not looked for.
@@ -174,6 +174,9 @@ def _from_record(out: Path, record: dict[str, Any]) -> ImagePredictions:
                 mask["area"] == 0,
             )
         )
+    if "frame" in record:
+        stems.append(f"{stem}/{record['frame']:06}")
+        return ImagePredictions(tuple(dict.fromkeys(stems)), tuple(predictions))
     shared = stem != name and any(each.rpartition("/")[2] == name.rpartition("/")[2] for each in stems)
     if not shared:
         stems += [stem, *(each + name.removeprefix(stem) for each in stems)]

@@ -3,7 +3,7 @@
 The kind of a file is decided by its first bytes, never by its extension; `kinds.KINDS` names the decoder of each
 kind. Together they read what cameras, phones, browsers, scanners, microscopes and satellites write. `colour` describes
 how pixels that are not 8-bit RGB are converted. An EXIF orientation of 1-8 is applied; any other value counts as 1,
-with a note. Only the first frame of an animation is decoded.
+with a note. Of a file with several frames, the frame that the source names is decoded, otherwise the first.
 """
 
 import importlib
@@ -13,13 +13,13 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs import decoders
-from clipseg_cli.inputs.decoders.result import MOST_FRAMES, unsupported
+from clipseg_cli.inputs.decoders.result import MOST_FRAMES, Decoded, unsupported
 from clipseg_cli.inputs.kinds import DECODABLE, KINDS, SNIFF, pip_line, sniff
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.settings.inputs import DecodeOptions
@@ -47,16 +47,25 @@ def load(source: Source, options: DecodeOptions = DEFAULTS) -> Image:
     """
     if source.error is not None:
         raise source.error
-    with _opened(source) as file:
-        try:
-            return _decode(file, options)
-        except MemoryError as error:
-            why = "not enough memory to decode it; lower --jobs or --max-pixels"
-            raise ImageError("out_of_memory", "load", why) from error
+    with opened(source) as file, enough_memory():
+        kind, decoder = recognised(file)
+        if source.frame is not None:
+            return finished(kind, decoder.sequence(kind, file, options).decode(source.frame))
+        return finished(kind, decoder.decode(kind, file, options))
 
 
 @contextmanager
-def _opened(source: Source) -> Iterator[BinaryIO]:
+def enough_memory() -> Iterator[None]:
+    """Converts a MemoryError into an ImageError."""
+    try:
+        yield
+    except MemoryError as error:
+        why = "not enough memory to decode it; lower --jobs or --max-pixels"
+        raise ImageError("out_of_memory", "load", why) from error
+
+
+@contextmanager
+def opened(source: Source) -> Iterator[BinaryIO]:
     """Opens a source. If the file changes while it is open, the error is `changed`, whatever else goes wrong."""
     if source.data is not None:
         yield io.BytesIO(source.data)
@@ -77,13 +86,18 @@ def _opened(source: Source) -> Iterator[BinaryIO]:
             finally:
                 after = os.fstat(file.fileno())
                 if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-                    why = "the file changed while it was read; the next run reads it again"
-                    raise ImageError("changed", "load", why)
+                    raise changed()
     except (OSError, ValueError) as error:
         raise fault(error, "load") from error
 
 
-def _decode(file: BinaryIO, options: DecodeOptions) -> Image:
+def changed() -> ImageError:
+    """Returns the error for a file that changed while it was read."""
+    return ImageError("changed", "load", "the file changed while it was read; the next run reads it again")
+
+
+def recognised(file: BinaryIO) -> tuple[str, Any]:
+    """Returns the kind of a file and the module that decodes it, and rewinds the file. Raises ImageError."""
     head = file.read(SNIFF)
     if not head:
         raise ImageError("empty", "load", "the file is empty; copy it again")
@@ -94,8 +108,11 @@ def _decode(file: BinaryIO, options: DecodeOptions) -> Image:
     if not KINDS[kind].installed:
         raise unsupported(f"{kind} without one more package", pip_line(KINDS[kind].extra))
     file.seek(0)
-    decoder = importlib.import_module(f"{decoders.__name__}.{KINDS[kind].decoder}")
-    decoded = decoder.decode(kind, file, options)
+    return kind, importlib.import_module(f"{decoders.__name__}.{KINDS[kind].decoder}")
+
+
+def finished(kind: str, decoded: Decoded) -> Image:
+    """Returns the image of a decoded frame."""
     notes = list(decoded.notes)
     if decoded.frames > 1:
         more = " or more" if decoded.frames == MOST_FRAMES else ""

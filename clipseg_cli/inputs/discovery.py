@@ -5,6 +5,7 @@ No pixel is decoded here. A path that cannot be used becomes a `Source` with an 
     - Files and lists are taken as named; folders are walked: entries sorted by name, one folder in memory at a time.
     - A walk takes the extensions in `kinds.EXTENSIONS`, and files without any extension that begin like an image.
     - A walk or a glob never takes a run's own outputs: `search.OUTPUT_NAMES` beside its `run.json`.
+    - A file of several frames becomes one source per frame that --frames selects; a video, by default, all its frames.
     - A file's output name depends only on its path and on the files beside it, so that parallel runs agree.
 
 Paths are strings and are handled with os.path, which keeps them as typed, with any bytes in them; pathlib does not.
@@ -17,7 +18,7 @@ from dataclasses import replace
 from typing import BinaryIO
 
 from clipseg_cli.errors import UsageError
-from clipseg_cli.inputs import folders, lists
+from clipseg_cli.inputs import folders, frames, lists
 from clipseg_cli.inputs.kinds import SNIFF, sniff
 from clipseg_cli.inputs.names import renamed, shard_number
 from clipseg_cli.inputs.search import LeftOut, Search, path_parts, path_root
@@ -25,6 +26,8 @@ from clipseg_cli.inputs.source import Source
 from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.storage import buckets
 from clipseg_cli.storage.paths import escape, is_url, local
+
+TOGETHER = 256  # frames of a file that are in the same shard, so that a shard decodes few that it does not need
 
 
 def discover(
@@ -55,9 +58,17 @@ def discover(
         found = search.walk(inputs[0], "")  # a single root: outputs mirror it, and no name can occur twice
     else:
         found = _once(_all(search, inputs, listing, stdin))
+    found = itertools.chain.from_iterable(frames.expand(source, options) for source in found)
     index, count = options.shard
-    shard = found if count == 1 else (source for source in found if shard_number(source.output) % count == index)
+    shard = found if count == 1 else (source for source in found if shard_number(_together(source)) % count == index)
     return itertools.islice(shard, options.limit)
+
+
+def _together(source: Source) -> str:
+    """Returns what decides the shard of a source: its output. Neighbouring frames of a file are in the same shard."""
+    if source.frame is None:
+        return source.output
+    return f"{source.output.rpartition('/')[0]}/{source.frame // TOGETHER}"
 
 
 def _open_list(path: str) -> BinaryIO:

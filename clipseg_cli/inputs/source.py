@@ -21,6 +21,25 @@ class Source:
     frame: int | None = None  # the number of the frame in its file, from 0; None: the file is taken as one image
     time: float = 0.0  # of the frame, in seconds
 
+    @property
+    def key(self) -> str:
+        """What tells this image from all others of a run: see `key`."""
+        return key(self.name, self.frame)
+
+
+def key(name: str, frame: int | None) -> str:
+    """Returns what tells an image from all others of a run: its name and, of a frame of a file, the frame's number.
+
+    Keys sort by name, then by number. `readable` makes them fit to be shown.
+    """
+    return name if frame is None else f"{name}\0{frame:09}"  # no name contains a NUL
+
+
+def readable(key: str) -> str:
+    """Returns a key as it is shown: `clip.mp4#12` for frame 12 of clip.mp4."""
+    name, nul, number = key.partition("\0")
+    return f"{name}#{int(number)}" if nul else name
+
 
 def identify(source: Source, checksum: bool) -> list[int | str]:
     """Returns what changes when a source changes: see `paths.identity`; for an object its size and ETag.

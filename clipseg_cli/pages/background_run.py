@@ -12,7 +12,7 @@ import sys
 import threading
 from typing import Any
 
-from clipseg_cli.outputs.manifest import readable_name
+from clipseg_cli.outputs.record import readable_name
 
 PATIENCE = 10.0  # seconds to wait for a run or a thread that was told to stop
 STREAM_OPTIONS = ("--json", "--progress", "none")  # added to a run, so that its records can be counted

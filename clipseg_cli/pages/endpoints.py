@@ -20,7 +20,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from clipseg_cli.errors import ClipsegError, ImageError, UsageError
-from clipseg_cli.outputs.manifest import readable_name
+from clipseg_cli.outputs.record import readable_name
 from clipseg_cli.outputs.writers import raster
 from clipseg_cli.pages.gallery import THUMBNAIL
 from clipseg_cli.pages.mask_request import parse_request

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clipseg_cli.outputs import manifest
+from clipseg_cli.outputs.record import key_of, readable_name
 from clipseg_cli.pages.report_compare import Comparison
 from clipseg_cli.pages.report_files import ReportFiles
 from clipseg_cli.pages.report_images import Look, Record, Run, image, read_run
@@ -81,7 +82,7 @@ class _Pairs:
                 if record is not None and not ok[index]:
                     self.failed[index] += 1
                     if len(self.failures) < FAILURES:
-                        self.failures.append({"name": record["image"], "run": index} | record["error"])
+                        self.failures.append({"name": readable_name(key_of(record)), "run": index} | record["error"])
 
     def __iter__(self) -> Iterator[list[Record | None]]:
         """Yields each image's record in every run, None where the run did not segment it."""

@@ -21,6 +21,7 @@ from clipseg_cli.inputs import decode
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.outputs import colours, drawing, manifest
+from clipseg_cli.outputs.record import image_name, key_of, readable_name
 from clipseg_cli.outputs.writers import raster
 from clipseg_cli.pages.report_compare import compared
 from clipseg_cli.settings.flag import fill, spelled
@@ -99,7 +100,7 @@ def image(records: Sequence[Record | None], runs: Sequence[Run], look: Look) -> 
     height, width = max(1, record["height"]), max(1, record["width"])
     if photo is None:
         photo = np.full((height, width, 3), 128, np.uint8)
-    row: dict[str, Any] = {"name": record["image"]}
+    row: dict[str, Any] = {"name": readable_name(key_of(record))}
     row |= {"b64": record["image_b64"]} if "image_b64" in record else {}
     pixels: dict[str, Any] = {"thumb": _data_url("jpeg", raster.jpeg(drawing.fitted(photo, look.side)))}
     pixels |= {"size": [width, height], "photo": None if missing else _url(path, look)}
@@ -206,11 +207,13 @@ def _photo(record: Record, run: Run) -> tuple[NDArray[np.uint8] | None, str]:
 
     Relative names are tried from the working directory, then from the directory of the run.
     """
-    name = manifest.image_name(record)
+    name = image_name(record)
     for base in ("", run.about.get("directory") or ""):
         try:
             path = name if paths.is_url(name) else os.path.join(base, name)
-            pixels = decode.load(Source(path, name, ""), DecodeOptions(max_pixels=4 * MAX_PIXELS)).pixels
+            pixels = decode.load(
+                Source(path, name, "", frame=record.get("frame")), DecodeOptions(max_pixels=4 * MAX_PIXELS)
+            ).pixels
         except ImageError:
             continue
         if pixels.shape[:2] == (record["height"], record["width"]):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from clipseg_cli.errors import ClipsegError, ImageError, lacks_memory
 from clipseg_cli.masks import cleanup, matting, soft_maps, threshold
 from clipseg_cli.masks.threshold import Photo
-from clipseg_cli.outputs.manifest import Mask, Record
+from clipseg_cli.outputs.record import Mask, Record
 from clipseg_cli.outputs.writers import WRITERS, one_file, per_run
 from clipseg_cli.outputs.writers.one_file import OneFile
 from clipseg_cli.outputs.writers.result import Result
@@ -62,13 +62,13 @@ def finish(
                 paths.setdefault((form, index), per_run.READ_FROM.get(form, path))
                 outputs.append((path, len(data)))
     except ImageError as error:
-        return Record(blank.image, error=error)
+        return blank.failed(error)
     except ClipsegError:
         raise
     except Exception as error:  # a bug here must fail one image, not the whole run
         if lacks_memory(error):
-            return Record(blank.image, error=ImageError("out_of_memory", "mask", "not enough memory for its masks"))
-        return Record(blank.image, error=ImageError("internal", "mask", f"{type(error).__name__}: {error}"))
+            return blank.failed(ImageError("out_of_memory", "mask", "not enough memory for its masks"))
+        return blank.failed(ImageError("internal", "mask", f"{type(error).__name__}: {error}"))
 
     def others(of: int | None) -> tuple[tuple[str, str], ...]:
         return tuple((form, path) for (form, index), path in paths.items() if index == of and form not in NAMED)

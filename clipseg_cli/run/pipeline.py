@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from clipseg_cli.errors import ImageError, Stage, lacks_memory
 from clipseg_cli.inputs import decode
+from clipseg_cli.inputs.frames import FrameReader
 from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.masks import soft_maps, tiles
 from clipseg_cli.model.feature_store import FeatureStore
-from clipseg_cli.outputs.manifest import Identity, Record
+from clipseg_cli.outputs.record import Identity, Record
 from clipseg_cli.prompts.expressions import Expression
 from clipseg_cli.run.finish import MaskPlan, Write, finish
 from clipseg_cli.settings.inputs import DecodeOptions
@@ -65,8 +66,11 @@ def run(
     threads = REMOTE_THREADS if job.remote else max(2, min(8, os.cpu_count() or 1))
     network = _Network(load_model, job.encode)
 
-    def load(source: Source) -> Loaded:
-        return _load(source, job, network, progress)
+    def read(source: Source) -> Read:
+        return _read(source, job, reader, progress) if source.frame is not None else (source, None)
+
+    def load(item: Read) -> Loaded:
+        return _load(item, job, network, progress)
 
     def finished(item: tuple[Loaded, Seen | ImageError | None]) -> Record:
         return _finish(*item, job, write, progress)
@@ -78,8 +82,13 @@ def run(
             for item in batch:
                 yield item, _joined(item, list(itertools.islice(seen, len(item.pixels))))
 
-    with ThreadPoolExecutor(threads) as loaders, ThreadPoolExecutor(threads) as finishers:
-        loaded = ahead(loaders, load, sources, 2 * job.batch_size)
+    with (
+        FrameReader() as reader,
+        ThreadPoolExecutor(1) as frame_loader,  # one: in turn, each frame of a file is decoded once
+        ThreadPoolExecutor(threads) as loaders,
+        ThreadPoolExecutor(threads) as finishers,
+    ):
+        loaded = ahead(loaders, load, ahead(frame_loader, read, sources, job.batch_size), 2 * job.batch_size)
         yield from ahead(finishers, finished, decoded(loaded), job.batch_size)
 
 
@@ -158,9 +167,22 @@ class Loaded:
     record: Record | None = None
 
 
-def _load(source: Source, job: Job, network: _Network, progress: Progress) -> Loaded:
+Read = tuple[Source, "decode.Image | ImageError | None"]  # a frame that has been decoded, or any other source
+
+
+def _read(source: Source, job: Job, reader: FrameReader, progress: Progress) -> Read:
+    progress(source, "load")
+    try:
+        return source, reader.load(source, job.decoding)
+    except ImageError as error:
+        return source, error
+
+
+def _load(item: Read, job: Job, network: _Network, progress: Progress) -> Loaded:
+    source, image = item
+
     def failed(error: ImageError) -> Loaded:
-        return Loaded(source, record=Record(source.name, error=error))
+        return Loaded(source, record=Record.of(source).failed(error))
 
     if source.error is not None:
         return failed(source.error)
@@ -170,7 +192,10 @@ def _load(source: Source, job: Job, network: _Network, progress: Progress) -> Lo
     except (OSError, ValueError) as error:
         return failed(paths.fault(error, "load"))
     try:
-        image = decode.load(source, job.decoding)
+        if isinstance(image, ImageError):
+            return failed(image)
+        if image is None:
+            image = decode.load(source, job.decoding)
         progress(source, "encode")
         (height, width, _), segmenter = image.pixels.shape, network.get()[0]
         views = tiles.views(height, width, job.encode.tile, job.encode.flip)
@@ -196,12 +221,20 @@ def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Wri
     if loaded.record is not None:
         return loaded.record
     if isinstance(seen, ImageError):
-        return Record(source.name, error=seen)
+        return Record.of(source).failed(seen)
     assert image is not None and seen is not None
     logits, similarity = seen.logits, seen.similarity
     height, width = image.pixels.shape[:2]
     notes, identity = image.notes, loaded.identity
-    blank = Record(source.name, width, height, image.format, image.frames, notes=notes, identity=identity)
+    blank = replace(
+        Record.of(source),
+        width=width,
+        height=height,
+        format=image.format,
+        frames=image.frames,
+        notes=notes,
+        identity=identity,
+    )
 
     progress(source, "mask")
 

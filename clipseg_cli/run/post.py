@@ -21,11 +21,14 @@ from numpy.typing import NDArray
 from clipseg_cli import __version__
 from clipseg_cli.errors import ImageError, OutputError, UsageError
 from clipseg_cli.inputs import decode, folders
+from clipseg_cli.inputs.frames import FrameReader
 from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.masks.refine import REFINEMENTS
 from clipseg_cli.outputs import manifest
-from clipseg_cli.outputs.manifest import MANIFEST, RUN, Identity, Ledger, Record
+from clipseg_cli.outputs.ledger import Ledger
+from clipseg_cli.outputs.manifest import MANIFEST, RUN
+from clipseg_cli.outputs.record import Identity, Record, image_name, key_of
 from clipseg_cli.outputs.writers import check_label_count, one_file, per_run, raster
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.prompts.thresholds import resolve_thresholds
@@ -102,12 +105,13 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
 
     directory = before.get("directory", "")
     decoding = DecodeOptions(before["settings"].get("raw", "preview"), request.max_pixels)
-    again = partial(_again, request=request, directory=directory, decoding=decoding, plan=plan, write=write)
     threads = max(2, min(8, os.cpu_count() or 1))
-    with Ledger(out, fsync) as ledger, ThreadPoolExecutor(threads) as pool:
+    with Ledger(out, fsync) as ledger, FrameReader() as reader, ThreadPoolExecutor(threads) as pool:
+        load = partial(reader.load, options=decoding)
+        again = partial(_again, request=request, directory=directory, load=load, plan=plan, write=write)
 
         def take(row: Row) -> Row | Record | None:
-            taken = ledger.take(manifest.image_name(row), partial(_identify, row, run, directory))
+            taken = ledger.take(key_of(row), partial(_identify, row, run, directory))
             return taken if isinstance(taken, Record) else row if taken else None
 
         rows = manifest.documents(run / MANIFEST)
@@ -214,29 +218,41 @@ def _stored(row: Row) -> list[str]:
 
 def _photo(row: Row, directory: str) -> str:
     """Returns the path or the URL of the image."""
-    name = manifest.image_name(row)
+    name = image_name(row)
     return name if paths.is_url(name) else os.path.join(directory, name)
 
 
 def _again(
-    row: Row | Record, *, request: Request, directory: str, decoding: DecodeOptions, plan: MaskPlan, write: Write
+    row: Row | Record,
+    *,
+    request: Request,
+    directory: str,
+    load: Callable[[Source], decode.Image],
+    plan: MaskPlan,
+    write: Write,
 ) -> Record:
     """Writes the files of one image of the run again and returns its record. A record is passed on."""
     if isinstance(row, Record):
         return row
-    name = manifest.image_name(row)
-    if row["status"] != "ok":
-        error = row["error"]
-        return Record(name, error=ImageError(error["class"], error["stage"], error["message"]))
-    notes = tuple(row.get("notes", ()))
-    blank = Record(name, row["width"], row["height"], row["format"], row.get("frames", 1), notes=notes)
+    before = Record.kept_from(row)
+    if before.error is not None:
+        return before.failed(before.error)
+    blank = replace(
+        before,
+        kept=None,
+        width=row["width"],
+        height=row["height"],
+        format=row["format"],
+        frames=row.get("frames", 1),
+        notes=tuple(row.get("notes", ())),
+    )
     with contextlib.suppress(OSError):  # a soft map is gone: reading it will say so
         blank = replace(blank, identity=_identify(row, request.run, directory))
     shape = row["height"], row["width"]
 
     @cache
     def photo() -> NDArray[np.uint8]:
-        image = decode.load(Source(_photo(row, directory), name, name), decoding)
+        image = load(Source(_photo(row, directory), before.image, "", frame=before.frame))
         if image.pixels.shape[:2] != shape:
             raise ImageError("changed", "load", f"it is not the image of the run ({shape[1]} x {shape[0]} pixels)")
         return image.pixels

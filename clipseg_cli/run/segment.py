@@ -12,9 +12,11 @@ import numpy as np
 
 from clipseg_cli.errors import NoInputError, TooManyErrors, UsageError
 from clipseg_cli.inputs import names
-from clipseg_cli.inputs.source import Source, identify
+from clipseg_cli.inputs.source import Source, identify, readable
 from clipseg_cli.model import registry
-from clipseg_cli.outputs.manifest import RUN, Ledger, Record
+from clipseg_cli.outputs.ledger import Ledger
+from clipseg_cli.outputs.manifest import RUN
+from clipseg_cli.outputs.record import Record
 from clipseg_cli.outputs.writers import per_run, raster
 from clipseg_cli.outputs.writers.one_file import OneFile
 from clipseg_cli.prompts import highlight
@@ -125,7 +127,7 @@ def _take(source: Source, ledger: Ledger, checksum: bool) -> Source | Record | N
     """Returns the source if this run may process it, its record if it is finished, None while another run has it."""
     if source.data is not None:  # each run has a standard input of its own
         return ledger.with_own_output(source)
-    taken = ledger.take(source.name, partial(identify, source, checksum) if source.error is None else None)
+    taken = ledger.take(source.key, partial(identify, source, checksum) if source.error is None else None)
     if isinstance(taken, Record):
         return taken
     return (_failed(source) or ledger.with_own_output(source)) if taken else None
@@ -155,14 +157,14 @@ def _unfolded(sources: Iterator[Source]) -> Iterator[Source]:
     taken: set[int] = set()
     for source in sources:
         if hash(store.folded(source.output)) in taken:
-            source = replace(source, output=names.renamed(source.output, source.name))
+            source = replace(source, output=names.renamed(source.output, source.key))
         taken.add(hash(store.folded(source.output)))
         yield source
 
 
 def _failed(source: Source) -> Record | None:
     """Returns the record of a source that discovery could not use; None for other sources."""
-    return None if source.error is None else Record(source.name, error=source.error)
+    return None if source.error is None else Record.of(source).failed(source.error)
 
 
 def _to_one_file(
@@ -235,4 +237,4 @@ def planned(source: Source, request: Request) -> str:
     """Returns one line of --dry-run: the image, and the masks it would get."""
     stem = store.portable(source.output)
     folders = unique_slugs(prompt.label for prompt in request.query.prompts)
-    return source.name + " -> " + " ".join(f"masks/{slug}/{stem}.png" for slug in folders)
+    return readable(source.key) + " -> " + " ".join(f"masks/{slug}/{stem}.png" for slug in folders)

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from clipseg_cli.outputs.manifest import Record
+from clipseg_cli.outputs.record import Record
 
 PAUSE = 0.2  # seconds between two looks at the images of other runs
 

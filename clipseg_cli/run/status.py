@@ -10,6 +10,7 @@ from clipseg_cli.errors import UsageError
 from clipseg_cli.inputs.discovery import discover
 from clipseg_cli.outputs import manifest
 from clipseg_cli.outputs.manifest import MANIFEST, RUN
+from clipseg_cli.outputs.record import readable_name
 from clipseg_cli.outputs.writers import per_run
 from clipseg_cli.settings.flag import fill
 from clipseg_cli.settings.inputs import InputOptions
@@ -30,8 +31,8 @@ class Status:
     def document(self) -> dict[str, Any]:
         """Returns the status as JSON types."""
         failed = dict(sorted(self.failed.items()))
-        missing = None if self.missing is None else [manifest.readable_name(name) for name in self.missing]
-        failures = [*map(manifest.readable_name, self.names)]
+        missing = None if self.missing is None else [readable_name(name) for name in self.missing]
+        failures = [*map(readable_name, self.names)]
         return {"done": self.done, "failed": failed, "missing": missing, "failures": failures}
 
 
@@ -42,7 +43,7 @@ def status(out: AnyPath) -> Status:
     missing = None
     inputs = _inputs(out)
     if inputs is not None:
-        names = (source.name for source in discover(inputs, None, str(out)))
+        names = (source.key for source in discover(inputs, None, str(out)))
         missing = tuple(name for name in names if name not in records)
     return Status(len(records) - len(failed), Counter(failed.values()), missing, tuple(failed))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clipseg_cli.inputs.search import LeftOut
-from clipseg_cli.outputs.manifest import Record
+from clipseg_cli.outputs.record import Record
 from clipseg_cli.storage.paths import escape
 
 NEAR = 0.1  # probability: a presence score at most this far from the threshold is unsure
@@ -57,6 +57,7 @@ class Summary:
     failures: Counter[str] = field(default_factory=Counter)  # by error class
     done: int = 0
     before: int = 0  # of these, by an earlier run
+    frames_left: int = 0  # further frames of files of which only the first was processed
     seconds: float = 0.0  # of the whole run
 
     @property
@@ -76,7 +77,9 @@ class Summary:
             return
         self.done += 1
         self.before += record.kept is not None
-        for mask in record.document().get("masks", ()):  # the same digits as those that a resumed run reads
+        document = record.document()
+        self.frames_left += document.get("frames", 1) - 1 if record.frame is None else 0
+        for mask in document.get("masks", ()):  # the same digits as those that a resumed run reads
             label = self.labels.setdefault(mask["label"], Label())
             presence, threshold = mask["presence"], mask["threshold"]
             if mask["area"]:
@@ -101,6 +104,7 @@ class Summary:
             },
             "failed": dict(sorted(self.failures.items())),
             "left_out": left_out,
+            "frames_left": self.frames_left,
             "images_per_second": round(self.rate, 2),
         }
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from clipseg_cli.errors import OutputError, Stage, UsageError
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.model import registry
-from clipseg_cli.outputs.manifest import RUN, Record
+from clipseg_cli.outputs.manifest import RUN
+from clipseg_cli.outputs.record import Record
 from clipseg_cli.outputs.writers import check_label_count
 from clipseg_cli.prompts.thresholds import resolve_thresholds
 from clipseg_cli.run import pipeline
@@ -97,7 +98,7 @@ def _process(
         raise OutputError(f"{node} does not see {out.absolute()}: use an --out that all machines of the run share")
 
     def progress(source: Source, stage: Stage) -> None:
-        send(workers.Progress(source.name, stage))
+        send(workers.Progress(source.key, stage))
 
     def write(path: str, data: bytes) -> None:
         store.write(out / path, data, request.output.fsync)

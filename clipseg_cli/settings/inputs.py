@@ -14,6 +14,27 @@ def _extensions(text: str) -> tuple[str, ...]:
     return tuple("." + each.lower().lstrip("*").lstrip(".") for each in text.split(","))
 
 
+def _frames(text: str) -> str:
+    selected(text, 1)
+    return text
+
+
+def selected(frames: str, count: int) -> range:
+    """Returns the numbers of the frames that `--frames` selects of `count`. Raises UsageError."""
+    if frames in ("first", "all"):
+        return range(count if frames == "all" else min(count, 1))
+    parts = frames.split(":")
+    try:
+        numbers = [int(part) if part.strip() else None for part in parts]
+        if len(parts) == 1 and numbers[0] is not None:  # one frame
+            parts, numbers = ["", ""], [numbers[0], numbers[0] + 1 or None]
+        if len(parts) in (2, 3):
+            return range(count)[slice(*numbers)]
+    except ValueError:
+        pass
+    raise UsageError(f"--frames {frames}: write first, all, or A:B or A:B:STEP like 0:100:10; the first frame is 0")
+
+
 def _shard(text: str) -> tuple[int, int]:
     index, slash, count = text.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
@@ -71,6 +92,16 @@ class InputOptions:
     ] = None
     follow: Annotated[bool, Flag("Follow symbolic links.", ("--follow", "-L"))] = False
     hidden: Annotated[bool, Flag("Include files and folders whose names start with a dot.", ("--hidden", "-H"))] = False
+    frames: Annotated[
+        str | None,
+        Flag(
+            "Which pages of a TIFF or frames of an animation or video to process. A:B:STEP counts from 0, without B.",
+            metavar="first|all|A:B:STEP",
+            parse=_frames,
+            default="first; of videos, all",
+            decides=True,
+        ),
+    ] = None
     limit: Annotated[int | None, Flag("Stop after N images.", metavar="N", low=1)] = None
     shard: Annotated[
         tuple[int, int],

@@ -9,7 +9,7 @@ import pytest
 
 from clipseg_cli.cli import summary
 from clipseg_cli.errors import ImageError
-from clipseg_cli.outputs.manifest import Mask, Record
+from clipseg_cli.outputs.record import Mask, Record
 from clipseg_cli.run.summary import Summary
 from pictures import Program, Shell, picture, save, save_tiny
 

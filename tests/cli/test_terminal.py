@@ -13,7 +13,7 @@ import pytest
 from clipseg_cli.cli import terminal
 from clipseg_cli.cli.terminal import Terminal, present, ranking
 from clipseg_cli.errors import ImageError
-from clipseg_cli.outputs.manifest import Mask, Record
+from clipseg_cli.outputs.record import Mask, Record
 from clipseg_cli.settings.outputs import OutputOptions, PrintOptions
 from clipseg_cli.settings.run import ConsoleOptions
 from pictures import Shell, picture, save

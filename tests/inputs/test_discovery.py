@@ -271,6 +271,7 @@ def test_a_run_never_takes_its_own_outputs(here: Path) -> None:
 
 NOBODY = """
 import os, sys
+import clipseg_cli.inputs.decoders.png
 from clipseg_cli.inputs.decode import load
 from clipseg_cli.errors import ImageError
 from clipseg_cli.settings.inputs import InputOptions

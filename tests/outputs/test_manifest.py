@@ -10,7 +10,9 @@ import pytest
 from clipseg_cli.errors import ImageError, OutputError
 from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.outputs import manifest
-from clipseg_cli.outputs.manifest import MANIFEST, Ledger, Mask, Record
+from clipseg_cli.outputs.ledger import Ledger
+from clipseg_cli.outputs.manifest import MANIFEST
+from clipseg_cli.outputs.record import Mask, Record, image_name, readable_name
 
 
 def finished(source: Source, out: Path, content: bytes = b"mask") -> Record:
@@ -43,9 +45,9 @@ def test_any_name_is_one_line_and_comes_back(name: str) -> None:
     line = Record(name, error=ImageError("corrupt", "load", f"cannot read {name}")).line()
     assert len(line.splitlines()) == 1
     document = json.loads(line)
-    assert manifest.image_name(document) == name and ("image_b64" in document) == (name == "b\udcff.jpg")
+    assert image_name(document) == name and ("image_b64" in document) == (name == "b\udcff.jpg")
     assert document["error"]["class"] == "corrupt"
-    assert manifest.readable_name(name).encode().decode() == document["image"]
+    assert readable_name(name).encode().decode() == document["image"]
 
 
 def test_a_finished_image_is_skipped_until_something_changes(source: Source, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import hostile
-from clipseg_cli.outputs.manifest import readable_name
+from clipseg_cli.outputs.record import readable_name
 from clipseg_cli.prompts import text
 from live import Process, Server, Start
 from pictures import SAMPLES, Shell, iou, picture, records, save, until

@@ -15,7 +15,7 @@ from PIL import Image
 
 import hostile
 from clipseg_cli.outputs import colours
-from clipseg_cli.outputs.manifest import readable_name
+from clipseg_cli.outputs.record import readable_name
 from clipseg_cli.pages import report
 from pictures import SAMPLES, Program, iou, picture, save, until
 from reports import data_of, forged, opened

@@ -11,7 +11,7 @@ from PIL import Image
 from clipseg_cli.errors import ImageError, OutputError
 from clipseg_cli.masks.soft_maps import Scored, StoredMap
 from clipseg_cli.outputs import colours
-from clipseg_cli.outputs.manifest import Record
+from clipseg_cli.outputs.record import Record
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.run.finish import MaskPlan, finish
 from clipseg_cli.settings.masks import MaskOptions

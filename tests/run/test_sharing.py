@@ -9,7 +9,7 @@ from signal import SIGKILL
 
 import pytest
 
-from clipseg_cli.outputs.manifest import Record
+from clipseg_cli.outputs.record import Record
 from clipseg_cli.run import sharing
 from output_folder import temporary_files, tree
 from pictures import Program, records, save_tiny

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.outputs.manifest import Mask, Record
+from clipseg_cli.outputs.record import Mask, Record
 from clipseg_cli.run.summary import Summary
 from pictures import Program, picture, records, save, save_tiny
 

@@ -5,9 +5,11 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from PIL.ImageFile import ImageFile
+
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs.decoders import pillow
-from clipseg_cli.inputs.decoders.result import Decoded
+from clipseg_cli.inputs.decoders.result import Decoded, Sequence
 from clipseg_cli.settings.inputs import DecodeOptions
 
 # In a scan ff00 is a data byte, ffd0-ffd7 restart it and ffff pads; all else is a marker.
@@ -22,13 +24,31 @@ BETWEEN_SCANS = frozenset((0xC4, 0xCC, SOS, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0)
 
 def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
     """Decodes a JPEG, also MPO and Ultra HDR. Raises ImageError."""
-    data = pillow.whole(file, options.max_pixels)
+    data, image = _opened(kind, file, options.max_pixels)
+    _check(data, image)
+    return pillow.finished(image)
+
+
+def sequence(kind: str, file: BinaryIO, options: DecodeOptions) -> Sequence:
+    """Opens the images of an MPO. Raises ImageError."""
+    data, image = _opened(kind, file, options.max_pixels)
+    return pillow.Frames(
+        image, options.max_pixels, lambda image, index: _check(data[getattr(image, "offset", 0) :], image)
+    )
+
+
+def _opened(kind: str, file: BinaryIO, max_pixels: int) -> tuple[bytes, ImageFile]:
+    """Returns the content of a file and its first image, not yet decoded. Raises ImageError."""
+    data = pillow.whole(file, max_pixels)
     if variant := _unsupported(data):
         raise ImageError("unsupported", "load", f"{variant} is not supported; save it as baseline JPEG")
-    image = pillow.opened(kind, io.BytesIO(data), options.max_pixels)
+    return data, pillow.opened(kind, io.BytesIO(data), max_pixels)
+
+
+def _check(data: bytes, image: ImageFile) -> None:
+    """Raises ImageError if the JPEG that `data` begins with is damaged."""
     if damage := _damage(data, image.width * image.height):
         raise ImageError("corrupt", "load", f"{damage}; copy or export it again")
-    return pillow.finished(image)
 
 
 def _unsupported(data: bytes) -> str:

@@ -32,7 +32,7 @@ from PIL.ImageFile import ImageFile
 
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs import colour, libtiff, orientation
-from clipseg_cli.inputs.decoders.result import Decoded, damaged, too_large
+from clipseg_cli.inputs.decoders.result import Decoded, Sequence, damaged, too_large
 from clipseg_cli.settings.inputs import DecodeOptions
 
 # Called directly and not through PIL.Image.open: no other plug-in can run, and errors keep their reason.
@@ -64,6 +64,30 @@ def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
     return finished(opened(kind, in_memory(file), options.max_pixels))
 
 
+def sequence(kind: str, file: BinaryIO, options: DecodeOptions) -> Sequence:
+    """Opens the frames of an animation of a kind that needs no checks beyond Pillow's own. Raises ImageError."""
+    if kind in WHOLE:
+        _check_bytes(file, options.max_pixels)
+    return Frames(opened(kind, in_memory(file), options.max_pixels), options.max_pixels)
+
+
+class Frames:
+    """The frames of an image that Pillow has opened. `check`, if given, raises ImageError for a damaged frame."""
+
+    def __init__(
+        self, image: ImageFile, max_pixels: int, check: Callable[[ImageFile, int], None] = lambda image, index: None
+    ) -> None:
+        self.image, self.max_pixels, self.check = image, max_pixels, check
+
+    def decode(self, index: int) -> Decoded:
+        """Decodes the frame of this number, composed with those before it. Raises ImageError."""
+        with reasons():
+            self.image.seek(index)
+        _check_size(self.image, self.max_pixels)
+        self.check(self.image, index)
+        return finished(self.image, 1)
+
+
 def in_memory(file: BinaryIO) -> BinaryIO:
     """Returns a copy in memory of a file of up to `READ_WHOLE` bytes; a larger file itself."""
     return io.BytesIO(file.read()) if _bytes(file) <= READ_WHOLE else file
@@ -93,10 +117,14 @@ def opened(kind: str, file: BinaryIO, max_pixels: int) -> ImageFile:
     _hush(max_pixels)
     with reasons():
         image = PLUGINS[kind](file, "")
+    _check_size(image, max_pixels)
+    return image
+
+
+def _check_size(image: ImageFile, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
         raise too_large(f"{width} x {height} pixels")
-    return image
 
 
 def finished(image: ImageFile, frames: int = 0) -> Decoded:

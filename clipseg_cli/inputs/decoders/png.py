@@ -3,16 +3,17 @@
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 import numpy as np
 
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs.decoders import pillow
-from clipseg_cli.inputs.decoders.result import Decoded
+from clipseg_cli.inputs.decoders.result import Decoded, Sequence, damaged
 from clipseg_cli.settings.inputs import DecodeOptions
 
+ANIMATION = (b"acTL", b"fcTL", b"fdAT")  # chunks of an APNG
 PIECE = 65_536  # bytes that are inflated at once
 BROKEN_EXIF = b"\0\0\0\0eXIf" + zlib.crc32(b"eXIf").to_bytes(4, "big")  # a valid empty chunk in place of a damaged one
 ADAM7 = (
@@ -33,13 +34,47 @@ def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
         image.load()
         # missing rows stay black: the last ones, or any of an interlaced image
         doubtful = data[28] or not np.asarray(image.crop((0, image.height - 1, image.width, image.height))).any()
-        if doubtful and _lacks_rows(data):
+        if doubtful and _lacks_rows(data[16:29], _contents(data, b"IDAT")):
             raise ImageError("corrupt", "load", "truncated: fewer pixels than its header says; copy or export it again")
     return pillow.finished(image, frames)
 
 
-def _without_metadata(data: bytes) -> tuple[bytes, int]:
-    """Returns a PNG without the chunks that do not change its pixels, and the number of its frames; the first is kept.
+def sequence(kind: str, file: BinaryIO, options: DecodeOptions) -> Sequence:
+    """Opens the frames of an APNG. Raises ImageError."""
+    data, _ = _without_metadata(pillow.whole(file, options.max_pixels), ANIMATION)
+    image = pillow.opened(kind, io.BytesIO(data), options.max_pixels)
+    frames = _animation(data)
+    return pillow.Frames(image, options.max_pixels, lambda image, index: _check_frame(data, frames[index]))
+
+
+def _animation(data: bytes) -> list[tuple[bytes, list[tuple[int, int]]]]:
+    """Returns, for each frame of an APNG, its header like that of a PNG, and start and end of its chunks of pixels."""
+    frames: list[tuple[bytes, list[tuple[int, int]]]] = []
+    for name, start, end in _chunks(data):
+        if name == b"fcTL":
+            frames.append((data[start + 12 : start + 20] + data[24:29], []))
+        elif name == b"IDAT" and not frames:
+            frames.append((data[16:29], []))
+        if name in (b"IDAT", b"fdAT"):
+            frames[-1][1].append((start, end))
+    return frames
+
+
+def _check_frame(data: bytes, frame: tuple[bytes, list[tuple[int, int]]]) -> None:
+    """Raises ImageError for a frame of an APNG whose pixels are damaged or missing."""
+    header, chunks = frame
+    if not all(_sound(data, start, end) for start, end in chunks):
+        raise damaged("a checksum does not match")
+    inner = (data[start + (12 if data[start + 4 : start + 8] == b"fdAT" else 8) : end - 4] for start, end in chunks)
+    with pillow.reasons():
+        if _lacks_rows(header, inner):
+            raise damaged("fewer pixels than its header says")
+
+
+def _without_metadata(data: bytes, more: tuple[bytes, ...] = ()) -> tuple[bytes, int]:
+    """Returns a PNG without the chunks that do not change its pixels, and the number of its frames.
+
+    Only the first frame is kept, unless `more` names the chunks of the others.
 
     A text or a profile may be huge or damaged, and Pillow would refuse an image that viewers show.
     """
@@ -49,7 +84,7 @@ def _without_metadata(data: bytes) -> tuple[bytes, int]:
     for name, start, end in _chunks(data):
         if name == b"eXIf" and not _sound(data, start, end):
             kept.append(BROKEN_EXIF)
-        elif not name.isalpha() or name[:1].isupper() or name in (b"tRNS", b"eXIf"):
+        elif not name.isalpha() or name[:1].isupper() or name in (b"tRNS", b"eXIf", *more):
             kept.append(view[start:end])
         frames += name == b"fcTL"
         animated |= name == b"acTL" and not pixels
@@ -70,18 +105,23 @@ def _damage(data: bytes) -> str:
     return ""
 
 
-def _lacks_rows(data: bytes) -> bool:
-    """Returns whether a PNG has fewer pixels than its header says. Pillow leaves missing rows black."""
-    width, height, depth, kind, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
+def _contents(data: bytes, wanted: bytes) -> Iterator[bytes]:
+    """Yields the contents of the chunks of this name."""
+    return (data[start + 8 : end - 4] for name, start, end in _chunks(data) if name == wanted)
+
+
+def _lacks_rows(header: bytes, compressed: Iterable[bytes]) -> bool:
+    """Returns whether there are fewer pixels than the header says. Pillow leaves missing rows black."""
+    width, height, depth, kind, _, _, interlaced = struct.unpack(">IIBBBBB", header)
     bits = depth * {2: 3, 4: 2, 6: 4}.get(kind, 1)
     lacking = 0  # bytes
     for x, y, across, down in ADAM7 if interlaced else ((0, 0, 1, 1),):
         columns, rows = -(-(width - x) // across), -(-(height - y) // down)
         lacking += rows * (1 + (columns * bits + 7) // 8) if columns > 0 else 0
     stream = zlib.decompressobj()
-    for name, start, end in _chunks(data):
-        for at in range(start + 8, end - 4, PIECE) if name == b"IDAT" else ():
-            more = data[at : min(at + PIECE, end - 4)]
+    for content in compressed:
+        for at in range(0, len(content), PIECE):
+            more = content[at : at + PIECE]
             while more and lacking > 0 and not stream.eof:
                 lacking -= len(stream.decompress(more, PIECE))
                 more = stream.unconsumed_tail

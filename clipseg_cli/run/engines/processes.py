@@ -19,7 +19,7 @@ from typing import BinaryIO, NoReturn
 
 from clipseg_cli.errors import ClipsegError
 from clipseg_cli.inputs.source import Source
-from clipseg_cli.outputs.manifest import Record
+from clipseg_cli.outputs.record import Record
 from clipseg_cli.run.engines import workers
 from clipseg_cli.run.engines.workers import GRACE, Cluster, Death, Inbox, Notify, Todo, Work, Worker
 

@@ -22,7 +22,7 @@ from typing import Any
 from clipseg_cli import __version__
 from clipseg_cli.errors import ClipsegError, ModelError
 from clipseg_cli.inputs.source import Source
-from clipseg_cli.outputs.manifest import Record
+from clipseg_cli.outputs.record import Record
 from clipseg_cli.run.engines import workers
 from clipseg_cli.run.engines.workers import GRACE, Cluster, Death, Inbox, Message, Notice, Notify, Todo, Work, Worker
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from clipseg_cli.errors import ClipsegError, ImageError, Stage
 from clipseg_cli.inputs.source import Source
-from clipseg_cli.outputs.manifest import Record
+from clipseg_cli.outputs.record import Record
 from clipseg_cli.settings.model import Device
 
 STARVED = 0.05  # seconds without a new source after which a worker finishes the images that it has
@@ -41,7 +41,7 @@ class Notice:
 class Progress:
     """An image has reached a stage. If its worker dies there, the error names this stage."""
 
-    image: str
+    image: str  # its key
     stage: Stage
 
 
@@ -87,8 +87,8 @@ class Worker:
         self.send(source)
 
     def finished(self, image: str) -> int:
-        """Removes a pending image whose record has come. Returns its item number."""
-        item = next(item for item in self.pending if item[1].name == image)
+        """Removes a pending image, named by its key, whose record has come. Returns its item number."""
+        item = next(item for item in self.pending if item[1].key == image)
         self.pending.remove(item)
         self.stages.pop(image, None)
         self.retrying = False
@@ -211,7 +211,7 @@ class _Dispatcher:
             return
         worker.silence = 0
         if isinstance(message, Record):
-            self.results[worker.finished(message.image)] = message
+            self.results[worker.finished(message.key)] = message
             self.deaths_in_a_row = 0
         elif isinstance(message, Progress):
             worker.stages[message.image] = message.stage
@@ -240,8 +240,8 @@ class _Dispatcher:
         if worker.retrying and death.by_image:
             number, source = worker.pending.popleft()
             message = f"its worker process died twice ({cause}); convert the image, or provide more memory"
-            error = ImageError("worker_died", worker.stages.get(source.name, "load"), message)
-            self.results[number] = Record(source.name, error=error)
+            error = ImageError("worker_died", worker.stages.get(source.key, "load"), message)
+            self.results[number] = Record.of(source).failed(error)
             retry = "it had been retrying one image, which is now marked as failed"
         self.notify(Notice(f"a worker process died ({cause}); {retry}", {"workers_died": self.deaths}))
         self.suspects.extend(worker.pending)

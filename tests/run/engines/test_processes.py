@@ -12,7 +12,7 @@ import pytest
 import fake_work
 from clipseg_cli.errors import ClipsegError, OutputError
 from clipseg_cli.inputs.source import Source
-from clipseg_cli.outputs.manifest import Record
+from clipseg_cli.outputs.record import Record
 from clipseg_cli.run.engines import processes, workers
 from clipseg_cli.run.engines.workers import Notice
 from process_table import alive, gone

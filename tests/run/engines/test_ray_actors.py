@@ -17,7 +17,7 @@ import fake_work
 from clipseg_cli import __version__
 from clipseg_cli.errors import ClipsegError, OutputError
 from clipseg_cli.inputs.source import Source
-from clipseg_cli.outputs.manifest import Record
+from clipseg_cli.outputs.record import Record
 from clipseg_cli.run.engines import ray_actors
 from clipseg_cli.run.engines.workers import Message, Notice, Send
 from output_folder import assert_whole, temporary_files, tree

@@ -3,7 +3,7 @@
 from typing import get_args
 
 from clipseg_cli.inputs.source import Source
-from clipseg_cli.outputs.manifest import Record
+from clipseg_cli.outputs.record import Record
 from clipseg_cli.run.engines import table as engines
 from clipseg_cli.run.engines.workers import Notice, Progress, Send
 from clipseg_cli.settings.run import Engine

@@ -8,7 +8,7 @@ import pytest
 
 from clipseg_cli.errors import ClipsegError, ImageError, OutputError
 from clipseg_cli.inputs.source import Source
-from clipseg_cli.outputs.manifest import Record
+from clipseg_cli.outputs.record import Record
 from clipseg_cli.run.engines import workers
 from clipseg_cli.run.engines.workers import Death, Inbox, Notice, Progress, Worker
 

@@ -1,0 +1,119 @@
+"""Frames: the pages of a TIFF, the images of an animation, the frames of a video. Each becomes a source of its own.
+
+`expand` lists the frames of a file in the main process, and decodes nothing. A `FrameReader` decodes them.
+"""
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, Self
+
+from clipseg_cli.errors import ImageError
+from clipseg_cli.inputs import decode, folders
+from clipseg_cli.inputs.decode import Image
+from clipseg_cli.inputs.decoders.result import Sequence
+from clipseg_cli.inputs.frame_times import TIMES, frame_times
+from clipseg_cli.inputs.kinds import KINDS, sniff
+from clipseg_cli.inputs.source import Source, identify
+from clipseg_cli.settings.inputs import DecodeOptions, InputOptions, selected
+from clipseg_cli.storage.paths import fault
+
+STILL = frozenset(extension for kind in KINDS.values() if not kind.video for extension in kind.extensions)
+
+
+def expand(source: Source, options: InputOptions) -> Iterator[Source]:
+    """Yields the frames of a file that the options select, each as a source.
+
+    Yields the source itself if it is a single image, if only its first frame is wanted, or if it cannot be read, which
+    decoding it will report.
+    """
+    kind = None if source.error is not None else _kind(source, options)
+    if kind is None:
+        yield source
+        return
+    try:
+        with decode.opened(source) as file:
+            times = frame_times(kind, file)
+    except ImageError:
+        times = []
+    if len(times) < 2:
+        yield source
+        return
+    folder = _folder(source)
+    for index in selected(options.frames or "all", len(times)):
+        yield replace(source, output=f"{folder}/{index:06}", frame=index, time=times[index])
+
+
+def _kind(source: Source, options: InputOptions) -> str | None:
+    """Returns the kind of a file whose frames are wanted; None for others. Opens no still image without need."""
+    every = options.frames not in (None, "first")
+    if not every and os.path.splitext(source.path)[1].lower() in STILL:
+        return None
+    kind = folders.sniffed(source.path) if source.data is None else sniff(source.data)
+    return kind if every and kind in TIMES else None
+
+
+def _folder(source: Source) -> str:
+    """Returns the folder for the outputs of a file's frames: its output path.
+
+    That carries the file's full name if there is a folder beside the file whose outputs would be there.
+    """
+    above, _, last = source.output.rpartition("/")
+    beside = os.path.join(os.path.dirname(source.path), last)
+    if source.data is not None or not folders.is_folder(beside):
+        return source.output
+    return "/".join(filter(None, (above, source.name.rpartition("/")[2])))
+
+
+class FrameReader:
+    """Decodes frames of files. Keeps the last file open, so that frames in rising order are each decoded once.
+
+    Safe to call from several threads, one of which decodes. Use it with `with`.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._files = ExitStack()
+        self._opened: list[Any] = []  # what identifies the open file
+        self._frames: tuple[str, Sequence] | None = None  # its kind and its frames
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._close()
+
+    def load(self, source: Source, options: DecodeOptions = decode.DEFAULTS) -> Image:
+        """Decodes a source, which may also be a file of one image. Raises ImageError, like `decode.load`."""
+        if source.frame is None or source.error is not None:
+            return decode.load(source, options)
+        with self._lock, decode.enough_memory():
+            before = _identity(source)
+            if self._frames is None or self._opened != before:
+                self._close()
+                file = self._files.enter_context(decode.opened(source))
+                kind, decoder = decode.recognised(file)
+                self._frames, self._opened = (kind, decoder.sequence(kind, file, options)), before
+            kind, frames = self._frames
+            image = decode.finished(kind, frames.decode(source.frame))
+            if _identity(source) != before:
+                raise decode.changed()
+            return image
+
+    def _close(self) -> None:
+        self._frames = None
+        with contextlib.suppress(ImageError):  # that the file has changed, which `load` has reported
+            self._files.close()
+
+
+def _identity(source: Source) -> list[Any]:
+    """Returns what changes when a file is replaced or written to. Raises ImageError."""
+    if source.data is not None:
+        return [source.name, hash(source.data)]
+    try:
+        return [source.path, *identify(source, checksum=False)]
+    except (OSError, ValueError) as error:
+        raise fault(error, "load") from error
