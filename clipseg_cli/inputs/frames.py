@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Self
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.inputs import decode, folders
+from clipseg_cli.inputs import decode, folders, videos
 from clipseg_cli.inputs.decode import Image
 from clipseg_cli.inputs.decoders.result import Sequence
 from clipseg_cli.inputs.frame_times import TIMES, frame_times
@@ -34,17 +34,30 @@ def expand(source: Source, options: InputOptions) -> Iterator[Source]:
     if kind is None:
         yield source
         return
+    video = KINDS[kind].video
     try:
-        with decode.opened(source) as file:
-            times = frame_times(kind, file)
-    except ImageError:
-        times = []
-    if len(times) < 2:
+        times = videos.frame_times(source) if video else _times(kind, source)
+    except ImageError as error:
+        yield replace(source, error=error)
+        return
+    if len(times) < 2 and not video:
         yield source
         return
     folder = _folder(source)
-    for index in selected(options.frames or "all", len(times)):
+    numbers = list(selected(options.frames or "all", len(times)))
+    if video:
+        numbers.sort()
+        numbers = [numbers[each] for each in videos.chosen([times[number] for number in numbers], options.video)]
+    for index in numbers:
         yield replace(source, output=f"{folder}/{index:06}", frame=index, time=times[index])
+
+
+def _times(kind: str, source: Source) -> list[float]:
+    try:
+        with decode.opened(source) as file:
+            return frame_times(kind, file)
+    except ImageError:
+        return []  # decoding will report it
 
 
 def _kind(source: Source, options: InputOptions) -> str | None:
@@ -53,6 +66,8 @@ def _kind(source: Source, options: InputOptions) -> str | None:
     if not every and os.path.splitext(source.path)[1].lower() in STILL:
         return None
     kind = folders.sniffed(source.path) if source.data is None else sniff(source.data)
+    if kind is not None and KINDS[kind].video and KINDS[kind].installed and options.frames != "first":
+        return kind
     return kind if every and kind in TIMES else None
 
 

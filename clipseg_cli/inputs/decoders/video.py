@@ -46,17 +46,19 @@ SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FUL
 
 
 def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
-    """Decodes the first frame of a video. Frames are counted as the header says. Raises ImageError."""
+    """Decodes the first frame of a video. Raises ImageError."""
     video = Video(kind, file, options)
-    try:
-        return video.decode(0)
-    finally:
-        video.close()
+    return video.decode(0)._replace(frames=min(len(video.listing.times), MOST_FRAMES))
 
 
 def sequence(kind: str, file: BinaryIO, options: DecodeOptions) -> "Video":
     """Opens a video to decode any of its frames. Raises ImageError."""
     return Video(kind, file, options)
+
+
+def times(kind: str, file: BinaryIO) -> list[float]:
+    """Returns when each frame is shown, in seconds from the start of the file, in rising order. Raises ImageError."""
+    return list(video_listing.listing(kind, file).times)
 
 
 class Video:
@@ -72,10 +74,6 @@ class Video:
         self.reformatter = VideoReformatter()
         self._open()
 
-    def close(self) -> None:
-        """Closes the decoder; the file stays open."""
-        self.container.close()
-
     def decode(self, index: int) -> Decoded:
         """Decodes the frame of this number, from 0. Raises ImageError."""
         if not 0 <= index < len(self.listing.times):
@@ -86,7 +84,7 @@ class Video:
                 raise ImageError("corrupt", "load", f"frame {index} is damaged; the other frames are not affected")
             notes = ["frames before it are damaged, so this one may be"] if self.harmed else []
             pixels = self._upright(frame, notes)
-        return Decoded(pixels, min(len(self.listing.times), MOST_FRAMES), notes)
+        return Decoded(pixels, 1, notes)
 
     def _open(self) -> None:
         """Opens the file at its first frame. Raises ImageError if frames are too large."""
