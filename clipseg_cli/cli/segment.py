@@ -56,13 +56,14 @@ def segment(
     query = terms.read(prompts, streams.stdin())
     request = Request(query, model, tuple(sys.argv[1:]), inputs, encode, masks, output, run)
     counts = Summary(masks.min_presence)
-    sources = discover(inputs, stdin, request.out, counts.left_out)
+    piped = output.out is None and not output.printing.json and streams.stdout_takes_data()
+    sources = discover(inputs, stdin, request.out, counts.left_out, at_once=piped or request.to_stdout)
     first = next(sources, None)
     if first is not None:
         sources = itertools.chain([first], sources)
-        if first.data is not None and output.out is None and streams.stdout_takes_data():
+        if first.data is not None and piped:
             request = request.to("-")
-    if request.out == "-":
+    if request.to_stdout:
         streams.require_stdout()
     _carry_out(request, sources, counts, prompts.show_exemplar, console)
 
@@ -97,12 +98,17 @@ def oneshot(
 def read_from(inputs: InputOptions, prompts: PromptOptions) -> BinaryIO | None:
     """Returns stdin if images or a list may come from it; None if it is missing, a terminal or carries an embedding.
 
-    Raises UsageError if there is nothing to read: no input, no list, and stdin is missing or a terminal.
+    Raises UsageError if there is nothing to read: no input, no list, and stdin is missing or a terminal; or if stdin is
+    to be an embedding too.
     """
-    stdin = streams.stdin()
+    stdin = streams.unbuffered_stdin()
     if not inputs.inputs and inputs.files_from is None and stdin is None:
-        raise UsageError("no input: name files or folders, or pipe in a list of paths or one image")
-    return None if "-" in prompts.embedding else stdin
+        raise UsageError("no input: name files or folders, or pipe in a list of paths or images")
+    if "-" not in prompts.embedding:
+        return stdin
+    if "-" in inputs.inputs or inputs.files_from == "-":
+        raise UsageError("standard input is named twice: for --embedding, and for images or a list of them")
+    return None
 
 
 def _carry_out(
@@ -116,6 +122,7 @@ def _carry_out(
 
     from clipseg_cli.cli import summary
     from clipseg_cli.cli.terminal import Terminal, present
+    from clipseg_cli.outputs.writers import one_file
     from clipseg_cli.run import segment as runs
     from clipseg_cli.storage.paths import escape
 
@@ -128,7 +135,8 @@ def _carry_out(
     named = request.output.out is not None
     with Terminal(console) as terminal:
         total = None
-        if terminal.mode == "bar" and request.inputs.files_from is None and "-" not in request.inputs.inputs:
+        counted = request.inputs.inputs and request.inputs.files_from is None and "-" not in request.inputs.inputs
+        if terminal.mode == "bar" and counted:
             head = list(itertools.islice(sources, COUNTED))
             total = len(head) if len(head) < COUNTED else None
             sources = itertools.chain(head, sources)
@@ -138,8 +146,9 @@ def _carry_out(
             request, sources = runs.placed(request, terminal.note), itertools.chain([first], sources)
         records = runs.segment(request, sources, terminal.note, streams.stdout(), counts)
         single = request.file is not None
-        report = present(records, terminal, request.output, request.out, single)
-    terminal.notes(summary.lines(counts, request.out, single, _again(request, single, named), report))
+        out = one_file.STDOUT if request.to_stdout else request.out
+        report = present(records, terminal, request.output, out, single)
+    terminal.notes(summary.lines(counts, out, single, _again(request, single, named), report))
     raise typer.Exit(3 if terminal.failed else 0)
 
 

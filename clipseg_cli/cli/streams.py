@@ -50,6 +50,14 @@ def stdin() -> BinaryIO | None:
     return None if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer
 
 
+def unbuffered_stdin() -> BinaryIO | None:
+    """Returns stdin without its buffer, which must not be filled before; None if it is missing or a terminal.
+
+    A thread that reads it may still wait for bytes when the program ends, and Python then fails if it holds a buffer.
+    """
+    return None if stdin() is None else _raw(sys.stdin)
+
+
 def stdout() -> BinaryIO:
     """Returns stdout for bytes."""
     return sys.stdout.buffer

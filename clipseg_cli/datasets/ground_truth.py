@@ -141,7 +141,7 @@ def is_image_file(entry: "os.DirEntry[str]") -> bool:
 
     A dangling link counts: reading it raises an error, whereas skipping it would hide the problem.
     """
-    named = os.path.splitext(entry.name)[1].lower() in kinds.EXTENSIONS and not entry.name.startswith(".")
+    named = os.path.splitext(entry.name)[1].lower() in kinds.STILL and not entry.name.startswith(".")
     return named and (entry.is_file() or entry.is_symlink()) and not entry.is_dir()
 
 

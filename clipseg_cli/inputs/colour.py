@@ -1,70 +1,77 @@
-"""Colour: converts a decoded Pillow image of any mode to 8-bit RGB.
+"""Colour: converts a decoded Pillow image of any mode to 8-bit sRGB.
 
 16-bit grey     divided by 257, which equals the 8-bit version; 12-bit grey by 4095/255
 wider, signed   stretched from the lowest to the highest value
 float           0..1 becomes 0..255; other ranges are stretched; NaN is black
 16-bit colour   the high byte
+ICC profile     converted to sRGB by `profiles`, before anything is composited
 transparency    composited on `BACKGROUND`
 CMYK            through its ICC profile if that is sound, otherwise by the plain formula
-LAB             to sRGB; other embedded profiles are not applied, as in the reference processor
+LAB             to sRGB
 """
-
-import io
 
 import numpy as np
 import PIL.Image
 from PIL import ImageCms, PpmImagePlugin, TiffImagePlugin
 
 from clipseg_cli.errors import ImageError
+from clipseg_cli.inputs import profiles
 
 BACKGROUND = (255, 255, 255)  # RGB behind transparent pixels: the white of the pages that most such images stand on
 ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
+GREY_MODES = ("1", "L", "LA", "La")
 PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "YCbCr", "HSV")
 
 
 def rgb(image: PIL.Image.Image, notes: list[str]) -> np.ndarray:
-    """Returns uint8 (H, W, 3) of a loaded image; adds notes on what was converted.
+    """Returns uint8 (H, W, 3), sRGB, of a loaded image; adds notes on what was converted.
 
+    `image.info["icc_profile"]` holds the ICC profile of its pixels, if it has one.
     Raises ImageError `unsupported` for a mode that cannot be converted.
     """
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _from_grey(image, notes)
     if image.mode in ALPHA_MODES or "transparency" in image.info:
-        return np.array(_on_background(image, notes))
+        return _on_background(image, notes)
     if image.mode == "CMYK":
-        image = _from_cmyk(image, notes)
-    elif image.mode == "LAB":
+        return _from_cmyk(image, notes)
+    if image.mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         image = ImageCms.applyTransform(image, ImageCms.buildTransform(lab, srgb, "LAB", "RGB")) or image
         notes.append("LAB converted to sRGB")
-    elif image.mode not in PLAIN_MODES:
+        return np.array(image)
+    if image.mode not in PLAIN_MODES:
         raise ImageError("unsupported", "load", f"pixel mode {image.mode} is not supported; save it as 8-bit RGB")
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    return profiles.to_srgb(np.array(_plain(image)), image.info.get("icc_profile"), notes)
 
 
-def _on_background(image: PIL.Image.Image, notes: list[str]) -> PIL.Image.Image:
+def _plain(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Returns an image as RGB, or as L if its pixels are grey."""
+    mode = "L" if image.mode in GREY_MODES else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _on_background(image: PIL.Image.Image, notes: list[str]) -> np.ndarray:
+    """Returns uint8 (H, W, 3), sRGB, of an image with transparency, composited."""
     rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    opaque = rgba.getchannel("R") if image.mode in GREY_MODES else rgba.convert("RGB")
+    pixels = profiles.to_srgb(np.array(opaque), image.info.get("icc_profile"), notes)
     alpha = rgba.getchannel("A")
     if alpha.getextrema() == (255, 255):
-        return rgba.convert("RGB")
+        return pixels
     notes.append("transparency composited on white")
     canvas = PIL.Image.new("RGB", rgba.size, BACKGROUND)
-    canvas.paste(rgba, mask=alpha)
-    return canvas
+    canvas.paste(PIL.Image.fromarray(pixels), mask=alpha)
+    return np.array(canvas)
 
 
-def _from_cmyk(image: PIL.Image.Image, notes: list[str]) -> PIL.Image.Image:
-    if profile := image.info.get("icc_profile"):
-        try:
-            inks = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            converted = ImageCms.profileToProfile(image, inks, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
-            notes.append("broken ICC profile ignored")
-        else:
-            notes.append("CMYK converted with its ICC profile")
-            return converted or image
-    notes.append("CMYK converted without an ICC profile")
-    return image.convert("RGB")
+def _from_cmyk(image: PIL.Image.Image, notes: list[str]) -> np.ndarray:
+    pixels = profiles.from_cmyk(np.array(image), image.info.get("icc_profile"), notes)
+    if pixels is None:
+        notes.append("CMYK converted without an ICC profile")
+        return np.array(image.convert("RGB"))
+    notes.append(profiles.CMYK_CONVERTED)
+    return pixels
 
 
 def _from_grey(image: PIL.Image.Image, notes: list[str]) -> np.ndarray:
@@ -76,14 +83,16 @@ def _from_grey(image: PIL.Image.Image, notes: list[str]) -> np.ndarray:
         table = (np.arange(65536) * 255 + white // 2) // white
         grey = table.clip(0, 255).astype(np.uint8)[values]
         notes.append("16-bit grey scaled to 8 bits")
+        profile = image.info.get("icc_profile")
     else:
-        grey = _stretched(values, notes)
+        grey, profile = _stretched(values, notes), None  # measurements, whatever their profile says
     if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:  # 0 is white; Pillow inverts only 8-bit images
         grey = 255 - grey
+    pixels = profiles.to_srgb(grey, profile, notes)
     if isinstance(clear := image.info.get("transparency"), int) and (values == clear).any():
-        grey[values == clear] = BACKGROUND[0]
+        pixels[values == clear] = BACKGROUND
         notes.append("transparency composited on white")
-    return np.repeat(grey[:, :, None], 3, axis=2)
+    return pixels
 
 
 def _stretched(values: np.ndarray, notes: list[str]) -> np.ndarray:

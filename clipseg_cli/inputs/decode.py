@@ -104,7 +104,7 @@ def recognised(file: BinaryIO) -> tuple[str, Any]:
     kind = sniff(head)
     if kind is None or kind not in DECODABLE:
         what = "not a known image format" if kind is None else f"{kind} is not supported"
-        raise ImageError("unsupported", "load", f"{what}; convert it to one of {', '.join(DECODABLE)}")
+        raise ImageError("unsupported", "load", f"{what}; convert it to PNG, JPEG or TIFF")
     if not KINDS[kind].installed:
         raise unsupported(f"{kind} without one more package", pip_line(KINDS[kind].extra))
     file.seek(0)

@@ -4,6 +4,7 @@ import functools
 import glob
 import json
 import os
+import re
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from clipseg_cli.storage.paths import is_url
 
 LARGEST_RUN_FILE = 1 << 24  # bytes: a larger file is not a run.json
 
+TEXT = re.compile(rb"[\t\n\f\r -~]*")  # plain ASCII
 Entry = Literal["folder", "file", "odd"]
 
 
@@ -133,12 +135,16 @@ def same(path: str, other: str) -> bool:
         return False
 
 
-def sniffed(path: str) -> str | None:
-    """Returns the kind that a file begins like, a key of KINDS; None if it is no known image or cannot be read."""
+def sniffed(path: str, binary: bool = False) -> str | None:
+    """Returns the kind that a file begins like, a key of KINDS; None if it is no known image or cannot be read.
+
+    With `binary`, text is no image, although "P2 10 20" or "DDS " may begin one.
+    """
     try:
-        return sniff(_head(path, SNIFF))
+        head = _head(path, SNIFF)
     except OSError:
         return None
+    return None if binary and TEXT.fullmatch(head) else sniff(head)
 
 
 @functools.lru_cache(maxsize=64)

@@ -10,7 +10,9 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from PIL import JpegImagePlugin
+from clipseg_cli.errors import ImageError
+from clipseg_cli.inputs.decoders import pillow
+from clipseg_cli.settings.inputs import MAX_PIXELS
 
 MOST = 1_000_000  # frames of a file that are listed
 THUMBNAILS = ("Large Thumbnail (VGA Equivalent)", "Large Thumbnail (Full HD Equivalent)")  # in an MPO: not frames
@@ -111,7 +113,7 @@ def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, bytes]
 
 def mpo(file: BinaryIO) -> Iterator[float]:
     """Yields 0 for each image of an MPO up to its first thumbnail; nothing for an ordinary JPEG."""
-    image = JpegImagePlugin.jpeg_factory(file)
+    image = pillow.opened("JPEG", file, MAX_PIXELS)
     for entry in (getattr(image, "mpinfo", None) or {}).get(0xB002, ()):
         if entry["Attribute"]["MPType"] in THUMBNAILS:
             return
@@ -129,8 +131,8 @@ def frame_times(kind: str, file: BinaryIO) -> list[float]:
     What is broken ends the list. Lists at most `MOST` frames.
     """
     starts, now = list[float](), 0.0
-    broken = (OSError, ValueError, IndexError, KeyError, TypeError, SyntaxError, ZeroDivisionError, RecursionError)
-    with contextlib.suppress(*broken, struct.error):
+    broken = (ImageError, OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError, struct.error)
+    with contextlib.suppress(*broken):
         file.seek(0)
         for delay in itertools.islice(TIMES[kind](file), MOST):
             starts.append(round(now, 6))

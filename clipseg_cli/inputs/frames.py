@@ -86,14 +86,18 @@ def _folder(source: Source) -> str:
 class FrameReader:
     """Decodes frames of files. Keeps the last file open, so that frames in rising order are each decoded once.
 
-    Safe to call from several threads, one of which decodes. Use it with `with`.
+    Safe to call from several threads, one of which decodes. If they do not ask in order, `near` says how far apart the
+    frames may be that they ask for at the same time: so many are kept. Use it with `with`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, near: int = 0) -> None:
+        self._near = near
         self._lock = threading.Lock()
         self._files = ExitStack()
         self._opened: list[Any] = []  # what identifies the open file
         self._frames: tuple[str, Sequence] | None = None  # its kind and its frames
+        self._at = -1  # the number of the last frame that was decoded
+        self._kept: dict[int, Image | ImageError] = {}  # the last ones, by number
 
     def __enter__(self) -> Self:
         return self
@@ -112,14 +116,29 @@ class FrameReader:
                 file = self._files.enter_context(decode.opened(source))
                 kind, decoder = decode.recognised(file)
                 self._frames, self._opened = (kind, decoder.sequence(kind, file, options)), before
-            kind, frames = self._frames
-            image = decode.finished(kind, frames.decode(source.frame))
+            image = self._load(*self._frames, source.frame)
             if _identity(source) != before:
                 raise decode.changed()
             return image
 
+    def _load(self, kind: str, frames: Sequence, wanted: int) -> Image:
+        if wanted not in self._kept:
+            first = self._at + 1 if 0 <= wanted - self._at <= self._near + 1 else wanted
+            for number in range(min(first, wanted), wanted + 1):
+                try:
+                    self._kept[number] = decode.finished(kind, frames.decode(number))
+                except ImageError as error:
+                    self._kept[number] = error
+            self._at = wanted
+        image = self._kept[wanted]
+        for number in sorted(self._kept)[: -self._near or None]:
+            del self._kept[number]
+        if isinstance(image, ImageError):
+            raise image
+        return image
+
     def _close(self) -> None:
-        self._frames = None
+        self._frames, self._at, self._kept = None, -1, {}
         with contextlib.suppress(ImageError):  # that the file has changed, which `load` has reported
             self._files.close()
 

@@ -17,6 +17,7 @@ class Kind:
     extra: str = ""  # the extra of this program that the decoder needs
     packages: tuple[str, ...] = ()  # the modules that this extra installs
     video: bool = False
+    document: bool = False  # pages of text and drawings: a walk counts them
 
     @property
     def installed(self) -> bool:
@@ -55,7 +56,8 @@ KINDS = {
     "JPEG XL": Kind(rb"\xff\x0a|\0\0\0\x0cJXL ", (".jxl",), "jxl", "jxl", ("pillow_jxl",)),
     "EXR": Kind(rb"\x76\x2f\x31\x01", (".exr",), "exr", "exr", ("OpenEXR",)),
     "MP4": Kind(
-        rb".{4}(?:ftyp(?:iso|mp4|avc1|qt  |M4V|3g[p2]|dash|f4v |MSNV|XAVC|mmp4)|moov|mdat|wide|free|skip)",
+        # a size of less than 16 MiB: text may begin with "The free"
+        rb".{4}(?:ftyp(?:iso|mp4|avc1|qt  |M4V|3g[p2]|dash|f4v |MSNV|XAVC|mmp4)|mdat)|\0.{3}(?:moov|wide|free|skip)",
         (".mp4", ".m4v", ".mov", ".3gp"),
         "video",
         "video",
@@ -72,19 +74,22 @@ KINDS = {
         ("av",),
         video=True,
     ),
-    "PSD": Kind(rb"8BPS"),
-    "PDF": Kind(rb"%PDF-"),
-    "EPS": Kind(rb"%!PS|\xc5\xd0\xd3\xc6"),
-    "ICO": Kind(rb"\0\0\x01\0"),
-    "DDS": Kind(rb"DDS "),
-    "QOI": Kind(rb"qoif"),
-    "BLP": Kind(rb"BLP[12]"),
-    "FITS": Kind(rb"SIMPLE  ="),
+    "PSD": Kind(rb"8BPS", (".psd", ".psb")),
+    "PDF": Kind(rb"%PDF-", document=True),
+    "EPS": Kind(rb"%!PS|\xc5\xd0\xd3\xc6", document=True),
+    "ICO": Kind(rb"\0\0\x01\0", (".ico",)),
+    "DDS": Kind(rb"DDS ", (".dds",)),
+    "QOI": Kind(rb"qoif", (".qoi",)),
+    "BLP": Kind(rb"BLP[12]", (".blp",)),
+    "FITS": Kind(rb"SIMPLE  =", (".fits", ".fts")),
+    "XCF": Kind(rb"gimp xcf ", (".xcf",)),
     "big-endian BigTIFF": Kind(rb"MM\0\+"),  # Pillow reads it as little-endian
     "colour PFM": Kind(rb"PF\s+\d+\s+\d+\s"),
 }
 DECODABLE = tuple(name for name, kind in KINDS.items() if kind.decoder)
 EXTENSIONS = frozenset(extension for kind in KINDS.values() for extension in kind.extensions)
+# Of images that can be read, for folders of ground truth and of exemplars.
+STILL = frozenset(ending for kind in KINDS.values() if kind.decoder and not kind.video for ending in kind.extensions)
 _PATTERNS = [(name, re.compile(kind.magic, re.DOTALL)) for name, kind in KINDS.items()]
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs import folders
 from clipseg_cli.inputs.folders import Folder
-from clipseg_cli.inputs.kinds import DECODABLE, EXTENSIONS
+from clipseg_cli.inputs.kinds import EXTENSIONS, KINDS
 from clipseg_cli.inputs.names import stem
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.settings.inputs import InputOptions
@@ -23,10 +23,15 @@ from clipseg_cli.storage.paths import URL, fault, is_url, not_a_file
 OUTPUT_NAMES = (*TOP_NAMES.values(), "manifest*.jsonl", "run.json")  # what a run writes at the top of its output folder
 
 MOST_KINDS = 1000  # that are counted apart, so that files like "scan.000001" cannot fill the memory
-Reason = Literal["unsupported", "link"]
-LeftOut = Counter[
-    tuple[Reason, str]
-]  # files that walks left out, by reason and kind: a suffix, or what they begin like
+LITTER = {name.lower(): name for name in (".DS_Store", "Thumbs.db", "desktop.ini")}  # what file managers leave behind
+APPLE_DOUBLE = "._"  # begins the names of files in which macOS keeps the attributes of others: "._a.jpg"
+# Files that describe an image or a video, or repeat it in small; .thm is a JPEG and .lrv an MP4. Never opened.
+SIDECARS = frozenset(
+    (".xmp", ".aae", ".thm", ".lrv", ".json", ".txt", ".xml", ".csv", ".pp3", ".dop", ".cos", ".srt", ".md", ".html")
+)
+Reason = Literal["no_image", "link"]
+# The files that walks left out, by reason and kind: a suffix, or what they begin like.
+LeftOut = Counter[tuple[Reason, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +123,12 @@ class Search:
                 continue
             name = folder.names.pop()
             path, inner = folder.path + name, folder.inner + name
-            if name.startswith(".") and not self.options.hidden:
-                continue
             if self.excluded(inner) or (folder.own and _is_output(name)):
+                continue
+            if name not in folder.folders and (litter := _litter(name)):
+                self._leave_out("no_image", litter)
+                continue
+            if name.startswith(".") and not self.options.hidden:
                 continue
             last = name if name in folder.whole else stem(name)
             source = Source(path, base + inner, prefix + folder.inner + last, tag=folder.tags.get(name))
@@ -129,7 +137,7 @@ class Search:
                 if self._has_extension(name):
                     yield Source(path, source.name, source.output, error=kind)
                 else:
-                    self._leave_out("unsupported", _suffix(name))
+                    self._leave_out("no_image", _suffix(name))
             elif kind == "folder":
                 if self.options.max_depth is None or len(stack) < self.options.max_depth:
                     pending = (path, inner + "/")
@@ -165,21 +173,30 @@ class Search:
         return not_a_file("discover") if kind == "odd" else kind
 
     def _takes(self, name: str, path: str) -> bool:
-        """Returns whether a walk takes a file: by its extension, or by its first bytes if it has none."""
+        """Returns whether a walk takes a file: by its extension, or if that says nothing, by its first bytes."""
         if not self._has_extension(name):
             suffix = _suffix(name)
-            kind = None if suffix or self.options.extensions else folders.sniffed(path)
-            if kind not in DECODABLE:
-                self._leave_out("unsupported", kind or suffix)
+            kind = self._kind(path, suffix)
+            if kind is None or KINDS[kind].document:
+                self._leave_out("no_image", suffix or kind or "")
                 return False
         return not self.options.follow or self._first_visit(path)
+
+    def _kind(self, path: str, suffix: str) -> str | None:
+        """Returns the kind that a file begins like; None if that does not count, and the file is not opened.
+
+        With --ext the user has chosen. Objects in buckets are opened only if they have no suffix: each costs a request.
+        """
+        if self.options.extensions or suffix in SIDECARS or (suffix and is_url(path)):
+            return None
+        return folders.sniffed(path, binary=bool(suffix))
 
     def _has_extension(self, name: str) -> bool:
         return _suffix(name) in (self.options.extensions or EXTENSIONS)
 
     def _leave_out(self, reason: Reason, kind: str) -> None:
         """Counts a file that is not taken. What --ext leaves out is the user's choice and is not counted."""
-        if reason == "unsupported" and self.options.extensions:
+        if reason == "no_image" and self.options.extensions:
             return
         key = reason, kind or "without extension"
         known = key in self.left_out or len(self.left_out) < MOST_KINDS
@@ -206,6 +223,11 @@ class Search:
 def _suffix(name: str) -> str:
     """Returns the extension of a file's name, in lower case and with its dot; "" if it has none."""
     return os.path.splitext(name)[1].lower()
+
+
+def _litter(name: str) -> str:
+    """Returns the kind of a file that is none of the user's, whatever its suffix; "" for all others."""
+    return f"{APPLE_DOUBLE}*" if name.startswith(APPLE_DOUBLE) else LITTER.get(name.lower(), "")
 
 
 def _is_output(name: str) -> bool:

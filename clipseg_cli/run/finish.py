@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.errors import ClipsegError, ImageError, lacks_memory
+from clipseg_cli.inputs import profiles
 from clipseg_cli.masks import cleanup, matting, soft_maps, threshold
 from clipseg_cli.masks.threshold import Photo
 from clipseg_cli.outputs.record import Mask, Record
@@ -53,7 +54,7 @@ def finish(
     paths: dict[tuple[Format, int | None], str] = {}
     outputs: list[tuple[str, int]] = []
     try:
-        result, masks = _masks(blank.image, photo, maps, plan)
+        result, masks = _masks(blank, photo, maps, plan)
         stem = store.portable(output)
         for form in plan.formats:
             writer = WRITERS[form] if plan.file is None else partial(one_file.write, plan.file)
@@ -81,7 +82,7 @@ def finish(
     return replace(blank, masks=located, overlay=overlay, files=others(None), output=stem, outputs=tuple(outputs))
 
 
-def _masks(name: str, photo: Photo, maps: Iterable[soft_maps.Scored], plan: MaskPlan) -> tuple[Result, list[Mask]]:
+def _masks(of: Record, photo: Photo, maps: Iterable[soft_maps.Scored], plan: MaskPlan) -> tuple[Result, list[Mask]]:
     """Returns what the writers need of one image, and the masks of its record."""
     options, formats = plan.masks, plan.formats
     labels = tuple(prompt.label for prompt in plan.prompts)
@@ -107,7 +108,7 @@ def _masks(name: str, photo: Photo, maps: Iterable[soft_maps.Scored], plan: Mask
         masks = _split(index, len(masks))
     records = [_measured(blank, mask) for blank, mask in zip(blanks, masks, strict=True)]
     result = Result(
-        name,
+        of.image,
         photo,
         labels,
         unique_slugs(labels),
@@ -121,6 +122,7 @@ def _masks(name: str, photo: Photo, maps: Iterable[soft_maps.Scored], plan: Mask
         tuple(options.empty == "skip" and not record.area for record in records),
         options.clean.feather,
         plan.export,
+        profiles.is_converted(of.notes),
     )
     return result, records
 

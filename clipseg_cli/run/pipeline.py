@@ -52,7 +52,7 @@ class Job:
 
 
 def run(
-    sources: Iterable[Source],
+    sources: Iterable[Source | None],
     job: Job,
     load_model: Callable[[], "tuple[Segmenter, Embeddings]"],
     write: Write,
@@ -61,7 +61,8 @@ def run(
     """Yields one record per source, in their order. A failed image has a record too; OutputError ends the run.
 
     The network is loaded and the prompts are embedded when the first image needs them. At most a few batches are in
-    memory, whatever the number of sources.
+    memory, whatever the number of sources. None among the sources is a pause: the records of all sources before it are
+    yielded before the next source is asked for.
     """
     threads = REMOTE_THREADS if job.remote else max(2, min(8, os.cpu_count() or 1))
     network = _Network(load_model, job.encode)
@@ -75,8 +76,10 @@ def run(
     def finished(item: tuple[Loaded, Seen | ImageError | None]) -> Record:
         return _finish(*item, job, write, progress)
 
-    def decoded(loaded: Iterable[Loaded]) -> Iterator[tuple[Loaded, Seen | ImageError | None]]:
+    def decoded(loaded: Iterable[Loaded | None]) -> Iterator[tuple[Loaded, Seen | ImageError | None] | None]:
         for batch in _batches(loaded, job.batch_size):
+            if not batch:
+                yield None
             pixels = [view for item in batch for view in item.pixels]
             seen = itertools.chain.from_iterable(map(network.see, _batches(pixels, job.batch_size)))
             for item in batch:
@@ -89,7 +92,7 @@ def run(
         ThreadPoolExecutor(threads) as finishers,
     ):
         loaded = ahead(loaders, load, ahead(frame_loader, read, sources, job.batch_size), 2 * job.batch_size)
-        yield from ahead(finishers, finished, decoded(loaded), job.batch_size)
+        yield from filter(None, ahead(finishers, finished, decoded(loaded), job.batch_size))
 
 
 class _Network:
@@ -253,23 +256,35 @@ def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Wri
     return finish(blank, source.output, lambda: image.pixels, maps(), job.plan, noted)
 
 
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while batch := list(itertools.islice(iterator, size)):
+def _batches(items: Iterable[T | None], size: int) -> Iterator[list[T]]:
+    """Yields the items in lists of `size`. None ends a list early, and an empty list follows."""
+    batch: list[T] = []
+    for item in items:
+        if item is not None:
+            batch.append(item)
+        if batch and (item is None or len(batch) == size):
+            yield batch
+            batch = []
+        if item is None:
+            yield []
+    if batch:
         yield batch
 
 
-def ahead(pool: Executor, function: Callable[[T], R], items: Iterable[T], depth: int) -> Iterator[R]:
+def ahead(pool: Executor, function: Callable[[T], R], items: Iterable[T | None], depth: int) -> Iterator[R | None]:
     """Yields `function(item)` for each item, computed by a pool, in order, at most `depth` items ahead.
 
-    Cancels the waiting items when it is closed.
+    None is passed on once what stands before it is yielded. Cancels the waiting items when it is closed.
     """
     waiting: deque[Future[R]] = deque()
     try:
         for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > depth:
+            if item is not None:
+                waiting.append(pool.submit(function, item))
+            while len(waiting) > (0 if item is None else depth):
                 yield waiting.popleft().result()
+            if item is None:
+                yield None
         while waiting:
             yield waiting.popleft().result()
     finally:

@@ -106,7 +106,7 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
     directory = before.get("directory", "")
     decoding = DecodeOptions(before["settings"].get("raw", "preview"), request.max_pixels)
     threads = max(2, min(8, os.cpu_count() or 1))
-    with Ledger(out, fsync) as ledger, FrameReader() as reader, ThreadPoolExecutor(threads) as pool:
+    with Ledger(out, fsync) as ledger, FrameReader(threads) as reader, ThreadPoolExecutor(threads) as pool:
         load = partial(reader.load, options=decoding)
         again = partial(_again, request=request, directory=directory, load=load, plan=plan, write=write)
 
@@ -115,7 +115,9 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
             return taken if isinstance(taken, Record) else row if taken else None
 
         rows = manifest.documents(run / MANIFEST)
-        for record in sharing.shared(rows, take, lambda items: ahead(pool, again, items, 2 * threads), note):
+        for record in sharing.shared(
+            rows, take, lambda items: filter(None, ahead(pool, again, items, 2 * threads)), note
+        ):
             ledger.add(record)
             summary.add(record)
             yield record

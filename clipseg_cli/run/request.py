@@ -36,17 +36,26 @@ class Request:
         resolve_thresholds(self.masks.threshold, self.query.prompts, 0)
         REFINEMENTS[self.masks.clean.refine].check()
         _check_engine(self)
-        _ = self.file  # raises UsageError
+        if self.to_stdout and self.output.printing.json:
+            raise UsageError(
+                f"-o {self.out} and --json both write to stdout: name a folder with -o DIR, or leave one out"
+            )
 
     @property
     def out(self) -> str:
-        """Where the outputs go: a folder, a URL, a file, or "-"."""
+        """Where the outputs go: a folder, a URL, a file, or stdout ("-", "-.pgm")."""
         return (self.output.out or OUT).removeprefix("file://")
 
     @property
     def file(self) -> OneFile | None:
         """The single file to write, or None if the output is a folder. Raises UsageError if it cannot be written."""
         return one_file.choose(self.out, self.output.formats, len(self.query.prompts), self.output.export)
+
+    @property
+    def to_stdout(self) -> bool:
+        """Whether the outputs follow one another on stdout. Raises UsageError if `file` does."""
+        file = self.file
+        return file is not None and file.path == one_file.STDOUT
 
     def to(self, out: str) -> "Request":
         """Returns this request with another output."""

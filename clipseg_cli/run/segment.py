@@ -21,7 +21,7 @@ from clipseg_cli.outputs.writers import per_run, raster
 from clipseg_cli.outputs.writers.one_file import OneFile
 from clipseg_cli.prompts import highlight
 from clipseg_cli.prompts.slugs import unique_slugs
-from clipseg_cli.run import pipeline, run_file, sharing, work
+from clipseg_cli.run import pauses, pipeline, run_file, sharing, work
 from clipseg_cli.run.engines import workers
 from clipseg_cli.run.query import embedding_file
 from clipseg_cli.run.query.exemplars import visual_prompt
@@ -50,12 +50,17 @@ def segment(
         return
     if first is None:
         raise _no_input(summary)
+    if request.file is not None and request.to_stdout:
+        yield from _to_stdout(request, request.file, chain((first,), sources), note, stdout, summary)
+        return
     second = next(sources, None)
-    sources = chain((first,), () if second is None else (second,), sources)
-    if request.file is not None:
-        yield from _to_one_file(request, request.file, sources, note, stdout, summary)
-    else:
+    if request.file is None:
+        sources = chain((first,), () if second is None else (second,), sources)
         yield from _to_folder(request, sources, note, second is None, summary)
+    elif second is None:
+        yield from _to_one_file(request, request.file, first, note, summary)
+    else:
+        raise UsageError(f"-o {request.file.path} takes one image, but there are more: name a folder with -o DIR")
 
 
 def placed(request: Request, note: Note) -> Request:
@@ -113,8 +118,7 @@ def _to_folder(
             ledger.add(record)
             summary.add(record)
             yield record
-            if summary.failed == request.run.most_errors:
-                raise TooManyErrors(f"stopped: {summary.failed} images failed; run the same command again to resume")
+            _check_errors(request, summary, "; run the same command again to resume")
         ledger.close()
     if not ended or "workers_died" in document or not run_file.holds(out, begun):
         store.sweep(out)
@@ -167,28 +171,49 @@ def _failed(source: Source) -> Record | None:
     return None if source.error is None else Record.of(source).failed(source.error)
 
 
-def _to_one_file(
-    request: Request, file: OneFile, sources: Iterator[Source], note: Note, stdout: BinaryIO, summary: Summary
-) -> Iterator[Record]:
-    """Writes the output of one image to a file or to stdout, without a manifest."""
-    source, second = next(sources), next(sources, None)
-    if second is not None:
-        raise UsageError(f"-o {file.path} takes one image, but there are more: name a folder with -o DIR")
-    if file.path != "-":
-        store.check(store.as_path(file.path).parent)
+def _to_one_file(request: Request, file: OneFile, source: Source, note: Note, summary: Summary) -> Iterator[Record]:
+    """Writes the output of one image to a file, without a manifest."""
+    store.check(store.as_path(file.path).parent)
 
     def write(path: str, data: bytes) -> None:
-        if path == "-":
-            stdout.write(data)
-            stdout.flush()
-        else:
-            store.write(store.as_path(path), data, request.output.fsync)
+        store.write(store.as_path(path), data, request.output.fsync)
 
+    job, load_model = _single(request, file, note)
+    yield from _counted(pipeline.run([source], job, load_model, write), summary)
+
+
+def _to_stdout(
+    request: Request, file: OneFile, sources: Iterator[Source], note: Note, stdout: BinaryIO, summary: Summary
+) -> Iterator[Record]:
+    """Writes the output of each image to stdout when its record is yielded, in the order of the images.
+
+    If images come slowly, each is done without waiting for later ones; otherwise in batches. A few batches are read
+    ahead. Raises TooManyErrors.
+    """
+    written: dict[str, bytes] = {}  # what is finished and waits for its turn
+    job, load_model = _single(request, file, note)
+    numbered = (replace(source, output=f"{number}/{source.output}") for number, source in enumerate(sources))
+    arriving = pauses.with_pauses(numbered, 2 * job.batch_size)
+    for record in _counted(pipeline.run(arriving, job, load_model, written.__setitem__), summary):
+        for path, _ in record.outputs:
+            stdout.write(written.pop(path))
+            stdout.flush()
+        yield record
+        _check_errors(request, summary)
+
+
+def _single(request: Request, file: OneFile, note: Note) -> tuple[pipeline.Job, Callable[[], Any]]:
+    """Returns what to do with each image if its only output is `file`, and the function that loads the model."""
     checkpoint = _located(request)
     job = work.make_job(request, checkpoint, (file.form,))
     job = replace(job, plan=replace(job.plan, file=file))
-    load_model = partial(work.load_model, request.per_device()[0], checkpoint, _line(note))
-    yield from _counted(pipeline.run([source], job, load_model, write), summary)
+    return job, partial(work.load_model, request.per_device()[0], checkpoint, _line(note))
+
+
+def _check_errors(request: Request, summary: Summary, resume: str = "") -> None:
+    """Raises TooManyErrors if as many images have failed as the request allows."""
+    if summary.failed == request.run.most_errors:
+        raise TooManyErrors(f"stopped: {summary.failed} images failed{resume}")
 
 
 def _counted(records: Iterator[Record], summary: Summary) -> Iterator[Record]:

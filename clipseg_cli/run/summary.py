@@ -14,7 +14,7 @@ FAINT = 0.1  # probability: below this presence score, a lower threshold only fi
 STEP = 0.05  # probability: suggested thresholds are multiples of this
 KINDS = 5  # kinds of files that a line names; run.json names all
 REASONS = {  # why files were left out, in words
-    "unsupported": ("file that is no supported image", "files that are no supported images", ""),
+    "no_image": ("file that is no image", "files that are no images", ""),
     "link": ("symbolic link", "symbolic links", "; --follow includes them"),
 }
 

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import icc
+from clipseg_cli.inputs import profiles
 from pictures import Program, iou, picture, records, save
 
 
@@ -146,3 +148,36 @@ def test_a_terminal_on_stdin_is_not_read(tmp_path: Path, environment: dict[str, 
         os.close(leader)
         os.close(follower)
     assert done.returncode == 2 and b"no input" in done.stderr
+
+
+@pytest.mark.slow
+def test_files_of_a_photo_that_was_converted_say_that_they_are_srgb(clipseg: Program, tmp_path: Path) -> None:
+    """Display P3: overlay, cutout, data sets' photos and single files carry sRGB, and hold the converted colours.
+
+    `post` repeats their bytes. A photo without a profile gives files that name no colour space.
+    """
+    photo = picture(160, 120, 1)
+    for name, profile in (("wide", icc.profile("Display P3")), ("plain", None)):
+        Image.fromarray(photo).save(tmp_path / f"{name}.png", icc_profile=profile)
+        forms = "-f soft -f overlay -f cutout -f yolo -f voc -f webdataset"
+        clipseg(f"clipseg segment {name}.png -p 'a red circle' -o {name} {forms}")
+        clipseg(f"clipseg post {name} -o {name}-post -f overlay -f cutout")
+        colour = [*(tmp_path / name).rglob("*.jpg"), *(tmp_path / name).glob("cutouts/**/*.png")]
+        for suffix in ("png", "webp", "tif"):
+            for form in ("overlay", "cutout"):
+                clipseg(f"clipseg segment {name}.png -p 'a red circle' -f {form} -o {name}-{form}.{suffix}")
+                colour.append(tmp_path / f"{name}-{form}.{suffix}")
+        assert len(colour) == 10
+        for path in colour:
+            with Image.open(path) as file:
+                info = file.info
+            named = info.get("srgb") == 1 if path.suffix == ".png" else info.get("icc_profile") == profiles.srgb()
+            assert named == (profile is not None), path
+            assert profile is not None or not {"srgb", "icc_profile", "gamma"} & info.keys()
+        for path in (tmp_path / f"{name}-post").rglob("*.*"):
+            if path.suffix in (".jpg", ".png"):
+                assert path.read_bytes() == (tmp_path / name / path.relative_to(tmp_path / f"{name}-post")).read_bytes()
+    with Image.open(tmp_path / "wide/yolo/images/wide.jpg") as file:
+        assert np.abs(np.asarray(file) - icc.in_srgb(photo, "Display P3").astype(int)).mean() < 3
+    (row,) = records(tmp_path / "wide/manifest.jsonl")
+    assert row["notes"] == ["colours converted from Display P3 to sRGB"]

@@ -22,7 +22,7 @@ def counted(*masks: Mask) -> Summary:
     counts = Summary(seconds=2.0)
     counts.add(Record("a.jpg", 6, 4, masks=masks))
     counts.add(Record("b.jpg", error=ImageError("corrupt", "load", "it is")))
-    counts.left_out["unsupported", ".txt"] = 2
+    counts.left_out["no_image", ".txt"] = 2
     return counts
 
 
@@ -34,7 +34,7 @@ def test_a_summary_says_what_was_found_and_what_to_do_next() -> None:
         "cat: found in 1 of 1 images, median share 12.3 %",
         "it's a\\x1b dog: found in 0 of 1 images, 1 unsure",
         "failed: 1 corrupt",
-        "left out: 2 files that are no supported images (2 .txt)",
+        "left out: 2 files that are no images (2 .txt)",
         "next: clipseg post 'my out' -t 'it'\"'\"'s a\\x1b dog=0.4'  "
         "(it's a\\x1b dog: highest presence score 0.42, threshold 0.50)",
     ]
@@ -45,8 +45,8 @@ def test_a_summary_says_what_was_found_and_what_to_do_next() -> None:
     [
         ({"out": "my out"}, "next: clipseg report 'my out'"),
         ({"out": "out", "report": "out/report.html"}, "next: open out/report.html in a browser"),
-        ({"out": "a.png", "single": True}, "left out: 2 files that are no supported images (2 .txt)"),
-        ({}, "left out: 2 files that are no supported images (2 .txt)"),
+        ({"out": "a.png", "single": True}, "left out: 2 files that are no images (2 .txt)"),
+        ({}, "left out: 2 files that are no images (2 .txt)"),
     ],
 )
 def test_the_next_command_fits_the_outputs(given: dict[str, str], last: str) -> None:
@@ -72,7 +72,7 @@ def test_every_command_that_reads_images_ends_with_a_summary(quick_clipseg: Prog
     """segment, find and post; also where the output is one file or stdout."""
     save_tiny(tmp_path / "imgs", 2)
     (tmp_path / "imgs/a.txt").touch()
-    left = "left out: 1 file that is no supported image (1 .txt)"
+    left = "left out: 1 file that is no image (1 .txt)"
     told = quick_clipseg("clipseg segment imgs -p red -f soft -o out").stderr
     assert "2 of 2 images done" in told and "red: found in 2 of 2 images, median share " in told and left in told
     assert told.splitlines()[-1] == "next: clipseg report out"

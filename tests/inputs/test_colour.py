@@ -1,11 +1,10 @@
 """Colour: images of every mode become 8-bit RGB by the stated rules."""
 
-import struct
-
 import numpy as np
 import PIL.Image
 from skimage import color
 
+import icc
 from clipseg_cli.inputs.colour import BACKGROUND
 from image_files import as_rgb, png, read, saved, tiff
 
@@ -123,36 +122,6 @@ def test_lab_becomes_srgb(photo: np.ndarray) -> None:
     assert image.notes == ("LAB converted to sRGB",)
 
 
-def cmyk_profile() -> bytes:
-    """Returns a CMYK ICC profile: a table of the sixteen full inks in Lab, with cyan and magenta swapped."""
-    corners = np.array([[c, m, y, k] for c in (0, 1) for m in (0, 1) for y in (0, 1) for k in (0, 1)])
-    rgb = (1 - corners[:, [1, 0, 2]]) * (1 - corners[:, 3:])
-    lab = color.rgb2lab(rgb[None].astype(float))[0]
-    table = np.stack([lab[:, 0] * 2.55, lab[:, 1] + 128, lab[:, 2] + 128], axis=1).round().clip(0, 255).astype(np.uint8)
-    unit = struct.pack(">9i", *(65536 if index % 4 == 0 else 0 for index in range(9)))
-    a2b = (
-        b"mft1"
-        + bytes(4)
-        + bytes([4, 3, 2, 0])
-        + unit
-        + bytes(range(256)) * 4
-        + table.tobytes()
-        + bytes(range(256)) * 3
-    )
-    text = b"desc" + bytes(4) + struct.pack(">I", 5) + b"inks\0" + bytes(78)
-    white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
-    tags, offset, body = [(b"desc", text), (b"wtpt", white), (b"A2B0", a2b)], 128 + 4 + 36, b""
-    index = struct.pack(">I", len(tags))
-    for name, data in tags:
-        data += bytes(-len(data) % 4)
-        index += name + struct.pack(">II", offset + len(body), len(data))
-        body += data
-    size = 128 + len(index) + len(body)
-    head = struct.pack(">I", size) + b"lcms" + struct.pack(">I", 0x02400000) + b"prtrCMYKLab " + bytes(12) + b"acsp"
-    head += bytes(28) + struct.pack(">3i", 63190, 65536, 54061)
-    return head + bytes(128 - len(head)) + index + body
-
-
 def test_cmyk_is_converted_with_and_without_a_profile(photo: np.ndarray) -> None:
     """Without a profile: the photo. With one: the colours of the profile. A broken profile adds a note."""
     cmyk = PIL.Image.fromarray(photo).convert("CMYK")
@@ -162,7 +131,7 @@ def test_cmyk_is_converted_with_and_without_a_profile(photo: np.ndarray) -> None
         assert image.notes == ("CMYK converted without an ICC profile",)
     inks = PIL.Image.new("CMYK", (16, 16), (255, 0, 0, 0))
     for form in ("JPEG", "TIFF"):
-        image = read(saved(inks, form, icc_profile=cmyk_profile()))
+        image = read(saved(inks, form, icc_profile=icc.swapped_inks()))
         assert image.notes == ("CMYK converted with its ICC profile",)
         assert np.abs(image.pixels[8, 8].astype(int) - [255, 0, 255]).max() < 12
     image = read(saved(cmyk, "JPEG", quality=95, icc_profile=b"no profile at all"))

@@ -64,7 +64,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_walk_takes_images_sorted_by_name_within_each_folder(here: Path) -> None:
     """Folders are sorted among files; files that are no images are skipped; names begin with the typed path."""
-    make(here, "imgs/c.jpg", "imgs/a.PNG", "imgs/b/z.tif", "imgs/b/y.webp", "imgs/notes.txt", "imgs/d.psd")
+    make(here, "imgs/c.jpg", "imgs/a.PNG", "imgs/b/z.tif", "imgs/b/y.webp", "imgs/notes.txt", "imgs/d.pdf")
     found = find("imgs")
     assert names(found) == ["imgs/a.PNG", "imgs/b/y.webp", "imgs/b/z.tif", "imgs/c.jpg"]
     assert [source.output for source in found] == ["a", "b/y", "b/z", "c"]
@@ -89,13 +89,49 @@ def test_files_that_share_a_stem_keep_their_full_names(here: Path) -> None:
 
 
 def test_an_image_without_extension_is_taken_by_its_first_bytes(here: Path) -> None:
-    """A walk takes a file without extension if it begins like an image. A named file is always taken."""
-    make(here, "imgs/README", "imgs/scan.2024")
+    """So is one whose extension is of no image, unless --ext chooses. A named file is always taken."""
+    make(here, "imgs/README", "imgs/scan.2023")
     (here / "imgs/photo").write_bytes(png())
     (here / "imgs/scan.2024").write_bytes(png())
-    assert names(find("imgs")) == ["imgs/photo"]
+    assert names(find("imgs")) == ["imgs/photo", "imgs/scan.2024"]
+    assert [source.output for source in find("imgs")] == ["photo", "scan.2024"]
     assert names(find("imgs", extensions=(".png",))) == []
-    assert names(find("imgs/scan.2024", "imgs/README")) == ["imgs/scan.2024", "imgs/README"]
+    assert names(find("imgs/scan.2023", "imgs/README")) == ["imgs/scan.2023", "imgs/README"]
+
+
+def test_a_file_that_begins_like_an_image_or_a_video_is_taken_even_if_it_cannot_be_read(here: Path) -> None:
+    """By its extension or its first bytes: a record will say what reads it. Text, documents and drawings never are."""
+    make(here, "i/a.xcf", "i/b.fits", "i/c.heic", "i/d.mov", "i/e.NEF")
+    begins = {"photoshop": b"8BPS\0\1", "clip.ts": b"\x47\x40\x00\x10" + bytes(30), "image.dat": b"qoif\0\0\1\0"}
+    for name, head in begins.items():
+        (here / "i" / name).write_bytes(head)
+    taken = ["a.xcf", "b.fits", "c.heic", "clip.ts", "d.mov", "e.NEF", "image.dat", "photoshop"]
+    texts = {
+        "a.ts": b"export const a = 1;", "b.log": b"P2 10 20 30", "c.rst": b"The free software", "d.org": b"DDS 1",
+        "e.pdf": b"%PDF-1.7\n%\xe2\xe3\xcf\xd3", "f.ai": b"%!PS-Adobe-3.0", "g.svg": b"<svg/>", "LICENSE": b"The free",
+        "h.thm": b"\xff\xd8\xff\xe0\0\x10JFIF", "i.tex": b"MMORPG", "j.lrv": b"\0\0\0\x18ftypmp41",
+    }  # fmt: skip
+    for name, text in texts.items():
+        (here / "i" / name).write_bytes(text)
+    assert names(find("i")) == [f"i/{name}" for name in taken]
+
+
+def test_what_file_managers_leave_behind_is_counted_and_never_taken(here: Path) -> None:
+    """macOS's `._a.jpg` and Windows' Thumbs.db are no images, with and without --hidden; other hidden files stay
+    uncounted. --exclude and --ext are obeyed quietly."""
+    make(here, "i/a.jpg", "i/._a.jpg", "i/.DS_Store", "i/Thumbs.db", "i/desktop.ini", "i/.b.jpg", "i/._c/d.jpg")
+    (here / "i/._b.png").write_bytes(png())
+    litter = {"._*": 2, ".DS_Store": 1, "Thumbs.db": 1, "desktop.ini": 1}
+
+    def walked(**options: object) -> tuple[list[str], dict[str, int]]:
+        counts: LeftOut = Counter()
+        found = list(discover(InputOptions(inputs=("i",), **options), None, None, counts))  # type: ignore[arg-type]
+        return names(found), {kind: count for (_, kind), count in counts.items()}
+
+    assert walked() == (["i/a.jpg"], litter)
+    assert walked(hidden=True) == (["i/._c/d.jpg", "i/.b.jpg", "i/a.jpg"], litter)
+    assert walked(exclude=("._*", "*.db"))[1] == {".DS_Store": 1, "desktop.ini": 1}
+    assert walked(extensions=(".jpg",)) == (["i/a.jpg"], {})
 
 
 def test_filters_limit_a_walk(here: Path) -> None:
@@ -401,8 +437,8 @@ def test_every_image_is_in_one_shard(tmp_path: Path) -> None:
 
 def test_files_that_a_walk_leaves_out_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By reason and kind. What the user's options leave out is not counted, and neither is what the user named."""
-    monkeypatch.chdir(make(tmp_path, "i/a.jpg", "i/a.xmp", "i/b.XMP", "i/sub/c.txt", "i/README", "i/.DS_Store"))
-    Path("i/photoshop").write_bytes(b"8BPS" + bytes(60))
+    monkeypatch.chdir(make(tmp_path, "i/a.jpg", "i/a.xmp", "i/b.XMP", "i/sub/c.txt", "i/README", "i/.hidden"))
+    Path("i/paper").write_bytes(b"%PDF-1.7")
     Path("i/link.jpg").symlink_to("a.jpg")
     Path("i/more").symlink_to("sub")
     make(tmp_path, "i/out/masks/cat/a.png", "i/out/notes.txt")
@@ -414,13 +450,13 @@ def test_files_that_a_walk_leaves_out_are_counted(tmp_path: Path, monkeypatch: p
         return counts
 
     links = Counter({("link", ".jpg"): 1, ("link", "without extension"): 1})
-    others = Counter({("unsupported", ".xmp"): 2, ("unsupported", ".txt"): 2})
-    bare = Counter({("unsupported", "without extension"): 1, ("unsupported", "PSD"): 1})
+    others = Counter({("no_image", ".xmp"): 2, ("no_image", ".txt"): 2})
+    bare = Counter({("no_image", "without extension"): 1, ("no_image", "PDF"): 1})
     assert left() == links + others + bare
-    assert left(hidden=True)["unsupported", "without extension"] == 2
+    assert left(hidden=True)["no_image", "without extension"] == 2
     assert left(exclude=("*.xmp", "*.XMP", "out", "sub")) == links + bare
     assert left(extensions=(".png",)) == links
-    assert left(max_depth=1)["unsupported", ".txt"] == 0
+    assert left(max_depth=1)["no_image", ".txt"] == 0
     assert not any(reason == "link" for reason, _ in left(follow=True))
     assert left("i/a.jpg", "i/a.xmp") == Counter()
     assert left("i/*.jpg") == Counter({("link", ".jpg"): 1})
@@ -432,4 +468,4 @@ def test_kinds_left_out_are_bounded(tmp_path: Path) -> None:
     counts: LeftOut = Counter()
     assert list(discover(InputOptions((str(tmp_path),)), None, None, counts)) == []
     assert counts.total() == MOST_KINDS + 50 and len(counts) == MOST_KINDS + 1
-    assert counts["unsupported", "of other kinds"] == 50
+    assert counts["no_image", "of other kinds"] == 50

@@ -18,7 +18,16 @@ def test_every_kind_is_recognised_by_its_first_bytes() -> None:
         assert sniff(file.getvalue()[:64]) == form
     assert sniff(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic") == "HEIC"
     assert sniff(b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf") == "AVIF"
-    for text in (b"", b"hello", b"/home/me/a.jpg\n", b"P6 day/a.jpg", b"GIFs/a.gif", b"MM", b"BM" + b"a" * 60):
+    for text in (
+        b"",
+        b"hello",
+        b"/home/me/a.jpg\n",
+        b"P6 day/a.jpg",
+        b"GIFs/a.gif",
+        b"MM",
+        b"BM" + b"a" * 60,
+        b"The free",
+    ):
         assert sniff(text) is None
     assert all(name == name.lower() and name[0] == "." for name in EXTENSIONS)
 

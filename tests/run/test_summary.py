@@ -98,15 +98,15 @@ def test_failures_and_files_left_out_are_counted_by_kind() -> None:
         summary.add(Record("b.jpg", error=ImageError(kind, "load", "it is")))  # type: ignore[arg-type]
     assert (summary.done, summary.failed) == (1, 3)
     assert summary.files_left_out() == ""
-    summary.left_out.update(Counter({("unsupported", f".{n}"): 1 for n in range(7)}))
-    summary.left_out.update({("unsupported", ".t\x1bt"): 8, ("link", ".jpg"): 1})
+    summary.left_out.update(Counter({("no_image", f".{n}"): 1 for n in range(7)}))
+    summary.left_out.update({("no_image", ".t\x1bt"): 8, ("link", ".jpg"): 1})
     assert summary.files_left_out() == (
-        "left out: 15 files that are no supported images (8 .t\\x1bt, 1 .0, 1 .1, 1 .2, 1 .3, 3 more kinds), "
+        "left out: 15 files that are no images (8 .t\\x1bt, 1 .0, 1 .1, 1 .2, 1 .3, 3 more kinds), "
         "1 symbolic link (1 .jpg; --follow includes them)"
     )
     document = json.loads(json.dumps(summary.document()))
     assert document["failed"] == {"corrupt": 2, "empty": 1}
-    assert len(document["left_out"]["unsupported"]) == 8 and document["left_out"]["link"] == {".jpg": 1}
+    assert len(document["left_out"]["no_image"]) == 8 and document["left_out"]["link"] == {".jpg": 1}
 
 
 def test_run_json_has_the_summary_and_resumed_images_count(quick_clipseg: Program, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_run_json_has_the_summary_and_resumed_images_count(quick_clipseg: Progra
     summary = told("one")
     assert summary["labels"]["red"]["found"] == len(found) == 10  # type: ignore[index]
     assert summary["labels"]["red"]["median_area_frac"] == pytest.approx(np.median(found), rel=0.005)  # type: ignore[index]
-    assert summary["failed"] == {"corrupt": 2} and summary["left_out"] == {"unsupported": {".txt": 1}}
+    assert summary["failed"] == {"corrupt": 2} and summary["left_out"] == {"no_image": {".txt": 1}}
     quick_clipseg("clipseg post one -f mask -o three", expect=3)
     assert told("three") == {**summary, "left_out": {}}
 
@@ -136,9 +136,9 @@ def test_run_json_has_the_summary_and_resumed_images_count(quick_clipseg: Progra
 def test_a_folder_without_images_says_what_it_holds(quick_clipseg: Program, tmp_path: Path) -> None:
     """The error names the kinds of its files."""
     (tmp_path / "imgs").mkdir()
-    (tmp_path / "imgs/a.psd").touch()
+    (tmp_path / "imgs/a.xmp").touch()
     said = quick_clipseg("clipseg segment imgs -p red", expect=4).stderr
-    assert "left out: 1 file that is no supported image (1 .psd)" in said
-    assert "1 .psd" in quick_clipseg("clipseg find imgs -p red", expect=4).stderr
+    assert "left out: 1 file that is no image (1 .xmp)" in said
+    assert "1 .xmp" in quick_clipseg("clipseg find imgs -p red", expect=4).stderr
     save(tmp_path / "a.png", picture(48, 40))
     assert "left out" not in quick_clipseg("clipseg segment a.png -p red").stderr

@@ -31,9 +31,11 @@ def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
 
 def sequence(kind: str, file: BinaryIO, options: DecodeOptions) -> Sequence:
     """Opens the images of an MPO. Raises ImageError."""
-    data, image = _opened(kind, file, options.max_pixels)
+    data, _ = _opened(kind, file, options.max_pixels)
     return pillow.Frames(
-        image, options.max_pixels, lambda image, index: _check(data[getattr(image, "offset", 0) :], image)
+        lambda: pillow.opened(kind, io.BytesIO(data), options.max_pixels),
+        options.max_pixels,
+        lambda image, index: _check(data[getattr(image, "offset", 0) :], image),
     )
 
 

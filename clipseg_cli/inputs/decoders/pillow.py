@@ -68,19 +68,26 @@ def sequence(kind: str, file: BinaryIO, options: DecodeOptions) -> Sequence:
     """Opens the frames of an animation of a kind that needs no checks beyond Pillow's own. Raises ImageError."""
     if kind in WHOLE:
         _check_bytes(file, options.max_pixels)
-    return Frames(opened(kind, in_memory(file), options.max_pixels), options.max_pixels)
+    content = in_memory(file)
+    return Frames(lambda: opened(kind, content, options.max_pixels), options.max_pixels)
 
 
 class Frames:
-    """The frames of an image that Pillow has opened. `check`, if given, raises ImageError for a damaged frame."""
+    """The frames of a file that `open` opens. `check` raises ImageError for a damaged frame."""
 
     def __init__(
-        self, image: ImageFile, max_pixels: int, check: Callable[[ImageFile, int], None] = lambda image, index: None
+        self,
+        open: Callable[[], ImageFile],
+        max_pixels: int,
+        check: Callable[[ImageFile, int], None] = lambda image, index: None,
     ) -> None:
-        self.image, self.max_pixels, self.check = image, max_pixels, check
+        self.open, self.max_pixels, self.check = open, max_pixels, check
+        self.image = open()
 
     def decode(self, index: int) -> Decoded:
         """Decodes the frame of this number, composed with those before it. Raises ImageError."""
+        if index < self.image.tell():  # Pillow's way back fails on some files
+            self.image = self.open()
         with reasons():
             self.image.seek(index)
         _check_size(self.image, self.max_pixels)
@@ -115,6 +122,7 @@ def _check_bytes(file: BinaryIO, max_pixels: int) -> None:
 def opened(kind: str, file: BinaryIO, max_pixels: int) -> ImageFile:
     """Reads the header of a file; its pixels are not decoded yet. Raises ImageError, also `too_large`."""
     _hush(max_pixels)
+    file.seek(0)
     with reasons():
         image = PLUGINS[kind](file, "")
     _check_size(image, max_pixels)

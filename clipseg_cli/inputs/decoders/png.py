@@ -15,10 +15,19 @@ from clipseg_cli.settings.inputs import DecodeOptions
 
 ANIMATION = (b"acTL", b"fcTL", b"fdAT")  # chunks of an APNG
 PIECE = 65_536  # bytes that are inflated at once
-BROKEN_EXIF = b"\0\0\0\0eXIf" + zlib.crc32(b"eXIf").to_bytes(4, "big")  # a valid empty chunk in place of a damaged one
+LARGEST_PROFILE = 1 << 20  # bytes: the longest ICC profile that Pillow inflates
 ADAM7 = (
     (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2),
 )  # fmt: skip
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    """Returns a chunk with a valid checksum."""
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+# Valid chunks in place of damaged ones.
+SUBSTITUTES = {b"eXIf": _chunk(b"eXIf", b""), b"iCCP": _chunk(b"iCCP", b"damaged\0\0" + zlib.compress(b"damaged"))}
 
 
 def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
@@ -42,9 +51,12 @@ def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
 def sequence(kind: str, file: BinaryIO, options: DecodeOptions) -> Sequence:
     """Opens the frames of an APNG. Raises ImageError."""
     data, _ = _without_metadata(pillow.whole(file, options.max_pixels), ANIMATION)
-    image = pillow.opened(kind, io.BytesIO(data), options.max_pixels)
     frames = _animation(data)
-    return pillow.Frames(image, options.max_pixels, lambda image, index: _check_frame(data, frames[index]))
+    return pillow.Frames(
+        lambda: pillow.opened(kind, io.BytesIO(data), options.max_pixels),
+        options.max_pixels,
+        lambda image, index: _check_frame(data, frames[index]),
+    )
 
 
 def _animation(data: bytes) -> list[tuple[bytes, list[tuple[int, int]]]]:
@@ -76,21 +88,33 @@ def _without_metadata(data: bytes, more: tuple[bytes, ...] = ()) -> tuple[bytes,
 
     Only the first frame is kept, unless `more` names the chunks of the others.
 
-    A text or a profile may be huge or damaged, and Pillow would refuse an image that viewers show.
+    A text or a profile may be huge or damaged, and Pillow would refuse an image that viewers show. A damaged profile
+    or EXIF becomes one that Pillow reads, and that is then found to be broken.
     """
     view, end = memoryview(data), 8
     kept: list[bytes | memoryview] = [data[:8]]
     frames, still, animated, pixels = 0, False, False, False
     for name, start, end in _chunks(data):
-        if name == b"eXIf" and not _sound(data, start, end):
-            kept.append(BROKEN_EXIF)
-        elif not name.isalpha() or name[:1].isupper() or name in (b"tRNS", b"eXIf", *more):
+        if name in SUBSTITUTES and not (_sound(data, start, end) and (name == b"eXIf" or _inflates(data[start:end]))):
+            kept.append(SUBSTITUTES[name])
+        elif not name.isalpha() or name[:1].isupper() or name in (b"tRNS", *SUBSTITUTES, *more):
             kept.append(view[start:end])
         frames += name == b"fcTL"
         animated |= name == b"acTL" and not pixels
         still |= name == b"IDAT" and frames == 0  # a still image for viewers that show no animation
         pixels |= name == b"IDAT"
     return b"".join((*kept, view[end:])), frames + still if animated else 1
+
+
+def _inflates(chunk: bytes) -> bool:
+    """Returns whether the ICC profile in a chunk can be inflated, to a size that Pillow accepts."""
+    packed = chunk[8:-4].partition(b"\0")[2]
+    stream = zlib.decompressobj()
+    try:
+        profile = stream.decompress(packed[1:], LARGEST_PROFILE)
+    except zlib.error:
+        return False
+    return stream.eof and packed[:1] == b"\0" and bool(profile)
 
 
 def _damage(data: bytes) -> str:

@@ -37,7 +37,7 @@ def _npz(stem: str, result: Result) -> Iterator[File]:
 
 
 def _overlay(stem: str, result: Result) -> Iterator[File]:
-    yield f"overlays/{stem}.jpg", None, raster.jpeg(pixels.overlay(result))
+    yield f"overlays/{stem}.jpg", None, raster.jpeg(pixels.overlay(result), srgb=result.converted)
 
 
 def _labels(stem: str, result: Result) -> Iterator[File]:
@@ -47,7 +47,8 @@ def _labels(stem: str, result: Result) -> Iterator[File]:
 def _cutout(stem: str, result: Result) -> Iterator[File]:
     for index, slug in enumerate(result.slugs):
         if not result.skip[index]:
-            yield f"cutouts/{slug}/{stem}.png", index, raster.colour_png(pixels.cutout(result, index))
+            cutout = pixels.cutout(result, index)
+            yield f"cutouts/{slug}/{stem}.png", index, raster.colour_png(cutout, result.converted)
 
 
 WRITERS: dict[Format, Writer] = {

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.masks import cleanup, coco_codec, outline, soft_maps
-from clipseg_cli.outputs.writers import raster
+from clipseg_cli.outputs.writers import pixels, raster
 from clipseg_cli.outputs.writers.result import File, Result
 
 FRAGMENTS = ".clipseg-parts"  # folder of the fragments that `per_run.py` assembles
@@ -74,7 +74,7 @@ def yolo(stem: str, result: Result) -> Iterator[File]:
     photo = f"yolo/images/{stem}.jpg"
     text = "/labels/".join(photo.rsplit("/images/", 1)).removesuffix(".jpg") + ".txt"
     yield text, None, "".join(line + "\n" for line in lines).encode()
-    yield photo, None, raster.jpeg(result.photo(), raster.DATASET_QUALITY)
+    yield photo, None, pixels.photo(result)
 
 
 def voc(stem: str, result: Result) -> Iterator[File]:
@@ -102,7 +102,7 @@ def voc(stem: str, result: Result) -> Iterator[File]:
     yield f"voc/SegmentationClass/{stem}.png", None, raster.indexed_png(classes)
     yield f"voc/SegmentationObject/{stem}.png", None, raster.indexed_png(numbers)
     yield f"voc/Annotations/{stem}.xml", None, document.encode()
-    yield f"voc/JPEGImages/{stem}.jpg", None, raster.jpeg(result.photo(), raster.DATASET_QUALITY)
+    yield f"voc/JPEGImages/{stem}.jpg", None, pixels.photo(result)
 
 
 def labelme(stem: str, result: Result) -> Iterator[File]:
@@ -124,7 +124,7 @@ def labelme(stem: str, result: Result) -> Iterator[File]:
                     "mask": None,
                 }
             )
-    photo = base64.b64encode(raster.jpeg(result.photo(), raster.DATASET_QUALITY)).decode("ascii")
+    photo = base64.b64encode(pixels.photo(result)).decode("ascii")
     document = {
         "version": LABELME,
         "flags": {},

@@ -1,4 +1,7 @@
-"""One file for one image, in place of an output folder: the suffix of its name decides how it is encoded."""
+"""One file for one image, in place of an output folder: the suffix of its name decides how it is encoded.
+
+On stdout such files follow one another, one for each image.
+"""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -13,22 +16,23 @@ from clipseg_cli.outputs.writers import annotations, per_run, pixels, raster
 from clipseg_cli.outputs.writers.result import File, Result
 from clipseg_cli.settings.outputs import ExportOptions, Format
 
-STDOUT = "-"
+STDOUT = "-"  # with a suffix, like "-.pgm", it says how to encode; a file of this name is "./-.pgm"
 ALIASES = {".jpeg": ".jpg", ".tiff": ".tif"}
 # The suffixes that fit each format, the one of its files in an output folder first. Without -f, a suffix means the
 # first format that it fits. JPEG fits only what is made to be looked at: it would change the values of all others.
 FITTING: dict[Format, tuple[str, ...]] = {
-    "mask": (".png", ".tif", ".webp", ".npy"),
-    "overlay": (".jpg", ".png", ".webp", ".tif"),
+    "mask": (".png", ".tif", ".webp", ".npy", ".pgm"),
+    "overlay": (".jpg", ".png", ".webp", ".tif", ".ppm"),
     "npz": (".npz",),
     "svg": (".svg",),
     "coco": (".json",),
     "labelme": (".json",),
-    "soft": (".png", ".tif", ".webp", ".npy"),
-    "soft16": (".png", ".tif", ".npy"),
+    "soft": (".png", ".tif", ".webp", ".npy", ".pgm"),
+    "soft16": (".png", ".tif", ".npy", ".pgm"),
     "cutout": (".png", ".webp", ".tif"),
-    "labels": (".png", ".tif", ".npy"),
+    "labels": (".png", ".tif", ".npy", ".pgm"),
 }
+OPAQUE = (".jpg", ".ppm")  # also for cutouts that have a backdrop
 ONE_LABEL = ("mask", "soft", "soft16", "cutout")  # formats whose file holds a single label
 # Suffixes that nobody gives to a folder, beside those that this program writes and those of images.
 OF_FILES = {".csv", ".exr", ".geojson", ".gpkg", ".htm", ".html", ".jsonl", ".jxl", ".mkv", ".mov", ".mp4", ".parquet"}
@@ -39,15 +43,15 @@ _WRITTEN = frozenset(suffix for fitting in FITTING.values() for suffix in fittin
 
 @dataclass(frozen=True, slots=True)
 class OneFile:
-    """The file that a run of one image writes. `path` may be a URL, or "-" for stdout."""
+    """The file that a run of one image writes, or what a run writes to stdout for each image."""
 
-    path: str
+    path: str  # also a URL; STDOUT
     form: Format
     suffix: str  # in lower case, like ".png"
 
 
 def is_file(out: str) -> bool:
-    """Returns whether `-o` names a file, or `-` for stdout: by its suffix, unless there is a folder of that name.
+    """Returns whether `-o` names a file, or stdout: by its suffix, unless there is a folder of that name.
 
     A name that ends in a slash is always a folder.
     """
@@ -73,12 +77,12 @@ def choose(out: str, formats: Sequence[Format], labels: int, export: ExportOptio
         return None
     if len(formats) > 1:
         raise UsageError(f"-o {out} takes one format: give one -f, or name a folder with -o DIR")
-    suffix = os.path.splitext(out)[1].lower()
-    suffix = "" if out == STDOUT else ALIASES.get(suffix, suffix)
+    root, suffix = os.path.splitext(out)
+    suffix = ALIASES.get(suffix.lower(), suffix.lower())
     form = formats[0] if formats else _usual_format(out, suffix)
     fitting = FITTING.get(form, ())
     if form == "cutout" and export.backdrop is not None:
-        fitting = (*fitting, ".jpg")
+        fitting = (*fitting, *OPAQUE)
     if not fitting:
         raise UsageError(f"-o {out}: -f {form} is more than one file; name a folder with -o DIR")
     if suffix and suffix not in fitting:
@@ -88,7 +92,7 @@ def choose(out: str, formats: Sequence[Format], labels: int, export: ExportOptio
             f"-o {out} holds the {form} of one prompt, but there are {labels}: name a folder, or give a format that "
             "holds all prompts (overlay, labels, npz, svg, coco, labelme)"
         )
-    return OneFile(out, form, suffix or fitting[0])
+    return OneFile(STDOUT if root == STDOUT else out, form, suffix or fitting[0])
 
 
 def _usual_format(out: str, suffix: str) -> Format:
@@ -101,10 +105,10 @@ def _usual_format(out: str, suffix: str) -> Format:
 
 
 def _why_not(form: Format, suffix: str) -> str:
+    if form == "cutout" and suffix in OPAQUE:
+        return f"{suffix} has no transparency: add --backdrop white"
     if suffix != ".jpg":
         return f"-f {form} cannot be written as {suffix}"
-    if form == "cutout":
-        return "JPEG has no transparency: add --backdrop white"
     return f"JPEG is lossy, and {'a mask is' if form == 'mask' else f'-f {form} is'} never stored lossy"
 
 
@@ -113,21 +117,22 @@ def write(file: OneFile, stem: str, result: Result) -> Iterator[File]:
     if file.form in ONE_LABEL and result.skip[0]:
         return
     index = 0 if file.form in ONE_LABEL else None
+    path = stem if file.path == STDOUT else file.path  # on stdout each image has an output of its own
     if file.form in PIXELS:
         array = PIXELS[file.form](result)
         if file.suffix == ".webp" and max(array.shape[:2]) > WEBP_SIDE:
             raise ImageError("too_large", "write", f"WebP holds at most {WEBP_SIDE} pixels a side: use .png or .tif")
-        yield file.path, index, ENCODERS[file.suffix](array, file.form)
+        yield path, index, ENCODERS[file.suffix](array, file.form, result.converted)
     else:
-        yield file.path, index, DOCUMENTS[file.form](stem, result)
+        yield path, index, DOCUMENTS[file.form](stem, result)
 
 
-def _png(array: NDArray[Any], form: Format) -> bytes:
+def _png(array: NDArray[Any], form: Format, srgb: bool) -> bytes:
     if form == "labels":
         return raster.indexed_png(array)
     if form == "mask":
         return raster.mask_png(array)
-    return raster.colour_png(array) if array.ndim == 3 else raster.png(array)
+    return raster.colour_png(array, srgb) if array.ndim == 3 else raster.png(array)
 
 
 def _coco(stem: str, result: Result) -> bytes:
@@ -149,12 +154,14 @@ PIXELS: dict[Format, Callable[[Result], NDArray[Any]]] = {
     "cutout": lambda result: pixels.cutout(result, 0),
     "labels": pixels.labels,
 }
-ENCODERS: dict[str, Callable[[NDArray[Any], Format], bytes]] = {
+ENCODERS: dict[str, Callable[[NDArray[Any], Format, bool], bytes]] = {
     ".png": _png,
-    ".jpg": lambda array, form: raster.jpeg(array),
-    ".webp": lambda array, form: raster.webp(array, lossless=form != "overlay"),
-    ".tif": lambda array, form: raster.tiff(array),
-    ".npy": lambda array, form: raster.npy(array),
+    ".jpg": lambda array, form, srgb: raster.jpeg(array, srgb=srgb),
+    ".webp": lambda array, form, srgb: raster.webp(array, form != "overlay", srgb and array.ndim == 3),
+    ".tif": lambda array, form, srgb: raster.tiff(array, srgb and array.ndim == 3),
+    ".npy": lambda array, form, srgb: raster.npy(array),
+    ".pgm": lambda array, form, srgb: raster.pnm(array),
+    ".ppm": lambda array, form, srgb: raster.pnm(array),
 }
 DOCUMENTS: dict[Format, Callable[[str, Result], bytes]] = {
     "npz": lambda stem, result: pixels.npz(result),

@@ -1,6 +1,11 @@
-"""Encodes arrays as bytes of PNG, JPEG, WebP, TIFF, npy and npz, and reads grey PNGs back."""
+"""Encodes arrays as bytes of PNG, JPEG, WebP, TIFF, PGM, PPM, npy and npz, and reads grey PNGs back.
+
+`srgb`: the file of a colour image says that its colours are sRGB. Without it, it says nothing.
+"""
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import cv2
@@ -9,12 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
+from clipseg_cli.inputs import profiles
 from clipseg_cli.outputs import colours
 
 RUNS = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
 JPEG_QUALITY = 90
 DATASET_QUALITY = 95  # of the photos in data sets
 JPEG_SIDE = 65_500  # pixels: the longest side that libjpeg writes
+PNG_HEADER = 33  # bytes: the signature and the chunk IHDR
 PNG_SIDE = 1_000_000  # pixels: the longest side that OpenCV's libpng writes
 
 
@@ -32,9 +39,14 @@ def mask_png(mask: NDArray[np.uint8]) -> bytes:
     return _png(mask, [*RUNS, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE])
 
 
-def colour_png(colours: NDArray[np.uint8]) -> bytes:
+def colour_png(colours: NDArray[np.uint8], srgb: bool = False) -> bytes:
     """Returns a PNG of an RGB image, uint8 (H, W, 3), or of an RGBA image (H, W, 4)."""
-    return _png(colours, [])
+    data = _png(colours, [])
+    if not srgb:
+        return data
+    content = b"sRGB\1"  # relative colorimetric
+    chunk = struct.pack(">I", 1) + content + struct.pack(">I", zlib.crc32(content))
+    return data[:PNG_HEADER] + chunk + data[PNG_HEADER:]
 
 
 def indexed_png(index: NDArray[np.uint8]) -> bytes:
@@ -55,19 +67,31 @@ def levels(data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:
         return np.array(image if image.mode in ("L", "I;16") else image.convert("L"))
 
 
-def webp(array: NDArray[np.uint8], lossless: bool) -> bytes:
+def webp(array: NDArray[np.uint8], lossless: bool, srgb: bool = False) -> bytes:
     """Returns a WebP of a grey, RGB or RGBA image, uint8 (H, W) or (H, W, 3 or 4). No side may exceed 16383 pixels."""
     with io.BytesIO() as file:
         options = {"lossless": True, "exact": True} if lossless else {"quality": JPEG_QUALITY}
-        Image.fromarray(array).save(file, "WEBP", **options)
+        Image.fromarray(array).save(file, "WEBP", **options, **_profile(srgb))
         return file.getvalue()
 
 
-def tiff(array: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
+def tiff(array: NDArray[np.uint8] | NDArray[np.uint16], srgb: bool = False) -> bytes:
     """Returns a TIFF of a grey, RGB or RGBA image, uint8 or uint16 (H, W), or uint8 (H, W, 3 or 4); lossless."""
     with io.BytesIO() as file:
-        Image.fromarray(array).save(file, "TIFF", compression="tiff_adobe_deflate")
+        Image.fromarray(array).save(file, "TIFF", compression="tiff_adobe_deflate", **_profile(srgb))
         return file.getvalue()
+
+
+def pnm(array: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
+    """Returns a PGM of a grey image, uint8 or uint16 (H, W), or a PPM of an RGB image, uint8 (H, W, 3)."""
+    height, width = array.shape[:2]
+    form, most = b"P5" if array.ndim == 2 else b"P6", np.iinfo(array.dtype).max
+    return b"%s\n%d %d\n%d\n" % (form, width, height, most) + array.astype(array.dtype.newbyteorder(">")).tobytes()
+
+
+def _profile(srgb: bool) -> dict[str, Any]:
+    """Returns Pillow's option that embeds an sRGB profile."""
+    return {"icc_profile": profiles.srgb()} if srgb else {}
 
 
 def npy(array: NDArray[Any]) -> bytes:
@@ -84,14 +108,19 @@ def npz(**arrays: NDArray[Any]) -> bytes:
     return data.getvalue()
 
 
-def jpeg(rgb: NDArray[np.uint8], quality: int = JPEG_QUALITY) -> bytes:
+def jpeg(rgb: NDArray[np.uint8], quality: int = JPEG_QUALITY, srgb: bool = False) -> bytes:
     """Returns a JPEG of a uint8 (H, W, 3) RGB image; shrinks an image whose side is too long for JPEG."""
     height, width = rgb.shape[:2]
     if max(height, width) > JPEG_SIDE:
         scale = JPEG_SIDE / max(height, width)
         size = (max(1, int(width * scale)), max(1, int(height * scale)))
         rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-    return _encode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    data = _encode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not srgb:
+        return data
+    content = b"ICC_PROFILE\0\1\1" + profiles.srgb()  # part 1 of 1
+    end = 4 + int.from_bytes(data[4:6], "big")  # of JFIF's header, which must come first
+    return data[:end] + b"\xff\xe2" + struct.pack(">H", 2 + len(content)) + content + data[end:]
 
 
 def _png(array: NDArray[Any], parameters: list[int]) -> bytes:

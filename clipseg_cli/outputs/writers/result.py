@@ -30,6 +30,7 @@ class Result:
     skip: tuple[bool, ...]  # whether a label gets no file: its mask is empty, and --empty skip is given
     feather: float  # pixels: blur radius of the edge in mask files and cutouts
     export: ExportOptions
+    converted: bool = False  # the photo was converted to sRGB by an ICC profile: colour files say that they are sRGB
 
     def colour(self, index: int) -> tuple[int, int, int]:
         """Returns the RGB colour of a label, the same for all images."""

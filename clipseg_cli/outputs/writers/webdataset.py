@@ -6,7 +6,7 @@ import json
 import tarfile
 from collections.abc import Iterator
 
-from clipseg_cli.outputs.writers import raster
+from clipseg_cli.outputs.writers import pixels, raster
 from clipseg_cli.outputs.writers.annotations import FRAGMENTS
 from clipseg_cli.outputs.writers.result import File, Result
 
@@ -26,7 +26,7 @@ def webdataset(stem: str, result: Result) -> Iterator[File]:
             result.labels, result.slugs, result.scores, result.thresholds, strict=True
         )
     ]
-    members = {"jpg": raster.jpeg(result.photo(), raster.DATASET_QUALITY)}
+    members = {"jpg": pixels.photo(result)}
     members |= {f"{slug}.png": raster.mask_png(mask) for slug, mask in zip(result.slugs, result.masks, strict=True)}
     name = result.name.encode("utf-8", "backslashreplace").decode("utf-8")
     document = json.dumps({"image": name, "masks": described}, ensure_ascii=False)

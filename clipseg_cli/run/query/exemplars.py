@@ -85,7 +85,7 @@ def _files(support: str, default_label: str) -> list[tuple[str, str]]:
 
 
 def _is_exemplar(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in kinds.EXTENSIONS and not path.name.endswith(SIBLING)
+    return path.is_file() and path.suffix.lower() in kinds.STILL and not path.name.endswith(SIBLING)
 
 
 def _sibling(path: str) -> str | None:
