@@ -14,7 +14,7 @@ from typing import Any, Self
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs import decode, folders, videos
 from clipseg_cli.inputs.decode import Image
-from clipseg_cli.inputs.decoders.result import Sequence
+from clipseg_cli.inputs.decoders.result import Sequence, TimedSequence
 from clipseg_cli.inputs.frame_times import TIMES, frame_times
 from clipseg_cli.inputs.kinds import KINDS, sniff
 from clipseg_cli.inputs.source import Source, identify
@@ -110,16 +110,27 @@ class FrameReader:
         if source.frame is None or source.error is not None:
             return decode.load(source, options)
         with self._lock, decode.enough_memory():
-            before = _identity(source)
-            if self._frames is None or self._opened != before:
-                self._close()
-                file = self._files.enter_context(decode.opened(source))
-                kind, decoder = decode.recognised(file)
-                self._frames, self._opened = (kind, decoder.sequence(kind, file, options)), before
-            image = self._load(*self._frames, source.frame)
-            if _identity(source) != before:
+            image = self._load(*self._open(source, options), source.frame)
+            if _identity(source) != self._opened:
                 raise decode.changed()
             return image
+
+    def times(self, source: Source, options: DecodeOptions = decode.DEFAULTS) -> tuple[float, ...]:
+        """Returns when each frame of a video is shown, in seconds, rising. Raises ImageError."""
+        with self._lock, decode.enough_memory():
+            _, frames = self._open(source, options)
+            assert isinstance(frames, TimedSequence)
+            return frames.times
+
+    def _open(self, source: Source, options: DecodeOptions) -> tuple[str, Sequence]:
+        """Returns the kind and the frames of a file, which stays open until another one is asked for."""
+        identity = _identity(source)
+        if self._frames is None or self._opened != identity:
+            self._close()
+            file = self._files.enter_context(decode.opened(source))
+            kind, decoder = decode.recognised(file)
+            self._frames, self._opened = (kind, decoder.sequence(kind, file, options)), identity
+        return self._frames
 
     def _load(self, kind: str, frames: Sequence, wanted: int) -> Image:
         if wanted not in self._kept:

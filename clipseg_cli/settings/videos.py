@@ -15,7 +15,7 @@ def _seconds(text: str) -> float:
         numbers = [float(part) for part in parts]
         plain = all(part.replace(".", "", 1).isdecimal() and part.isascii() for part in parts)
         if plain and len(parts) <= 3 and all(number < 60 for number in numbers[1:]):
-            return sum(number * 60**power for power, number in enumerate(reversed(numbers)))
+            return float(sum(number * 60.0**power for power, number in enumerate(reversed(numbers))))
     except ValueError:
         pass
     raise UsageError(f"{text}: give a time in seconds, like 90 or 12.5, or as HH:MM:SS, like 00:01:30.500")

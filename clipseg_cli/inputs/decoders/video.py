@@ -10,7 +10,7 @@ import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import av
 import numpy as np
@@ -26,6 +26,7 @@ from clipseg_cli.settings.inputs import DecodeOptions
 if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
 
 # Decoding threads. The network runs beside them; more threads also hold more frames, 12 MB each at 4K.
 THREADS = 2
@@ -42,6 +43,7 @@ MATRICES = {
 }
 HD = 720  # lines from which players assume BT.709 if a video does not name its matrix; BT.601 below
 HDR = {16: "PQ", 18: "HLG"}  # transfer curves by their number in ITU-T H.273
+MATRIX = struct.Struct("=9i")  # a display matrix: fixed point numbers
 SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 
@@ -71,6 +73,7 @@ class Video:
     def __init__(self, kind: str, file: BinaryIO, options: DecodeOptions) -> None:
         self.kind, self.file, self.max_pixels = kind, file, options.max_pixels
         self.listing = video_listing.listing(kind, file)
+        self.times = self.listing.times
         self.reformatter = VideoReformatter()
         self._open()
 
@@ -96,7 +99,7 @@ class Video:
         self._check_size(context.width, context.height)
         self._begin(video_listing.demuxed(self.container, self.stream), 0, None)
 
-    def _begin(self, packets: "Iterator[Packet]", origin: int, start: int | None) -> None:
+    def _begin(self, packets: "Iterator[Packet[VideoStream]]", origin: int, start: int | None) -> None:
         """Decodes these packets from now on; frames before the time stamp `start` are dropped."""
         self.decoded = video_listing.decoded(self.stream, packets)
         self.origin, self.start = origin, start  # origin: the number of the keyframe
@@ -187,11 +190,12 @@ class Video:
             interpolation=SCALING,
             threads=1,
         )
-        pixels: NDArray[np.uint8] = rgb.to_ndarray()
+        pixels = np.asarray(rgb.to_ndarray(), np.uint8)
         if transparent and (alpha := pixels[..., 3:]).min() < 255:
             notes.append("transparency composited on white")
             share = alpha.astype(np.float32) / 255
-            pixels = np.rint(pixels[..., :3] * share + np.float32(BACKGROUND) * (1 - share)).astype(np.uint8)
+            white = np.array(BACKGROUND, np.float32)
+            pixels = np.rint(pixels[..., :3] * share + white * (1 - share)).astype(np.uint8)
         if frame.color_trc in HDR:
             notes.append(f"{HDR[frame.color_trc]} high dynamic range read without tone mapping")
         if frame.interlaced_frame:
@@ -208,11 +212,11 @@ def _square(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]
 
 def _turned(pixels: NDArray[np.uint8], frame: "VideoFrame") -> NDArray[np.uint8]:
     """Applies a frame's display matrix, rounded to quarter turns and mirrorings."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None or len(bytes(matrix)) != 36:
+    side: Any = frame.side_data  # its type in PyAV is that of another one
+    matrix = bytes(side["DISPLAYMATRIX"]) if "DISPLAYMATRIX" in side else b""
+    if len(matrix) != MATRIX.size:
         return pixels
-    # x' = a x + c y, y' = b x + d y, as 16.16 fixed point numbers
-    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))
+    a, b, _, c, d, *_ = MATRIX.unpack(matrix)  # x' = a x + c y, y' = b x + d y
     if abs(b) + abs(c) > abs(a) + abs(d):
         pixels, a, d = pixels.swapaxes(0, 1), c, b
     return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

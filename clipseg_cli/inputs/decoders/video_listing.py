@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import av
 
-from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs.decoders.result import damaged, unsupported
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def opened(kind: str, file: BinaryIO) -> "tuple[InputContainer, VideoStream]":
     demuxer = DEMUXERS.get(kind) or MPEG_DEMUXERS.get(file.read(4), "mpegts")
     file.seek(0)
     with reasons():
-        container = av.open(file, format=demuxer, metadata_errors="replace")
+        container = av.open(file, "r", format=demuxer, metadata_errors="replace")
     try:
         streams = [each for each in container.streams.video if not each.disposition & each.disposition.attached_pic]
         best = container.streams.best("video")
@@ -98,7 +97,7 @@ def _zero(container: "InputContainer") -> Fraction:
     return Fraction(container.start_time or 0) * MICROSECOND
 
 
-def demuxed(container: "InputContainer", stream: "VideoStream") -> "Iterator[Packet]":
+def demuxed(container: "InputContainer", stream: "VideoStream") -> "Iterator[Packet[VideoStream]]":
     """Yields the packets of a stream, then an empty one. Damage ends it, as the end of the file does."""
     try:
         yield from container.demux(stream)
@@ -134,11 +133,13 @@ def _leading(kind: str, file: BinaryIO, start: int) -> set[int] | None:
     with container:
         shown: set[int] = set()
         for frame in decoded(stream, demuxed(container, stream)):
-            if frame is not None and frame.pts is None:
+            if frame is None:
+                continue
+            if frame.pts is None:
                 return None
-            if frame is not None and frame.pts >= start:
+            if frame.pts >= start:
                 break
-            shown |= set() if frame is None else {frame.pts}
+            shown.add(frame.pts)
     return shown
 
 
@@ -159,7 +160,7 @@ def _counted(kind: str, file: BinaryIO) -> list[float]:
     return [float(each) for each in times]
 
 
-def decoded(stream: "VideoStream", packets: "Iterable[Packet]") -> "Iterator[VideoFrame | None]":
+def decoded(stream: "VideoStream", packets: "Iterable[Packet[VideoStream]]") -> "Iterator[VideoFrame | None]":
     """Yields the frames of packets in the order in which they are shown; None for a packet that is damaged."""
     cut = set[int | None]()  # time stamps of packets that lack bytes: not every decoder notices
     for packet in packets:
