@@ -14,6 +14,7 @@ from clipseg_cli.errors import NoInputError, TooManyErrors, UsageError
 from clipseg_cli.inputs import names
 from clipseg_cli.inputs.source import Source, identify, readable
 from clipseg_cli.model import registry
+from clipseg_cli.outputs import films
 from clipseg_cli.outputs.ledger import Ledger
 from clipseg_cli.outputs.manifest import RUN
 from clipseg_cli.outputs.record import Record
@@ -28,6 +29,7 @@ from clipseg_cli.run.query.exemplars import visual_prompt
 from clipseg_cli.run.request import Request
 from clipseg_cli.run.summary import Summary
 from clipseg_cli.settings.inputs import InputOptions
+from clipseg_cli.settings.outputs import complete
 from clipseg_cli.storage import store
 
 WHOLE = InputOptions().shard
@@ -86,7 +88,7 @@ def _located(request: Request) -> registry.Checkpoint:
 def _described(request: Request) -> tuple[registry.Checkpoint, pipeline.Job, dict[str, Any]]:
     """Returns the model's files, what to do with each image, and the content of run.json."""
     checkpoint = _located(request)
-    job = work.make_job(request, checkpoint, request.output.formats or ("mask", "overlay"))
+    job = work.make_job(request, checkpoint, complete(request.output.formats))
     return checkpoint, job, run_file.describe(request, job, checkpoint)
 
 
@@ -122,7 +124,10 @@ def _to_folder(
         ledger.close()
     if not ended or "workers_died" in document or not run_file.holds(out, begun):
         store.sweep(out)
-    per_run.assemble(out, job.plan.formats, [prompt.label for prompt in job.plan.prompts], fsync)
+    labels = tuple(prompt.label for prompt in job.plan.prompts)
+    per_run.assemble(out, job.plan.formats, labels, fsync)
+    feather, export = job.plan.masks.clean.feather, job.plan.export
+    films.assemble(films.Plan(out, job.plan.formats, labels, export, feather, "", job.decoding, fsync))
     summary.seconds = time.monotonic() - started
     store.write(out / RUN, run_file.to_json(document | run_file.ending(summary)), fsync)
 

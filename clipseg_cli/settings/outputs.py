@@ -20,7 +20,9 @@ Format = Literal[
     "labelme",
     "svg",
     "webdataset",
+    "video",
 ]
+Codec = Literal["ffv1", "h264", "vp9", "prores"]
 # The file or folder of each format at the top of the output folder. A run never reads these as inputs.
 TOP_NAMES: dict[Format, str] = {
     "mask": "masks",
@@ -36,7 +38,9 @@ TOP_NAMES: dict[Format, str] = {
     "labelme": "labelme",
     "svg": "svg",
     "webdataset": "webdataset",
+    "video": "videos",
 }
+FILMED: tuple[Format, ...] = ("mask", "cutout", "overlay")  # formats that become videos with -f video
 FORMATS = tuple(TOP_NAMES)
 Print = Literal["paths", "none"]
 
@@ -47,6 +51,14 @@ def _formats(text: str) -> tuple[str, ...]:
         if name not in FORMATS:
             raise UsageError(f"--format {name}: no such format; choose from {', '.join(FORMATS)}")
     return names
+
+
+def complete(formats: tuple[Format, ...]) -> tuple[Format, ...]:
+    """Returns the formats that a run writes. Masks and overlays are written if nothing else is named.
+
+    `video` alone means both of them as videos.
+    """
+    return formats if formats and formats != ("video",) else ("mask", "overlay", *formats)
 
 
 def _colour(text: str) -> tuple[int, int, int]:
@@ -79,6 +91,14 @@ class ExportOptions:
             parse=_colour,
             spell=lambda colour: "#{:02x}{:02x}{:02x}".format(*colour),
             default="transparent",
+        ),
+    ] = None
+    codec: Annotated[
+        Codec | None,
+        Flag(
+            "Codec of the videos of -f video: ffv1 is lossless, h264 plays everywhere, vp9 and prores also hold the "
+            "transparency of cutouts.",
+            default="ffv1 for masks, h264 for overlays, prores for cutouts",
         ),
     ] = None
 

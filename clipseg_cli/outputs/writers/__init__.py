@@ -6,7 +6,7 @@ The keys of WRITERS are the choices of `--format`.
 from collections.abc import Callable, Iterator, Sequence
 
 from clipseg_cli.errors import UsageError
-from clipseg_cli.outputs.writers import annotations, pixels, raster, webdataset
+from clipseg_cli.outputs.writers import annotations, pixels, raster, video, webdataset
 from clipseg_cli.outputs.writers.result import File, Result
 from clipseg_cli.settings.masks import Mode
 from clipseg_cli.settings.outputs import Format
@@ -65,6 +65,7 @@ WRITERS: dict[Format, Writer] = {
     "labelme": annotations.labelme,
     "svg": annotations.svg,
     "webdataset": webdataset.webdataset,
+    "video": video.fragments,
 }
 
 
