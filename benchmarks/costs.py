@@ -176,9 +176,20 @@ def pipeline_run(sources: Sequence[Source], segmenter: "Segmenter", out: Path) -
 def example_record(source: Source) -> Record:
     """Returns a record of an image with one mask and an overlay."""
     path, overlay = f"masks/a-red-circle/{source.output}.png", f"overlays/{source.output}.jpg"
-    mask = Mask(PROMPT, PROMPT, 0.5, 0.9321, 0.1234, 10233, 0.033311, (12, 40, 200, 310), 0.8765, path)
+    mask = Mask(
+        PROMPT, PROMPT, 0.5, 0.9321, 0.1234, 10233, 0.033311, (12, 40, 200, 310), 0.8765, files=(("mask", path),)
+    )
     sizes = ((path, 4321), (overlay, 87654))
-    record = Record(source.name, 640, 480, "JPEG", masks=(mask,), overlay=overlay, outputs=sizes)
+    record = Record(
+        source.name,
+        640,
+        480,
+        "JPEG",
+        masks=(mask,),
+        files=(("overlay", overlay),),
+        formats=("mask", "overlay"),
+        outputs=sizes,
+    )
     return replace(record, identity=[123456, 1_790_000_000_000_000_000])
 
 

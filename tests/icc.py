@@ -47,7 +47,7 @@ def in_srgb(pixels: np.ndarray, name: str) -> np.ndarray:
     return encoded(light @ (np.linalg.inv(matrix("sRGB")) @ matrix(name)).T)
 
 
-def profile(name: str, version: int = 2) -> bytes:
+def profile(name: str, version: int = 2, more: dict[bytes, bytes] | None = None) -> bytes:
     """Returns the matrix profile of a space of SPACES, of version 2 (a curve of points) or 4 (a parametric one)."""
     gamma = SPACES[name][4]
     if version == 4:
@@ -61,7 +61,9 @@ def profile(name: str, version: int = 2) -> bytes:
         curve = b"curv" + bytes(4) + struct.pack(">I", len(points)) + points.tobytes()
     columns = zip((b"rXYZ", b"gXYZ", b"bXYZ"), matrix(name).T, strict=True)
     tags = {b"wtpt": _xyz(D50)} | {tag: _xyz(column) for tag, column in columns}
-    return assembled(name, b"RGB XYZ ", tags | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve), version)
+    return assembled(
+        name, b"RGB XYZ ", tags | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve) | (more or {}), version
+    )
 
 
 def grey_profile(gamma: float) -> bytes:

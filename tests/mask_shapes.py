@@ -16,7 +16,7 @@ from scipy import ndimage
 from clipseg_cli.outputs.writers import WRITERS, per_run
 from clipseg_cli.outputs.writers.result import Result
 from clipseg_cli.settings.outputs import ExportOptions
-from pictures import picture
+from pictures import SCHEMA, picture
 
 ODD_LABELS = ("new\nline", "tab\t\x7f\x85\u2028", "b\udcff", "Größe 🚲", "\\U00000041: {x}", "- 'no'", "\ufeff#")
 
@@ -76,8 +76,8 @@ def assemble(out: Path, form: Any, images: dict[str, Result]) -> Path:
             (out / path).parent.mkdir(parents=True, exist_ok=True)
             (out / path).write_bytes(data)
         named, sizes = per_run.READ_FROM.get(form, next(iter(files))), {path: len(data) for path, data in files.items()}
-        lines.append(json.dumps({"v": 1, "image": f"imgs/{stem}.jpg", form: named}) + "\n")
-        journal.append(json.dumps({"image": f"imgs/{stem}.jpg", "output": stem, "outputs": sizes}) + "\n")
+        lines.append(json.dumps(SCHEMA | {"image": f"imgs/{stem}.jpg", "files": {form: named}}) + "\n")
+        journal.append(json.dumps(SCHEMA | {"image": f"imgs/{stem}.jpg", "output": stem, "outputs": sizes}) + "\n")
     (out / "manifest.jsonl").write_text("".join(reversed(lines)))  # images finish in any order
     (out / ".clipseg-journal.jsonl").write_text("".join(journal))
     per_run.assemble(out, (form,), next(iter(images.values())).labels)

@@ -13,6 +13,12 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "samples"
 
+SCHEMA: dict[str, Any] = {  # the keys of a record in a manifest
+    "v": 2, "image": "", "image_b64": "", "status": "ok", "width": 0, "height": 0, "orientation": 1, "format": "",
+    "frames": 1, "frame": 0, "time": 0.0, "masks": [], "files": {}, "notes": "",
+    "error": {"class": "", "stage": "", "message": ""},
+}  # fmt: skip
+
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 Program = Callable[..., subprocess.CompletedProcess[str]]
 

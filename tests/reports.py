@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pictures import picture, save, until
+from pictures import SCHEMA, picture, save, until
 
 DRAWN = """(all => all.length > 0 && all.every(each => each.dataset.drawn == each.token))
     ([...document.querySelectorAll('.card canvas')])"""
@@ -38,7 +38,7 @@ def chunks_of(folder: Path) -> list[list[dict[str, Any]]]:
 def forged(name: str, labels: list[str]) -> dict[str, Any]:
     """A manifest's record of an image that is gone."""
     masks = [{"label": label, "threshold": 0.3, "presence": 0.5, "area_frac": 0.1, "path": None} for label in labels]
-    return {"v": 1, "image": name, "status": "ok", "width": 4, "height": 3, "masks": masks}
+    return SCHEMA | {"image": name, "status": "ok", "width": 4, "height": 3, "masks": masks}
 
 
 def forge(run: Path, count: int) -> None:

@@ -75,7 +75,7 @@ def _next(summary: "Summary", out: str, single: bool, again: str, report: str) -
 
 def line(record: "Record") -> str:
     """Returns one line of --verbose about an image that was segmented: each label's share of it and presence score."""
-    masks = record.document().get("masks", ())
+    masks = record.document()["masks"]
     each = [f"{mask['label']} {share(mask['area_frac'])} (presence {mask['presence']:.2f})" for mask in masks]
     before = " (before)" if record.kept is not None else ""
     return escape(f"{record.shown}{before}: {', '.join(each)}")

@@ -114,7 +114,7 @@ def _show_overlay(out: "AnyPath", record: "Record") -> None:
     from clipseg_cli.storage.paths import escape
 
     document = record.document()
-    overlay = document.get("overlay")
+    overlay = document["files"].get("overlay")
     if not overlay:
         return
     try:
@@ -187,8 +187,8 @@ def _emitter(options: PrintOptions, out: str, single: bool) -> Callable[["Record
 
     def paths(record: "Record") -> None:
         document = record.document()
-        for mask in document.get("masks", ()):
-            if path := mask["path"] or mask.get("soft") or document.get("overlay"):
+        for mask in document["masks"]:
+            if path := mask["path"] or mask.get("soft") or document["files"].get("overlay"):
                 say_path(os.path.join(out, path))
 
     wanted = options.print_ == "paths" or (options.print_ is None and not streams.stdout_is_terminal())

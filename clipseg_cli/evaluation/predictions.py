@@ -174,7 +174,7 @@ def _from_record(out: Path, record: dict[str, Any]) -> ImagePredictions:
                 mask["area"] == 0,
             )
         )
-    if "frame" in record:
+    if record["frame"]:
         stems.append(f"{stem}/{record['frame']:06}")
         return ImagePredictions(tuple(dict.fromkeys(stems)), tuple(predictions))
     shared = stem != name and any(each.rpartition("/")[2] == name.rpartition("/")[2] for each in stems)

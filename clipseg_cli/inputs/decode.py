@@ -2,7 +2,7 @@
 
 The kind of a file is decided by its first bytes, never by its extension; `kinds.KINDS` names the decoder of each
 kind. Together they read what cameras, phones, browsers, scanners, microscopes and satellites write. `colour` describes
-how pixels that are not 8-bit RGB are converted. An EXIF orientation of 1-8 is applied; any other value counts as 1,
+how pixels that are not 8-bit sRGB are converted. An EXIF orientation of 1-8 is applied; any other value counts as 1,
 with a note. Of a file with several frames, the frame that the source names is decoded, otherwise the first.
 """
 

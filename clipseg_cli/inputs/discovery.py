@@ -3,7 +3,8 @@
 No pixel is decoded here. A path that cannot be used becomes a `Source` with an `error`, so that it gets a record.
 
     - Files and lists are taken as named; folders are walked: entries sorted by name, one folder in memory at a time.
-    - A walk takes the extensions in `kinds.EXTENSIONS`, and files without any extension that begin like an image.
+    - A walk takes the extensions in `kinds.EXTENSIONS`, and other files that begin like an image or a video. Whether
+      one can be read, its decoder says.
     - A walk or a glob never takes a run's own outputs: `search.OUTPUT_NAMES` beside its `run.json`.
     - A file of several frames becomes one source per frame that --frames selects; a video, by default, all its frames.
     - A file's output name depends only on its path and on the files beside it, so that parallel runs agree.

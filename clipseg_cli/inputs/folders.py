@@ -169,5 +169,9 @@ def _head(path: str, size: int) -> bytes:
     """Returns the first `size` bytes of a file, without waiting for the writer of a FIFO. Raises OSError."""
     if is_url(path):
         return buckets.read(path, size)
-    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-        return file.read(size)
+    # without a file object: a walk reads this of every file whose suffix says nothing
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        return os.read(file, size)
+    finally:
+        os.close(file)

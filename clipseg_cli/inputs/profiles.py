@@ -19,6 +19,7 @@ from PIL import ImageCms
 LARGEST = 1 << 24  # bytes of a profile that is used: several times those of presses
 LONGEST_NAME = 60  # characters of a profile's name that a note quotes
 CREATED = struct.pack(">6H", 2000, 1, 1, 0, 0, 0)  # the date in our sRGB profile, in place of the present time
+TAGS, MOST_TAGS = 132, 100  # bytes before the list of tags; how many LittleCMS reads
 STRIP = 1 << 20  # pixels that are converted at once
 # Notes.
 BROKEN = "broken ICC profile ignored"
@@ -114,7 +115,7 @@ def _usable(profile: bytes | None, mode: str, notes: list[str]) -> Conversion | 
 @functools.lru_cache(maxsize=8)
 def _conversion(profile: bytes) -> Conversion:
     """Returns the conversion that a profile describes. Raises what ImageCms raises for a broken profile."""
-    opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    opened = ImageCms.ImageCmsProfile(io.BytesIO(_bounded(profile)))
     space = opened.profile.xcolor_space
     mode = MODES.get(space, "")
     if not mode:
@@ -127,6 +128,18 @@ def _conversion(profile: bytes) -> Conversion:
     if probes is not None and np.abs(_applied(found, probes).astype(int) - _repeated(probes)).max() <= 1:
         return replace(found, transform=None)
     return found
+
+
+def _bounded(profile: bytes) -> bytes:
+    """Returns a profile without its tags of processing elements (D2B0, B2D0), which double other tags in floats.
+
+    In 64 KB such a tag can ask for a minute of work. Its other tags take a time that the size of the profile bounds.
+    """
+    content = bytearray(profile)
+    for at in range(TAGS, TAGS + 12 * min(int.from_bytes(content[TAGS - 4 : TAGS], "big"), MOST_TAGS), 12):
+        if profile[at : at + 3] in (b"D2B", b"B2D"):
+            content[at : at + 1] = b"x"  # the name of no tag
+    return bytes(content)
 
 
 def _name(opened: ImageCms.ImageCmsProfile) -> str:

@@ -28,17 +28,17 @@ class Source:
 
 
 def key(name: str, frame: int | None) -> str:
-    """Returns what tells an image from all others of a run: its name and, of a frame of a file, the frame's number.
+    """Returns what tells an image from all others of a run: its name and, after the first frame, the frame's number.
 
     Keys sort by name, then by number. `readable` makes them fit to be shown.
     """
-    return name if frame is None else f"{name}\0{frame:09}"  # no name contains a NUL
+    return name if not frame else f"{name}\0{frame:09}"  # no file's name contains a NUL
 
 
 def readable(key: str) -> str:
     """Returns a key as it is shown: `clip.mp4#12` for frame 12 of clip.mp4."""
-    name, nul, number = key.partition("\0")
-    return f"{name}#{int(number)}" if nul else name
+    name, _, number = key.rpartition("\0")
+    return f"{name}#{int(number)}" if name and len(number) >= 9 and number.isdecimal() else key
 
 
 def identify(source: Source, checksum: bool) -> list[int | str]:

@@ -219,7 +219,7 @@ class Scored:
     score: float  # maximum probability
     mean: float  # mean probability
     presence: float  # rounded to 4 digits, as in the record, so that a later run makes the same decision
-    similarity: float | None = None  # cosine similarity of the image's and the prompt's embedding
+    similarity: float = 0.0  # cosine similarity of the image's and the prompt's embedding; 0 unless requested
 
 
 def presence(logits: NDArray[np.float32], share: float = PRESENCE_SHARE) -> float:

@@ -9,11 +9,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Self
 
-from clipseg_cli.errors import OutputError
 from clipseg_cli.inputs import names
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.outputs.manifest import CLAIMS, JOURNAL, MANIFEST, latest_lines
-from clipseg_cli.outputs.record import VERSION, Identity, Record, dumps, key_of, parsed
+from clipseg_cli.outputs.record import Identity, Record, dumps, key_of, parsed
 from clipseg_cli.storage import store
 from clipseg_cli.storage.buckets import Url
 from clipseg_cli.storage.lines import Line, Lines, open_lines
@@ -48,18 +47,13 @@ class Ledger:
         self.journal.__enter__()
         for line in self.manifest:
             document = parsed(line)
-            if document.get("v", VERSION) != VERSION:
-                raise OutputError(
-                    f"{self.out / MANIFEST} was written by another version of clipseg (schema {document['v']}): "
-                    "choose another --out, or use --overwrite"
-                )
             key = key_of(document) if "image" in document else None
             self.untidy |= key is None or key in self.known
             if key is not None:
                 self.known[key] = line
         for line in self.journal:
             document = parsed(line)
-            if {"image", "input", "outputs"} <= document.keys():
+            if {"image", "image_b64", "frame", "input", "outputs"} <= document.keys():
                 key = key_of(document)
                 self.proofs[key] = document["input"], document["outputs"]
                 self.owners.setdefault(hash(document.get("output")), hash(key))

@@ -68,9 +68,9 @@ def point(out: AnyPath, key: str, paths: dict[str, str], fsync: bool) -> None:
     def pointed(line: bytes) -> bytes:
         document = parsed(line)
         path = paths.get(key_of(document))
-        if document.get(key) in (None, path):
+        if path is None or document["files"].get(key) in (None, "", path):
             return line
-        return (dumps(document | {key: path}) + "\n").encode()
+        return (dumps(document | {"files": document["files"] | {key: path}}) + "\n").encode()
 
     documents_at = open_lines(out / MANIFEST, fsync)
     documents_at.rewrite(lambda lines: [pointed(line) for line in latest_lines(lines)])

@@ -1,15 +1,22 @@
-"""The record of one image, or of one frame of a file: its masks, or the error that it failed with. Schema version 1."""
+"""The record of one image, or of one frame of a file: its masks, or the error that it failed with.
+
+As JSON, every record has the same keys, each with one type, and no null, so that data frames read a manifest with their
+default settings. `record.schema.json` in this folder is its JSON Schema, version 2.
+"""
 
 import base64
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from clipseg_cli.errors import ImageError
+from clipseg_cli.errors import ImageError, OutputError
 from clipseg_cli.inputs.source import Source, key, readable
 
-VERSION = 1
+VERSION = 2
+# Formats whose files show one label: the key of their path in the JSON of a mask. Other paths are in `files`.
+PER_LABEL = {"mask": "path", "soft": "soft", "soft16": "soft16", "cutout": "cutout"}
 
 # JSON does not escape these characters, but many readers treat them as line ends
 _LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
@@ -28,12 +35,29 @@ class Mask:
     mean: float  # the soft map's mean
     area: int
     area_frac: float
-    bbox: tuple[int, int, int, int] | None  # x, y, width, height in pixels; None for an empty mask
+    bbox: tuple[int, int, int, int]  # x, y, width, height in pixels; zeros for an empty mask
     presence: float  # presence score: see `soft_maps.presence`
-    path: str | None = None  # of the mask file, relative to the output folder
-    soft: str | None = None  # of the soft map file, likewise
-    similarity: float | None = None  # cosine similarity of image and prompt embeddings; None unless requested
-    files: tuple[tuple[str, str], ...] = ()  # (format, path) of the label's other files
+    similarity: float = 0.0  # cosine similarity of image and prompt embeddings; 0 unless requested
+    refined: bool = False  # by --refine
+    files: tuple[tuple[str, str], ...] = ()  # (format, path relative to the output folder) of the label's files
+
+    def document(self, formats: Sequence[str]) -> dict[str, Any]:
+        """Returns the mask as JSON types, with a path for each of `formats` that shows one label."""
+        files = dict(self.files)
+        return {
+            "label": self.label,
+            "prompt": self.prompt,
+            "threshold": float(self.threshold),
+            "score": round(float(self.score), 4),
+            "mean": round(float(self.mean), 4),
+            "presence": float(self.presence),
+            "similarity": round(float(self.similarity), 4),
+            "area": self.area,
+            "area_frac": round(float(self.area_frac), 6),
+            "bbox": list(self.bbox),
+            "refined": self.refined,
+            "path": files.get("mask", ""),
+        } | {key: files.get(form, "") for form, key in PER_LABEL.items() if form in formats and form != "mask"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +67,10 @@ class Record:
     image: str  # path as the operating system gives it; bytes that are not UTF-8 are surrogates
     width: int = 0
     height: int = 0
-    format: str | None = None  # detected from the content, not from the extension
-    frames: int = 1
+    format: str = ""  # detected from the content, not from the extension
+    frames: int = 1  # of a file that was taken as one image: how many it holds
     masks: tuple[Mask, ...] = ()
-    overlay: str | None = None
-    files: tuple[tuple[str, str], ...] = ()  # (format, path) of the image's other files
+    files: tuple[tuple[str, str], ...] = ()  # (format, path relative to the output folder) of the image's files
     notes: tuple[str, ...] = ()
     error: ImageError | None = None
     identity: Identity | None = None  # of the input file
@@ -55,6 +78,8 @@ class Record:
     outputs: tuple[tuple[str, int], ...] = ()  # (path relative to the output folder, size in bytes)
     frame: int | None = None  # the number of the frame in its file, from 0; None: the file was taken as one image
     time: float = 0.0  # of the frame, in seconds
+    orientation: int = 1  # the EXIF orientation that was applied
+    formats: tuple[str, ...] = ()  # of the run: each has a path in the JSON
     kept: dict[str, Any] | None = None  # the JSON document of another run, if the image was skipped
 
     @classmethod
@@ -65,14 +90,18 @@ class Record:
     @classmethod
     def kept_from(cls, document: dict[str, Any]) -> Self:
         """Returns the record that another run has written."""
-        told = document.get("error")
-        error = None if told is None else ImageError(told["class"], told["stage"], told["message"])
-        frame, time = document.get("frame"), document.get("time", 0.0)
+        told = document["error"]
+        error = ImageError(told["class"], told["stage"], told["message"]) if told["class"] else None
+        frame, time = document["frame"], document["time"]
         return cls(image_name(document), frame=frame, time=time, error=error, kept=document)
 
     def failed(self, error: ImageError) -> "Record":
         """Returns the record of the same image with an error in place of its result."""
         return Record(self.image, frame=self.frame, time=self.time, error=error)
+
+    def of_run(self, formats: Sequence[str]) -> "Record":
+        """Returns the record as one of a run with these formats."""
+        return replace(self, formats=tuple(formats))
 
     @property
     def key(self) -> str:
@@ -81,7 +110,7 @@ class Record:
 
     @property
     def shown(self) -> str:
-        """The image's name as it is shown: its path, or `clip.mp4#12` for a frame."""
+        """The image's name as it is shown: its path, with `#12` for frame 12 of a file."""
         return readable(self.key)
 
     @property
@@ -95,71 +124,60 @@ class Record:
         return max((mask.presence for mask in self.masks), default=0.0)
 
     def document(self) -> dict[str, Any]:
-        """Returns the record as JSON types. A name that is not UTF-8 is also in `image_b64`, byte for byte."""
+        """Returns the record as JSON types: the same keys whatever the result.
+
+        Keys that do not apply hold 0, "" or an empty list. A name that is not UTF-8 is also in `image_b64`, byte for
+        byte.
+        """
         if self.kept is not None:
             return self.kept
         name = readable_name(self.image)
-        document: dict[str, Any] = {"v": VERSION, "image": name}
-        if name != self.image:
-            document["image_b64"] = base64.b64encode(os.fsencode(self.image)).decode("ascii")
-        if self.frame is not None:
-            document |= {"frame": self.frame, "time": self.time}
-        document["status"] = "ok" if self.ok else "failed"
-        if self.error is not None:
-            message = str(self.error).encode("utf-8", "backslashreplace").decode("utf-8")
-            document["error"] = {"class": self.error.kind, "stage": self.error.stage, "message": message}
-            return document
-        document |= {"width": self.width, "height": self.height, "format": self.format}
-        if self.frames > 1:
-            document["frames"] = self.frames
-        document["masks"] = [_mask(mask) for mask in self.masks]
-        if self.overlay is not None:
-            document["overlay"] = self.overlay
-        document |= dict(self.files)
-        if self.notes:
-            document["notes"] = list(self.notes)
-        return document
+        raw = base64.b64encode(os.fsencode(self.image)).decode("ascii") if name != self.image else ""
+        told = ("", "", "") if self.error is None else (self.error.kind, self.error.stage, readable_text(self.error))
+        files = dict(self.files)
+        return {
+            "v": VERSION,
+            "image": name,
+            "image_b64": raw,
+            "status": "ok" if self.ok else "failed",
+            "width": self.width,
+            "height": self.height,
+            "orientation": self.orientation,
+            "format": self.format,
+            "frames": self.frames,
+            "frame": self.frame or 0,
+            "time": float(self.time),
+            "masks": [mask.document(self.formats) for mask in self.masks],
+            "files": {form: files.get(form, "") for form in self.formats if form not in PER_LABEL},
+            "notes": "; ".join(self.notes),
+            "error": dict(zip(("class", "stage", "message"), told, strict=True)),
+        }
 
     def line(self) -> str:
         """Returns the record as one line of JSON, without the line end."""
         return dumps(self.document())
 
 
-def _mask(mask: Mask) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        "label": mask.label,
-        "prompt": mask.prompt,
-        "threshold": mask.threshold,
-        "score": round(mask.score, 4),
-        "mean": round(mask.mean, 4),
-        "presence": mask.presence,
-        "area": mask.area,
-        "area_frac": round(mask.area_frac, 6),
-        "bbox": None if mask.bbox is None else list(mask.bbox),
-        "path": mask.path,
-    }
-    if mask.soft is not None:
-        document["soft"] = mask.soft
-    if mask.similarity is not None:
-        document["similarity"] = round(mask.similarity, 4)
-    return document | dict(mask.files)
-
-
 def image_name(document: dict[str, Any]) -> str:
     """Returns the name of a record's image as the operating system gives it."""
-    if "image_b64" in document:
+    if document["image_b64"]:
         return os.fsdecode(base64.b64decode(document["image_b64"]))
     return str(document["image"])
 
 
 def key_of(document: dict[str, Any]) -> str:
     """Returns the key of a record: see `source.key`."""
-    return key(image_name(document), document.get("frame"))
+    return key(image_name(document), document["frame"])
 
 
 def readable_name(name: str) -> str:
     """Returns a name or a key as valid Unicode: bytes that are not UTF-8 become escapes like `\\xff`."""
     return os.fsencode(readable(name)).decode("utf-8", "backslashreplace")
+
+
+def readable_text(text: object) -> str:
+    """Returns a text as valid Unicode: bytes that are not UTF-8 become escapes."""
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def dumps(document: dict[str, Any]) -> str:
@@ -168,9 +186,19 @@ def dumps(document: dict[str, Any]) -> str:
 
 
 def parsed(line: bytes) -> dict[str, Any]:
-    """Returns the JSON object on a line; an empty one if the line holds anything else, for example after a bad edit."""
+    """Returns the JSON object on a line; an empty one if the line holds anything else, for example after a bad edit.
+
+    Raises OutputError for a record of another schema.
+    """
     try:
         document = json.loads(line)
     except ValueError:
         return {}
-    return document if isinstance(document, dict) else {}
+    if not isinstance(document, dict):
+        return {}
+    if document.get("v", VERSION) != VERSION:
+        raise OutputError(
+            f"the manifest was written by another version of clipseg (schema {document['v']}, not {VERSION}): "
+            "run it again in another folder, or with --overwrite"
+        )
+    return document

@@ -68,7 +68,7 @@ def read_run(folder: AnyPath, records: manifest.Index) -> Run:
         if record["status"] == "ok":
             run.done += 1
             run.labels = run.labels or [mask["label"] for mask in record["masks"]]
-            run.soft = run.soft or any(form in mask for mask in record["masks"] for form in SOFT_FORMATS)
+            run.soft = run.soft or any(mask.get(form) for mask in record["masks"] for form in SOFT_FORMATS)
     return run
 
 
@@ -101,7 +101,7 @@ def image(records: Sequence[Record | None], runs: Sequence[Run], look: Look) -> 
     if photo is None:
         photo = np.full((height, width, 3), 128, np.uint8)
     row: dict[str, Any] = {"name": readable_name(key_of(record))}
-    row |= {"b64": record["image_b64"]} if "image_b64" in record else {}
+    row |= {"b64": record["image_b64"]} if record["image_b64"] else {}
     pixels: dict[str, Any] = {"thumb": _data_url("jpeg", raster.jpeg(drawing.fitted(photo, look.side)))}
     pixels |= {"size": [width, height], "photo": None if missing else _url(path, look)}
     sides = [None if each is None else _side(each, run, look) for each, run in zip(records, runs, strict=True)]
@@ -136,7 +136,7 @@ def _side(record: Record, run: Run, look: Look) -> _Side:
             for values in (*row.values(), *pixels.values(), side.own, side.places):
                 values.append(None)
             continue
-        soft = next((mask[form] for form in SOFT_FORMATS if form in mask), None)
+        soft = next(filter(None, (mask.get(form) for form in SOFT_FORMATS)), None)
         grey = _grey(run.folder, soft or mask["path"])
         own = _own(record, mask, run, grey, soft is not None) if run.options or look.compare else None
         side.own.append(own)
@@ -212,7 +212,7 @@ def _photo(record: Record, run: Run) -> tuple[NDArray[np.uint8] | None, str]:
         try:
             path = name if paths.is_url(name) else os.path.join(base, name)
             pixels = decode.load(
-                Source(path, name, "", frame=record.get("frame")), DecodeOptions(max_pixels=4 * MAX_PIXELS)
+                Source(path, name, "", frame=record["frame"] or None), DecodeOptions(max_pixels=4 * MAX_PIXELS)
             ).pixels
         except ImageError:
             continue

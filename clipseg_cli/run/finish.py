@@ -27,8 +27,8 @@ from clipseg_cli.settings.masks import MaskOptions
 from clipseg_cli.settings.outputs import ExportOptions, Format
 from clipseg_cli.storage import store
 
+NOWHERE = (0, 0, 0, 0)  # the box of an empty mask
 Write = Callable[[str, bytes], None]  # writes bytes to a path in the output folder; raises OutputError or ImageError
-NAMED = ("mask", "soft", "overlay")  # formats whose paths have their own keys in a record
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +72,11 @@ def finish(
             return blank.failed(ImageError("out_of_memory", "mask", "not enough memory for its masks"))
         return blank.failed(ImageError("internal", "mask", f"{type(error).__name__}: {error}"))
 
-    def others(of: int | None) -> tuple[tuple[str, str], ...]:
-        return tuple((form, path) for (form, index), path in paths.items() if index == of and form not in NAMED)
+    def files(of: int | None) -> tuple[tuple[str, str], ...]:
+        return tuple((form, path) for (form, index), path in paths.items() if index == of)
 
-    located = tuple(
-        replace(mask, path=paths.get(("mask", index)), soft=paths.get(("soft", index)), files=others(index))
-        for index, mask in enumerate(masks)
-    )
-    overlay = paths.get(("overlay", None))
-    return replace(blank, masks=located, overlay=overlay, files=others(None), output=stem, outputs=tuple(outputs))
+    located = tuple(replace(mask, files=files(index)) for index, mask in enumerate(masks))
+    return replace(blank, masks=located, files=files(None), output=stem, outputs=tuple(outputs))
 
 
 def _masks(of: Record, photo: Photo, maps: Iterable[soft_maps.Scored], plan: MaskPlan) -> tuple[Result, list[Mask]]:
@@ -98,8 +94,9 @@ def _masks(of: Record, photo: Photo, maps: Iterable[soft_maps.Scored], plan: Mas
             softs.append(scored.map.soft())
         if "soft16" in formats:
             fines.append(scored.map.soft16())
-        blank = Mask(prompt.label, prompt.text, at, scored.score, scored.mean, 0, 0.0, None, scored.presence)
-        blanks.append(replace(blank, similarity=scored.similarity))
+        refined = present and options.clean.refine != "none"
+        blank = Mask(prompt.label, prompt.text, at, scored.score, scored.mean, 0, 0.0, NOWHERE, scored.presence)
+        blanks.append(replace(blank, similarity=scored.similarity, refined=refined))
     if options.mode == "labels":
         masks = _split(soft_maps.compete(softs, masks, options.background), len(masks))
     masks = [cleanup.clean(mask, options.clean) for mask in masks]
@@ -130,7 +127,7 @@ def _masks(of: Record, photo: Photo, maps: Iterable[soft_maps.Scored], plan: Mas
 
 def _measured(blank: Mask, mask: NDArray[np.uint8]) -> Mask:
     area = int(np.count_nonzero(mask))
-    return replace(blank, area=area, area_frac=area / mask.size, bbox=soft_maps.bbox(mask))
+    return replace(blank, area=area, area_frac=area / mask.size, bbox=soft_maps.bbox(mask) or NOWHERE)
 
 
 def _split(index: NDArray[np.uint8], count: int) -> list[NDArray[np.uint8]]:

@@ -301,7 +301,7 @@ def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Wri
         for label, rule in zip(soft_maps.combine(logits, job.rules, job.texts), job.rules, strict=True):
             probability = soft_maps.sigmoid(label)
             large = soft_maps.LogitMap(label, (height, width))
-            alike = None if similarity is None or not isinstance(rule, int) else float(similarity[rule])
+            alike = 0.0 if similarity is None or not isinstance(rule, int) else float(similarity[rule])
             presence = round(soft_maps.presence(label), 4)
             yield soft_maps.Scored(large, float(probability.max()), float(probability.mean()), presence, alike)
 

@@ -25,11 +25,11 @@ from clipseg_cli.inputs.frames import FrameReader
 from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.masks.refine import REFINEMENTS
-from clipseg_cli.outputs import films, manifest
+from clipseg_cli.outputs import films, manifest, writers
 from clipseg_cli.outputs.ledger import Ledger
 from clipseg_cli.outputs.manifest import MANIFEST, RUN
 from clipseg_cli.outputs.record import Identity, Record, image_name, key_of
-from clipseg_cli.outputs.writers import check_label_count, one_file, per_run, raster
+from clipseg_cli.outputs.writers import one_file, per_run, raster
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.prompts.thresholds import resolve_thresholds
 from clipseg_cli.run import run_file, sharing
@@ -118,6 +118,7 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
         for record in sharing.shared(
             rows, take, lambda items: filter(None, ahead(pool, again, items, 2 * threads)), note
         ):
+            record = record.of_run(plan.formats)
             ledger.add(record)
             summary.add(record)
             yield record
@@ -175,7 +176,7 @@ def _plan(request: Request, before: dict[str, Any]) -> MaskPlan:
     given = [replace(prompt, threshold=kept.get(prompt.label)) for prompt in known]
     chosen = resolve_thresholds(request.masks.threshold, given, 0.5)
     formats = complete(request.output.formats)
-    check_label_count(len(known), request.masks.mode, formats)
+    writers.check(len(known), request.masks.mode, formats)
     if "soft16" in formats and "soft16" not in before["settings"]["formats"]:
         raise UsageError(f"{request.run} has only 8-bit soft maps: run it again with -f soft16")
     return MaskPlan(tuple(known), chosen, request.masks, formats, request.output.export)
@@ -218,7 +219,7 @@ def _identify(row: Row, run: store.AnyPath, directory: str) -> Identity:
 
 def _stored(row: Row) -> list[str]:
     """Returns the path of each label's soft map in the run, of the finer one if there are two."""
-    return [str(next((mask[form] for form in SOFT if form in mask), None)) for mask in row["masks"]]
+    return [str(next(filter(None, (mask.get(form) for form in SOFT)), None)) for mask in row["masks"]]
 
 
 def _photo(row: Row, directory: str) -> str:
@@ -248,8 +249,8 @@ def _again(
         width=row["width"],
         height=row["height"],
         format=row["format"],
-        frames=row.get("frames", 1),
-        notes=tuple(row.get("notes", ())),
+        frames=row["frames"],
+        notes=tuple(filter(None, row["notes"].split("; "))),
     )
     with contextlib.suppress(OSError):  # a soft map is gone: reading it will say so
         blank = replace(blank, identity=_identify(row, request.run, directory))
@@ -257,7 +258,7 @@ def _again(
 
     @cache
     def photo() -> NDArray[np.uint8]:
-        image = load(Source(_photo(row, directory), before.image, "", frame=before.frame))
+        image = load(Source(_photo(row, directory), before.image, "", frame=before.frame or None))
         if image.pixels.shape[:2] != shape:
             raise ImageError("changed", "load", f"it is not the image of the run ({shape[1]} x {shape[0]} pixels)")
         return image.pixels
@@ -267,7 +268,7 @@ def _again(
     def maps() -> Iterator[soft_maps.Scored]:
         for mask, path in zip(row["masks"], stored, strict=True):
             soft_map = soft_maps.StoredMap(_levels(request.run / path, shape))
-            yield soft_maps.Scored(soft_map, mask["score"], mask["mean"], mask["presence"], mask.get("similarity"))
+            yield soft_maps.Scored(soft_map, mask["score"], mask["mean"], mask["presence"], mask["similarity"])
 
     return finish(blank, _stem(stored[0]), photo, maps(), plan, write)
 

@@ -117,6 +117,7 @@ def _to_folder(
         for record in sharing.shared(
             sources, take, lambda items: work.work(request, checkpoint, job, items, tell, alone), note
         ):
+            record = record.of_run(job.plan.formats)
             ledger.add(record)
             summary.add(record)
             yield record
@@ -184,7 +185,8 @@ def _to_one_file(request: Request, file: OneFile, source: Source, note: Note, su
         store.write(store.as_path(path), data, request.output.fsync)
 
     job, load_model = _single(request, file, note)
-    yield from _counted(pipeline.run([source], job, load_model, write), summary)
+    for record in _counted(pipeline.run([source], job, load_model, write), summary):
+        yield record.of_run(job.plan.formats)
 
 
 def _to_stdout(

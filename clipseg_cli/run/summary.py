@@ -78,8 +78,8 @@ class Summary:
         self.done += 1
         self.before += record.kept is not None
         document = record.document()
-        self.frames_left += document.get("frames", 1) - 1 if record.frame is None else 0
-        for mask in document.get("masks", ()):  # the same digits as those that a resumed run reads
+        self.frames_left += document["frames"] - 1
+        for mask in document["masks"]:  # the same digits as those that a resumed run reads
             label = self.labels.setdefault(mask["label"], Label())
             presence, threshold = mask["presence"], mask["threshold"]
             if mask["area"]:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from clipseg_cli.errors import OutputError, Stage, UsageError
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.model import registry
+from clipseg_cli.outputs import writers
 from clipseg_cli.outputs.manifest import RUN
 from clipseg_cli.outputs.record import Record
-from clipseg_cli.outputs.writers import check_label_count
 from clipseg_cli.prompts.thresholds import resolve_thresholds
 from clipseg_cli.run import pipeline
 from clipseg_cli.run.engines import workers
@@ -36,7 +36,7 @@ def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[F
     """Returns what to do with each image. Raises UsageError; OutputError if the features folder is not writable."""
     query, encode = request.query, request.encode
     chosen = resolve_thresholds(request.masks.threshold, query.prompts, checkpoint.threshold)
-    check_label_count(len(query.prompts), request.masks.mode, formats)
+    writers.check(len(query.prompts), request.masks.mode, formats)
     embedding_file.check(query.saved, checkpoint.weights, request.model.model)
     if encode.features is not None:
         if paths.is_url(encode.features):

@@ -20,6 +20,7 @@ Format = Literal[
     "labelme",
     "svg",
     "webdataset",
+    "parquet",
     "video",
 ]
 Codec = Literal["ffv1", "h264", "vp9", "prores"]
@@ -38,6 +39,7 @@ TOP_NAMES: dict[Format, str] = {
     "labelme": "labelme",
     "svg": "svg",
     "webdataset": "webdataset",
+    "parquet": "manifest.parquet",
     "video": "videos",
 }
 FILMED: tuple[Format, ...] = ("mask", "cutout", "overlay")  # formats that become videos with -f video

@@ -44,7 +44,7 @@ VALUES: dict[type, dict[str, Any]] = {
     InputOptions: {
         "inputs": ("imgs", "a b.jpg"), "files_from": "-", "null": True, "extensions": (".jpg", ".png"),
         "exclude": ("*.tmp", "-x"), "max_depth": 3, "follow": True, "hidden": True, "limit": 7, "shard": (2, 5),
-        "raw": "develop", "max_pixels": 1000,
+        "frames": "1:9:2", "raw": "develop", "max_pixels": 1000,
     },
     OutputOptions: {
         "out": "out", "formats": ("mask", "coco"), "json": True, "print_": "none", "report": True, "preview": True,

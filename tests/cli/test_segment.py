@@ -25,7 +25,7 @@ def test_a_folder_and_a_prompt_give_masks_overlays_and_a_manifest(clipseg: Progr
     assert [row["image"] for row in rows] == [f"imgs/{n}" for n in ("a.jpg", "b.png", "sub/c.jpg", "sub/deep/d.webp")]
     assert done.stdout.splitlines() == [f"clipseg-out/{mask['path']}" for row in rows for mask in row["masks"]]
     for row in rows:
-        assert row["v"] == 1 and row["status"] == "ok"
+        assert row["v"] == 2 and row["status"] == "ok"
         mask = cv2.imread(str(out / row["masks"][0]["path"]), cv2.IMREAD_UNCHANGED)
         assert mask.shape == (row["height"], row["width"]) and set(np.unique(mask)) <= {0, 255}
         disc = cv2.circle(np.zeros_like(mask), (mask.shape[1] // 2, mask.shape[0] // 2), 30, 255, -1)
@@ -34,7 +34,7 @@ def test_a_folder_and_a_prompt_give_masks_overlays_and_a_manifest(clipseg: Progr
         assert first["area"] == np.count_nonzero(mask) and first["label"] == first["prompt"] == "a red circle"
         assert first["area_frac"] == pytest.approx(first["area"] / mask.size, abs=1e-6)
         assert row["masks"][1]["label"] == "sky" and row["masks"][1]["prompt"] == "blue"
-        overlay = cv2.imread(str(out / row["overlay"]))
+        overlay = cv2.imread(str(out / row["files"]["overlay"]))
         assert overlay.shape == (*mask.shape, 3)
     assert (out / "masks/a-red-circle/sub/deep/d.png").is_file() and (out / "masks/sky/a.png").is_file()
     run = json.loads((out / "run.json").read_text())
@@ -119,7 +119,7 @@ def test_names_that_are_no_text_keep_their_bytes(quick_clipseg: Program, imgs: P
     os.rename(os.fsencode(imgs / "a.jpg"), os.fsencode(tmp_path) + b"/imgs/\xff\x1b[31m.jpg")
     done = quick_clipseg("clipseg segment imgs -p circle -o out --limit 9")
     rows = records(tmp_path / "out/manifest.jsonl")
-    assert [base64.b64decode(row["image_b64"]) for row in rows if "image_b64" in row] == [b"imgs/\xff\x1b[31m.jpg"]
+    assert [base64.b64decode(row["image_b64"]) for row in rows if row["image_b64"]] == [b"imgs/\xff\x1b[31m.jpg"]
     assert "\x1b" not in done.stdout + done.stderr
     assert all((tmp_path / line).is_file() for line in done.stdout.splitlines())
 
@@ -180,4 +180,4 @@ def test_files_of_a_photo_that_was_converted_say_that_they_are_srgb(clipseg: Pro
     with Image.open(tmp_path / "wide/yolo/images/wide.jpg") as file:
         assert np.abs(np.asarray(file) - icc.in_srgb(photo, "Display P3").astype(int)).mean() < 3
     (row,) = records(tmp_path / "wide/manifest.jsonl")
-    assert row["notes"] == ["colours converted from Display P3 to sRGB"]
+    assert row["notes"] == "colours converted from Display P3 to sRGB"

@@ -13,8 +13,8 @@ from clipseg_cli.outputs.record import Mask, Record
 from clipseg_cli.run.summary import Summary
 from pictures import Program, Shell, picture, save, save_tiny
 
-CAT = Mask("cat", "a cat", 0.5, 0.9, 0.1, 12, 0.1234, (3, 0, 3, 4), 0.8, "masks/cat/a.png")
-DOG = replace(CAT, label="it's a\x1b dog", area=0, area_frac=0.0, bbox=None, presence=0.42)
+CAT = Mask("cat", "a cat", 0.5, 0.9, 0.1, 12, 0.1234, (3, 0, 3, 4), 0.8, files=(("mask", "masks/cat/a.png"),))
+DOG = replace(CAT, label="it's a\x1b dog", area=0, area_frac=0.0, bbox=(0, 0, 0, 0), presence=0.42)
 
 
 def counted(*masks: Mask) -> Summary:

@@ -19,9 +19,17 @@ from clipseg_cli.settings.run import ConsoleOptions
 from pictures import Shell, picture, save
 
 Captured = pytest.CaptureFixture[str]
-CAT = Mask("cat", "a cat", 0.5, 0.9, 0.1, 12, 0.5, (3, 0, 3, 4), 0.8, "masks/cat/a.png")
-CATS = (CAT, replace(CAT, label="dog", presence=0.3, path=None))
-DONE = Record("a.jpg", 6, 4, masks=CATS, overlay="overlays/a.jpg", outputs=(("overlays/a.jpg", 9),))
+CAT = Mask("cat", "a cat", 0.5, 0.9, 0.1, 12, 0.5, (3, 0, 3, 4), 0.8, files=(("mask", "masks/cat/a.png"),))
+CATS = (CAT, replace(CAT, label="dog", presence=0.3, files=()))
+DONE = Record(
+    "a.jpg",
+    6,
+    4,
+    masks=CATS,
+    files=(("overlay", "overlays/a.jpg"),),
+    outputs=(("overlays/a.jpg", 9),),
+    formats=("mask", "overlay"),
+)
 FAILED = Record("b\n\x1b[31m.jpg", error=ImageError("corrupt", "load", "it is \x1b[31m broken"))
 
 
@@ -143,7 +151,7 @@ def test_a_preview_is_drawn_in_half_blocks(tmp_path: Path, monkeypatch: pytest.M
             screen = Screen()
             monkeypatch.setattr(screen, "isatty", lambda answer=isatty: answer)
             monkeypatch.setattr(sys, "stdout", screen)
-            others = [replace(DONE, overlay=f"overlays/{name}.jpg") for name in ("gone", "cut")]
+            others = [replace(DONE, files=(("overlay", f"overlays/{name}.jpg"),)) for name in ("gone", "cut")]
             present([DONE, FAILED, *others], shown, options, str(tmp_path))
             if isatty:
                 assert_drawn(screen.text(), cv2.imread(str(tmp_path / "overlays/a.jpg")))

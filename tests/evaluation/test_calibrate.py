@@ -14,7 +14,7 @@ from clipseg_cli.evaluation import metrics
 from clipseg_cli.evaluation.calibrate import THRESHOLDS, calibrate
 from clipseg_cli.prompts.text import read_file
 from labelled import grey
-from pictures import SAMPLES, Program
+from pictures import SAMPLES, SCHEMA, Program
 from shapes import queries
 from shapes.scenes import SceneOptions, draw_scene
 
@@ -106,7 +106,7 @@ def run_of(folder: Path, label: str, levels: list[np.ndarray], **prompt: object)
             "path": None,
             "soft": f"soft/x/{number}.png",
         }
-        lines.append(json.dumps({"v": 1, "image": f"{number}.jpg", "status": "ok", "masks": [mask]}))
+        lines.append(json.dumps(SCHEMA | {"image": f"{number}.jpg", "status": "ok", "masks": [mask]}))
     (folder / "manifest.jsonl").write_text("\n".join(lines) + "\n")
     settings = {"prompts": [{"label": label, "text": "a thing", "threshold": 0.5, **prompt}]}
     (folder / "run.json").write_text(json.dumps({"settings": settings}))
@@ -227,7 +227,7 @@ def masks_only(folder: Path) -> Path:
     """Writes a run that kept no soft maps."""
     mask = {"label": "thing", "prompt": "thing", "threshold": 0.5, "area": 1, "path": "masks/thing/0.png"}
     (folder / "hard").mkdir()
-    record = {"v": 1, "image": "0.jpg", "status": "ok", "masks": [mask]}
+    record = SCHEMA | {"image": "0.jpg", "status": "ok", "masks": [mask]}
     (folder / "hard/manifest.jsonl").write_text(json.dumps(record) + "\n")
     shutil.copy(SAMPLES / "masks/a-red-circle/balcony.png", folder / "hard/0.png")
     return folder / "hard"

@@ -14,7 +14,7 @@ import sklearn.metrics
 
 from clipseg_cli.evaluation.evaluate import evaluate
 from labelled import blob, grey, mask_folders, run_lengths
-from pictures import SAMPLES, Program, Shell
+from pictures import SAMPLES, SCHEMA, Program, Shell
 
 RNG = np.random.default_rng(11)
 
@@ -55,8 +55,8 @@ def test_fail_under_and_curves(clipseg: Program, tmp_path: Path) -> None:
             | {"soft": f"soft/{label}/{stem}.png"}
             for label in ("cat", "<dog>")
         ]
-        lines.append(json.dumps({"v": 1, "image": f"x/{stem}.jpg", "status": "ok", "masks": rows}))
-    lines.append(json.dumps({"v": 1, "image": "x/c.jpg", "status": "failed", "error": {"class": "corrupt"}}))
+        lines.append(json.dumps(SCHEMA | {"image": f"x/{stem}.jpg", "status": "ok", "masks": rows}))
+    lines.append(json.dumps(SCHEMA | {"image": "x/c.jpg", "status": "failed", "error": {"class": "corrupt"}}))
     (tmp_path / "out/manifest.jsonl").write_text("\n".join(lines) + "\n")
     clipseg("clipseg eval out gt --fail-under 0.3 --fail-under ap=0.1 --curves curves")
     low = clipseg("clipseg eval out gt --fail-under recall=0.1 --fail-under miou=0.9999", expect=1)

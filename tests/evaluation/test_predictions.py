@@ -10,13 +10,21 @@ from clipseg_cli.errors import NoInputError, UsageError
 from clipseg_cli.evaluation.evaluate import evaluate
 from clipseg_cli.inputs.names import output_names
 from labelled import blob, grey, mask_folders, run_lengths
+from pictures import SCHEMA
 
 RNG = np.random.default_rng(11)
 
 
 def write_record(run: Path, **mask: object) -> None:
     """Writes a manifest with one image, a.jpg, and one mask of the label `cat`."""
-    record = {"v": 1, "image": "a.jpg", "status": "ok", "masks": [{"label": "cat", "prompt": "a cat", **mask}]}
+    record = {
+        "v": 2,
+        "image_b64": "",
+        "frame": 0,
+        "image": "a.jpg",
+        "status": "ok",
+        "masks": [{"label": "cat", "prompt": "a cat", **mask}],
+    }
     run.mkdir(parents=True, exist_ok=True)
     (run / "manifest.jsonl").write_text(json.dumps(record) + "\n")
 
@@ -27,7 +35,7 @@ def test_a_soft_map_is_cut_at_the_threshold_of_its_record(tmp_path: Path) -> Non
     truth = np.array([[0, 0, 0, 255], [255, 0, 255, 0]], np.uint8)
     grey(tmp_path / "out/soft/cat/a.png", levels)
     grey(tmp_path / "gt/a.png", truth)
-    write_record(tmp_path / "out", threshold=0.2, area=3, path=None, soft="soft/cat/a.png")
+    write_record(tmp_path / "out", threshold=0.2, area=3, path="", soft="soft/cat/a.png")
     document = evaluate(tmp_path / "out", tmp_path / "gt").document()
     assert document["precision"] == document["recall"] == 1 and document["threshold"] == 0.2
     assert document["best"]["miou"] == [0.75, 0.2]
@@ -36,9 +44,9 @@ def test_a_soft_map_is_cut_at_the_threshold_of_its_record(tmp_path: Path) -> Non
 def test_a_record_without_a_file_is_an_empty_mask_only_if_its_area_is_zero(tmp_path: Path) -> None:
     """With `--empty skip` an absent object has no file; a run that kept neither mask nor soft map is an error."""
     grey(tmp_path / "gt/a.png", blob(RNG))
-    write_record(tmp_path / "out", threshold=0.5, area=0, path=None)
+    write_record(tmp_path / "out", threshold=0.5, area=0, path="")
     assert evaluate(tmp_path / "out", tmp_path / "gt").document()["recall"] == 0
-    write_record(tmp_path / "out", threshold=0.5, area=9, path=None)
+    write_record(tmp_path / "out", threshold=0.5, area=9, path="")
     with pytest.raises(UsageError, match="neither a mask nor a soft map of 'cat'"):
         evaluate(tmp_path / "out", tmp_path / "gt")
 
@@ -98,9 +106,9 @@ def test_a_manifest_is_read_as_far_as_it_is_valid(tmp_path: Path) -> None:
     write_record(tmp_path / "run", threshold=0.5, area=1, path="masks/cat/a.png")
     manifest = tmp_path / "run/manifest.jsonl"
     valid = manifest.read_text()
-    manifest.write_text(valid + '{"v":1,"image":"b.jp')
+    manifest.write_text(valid + '{"v":2,"image":"b.jp')
     assert evaluate(tmp_path / "run", tmp_path / "gt").document()["precision"] == 1
-    manifest.write_text(valid + '{"v":1,"image":"b.jpg","status":"ok"}\n')
+    manifest.write_text(valid + '{"v":2,"image_b64":"","frame":0,"image":"b.jpg","status":"ok"}\n')
     with pytest.raises(UsageError, match=r"b\.jpg"):
         evaluate(tmp_path / "run", tmp_path / "gt")
 
@@ -130,7 +138,7 @@ def test_images_that_differ_only_in_their_extension_stay_apart(
         path = f"masks/cat/{outputs[name]}.png"
         grey(tmp_path / "out" / path, masks[name])
         mask = {"label": "cat", "prompt": "cat", "threshold": 0.5, "area": 9, "path": path}
-        rows.append(json.dumps({"v": 1, "image": f"imgs/{name}", "status": "ok", "masks": [mask]}) + "\n")
+        rows.append(json.dumps(SCHEMA | {"image": f"imgs/{name}", "status": "ok", "masks": [mask]}) + "\n")
     (tmp_path / "out/manifest.jsonl").write_text("".join(rows))
     if len(images) == 1 and listed == ("a.png",):
         assert evaluate(tmp_path / "out", tmp_path / "gt.json").document()["images"] == 1

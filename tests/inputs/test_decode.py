@@ -41,9 +41,9 @@ def test_lossy_formats_stay_close(form: str, photo: np.ndarray) -> None:
     assert np.abs(image.pixels.astype(int) - photo).mean() < 4
 
 
-@pytest.mark.parametrize("name", ["astronaut.png", "chelsea.png", "retina.jpg", "rocket.jpg", "camera.png"])
+@pytest.mark.parametrize("name", ["astronaut.png", "chelsea.png", "retina.jpg", "camera.png"])
 def test_photos_equal_what_pillow_decodes(name: str) -> None:
-    """For ordinary files `load` returns what Pillow alone returns."""
+    """For ordinary files without a profile `load` returns what Pillow alone returns."""
     image = load(Source(str(PHOTOS / name), name, name))
     with PIL.Image.open(PHOTOS / name) as reference:
         assert np.array_equal(image.pixels, np.array(reference.convert("RGB")))

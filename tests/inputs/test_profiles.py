@@ -1,7 +1,11 @@
 """ICC profiles: pixels become sRGB by what their file says about them."""
 
+import shutil
+import struct
+import subprocess
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -12,7 +16,7 @@ from PIL import ImageCms
 
 import icc
 from clipseg_cli.inputs import profiles
-from image_files import as_rgb, png, read, saved
+from image_files import PHOTOS, as_rgb, png, read, saved
 
 WIDE = ("Display P3", "Adobe RGB (1998)", "ProPhoto RGB", "Rec. 2020")
 GRID = np.stack(np.meshgrid(*[np.arange(0, 256, 15, dtype=np.uint8)] * 3), axis=-1).reshape(18, -1, 3)
@@ -32,6 +36,17 @@ def test_matrix_profiles_are_applied_as_they_are_defined(name: str, version: int
     apart = np.abs(seen - icc.in_srgb(GRID, name))
     assert apart.max() <= 2 and apart.mean() < 0.3
     assert notes == [note(name)]
+
+
+def test_a_real_photo_in_adobe_rgb_has_the_colours_of_its_definition() -> None:
+    """NASA's photo of a rocket: within 2 levels of the float64 definition, up to 79 from the stored values."""
+    image = read((PHOTOS / "rocket.jpg").read_bytes())
+    with PIL.Image.open(PHOTOS / "rocket.jpg") as file:
+        stored = np.array(file.convert("RGB"))
+    right = icc.in_srgb(stored, "Adobe RGB (1998)").astype(int)
+    assert np.abs(image.pixels - right).max() <= 2
+    assert np.abs(right - stored).max() > 30
+    assert image.notes == (note("Adobe RGB (1998)"),)
 
 
 def test_every_format_that_embeds_a_profile_is_converted(photo: np.ndarray) -> None:
@@ -135,6 +150,88 @@ def test_a_png_with_a_damaged_or_endless_profile_loads(photo: np.ndarray) -> Non
         assert len(image.notes) == 1 and "ICC profile" in image.notes[0]
 
 
+def cicp(*codes: int) -> tuple[bytes, bytes]:
+    """Returns the chunk of a PNG that names a colour space by codes."""
+    return b"cICP", bytes((*codes, 0, 1))
+
+
+P3 = struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
+SRGB = struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+ICCP = (b"iCCP", b"name\0\0" + zlib.compress(icc.profile("Adobe RGB (1998)")))
+
+
+@pytest.mark.parametrize(
+    ("chunks", "space", "name"),
+    [
+        ([cicp(12, 13)], "Display P3", "Display P3"),
+        ([ICCP, cicp(12, 13)], "Display P3", "Display P3"),
+        ([cicp(2, 2), ICCP], "Adobe RGB (1998)", "Adobe RGB (1998)"),
+        ([(b"sRGB", b"\0"), (b"cHRM", P3)], "sRGB", None),
+        ([(b"cHRM", P3)], "Display P3", "gAMA and cHRM"),
+        ([(b"cHRM", P3), (b"gAMA", struct.pack(">I", 45455))], "Display P3", "gAMA and cHRM"),
+        ([(b"cHRM", SRGB), (b"gAMA", struct.pack(">I", 45455))], "sRGB", None),
+        ([cicp(1, 13)], "sRGB", None),
+        ([cicp(1, 1)], "sRGB", None),
+    ],
+)
+def test_a_png_is_converted_by_its_chunks_of_colour(
+    chunks: list[tuple[bytes, bytes]], space: str, name: str | None, photo: np.ndarray
+) -> None:
+    """cICP wins over iCCP, iCCP over sRGB, sRGB over gAMA and cHRM. What is sRGB in effect stays exact."""
+    rows = b"".join(b"\0" + row.tobytes() for row in photo)
+    image = read(png(photo.shape[1], photo.shape[0], 8, 2, rows, *chunks))
+    apart = np.abs(image.pixels - icc.in_srgb(photo, space).astype(int)).max()
+    assert apart <= (2 if name else 0)
+    assert image.notes == ((note(name),) if name else ())
+
+
+def test_the_gamma_of_a_png_is_applied(grey: np.ndarray) -> None:
+    """Linear values, as renderers write them, are brightened; impossible gammas and primaries are ignored."""
+    rows = b"".join(b"\0" + row.tobytes() for row in grey)
+    linear = read(png(grey.shape[1], grey.shape[0], 8, 0, rows, (b"gAMA", struct.pack(">I", 100_000))))
+    assert np.abs(linear.pixels.astype(int) - as_rgb(icc.encoded(grey / 255))).max() <= 2
+    same = struct.pack(">8I", *[31270, 32900] * 4)
+    for chunk in (
+        (b"gAMA", bytes(4)),
+        (b"gAMA", b"\xff" * 4),
+        (b"cHRM", bytes(32)),
+        (b"cHRM", same),
+        (b"cHRM", b"\xff" * 32),
+    ):
+        image = read(png(grey.shape[1], grey.shape[0], 8, 0, rows, chunk))
+        assert np.array_equal(image.pixels, as_rgb(grey)) and image.notes == ()
+
+
+@pytest.mark.skipif(not shutil.which("avifenc"), reason="libavif's encoder is not installed")
+def test_an_avif_is_converted_by_its_codes(photo: np.ndarray, tmp_path: Path) -> None:
+    """Files of libavif's own encoder: Display P3 is converted, BT.709 and sRGB keep their values, PQ is noted."""
+    (tmp_path / "a.png").write_bytes(saved(photo, "PNG"))
+    notes = {(12, 13): note("Display P3"), (9, 16): "PQ brightness is shown without tone mapping"}
+    plain = None
+    for codes in ((1, 13), (1, 1), (12, 13), (9, 16)):
+        cicp = "/".join(map(str, (*codes, 6)))
+        subprocess.run(
+            ["avifenc", "--min", "0", "--max", "2", "--cicp", cicp, "a.png", "a.avif"],
+            cwd=tmp_path,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        image = read((tmp_path / "a.avif").read_bytes())
+        plain = image.pixels if plain is None else plain
+        right = icc.in_srgb(plain, "Display P3") if codes[0] == 12 else plain
+        assert np.abs(image.pixels - right.astype(int)).max() <= 2
+        assert image.notes == ((notes[codes],) if codes in notes else ())
+
+
+def test_hdr_curves_are_noted(photo: np.ndarray) -> None:
+    """A PNG in PQ or HLG keeps its values, and says that they are not tone mapped."""
+    rows = b"".join(b"\0" + row.tobytes() for row in photo)
+    for code, curve in ((16, "PQ"), (18, "HLG")):
+        image = read(png(photo.shape[1], photo.shape[0], 8, 2, rows, cicp(9, code)))
+        assert np.array_equal(image.pixels, photo)
+        assert image.notes == (f"{curve} brightness is shown without tone mapping",)
+
+
 def test_a_name_in_a_profile_that_is_unfit_for_a_note_is_not_quoted(photo: np.ndarray) -> None:
     """Control characters and long texts do not reach the record."""
     for name in ("P3\x1b[31m\n", "x" * 1000):
@@ -144,6 +241,19 @@ def test_a_name_in_a_profile_that_is_unfit_for_a_note_is_not_quoted(photo: np.nd
         finally:
             del icc.SPACES[name]
         assert read(saved(photo, "PNG", icc_profile=profile)).notes == (note("the embedded profile"),)
+
+
+def test_a_small_profile_cannot_ask_for_endless_work(photo: np.ndarray) -> None:
+    """A chain of a million processing elements in a tag of version 4 is not run: the other tags are used."""
+    curve = b"curf" + bytes(4) + struct.pack(">HH", 1, 0) + b"parf" + bytes(8) + struct.pack(">4f", 1.01, 1, 0, 0)
+    curves = b"cvst" + bytes(4) + struct.pack(">HH", 3, 3) + struct.pack(">II", 36, len(curve)) * 3 + curve
+    count = 1_000_000
+    chain = struct.pack(">4sIHHI", b"mpet", 0, 3, 3, count) + struct.pack(">II", 16 + 8 * count, len(curves)) * count
+    hostile = icc.profile("Display P3", 4, {b"D2B0": chain + curves, b"D2B1": chain + curves})
+    notes: list[str] = []
+    seen = profiles.to_srgb(photo, hostile, notes)
+    assert np.array_equal(seen, profiles.to_srgb(photo, icc.profile("Display P3", 4), []))
+    assert notes == [note("Display P3")]
 
 
 def test_threads_share_a_profile(photo: np.ndarray) -> None:

@@ -20,7 +20,7 @@ def finished(source: Source, out: Path, content: bytes = b"mask") -> Record:
     path = f"masks/a/{source.output}.png"
     (out / path).parent.mkdir(parents=True, exist_ok=True)
     (out / path).write_bytes(content)
-    mask = Mask("a", "a", 0.5, 0.9, 0.1, 4, 0.25, (0, 0, 2, 2), 0.9, path)
+    mask = Mask("a", "a", 0.5, 0.9, 0.1, 4, 0.25, (0, 0, 2, 2), 0.9, files=(("mask", path),))
     return Record(
         source.name, 4, 4, "PNG", masks=(mask,), identity=identify(source, False), output=source.output,
         outputs=((path, len(content)),),
@@ -45,7 +45,7 @@ def test_any_name_is_one_line_and_comes_back(name: str) -> None:
     line = Record(name, error=ImageError("corrupt", "load", f"cannot read {name}")).line()
     assert len(line.splitlines()) == 1
     document = json.loads(line)
-    assert image_name(document) == name and ("image_b64" in document) == (name == "b\udcff.jpg")
+    assert image_name(document) == name and (document["image_b64"] != "") == (name == "b\udcff.jpg")
     assert document["error"]["class"] == "corrupt"
     assert readable_name(name).encode().decode() == document["image"]
 

@@ -49,7 +49,7 @@ def test_webdataset_reads_its_shards(tmp_path: Path, monkeypatch: pytest.MonkeyP
     keys = [sample["__key__"] for sample in samples]
     assert len({*keys}) == len(keys) and keys[1::2] == [*masks][1::2]
     assert [key.partition("~")[0] for key in keys] == [f"sub.d/{i // 2:02}_p" for i in range(len(masks))]
-    shard_of = {row["image"]: row["webdataset"] for row in records(out / "manifest.jsonl")}
+    shard_of = {row["image"]: row["files"]["webdataset"] for row in records(out / "manifest.jsonl")}
     assert len(shard_of) == len(masks) and {*shard_of.values()} == {f"webdataset/{shard.name}" for shard in shards}
     for stem in [*masks][1::2]:
         with tarfile.open(out / shard_of[f"imgs/{stem}.jpg"]) as shard:

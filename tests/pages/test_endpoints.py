@@ -118,3 +118,18 @@ def test_a_link_out_of_the_folder_is_not_opened(tmp_path: Path) -> None:
         for index, size in ((0, (48, 48)), (1, (4, 3))):
             status, content = server.ask(f"/images/{index}?large=1", X_Token=server.token)
             assert status == 200 and Image.open(io.BytesIO(content)).size == size
+
+
+def test_an_image_that_cannot_be_read_is_listed_and_says_why(tmp_path: Path) -> None:
+    """A GIMP file and an empty video beside a photo: a grey dot each, and the reason in place of masks."""
+    save(tmp_path / "photos/a.png", picture(48, 48))
+    (tmp_path / "photos/b.xcf").write_bytes(b"gimp xcf v011\0")
+    (tmp_path / "photos/c.mov").touch()
+    with serving(tmp_path / "photos") as server:
+        server.until_encoded()
+        assert len(server.names()) == 3
+        for index in range(3):
+            assert server.ask(f"/images/{index}", X_Token=server.token)[0] == 200
+        rows = server.as_page("/masks", {"prompts": [{"text": "red"}], "images": [0, 1, 2]})["images"]
+        assert "masks" in rows[0]
+        assert "XCF is not supported; convert it" in str(rows[1]) and "empty" in str(rows[2])

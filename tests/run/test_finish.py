@@ -43,7 +43,7 @@ def test_a_record_measures_its_mask() -> None:
     record = finish(Record("a.jpg", 6, 4), "sub/a", no_photo, scored(), plan("mask", "soft"), written.__setitem__)
     (mask,) = record.masks
     assert (mask.area, mask.area_frac, mask.bbox, mask.threshold) == (12, 0.5, (3, 0, 3, 4), 0.5)
-    assert [mask.path, mask.soft] == [*written] == ["masks/cat/sub/a.png", "soft/cat/sub/a.png"]
+    assert [path for _, path in mask.files] == [*written] == ["masks/cat/sub/a.png", "soft/cat/sub/a.png"]
     assert dict(record.outputs) == {path: len(data) for path, data in written.items()}
 
 
@@ -53,7 +53,7 @@ def test_a_low_presence_score_empties_the_mask() -> None:
         written: dict[str, bytes] = {}
         options = plan("mask", "soft", masks=MaskOptions(min_presence=0.7, empty=empty))  # type: ignore[arg-type]
         record = finish(Record("a.jpg", 6, 4), "a", no_photo, scored(0.6), options, written.__setitem__)
-        assert record.masks[0].area == 0 and record.masks[0].bbox is None and [*written] == paths
+        assert record.masks[0].area == 0 and record.masks[0].bbox == (0, 0, 0, 0) and [*written] == paths
         whole = finish(Record("a.jpg", 6, 4), "a", no_photo, scored(0.7), options, written.__setitem__)
         assert whole.masks[0].area == 12
 
@@ -99,7 +99,8 @@ def test_an_absent_object_gets_an_empty_mask_or_none(clipseg: Program, tmp_path:
     clipseg("clipseg segment a.jpg -p circle -t 1 --empty skip -o two")
     one, two = (records(tmp_path / name / "manifest.jsonl")[0]["masks"][0] for name in ("one", "two"))
     assert not cv2.imread(str(tmp_path / "one" / one["path"]), cv2.IMREAD_UNCHANGED).any()
-    assert two["path"] is None and two["bbox"] is None and two["area"] == 0 and not (tmp_path / "two/masks").exists()
+    assert two["path"] == "" and two["bbox"] == [0, 0, 0, 0] and two["area"] == 0
+    assert not (tmp_path / "two/masks").exists()
 
 
 def test_min_presence_empties_the_masks_of_absent_objects(clipseg: Program, tmp_path: Path) -> None:
@@ -113,10 +114,10 @@ def test_min_presence_empties_the_masks_of_absent_objects(clipseg: Program, tmp_
     clipseg(f"{line} -f mask -f soft -o out")
     clipseg(f"{line} -f mask --empty skip -o skipped")
     kept, gone = records(tmp_path / "out/manifest.jsonl")[0]["masks"]
-    assert kept["area"] > 0 and gone["area"] == 0 and gone["bbox"] is None
+    assert kept["area"] > 0 and gone["area"] == 0 and gone["bbox"] == [0, 0, 0, 0]
     assert not cv2.imread(str(tmp_path / "out" / gone["path"]), 0).any()
     assert (tmp_path / "out" / gone["soft"]).read_bytes() == (tmp_path / "plain" / star["soft"]).read_bytes()
-    assert records(tmp_path / "skipped/manifest.jsonl")[0]["masks"][1]["path"] is None
+    assert records(tmp_path / "skipped/manifest.jsonl")[0]["masks"][1]["path"] == ""
 
 
 def test_labels_compete_for_each_pixel(clipseg: Program, tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ def test_labels_compete_for_each_pixel(clipseg: Program, tmp_path: Path) -> None
     for flags in ("--mode labels -o out", "-o both", "--mode labels --background 0.99 -o sure"):
         clipseg(f"{line} {flags}")
     row = records(tmp_path / "out/manifest.jsonl")[0]
-    index = np.asarray(Image.open(tmp_path / "out" / row["labels"]))
+    index = np.asarray(Image.open(tmp_path / "out" / row["files"]["labels"]))
     softs = np.stack([cv2.imread(str(tmp_path / "out" / mask["soft"]), 0).astype(int) for mask in row["masks"]])
     cuts = softs > 255 * np.array([mask["threshold"] for mask in row["masks"]])[:, None, None]
     levels = np.where(cuts, softs, -1)
@@ -139,8 +140,8 @@ def test_labels_compete_for_each_pixel(clipseg: Program, tmp_path: Path) -> None
     assert names == ["background", "red", "circle", "a star"]
     overlapping = records(tmp_path / "both/manifest.jsonl")[0]
     assert overlapping["masks"][0]["area"] >= row["masks"][0]["area"]
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "both" / overlapping["labels"])), index)
-    sure = np.asarray(Image.open(tmp_path / "sure" / row["labels"]))
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "both" / overlapping["files"]["labels"])), index)
+    sure = np.asarray(Image.open(tmp_path / "sure" / row["files"]["labels"]))
     np.testing.assert_array_equal(sure, np.where(levels.max(0) > 255 * 0.99, expected, 0))
 
 

@@ -11,6 +11,7 @@ from output_folder import assert_whole, tree
 from pictures import Program, Shell, picture, records, save
 
 COUNT = 4
+SHOWN = ["i/clip.png", *(f"i/clip.png#{index}" for index in range(1, COUNT))]  # the names of the frames
 PEAK = (  # runs a command, then prints the most memory in kilobytes of any process in it
     "import resource as r, subprocess as s, sys; s.run(sys.argv[1:], check=True, stdout=s.DEVNULL); "
     "print(r.getrusage(r.RUSAGE_CHILDREN).ru_maxrss)"
@@ -63,7 +64,7 @@ def test_a_run_of_frames_resumes_by_frame(clipseg: Program, animation: Path, tmp
     assert f"done     {COUNT}" in clipseg("clipseg status out").stdout
     (tmp_path / "out/manifest.jsonl").write_text("")
     missing = json.loads(clipseg("clipseg status out --json", expect=3).stdout)["missing"]
-    assert missing == [f"i/clip.png#{index}" for index in range(COUNT)]
+    assert missing == SHOWN
 
 
 def test_post_and_report_know_frames(clipseg: Program, animation: Path, tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def test_scores_hold_each_frame_against_its_own_truth(clipseg: Program, animatio
 def test_find_ranks_frames(clipseg: Program, animation: Path, tmp_path: Path) -> None:
     """`find` names the frames that show the prompt."""
     lines = clipseg("clipseg find i -p red --frames all --print paths").stdout.splitlines()
-    assert sorted(lines) == [f"i/clip.png#{index}" for index in range(COUNT)]
+    assert sorted(lines) == SHOWN
 
 
 @pytest.mark.parametrize("point", ["mid-write", pytest.param("mid-line", marks=slow)])

@@ -101,7 +101,7 @@ class History(RuleBasedStateMachine):
             else:
                 os.truncate(path, path.stat().st_size // 2)
 
-    @rule(line=st.sampled_from(["{", '{"v":1,"image":"imgs/a.p', "\u00e9\n", "[]\n"]), name=st.sampled_from(["m", "j"]))
+    @rule(line=st.sampled_from(["{", '{"v":2,"image":"imgs/a.p', "\u00e9\n", "[]\n"]), name=st.sampled_from(["m", "j"]))
     def scribble(self, line: str, name: str) -> None:
         """Adds rubbish or half a line to the manifest or the journal."""
         path = self.out / ("manifest.jsonl" if name == "m" else ".clipseg-journal.jsonl")
@@ -145,7 +145,7 @@ class History(RuleBasedStateMachine):
         rows, expected = records(self.out / "manifest.jsonl"), records(fresh / "manifest.jsonl")
         assert sorted(map(str, rows)) == sorted(map(str, expected))
         for row in expected:
-            for path in [mask["path"] for mask in row.get("masks", ())] + [row.get("overlay")]:
+            for path in [mask["path"] for mask in row["masks"]] + [row["files"].get("overlay")]:
                 assert path is None or (self.out / path).read_bytes() == (fresh / path).read_bytes(), path
         shutil.rmtree(fresh)
         self.damaged.clear()

@@ -75,8 +75,8 @@ def test_thresholds_stay_those_of_the_run(clipseg: Program, run: Path, tmp_path:
     """Without -t each label keeps its threshold."""
     done = clipseg("clipseg post run -f mask -o masks --json", expect=3)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [[mask["threshold"] for mask in row.get("masks", ())] for row in rows] == [
-        [mask["threshold"] for mask in row.get("masks", ())] for row in records(run / "manifest.jsonl")
+    assert [[mask["threshold"] for mask in row["masks"]] for row in rows] == [
+        [mask["threshold"] for mask in row["masks"]] for row in records(run / "manifest.jsonl")
     ]
 
 

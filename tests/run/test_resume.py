@@ -42,7 +42,7 @@ def test_what_was_lost_or_changed_is_done_again(clipseg: Program, imgs: Path, tm
     (out / "masks/a-red-circle/sub0/p00.png").unlink()
     os.truncate(out / "soft/a-red-circle/sub1/p01.png", 10)
     with (out / "manifest.jsonl").open("a") as file:
-        file.write('{"v":1,"image":"imgs/sub2/p0')
+        file.write('{"v":2,"image":"imgs/sub2/p0')
     assert "10 before" in clipseg(COMMAND, expect=3).stderr
     assert tree(out) == before
     save(imgs / "sub2/p02.jpg", picture(200, 100, 77))
@@ -71,16 +71,16 @@ def test_other_settings_are_refused_with_the_difference(clipseg: Program, imgs: 
     assert "--overwrite" in refused.stderr and tree(tmp_path / "out") == before
     clipseg(COMMAND + " -t 0.77 --overwrite", expect=3)
     rows = records(tmp_path / "out/manifest.jsonl")
-    assert len(rows) == 13 and {m["threshold"] for row in rows for m in row.get("masks", ())} == {0.77}
+    assert len(rows) == 13 and {m["threshold"] for row in rows for m in row["masks"]} == {0.77}
 
 
 def test_a_newer_manifest_is_left_alone(clipseg: Program, imgs: Path, tmp_path: Path) -> None:
     """A manifest of another schema version is refused, not rewritten."""
     clipseg(COMMAND, expect=3)
     manifest = tmp_path / "out/manifest.jsonl"
-    newer = manifest.read_text().replace('{"v":1,', '{"v":2,')
+    newer = manifest.read_text().replace('{"v":2,', '{"v":3,')
     manifest.write_text(newer)
-    assert "schema 2" in clipseg(COMMAND, expect=1).stderr
+    assert "schema 3, not 2" in clipseg(COMMAND, expect=1).stderr
     assert manifest.read_text() == newer
 
 

@@ -197,7 +197,7 @@ def test_a_long_run_with_one_per_cent_corrupt(
 
 def name_of(row: dict[str, Any]) -> str:
     """Returns a record's image as the operating system gives it."""
-    return os.fsdecode(base64.b64decode(row["image_b64"])) if "image_b64" in row else str(row["image"])
+    return os.fsdecode(base64.b64decode(row["image_b64"])) if row["image_b64"] else str(row["image"])
 
 
 def hostile(rng: random.Random) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from clipseg_cli.errors import ImageError
+from clipseg_cli.inputs import kinds
 from clipseg_cli.outputs.record import Mask, Record
 from clipseg_cli.run.summary import Summary
 from pictures import Program, picture, records, save, save_tiny
@@ -36,7 +37,7 @@ def test_the_median_is_right_to_three_digits_whatever_the_size() -> None:
 
 def test_only_images_where_it_was_found_count_for_the_median() -> None:
     """An empty mask has no share. A label that was never found has the median 0."""
-    absent = replace(CAT, area=0, area_frac=0.0, bbox=None, presence=0.1)
+    absent = replace(CAT, area=0, area_frac=0.0, bbox=(0, 0, 0, 0), presence=0.1)
     label = summed(CAT, absent, absent).labels["cat"]
     assert (label.found, label.median()) == (1, 0.5)
     assert summed(absent).labels["cat"].median() == 0
@@ -142,3 +143,28 @@ def test_a_folder_without_images_says_what_it_holds(quick_clipseg: Program, tmp_
     assert "1 .xmp" in quick_clipseg("clipseg find imgs -p red", expect=4).stderr
     save(tmp_path / "a.png", picture(48, 40))
     assert "left out" not in quick_clipseg("clipseg segment a.png -p red").stderr
+
+
+def test_images_that_cannot_be_read_fail_and_other_files_are_counted(
+    quick_clipseg: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder with a photo, sidecars, a GIMP file, and a HEIC whose extra is not installed: exit 3, and two failed
+    records that say what to do. `find` does the same, and `status` counts the same images."""
+    monkeypatch.setitem(kinds.KINDS, "HEIC", replace(kinds.KINDS["HEIC"], packages=("a_package_that_is_missing",)))
+    save(tmp_path / "imgs/a.png", picture(48, 40))
+    files = {"b.xcf": b"gimp xcf v011\0", "c.HEIC": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a.xmp": b"<x/>"}
+    for name, data in {**files, "a.txt": b"text", "b.xmp": b"<x/>", "._a.png": b"\0\5\x16\7"}.items():
+        (tmp_path / "imgs" / name).write_bytes(data)
+    said = quick_clipseg("clipseg segment imgs -p red -o out", expect=3).stderr
+    assert "left out: 4 files that are no images (2 .xmp, 1 ._*, 1 .txt)" in said
+    errors = {row["image"]: row["error"] for row in records(tmp_path / "out/manifest.jsonl") if row["status"] != "ok"}
+    assert {name: error["class"] for name, error in errors.items()} == {
+        "imgs/b.xcf": "unsupported",
+        "imgs/c.HEIC": "unsupported",
+    }
+    assert errors["imgs/b.xcf"]["message"] == "XCF is not supported; convert it to PNG, JPEG or TIFF"
+    assert "pip install 'clipseg-cli[heic]'" in errors["imgs/c.HEIC"]["message"]
+    run = json.loads((tmp_path / "out/run.json").read_text())
+    assert run["summary"]["left_out"] == {"no_image": {".txt": 1, ".xmp": 2, "._*": 1}}
+    assert "2 unsupported" in quick_clipseg("clipseg status out", expect=3).stdout
+    assert "pip install" in quick_clipseg("clipseg find imgs -p red", expect=3).stderr

@@ -31,7 +31,7 @@ from PIL import (
 from PIL.ImageFile import ImageFile
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.inputs import colour, libtiff, orientation
+from clipseg_cli.inputs import colour, libtiff, orientation, primaries
 from clipseg_cli.inputs.decoders.result import Decoded, Sequence, damaged, too_large
 from clipseg_cli.settings.inputs import DecodeOptions
 
@@ -50,6 +50,7 @@ PLUGINS: dict[str, Callable[[BinaryIO, str], ImageFile]] = {
 WHOLE = ("WEBP", "AVIF")  # kinds whose plug-in reads the whole file, so the size of the file is limited
 # Bytes; smaller files are read into memory first, where a file that is cut short meanwhile cannot crash libtiff.
 READ_WHOLE = 1 << 26
+HEADERS = 1 << 16  # bytes of an AVIF that hold its boxes, before its pixels
 LARGEST_PIXEL = 8  # bytes in a file: four channels of 16 bits that could not be compressed
 # Pillow's messages for a sound file whose kind of pixels it cannot read.
 UNREAD = "unknown pixel mode|unknown raw mode|samples per pixel|cannot handle|not supported|Unsupported BMP (?!Palette)"
@@ -126,6 +127,11 @@ def opened(kind: str, file: BinaryIO, max_pixels: int) -> ImageFile:
     with reasons():
         image = PLUGINS[kind](file, "")
     _check_size(image, max_pixels)
+    if kind == "AVIF":
+        file.seek(0)
+        codes = primaries.nclx(file.read(HEADERS))
+        image.info.setdefault("icc_profile", primaries.by_code(*codes))
+        image.info["transfer"] = codes[1]
     return image
 
 
@@ -136,8 +142,11 @@ def _check_size(image: ImageFile, max_pixels: int) -> None:
 
 
 def finished(image: ImageFile, frames: int = 0) -> Decoded:
-    """Decodes the pixels, converts them to RGB and applies the EXIF orientation. `frames` 0: as Pillow counts them."""
-    notes: list[str] = []
+    """Decodes the pixels, converts them to RGB and applies the EXIF orientation. `frames` 0: as Pillow counts them.
+
+    `image.info` may hold an ICC profile, and as "transfer" H.273's code of the curve.
+    """
+    notes = primaries.notes(image.info.get("transfer", 0))
     with reasons():
         image.load()
         pixels = colour.rgb(image, notes)

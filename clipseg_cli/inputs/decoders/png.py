@@ -9,6 +9,7 @@ from typing import BinaryIO
 import numpy as np
 
 from clipseg_cli.errors import ImageError
+from clipseg_cli.inputs import primaries
 from clipseg_cli.inputs.decoders import pillow
 from clipseg_cli.inputs.decoders.result import Decoded, Sequence, damaged
 from clipseg_cli.settings.inputs import DecodeOptions
@@ -26,8 +27,7 @@ def _chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
-# Valid chunks in place of damaged ones.
-SUBSTITUTES = {b"eXIf": _chunk(b"eXIf", b""), b"iCCP": _chunk(b"iCCP", b"damaged\0\0" + zlib.compress(b"damaged"))}
+BROKEN_EXIF = _chunk(b"eXIf", b"")  # a valid empty chunk in place of a damaged one
 
 
 def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
@@ -35,6 +35,7 @@ def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
     data = pillow.whole(file, options.max_pixels)
     if data[12:16] == b"CgBI":
         raise ImageError("unsupported", "load", "Apple's CgBI variant is not supported; save it as standard PNG")
+    transfer = int.from_bytes(_colour_chunks(data).get(b"cICP", b"")[1:2], "big")
     data, frames = _without_metadata(data)
     image = pillow.opened(kind, io.BytesIO(data), options.max_pixels)
     if damage := _damage(data):
@@ -45,6 +46,7 @@ def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
         doubtful = data[28] or not np.asarray(image.crop((0, image.height - 1, image.width, image.height))).any()
         if doubtful and _lacks_rows(data[16:29], _contents(data, b"IDAT")):
             raise ImageError("corrupt", "load", "truncated: fewer pixels than its header says; copy or export it again")
+    image.info["transfer"] = transfer
     return pillow.finished(image, frames)
 
 
@@ -88,17 +90,19 @@ def _without_metadata(data: bytes, more: tuple[bytes, ...] = ()) -> tuple[bytes,
 
     Only the first frame is kept, unless `more` names the chunks of the others.
 
-    A text or a profile may be huge or damaged, and Pillow would refuse an image that viewers show. A damaged profile
-    or EXIF becomes one that Pillow reads, and that is then found to be broken.
+    A text or a profile may be huge or damaged, and Pillow would refuse an image that viewers show. What the chunks
+    of colour say becomes one ICC profile.
     """
     view, end = memoryview(data), 8
     kept: list[bytes | memoryview] = [data[:8]]
     frames, still, animated, pixels = 0, False, False, False
     for name, start, end in _chunks(data):
-        if name in SUBSTITUTES and not (_sound(data, start, end) and (name == b"eXIf" or _inflates(data[start:end]))):
-            kept.append(SUBSTITUTES[name])
-        elif not name.isalpha() or name[:1].isupper() or name in (b"tRNS", *SUBSTITUTES, *more):
+        if name == b"eXIf" and not _sound(data, start, end):
+            kept.append(BROKEN_EXIF)
+        elif not name.isalpha() or name[:1].isupper() or name in (b"tRNS", b"eXIf", *more):
             kept.append(view[start:end])
+        if name == b"IHDR" and len(kept) == 2 and (profile := _profile(_colour_chunks(data))):
+            kept.append(_chunk(b"iCCP", b"colours\0\0" + zlib.compress(profile, 1)))
         frames += name == b"fcTL"
         animated |= name == b"acTL" and not pixels
         still |= name == b"IDAT" and frames == 0  # a still image for viewers that show no animation
@@ -106,15 +110,36 @@ def _without_metadata(data: bytes, more: tuple[bytes, ...] = ()) -> tuple[bytes,
     return b"".join((*kept, view[end:])), frames + still if animated else 1
 
 
-def _inflates(chunk: bytes) -> bool:
-    """Returns whether the ICC profile in a chunk can be inflated, to a size that Pillow accepts."""
-    packed = chunk[8:-4].partition(b"\0")[2]
-    stream = zlib.decompressobj()
-    try:
-        profile = stream.decompress(packed[1:], LARGEST_PROFILE)
-    except zlib.error:
-        return False
-    return stream.eof and packed[:1] == b"\0" and bool(profile)
+def _colour_chunks(data: bytes) -> dict[bytes, bytes]:
+    """Returns the contents of the chunks that say what its colours mean; b"" for a damaged one."""
+    found: dict[bytes, bytes] = {}
+    for name, start, end in _chunks(data):
+        if name == b"IDAT":
+            break
+        if name in (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM"):
+            found.setdefault(name, data[start + 8 : end - 4] if _sound(data, start, end) else b"")
+    return found
+
+
+def _profile(chunks: dict[bytes, bytes]) -> bytes:
+    """Returns the ICC profile that the chunks of colour amount to, in the order of the standard; b"" for sRGB.
+
+    Returns a broken profile in place of one that is damaged, or that Pillow would not inflate.
+    """
+    codes = chunks.get(b"cICP", b"")
+    if len(codes) == 4 and (codes[1] in primaries.HDR or primaries.by_code(*codes[:2])):
+        return primaries.by_code(*codes[:2])
+    if b"iCCP" in chunks:
+        packed = chunks[b"iCCP"].partition(b"\0")[2]
+        stream = zlib.decompressobj()
+        try:
+            profile = stream.decompress(packed[1:], LARGEST_PROFILE)
+        except zlib.error:
+            return b"damaged"
+        return profile if profile and stream.eof and packed[:1] == b"\0" else b"damaged"
+    if b"sRGB" in chunks or not {b"gAMA", b"cHRM"} & chunks.keys():
+        return b""
+    return primaries.by_gamma(chunks.get(b"gAMA", b""), chunks.get(b"cHRM", b""))
 
 
 def _damage(data: bytes) -> str:

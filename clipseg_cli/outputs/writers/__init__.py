@@ -3,10 +3,11 @@
 The keys of WRITERS are the choices of `--format`.
 """
 
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 
 from clipseg_cli.errors import UsageError
-from clipseg_cli.outputs.writers import annotations, pixels, raster, video, webdataset
+from clipseg_cli.outputs.writers import annotations, parquet, pixels, raster, video, webdataset
 from clipseg_cli.outputs.writers.result import File, Result
 from clipseg_cli.settings.masks import Mode
 from clipseg_cli.settings.outputs import Format
@@ -65,15 +66,20 @@ WRITERS: dict[Format, Writer] = {
     "labelme": annotations.labelme,
     "svg": annotations.svg,
     "webdataset": webdataset.webdataset,
+    "parquet": parquet.masks,
     "video": video.fragments,
 }
+PACKAGES: dict[Format, str] = {"parquet": "pyarrow", "video": "av"}  # modules that formats need; each format has an extra of its name
 
 
-def check_label_count(labels: int, mode: Mode, formats: Sequence[Format]) -> None:
-    """Raises UsageError for more labels than an 8-bit label image can hold beside the background.
+def check(labels: int, mode: Mode, formats: Sequence[Format]) -> None:
+    """Raises UsageError for a format that needs another package, or cannot hold all labels.
 
-    Pascal VOC holds one less, because it reserves 255 for "void".
+    An 8-bit label image holds 255 beside the background. Pascal VOC holds one less, because it reserves 255 for "void".
     """
+    for form in formats:
+        if form in PACKAGES and importlib.util.find_spec(PACKAGES[form]) is None:
+            raise UsageError(f"-f {form} needs one more package: pip install 'clipseg-cli[{form}]'")
     limit = 254 if "voc" in formats else 255
     if labels > limit and (mode == "labels" or {"labels", "voc"} & {*formats}):
         raise UsageError(

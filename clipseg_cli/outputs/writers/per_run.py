@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from clipseg_cli.errors import OutputError
 from clipseg_cli.outputs import manifest
 from clipseg_cli.outputs.record import key_of, readable_name
+from clipseg_cli.outputs.writers import parquet
 from clipseg_cli.outputs.writers.annotations import FRAGMENTS
 from clipseg_cli.settings.outputs import Format
 from clipseg_cli.storage import store
@@ -22,7 +23,11 @@ SHARD = 1000  # samples: the most that one WebDataset shard holds
 TAR_END = bytes(1024)  # two empty blocks end a tar archive
 
 # In place of the fragment, a record names the file that a reader opens. Until a run ends, that is the first shard.
-READ_FROM: dict[Format, str] = {"coco": "coco.json", "webdataset": "webdataset/000000.tar"}
+READ_FROM: dict[Format, str] = {
+    "coco": "coco.json",
+    "parquet": "manifest.parquet",
+    "webdataset": "webdataset/000000.tar",
+}
 
 Fragments = Sequence[tuple[str, str]]  # (key of the image, path relative to the output folder), sorted
 
@@ -132,7 +137,7 @@ def assemble(out: AnyPath, formats: Sequence[Format], labels: Sequence[str], fsy
 def _fragments(out: AnyPath, name: Format) -> Iterator[tuple[str, str]]:
     hidden = manifest.written(out, f"{FRAGMENTS}/{name}/") if name in READ_FROM else None
     for document in manifest.documents(out / manifest.MANIFEST):
-        if path := document.get(name):
+        if path := document["files"].get(name):
             image = key_of(document)
             if hidden is not None and (path := hidden.get(image, "")) == "":
                 raise OutputError(f"{out} has lost the fragment of {readable_name(image)}: run the same command again")
@@ -145,4 +150,5 @@ PER_RUN: dict[Format, Callable[[AnyPath, Fragments, Sequence[str], bool], None]]
     "yolo": yolo,
     "voc": voc,
     "webdataset": webdataset,
+    "parquet": parquet.table,
 }
