@@ -69,7 +69,8 @@ WRITERS: dict[Format, Writer] = {
     "parquet": parquet.masks,
     "video": video.fragments,
 }
-PACKAGES: dict[Format, str] = {"parquet": "pyarrow", "video": "av"}  # modules that formats need; each format has an extra of its name
+# Modules that formats need. Each of these formats has an extra of its name.
+PACKAGES: dict[Format, str] = {"parquet": "pyarrow", "video": "av"}
 
 
 def check(labels: int, mode: Mode, formats: Sequence[Format]) -> None:
