@@ -96,7 +96,7 @@ def run(
         ThreadPoolExecutor(threads) as loaders,
         ThreadPoolExecutor(threads) as finishers,
     ):
-        loaded = ahead(loaders, load, ahead(frame_loader, read, sources, job.batch_size), 2 * job.batch_size)
+        loaded = ahead(loaders, load, ahead(frame_loader, read, sources, 1), 2 * job.batch_size)
         yield from filter(None, ahead(finishers, finished, decoded(loaded), job.batch_size))
 
 
