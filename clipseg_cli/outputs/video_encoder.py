@@ -45,7 +45,7 @@ ENCODINGS: dict[Codec, Encoding] = {
         "mp4",
         {},
         ("aac", "mp3", "ac3", "eac3", "opus", "alac"),
-        options_of={"libx264": {"crf": "18", "preset": "veryfast"}, "mpeg4": {"qscale": "2"}},
+        options_of={"libx264": {"crf": "18", "preset": "veryfast", "rc-lookahead": "5", "bf": "0"}, "mpeg4": {"qscale": "2"}},
     ),
     "vp9": Encoding(
         ("libvpx-vp9",),
@@ -61,7 +61,6 @@ ENCODINGS: dict[Codec, Encoding] = {
         "mov",
         {"vendor": "apl0"},
         ("aac", "mp3", "ac3", "alac", "pcm_s16le", "pcm_s24le", "pcm_s16be"),
-        options_of={"prores_ks": {}},
     ),
 }
 

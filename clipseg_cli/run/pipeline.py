@@ -96,7 +96,9 @@ def run(
         ThreadPoolExecutor(threads) as loaders,
         ThreadPoolExecutor(threads) as finishers,
     ):
-        loaded = ahead(loaders, load, ahead(frame_loader, read, sources, 1), 2 * job.batch_size)
+        # one batch ahead: a 4K frame takes 25 MB
+        depth = job.batch_size if not job.remote else 2 * job.batch_size
+        loaded = ahead(loaders, load, ahead(frame_loader, read, sources, 1), depth)
         yield from filter(None, ahead(finishers, finished, decoded(loaded), job.batch_size))
 
 
