@@ -45,7 +45,10 @@ ENCODINGS: dict[Codec, Encoding] = {
         "mp4",
         {},
         ("aac", "mp3", "ac3", "eac3", "opus", "alac"),
-        options_of={"libx264": {"crf": "18", "preset": "veryfast", "rc-lookahead": "5", "bf": "0"}, "mpeg4": {"qscale": "2"}},
+        options_of={
+            "libx264": {"crf": "18", "preset": "veryfast", "rc-lookahead": "5", "bf": "0"},  # holds few frames
+            "mpeg4": {"qscale": "2"},
+        },
     ),
     "vp9": Encoding(
         ("libvpx-vp9",),
