@@ -65,9 +65,9 @@ def chosen(times: Sequence[float], options: VideoOptions) -> list[int]:
     if options.fps is None or first >= last:
         return list(range(first, last, options.every or 1))
     numbers = dict[int, None]()
-    for tick in range(int((times[last - 1] - times[first]) * options.fps + 0.5) + 1):
+    for tick in range(int((times[last - 1] - times[first]) * options.fps + 1e-6) + 1):
         wanted = times[first] + tick / options.fps
         later = min(bisect_left(times, wanted, first, last), last - 1)
         earlier = max(first, later - 1)
-        numbers[earlier if wanted - times[earlier] <= times[later] - wanted else later] = None
+        numbers[earlier if wanted - times[earlier] <= times[later] - wanted + 1e-6 else later] = None
     return list(numbers)

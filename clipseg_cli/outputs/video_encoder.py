@@ -1,5 +1,6 @@
 """Writes one video file through FFmpeg (PyAV): frames with time stamps, and the sound of another file."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -79,7 +80,8 @@ class Encoder:
         self.before = -1  # the last time stamp
 
     def __enter__(self) -> Self:
-        self.container: OutputContainer = av.open(str(self.path), "w", format=self.encoding.muxer)
+        options = {"fflags": "+bitexact"}  # the same bytes from the same run: no random identifiers
+        self.container: OutputContainer = av.open(str(self.path), "w", format=self.encoding.muxer, options=options)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
@@ -145,7 +147,8 @@ class Sound:
     def __init__(self, container: "InputContainer", first: float, last: float) -> None:
         self.input = container.streams.audio[0]
         self.zero = Fraction(container.start_time or 0, 1_000_000)
-        self.first, self.last = first, last
+        # from the start on, also the packet before it, with which some codecs begin
+        self.first, self.last = first if first > 0.1 else -math.inf, last
         self.packets: Iterator[Any] = container.demux(self.input)
         self.waiting: Any = None
 

@@ -57,9 +57,8 @@ def test_frames_of_every_codec_and_container(tmp_path: Path, name: str) -> None:
 def test_frames_of_videos_that_were_cut(tmp_path: Path, name: str) -> None:
     """The same holds after cuts without encoding, which leave frames that no player shows."""
     path = encoded(tmp_path / name, *FILES[name])
-    for number_of, cut in enumerate(
-        (("-ss", "1.1", "-i", path), ("-i", path, "-ss", "0.5"), ("-i", path, "-t", "1.3"))
-    ):
+    cuts = (("-ss", "1.1", "-i", path), ("-i", path, "-ss", "0.5"), ("-i", path, "-t", "1.3"))
+    for turn, cut in enumerate(cuts):
         part = tmp_path / f"{turn}{path.suffix}"
         ffmpeg(*cut, "-c", "copy", part)
         if shown(part):

@@ -144,16 +144,19 @@ def _leading(kind: str, file: BinaryIO, start: int) -> set[int] | None:
 
 
 def _counted(kind: str, file: BinaryIO) -> list[float]:
-    """Returns the times of all frames that can be decoded, in seconds; those without a time follow at the mean rate."""
+    """Returns the times of all frames that can be decoded, in seconds.
+
+    Where the container has no times, and for frames without a time of their own, they follow at the mean rate.
+    """
     container, stream = opened(kind, file)
     with container:
         step = 1 / (stream.average_rate or stream.guessed_rate or Fraction(25))
-        unit = stream.time_base or MICROSECOND
+        unit, timeless = stream.time_base or MICROSECOND, container.format.name in UNORDERED
         zero, times = None, list[Fraction]()
         for frame in decoded(stream, demuxed(container, stream)):
             if frame is None:
                 continue
-            stamp = Fraction(0) if frame.pts is None else frame.pts * unit
+            stamp = Fraction(0) if frame.pts is None or timeless else frame.pts * unit
             zero = stamp if zero is None else zero
             later = not times or stamp - zero > times[-1]
             times.append(stamp - zero if later else times[-1] + step)
