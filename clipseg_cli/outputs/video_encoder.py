@@ -112,6 +112,7 @@ class Encoder:
                 dst_colorspace=Colorspace.ITU709,
                 src_color_range=ColorRange.JPEG,
                 dst_color_range=ColorRange.MPEG,
+                threads=1,  # with more, FFmpeg 8.1 sets some opacities at the seams to a half
             )
         self.before = max(self.before + 1, round(time / UNIT))
         frame.pts, frame.time_base = self.before, UNIT
