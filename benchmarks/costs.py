@@ -163,7 +163,7 @@ def pipeline_run(sources: Sequence[Source], segmenter: "Segmenter", out: Path) -
         sizes.append(len(data))
 
     plan = MaskPlan((Prompt(PROMPT, PROMPT),), (segmenter.threshold,), MaskOptions(), ("mask", "overlay"))
-    job = pipeline.Job(plan, (0,), (PROMPT,), BATCH, DecodeOptions(max_pixels=10**9))
+    job = pipeline.Job(plan, (0,), (PROMPT,), BATCH, decoding=DecodeOptions(max_pixels=10**9))
     embeddings = segmenter.embed([PROMPT])
     records = pipeline.run(sources, job, lambda: (segmenter, embeddings), write)
     for _ in itertools.islice(records, WARM):

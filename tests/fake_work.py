@@ -14,7 +14,7 @@ from clipseg_cli.outputs.record import Record
 from clipseg_cli.run.engines.workers import Notice, Progress, Send
 
 
-def work(sources: Iterable[Source], send: Send) -> Iterator[Record]:
+def work(sources: Iterable[Source | None], send: Send) -> Iterator[Record]:
     """Yields a record per source, whose width is the process number. Like the pipeline, it holds a few records back.
 
     A name that contains `kill`, `crash` or `bug` ends the process; `once` does so the first time; `full` ends the run;
@@ -23,6 +23,10 @@ def work(sources: Iterable[Source], send: Send) -> Iterator[Record]:
     send(Notice("at work", {"worker": "told"}))
     held: list[Record] = []
     for source in sources:
+        if source is None:  # a pause
+            yield from held
+            held.clear()
+            continue
         print("a library that prints")
         send(Progress(source.name, "load"))
         if "stuck" in source.name:

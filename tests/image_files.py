@@ -3,16 +3,20 @@
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import OpenEXR
 import PIL.Image
 import pytest
 import skimage
 import tifffile
 
+import written_files as written
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs.decode import Image, load
+from clipseg_cli.inputs.kinds import DECODABLE, KINDS
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.settings.inputs import DecodeOptions
 
@@ -25,8 +29,15 @@ LOSSLESS = {
     "PPM": {},
     "WEBP": {"lossless": True},
     "JPEG2000": {"irreversible": False},
+    "TGA": {},
+    "DDS": {},
+    "ICO": {"sizes": [(130, 90)]},
+    "QOI": {},
+    "PSD": {},
+    "JPEG XL": {},
 }
 LOSSY = {"JPEG": {"quality": 95}, "AVIF": {"quality": 95}, "WEBP": {"quality": 95}}
+TILED = {"type": OpenEXR.tiledimage, "tiles": OpenEXR.TileDescription()}
 # Files that load, with Pillow's options; blanks at the end tell several variants of a format apart.
 VALID = {
     "JPEG": {}, "PNG": {}, "GIF": {}, "WEBP": {}, "BMP": {}, "TIFF": {}, "PPM": {}, "AVIF": {}, "JPEG2000": {},
@@ -34,8 +45,22 @@ VALID = {
     "TIFF ": {"compression": "tiff_adobe_deflate"}, "TIFF  ": {"compression": "tiff_lzw"},
     "TIFF   ": {"compression": "packbits"}, "TIFF    ": {"compression": "jpeg"},
     "JPEG   ": {"subsampling": 2, "quality": 30}, "PNG ": {"optimize": True}, "GIF ": {"interlace": False},
-    "JPEG2000 ": {"irreversible": True},
+    "JPEG2000 ": {"irreversible": True}, "TGA": {}, "TGA ": {"compression": "tga_rle"}, "DDS": {},
+    "DDS ": {"pixel_format": "DXT1"}, "ICO": {}, "ICO ": {"bitmap_format": "bmp"}, "QOI": {}, "PSD": {},
+    "PSD ": {"compression": 1}, "PSD  ": {"compression": 2}, "HEIC": {}, "JPEG XL": {}, "JPEG XL ": {"distance": 1},
+    "EXR": {}, "EXR ": {"compression": OpenEXR.PIZ_COMPRESSION}, "EXR  ": TILED, "HDR": {}, "PFM": {},
 }  # fmt: skip
+# How to write the kinds that Pillow does not write, from an array and options.
+WRITERS: dict[str, Callable[..., bytes]] = {
+    "PSD": lambda pixels, **options: written.psd(np.moveaxis(pixels, 2, 0), **options),
+    "HEIC": written.heic,
+    "JPEG XL": written.jxl,
+    "EXR": lambda pixels, **options: written.exr({"RGB": written.light(pixels).astype(np.float16)}, **options),
+    "HDR": written.hdr,
+    "PFM": written.pfm,
+}
+# The kinds whose decoders read whole files: camera raw files and videos have their own tests.
+IMAGE_KINDS = tuple(kind for kind in DECODABLE if KINDS[kind].decoder not in ("raw", "video"))
 
 
 def read(data: bytes, max_pixels: int = LIMIT) -> Image:
@@ -53,6 +78,8 @@ def refused(data: bytes, max_pixels: int = LIMIT) -> tuple[str, str]:
 
 def saved(image: PIL.Image.Image | np.ndarray, form: str, **options: object) -> bytes:
     """Returns the bytes of a file in this format."""
+    if form in WRITERS:
+        return WRITERS[form](np.asarray(image), **options)
     file = io.BytesIO()
     (image if isinstance(image, PIL.Image.Image) else PIL.Image.fromarray(image)).save(file, form, **options)
     return file.getvalue()

@@ -142,6 +142,20 @@ def test_the_recipes_with_pipes_run(shell: Shell, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("named")
+def test_the_recipes_with_pipes_run_from_anywhere(shell: Shell, tmp_path: Path) -> None:
+    """In another working directory than that of images and outputs too. Every path on stdout exists from there."""
+    (lines,) = examples(RECIPES)
+    (tmp_path / "elsewhere").mkdir()
+    names = r"(?<=[ =])(imgs|photos/?|in\.jpg|mask\.png|out)(?=[ ;]|$)"
+    printed = []
+    for line in filter(needs_a_shell, lines):
+        shell("rm -rf out clipseg-out")
+        printed += shell("cd elsewhere; " + re.sub(names, r"../\1", line)).stdout.splitlines()
+    assert len(printed) >= 4 and all((tmp_path / "elsewhere" / path).is_file() for path in printed), printed
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("named")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_examples_of_the_docs_run(clipseg: Program, shell: Shell, page: Path) -> None:
     """The lines of all ```bash blocks of a page run as written, one after the other in the same folder."""

@@ -55,10 +55,11 @@ def number(pixels: np.ndarray) -> int:
     return sum(int(bright) << bit for bit, bright in enumerate(middles))
 
 
-def ffmpeg(*arguments: str | Path, stdin: bytes | None = None) -> bytes:
-    """Runs ffmpeg and returns its stdout."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *map(str, arguments)]
-    return subprocess.run(command, input=stdin, capture_output=True, check=True).stdout
+def ffmpeg(*arguments: str | Path, stdin: bytes | None = None, tells: bool = False) -> bytes:
+    """Runs ffmpeg and returns its stdout or, if it `tells`, what it says about the files, even if it fails."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "info" if tells else "error", "-y", *map(str, arguments)]
+    done = subprocess.run(command, input=stdin, capture_output=True, check=not tells)
+    return done.stderr if tells else done.stdout
 
 
 @cache

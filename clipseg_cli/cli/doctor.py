@@ -82,11 +82,25 @@ def examine(device: str = "auto", dtype: Dtype = "auto") -> Iterator[Finding]:
         yield Finding("ray", version("ray"), True)
     except PackageNotFoundError:
         yield Finding("ray", "not installed; --engine ray needs it: pip install 'clipseg-cli[ray]'")
+    yield from _kinds()
     for model in registry.installed():
         missing = f"not on this machine; download it with: clipseg models pull {model.name}"
         value = f"{model.path} ({model.size / 1e6:.0f} MB)" if model.path else missing
         yield Finding(f"model {model.name}", value)
     yield from _self_test(device, dtype)
+
+
+def _kinds() -> Iterator[Finding]:
+    """Yields which kinds of file can be read, and the extras that read others."""
+    from clipseg_cli.inputs.kinds import DECODABLE, KINDS, pip_line
+
+    yield Finding("reads", ", ".join(name for name in DECODABLE if KINDS[name].installed), True)
+    missing: dict[str, list[str]] = {}
+    for name in DECODABLE:
+        if not KINDS[name].installed:
+            missing.setdefault(KINDS[name].extra, []).append(name)
+    for extra, names in missing.items():
+        yield Finding(", ".join(names), f"not installed; to read it: {pip_line(extra)}")
 
 
 def _self_test(device: str, dtype: Dtype) -> Iterator[Finding]:

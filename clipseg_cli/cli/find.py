@@ -72,7 +72,7 @@ def find(
             say(record.line())
     elif printing.print_ == "paths" or (printing.print_ is None and not streams.stdout_is_terminal()):
         for record in found:
-            say_path(record.shown)
+            say_path(record.shown, inputs.null)
     else:
         say(ranking(found))
     raise typer.Exit(3 if terminal.failed else 0)

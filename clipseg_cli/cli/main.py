@@ -12,6 +12,7 @@ from clipseg_cli.cli import (
     embed,
     evaluate,
     find,
+    layouts,
     models,
     post,
     protocol,
@@ -65,6 +66,7 @@ command(app, "calibrate")(calibrate.calibrate)
 command(app, "train", without=("backend", "verbose", "progress", "no_color", "config"))(train.train)
 command(app, "protocol", without=("backend", "verbose", "progress", "no_color"))(protocol.protocol)
 command(app, "ui", without=("quiet", "verbose", "progress", "no_color"))(ui.ui)
+command(app, "layouts")(layouts.layouts)
 app.add_typer(models.app, name="models")
 command(app, "doctor")(doctor.doctor)
 

@@ -40,8 +40,10 @@ def post(
     from clipseg_cli.cli.terminal import Terminal, present
     from clipseg_cli.run import post as runs
     from clipseg_cli.run.summary import Summary
+    from clipseg_cli.settings import layouts
     from clipseg_cli.storage import store
 
+    output = layouts.applied(output)
     request = runs.Request(store.as_path(run), masks, output, overwrite, max_pixels, tuple(sys.argv[1:]))
     counts = Summary(masks.min_presence)
     with Terminal(console) as terminal:

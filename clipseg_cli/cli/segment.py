@@ -51,13 +51,16 @@ def segment(
     from clipseg_cli.run.query import terms
     from clipseg_cli.run.request import Request
     from clipseg_cli.run.summary import Summary
+    from clipseg_cli.settings import layouts
 
+    output = layouts.applied(output)
     stdin = read_from(inputs, prompts)
     query = terms.read(prompts, streams.stdin())
     request = Request(query, model, tuple(sys.argv[1:]), inputs, encode, masks, output, run)
     counts = Summary(masks.min_presence)
-    piped = output.out is None and not output.printing.json and streams.stdout_takes_data()
-    sources = discover(inputs, stdin, request.out, counts.left_out, at_once=piped or request.to_stdout)
+    piped = output.out is None and not (output.printing.json or run.dry_run) and streams.stdout_takes_data()
+    at_once = piped or request.to_stdout
+    sources = discover(inputs, stdin, request.out, counts.left_out, at_once, request.patterns)
     first = next(sources, None)
     if first is not None:
         sources = itertools.chain([first], sources)
@@ -147,7 +150,7 @@ def _carry_out(
         records = runs.segment(request, sources, terminal.note, streams.stdout(), counts)
         single = request.file is not None
         out = one_file.STDOUT if request.to_stdout else request.out
-        report = present(records, terminal, request.output, out, single)
+        report = present(records, terminal, request.output, out, single, request.inputs.null)
     terminal.notes(summary.lines(counts, out, single, _again(request, single, named), report))
     raise typer.Exit(3 if terminal.failed else 0)
 

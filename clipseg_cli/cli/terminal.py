@@ -5,7 +5,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from clipseg_cli.cli import streams, summary
 from clipseg_cli.errors import ImageError
@@ -98,11 +98,14 @@ def say(text: str) -> None:
     streams.write(f"{text}\n")
 
 
-def say_path(path: str) -> None:
-    """Prints a path on stdout: with its own bytes for a program, escaped on a terminal, which it cannot alter."""
+def say_path(path: str, null: bool = False) -> None:
+    """Prints a path on stdout: with its own bytes for a program, escaped on a terminal, which it cannot alter.
+
+    `null` ends it with NUL in place of a line end.
+    """
     from clipseg_cli.storage.paths import escape
 
-    say(escape(path) if streams.stdout_is_terminal() else path)
+    streams.write((escape(path) if streams.stdout_is_terminal() else path) + ("\0" if null else "\n"))
 
 
 def _show_overlay(out: "AnyPath", record: "Record") -> None:
@@ -161,15 +164,21 @@ def as_text(table: "Table", width: int = 160, markup: bool = True) -> str:
 
 
 def present(
-    records: Iterable["Record"], terminal: Terminal, options: OutputOptions, out: str, single: bool = False
+    records: Iterable["Record"],
+    terminal: Terminal,
+    options: OutputOptions,
+    out: str,
+    single: bool = False,
+    null: bool = False,
 ) -> str:
     """Shows each record on stderr and stdout as it comes, then writes the report if --report is given.
 
-    Returns the report's path, or "". `single`: `out` is a file or stdout, not a folder.
+    Returns the report's path, or "". `single`: `out` is a file or stdout, not a folder. `null`: printed paths end with
+    NUL.
     """
     from clipseg_cli.storage import store
 
-    emit = _emitter(options.printing, out, single)
+    emit = _emitter(options.printing, out, single, null)
     for record in records:
         terminal.record(record)
         emit(record)
@@ -182,21 +191,36 @@ def present(
     return ""
 
 
-def _emitter(options: PrintOptions, out: str, single: bool) -> Callable[["Record"], None]:
-    """Returns a function that prints a record on stdout: as JSON, as paths of its masks, or not at all."""
+def _shown_files(document: dict[str, Any]) -> Iterable[str]:
+    """Returns the paths that show the masks of a record: one per label, each once.
+
+    It is that of the mask. Without one, it is the label's other file, or a file of the image, such as the overlay.
+    """
+    from clipseg_cli.outputs.names import USUAL
+    from clipseg_cli.outputs.record import PER_LABEL
+
+    of_image = [path for form, path in document["files"].items() if form in USUAL]
+    each = ([*(mask.get(key, "") for key in PER_LABEL.values()), *of_image] for mask in document["masks"])
+    return dict.fromkeys(path for found in each if (path := next(filter(None, found), "")))
+
+
+def _emitter(options: PrintOptions, out: str, single: bool, null: bool) -> Callable[["Record"], None]:
+    """Returns a function that prints a record on stdout: as JSON, as paths of its masks, or not at all.
+
+    Paths are those that exist from the working directory.
+    """
+    from clipseg_cli.outputs.record import dumps, relocated
 
     def paths(record: "Record") -> None:
-        document = record.document()
-        for mask in document["masks"]:
-            if path := mask["path"] or mask.get("soft") or document["files"].get("overlay"):
-                say_path(os.path.join(out, path))
+        for path in _shown_files(record.document()):
+            say_path(os.path.join(out, path), null)
 
     wanted = options.print_ == "paths" or (options.print_ is None and not streams.stdout_is_terminal())
     if out == "-":
         return lambda record: None
     if options.json:
-        return lambda record: say(record.line())
+        return lambda record: say(record.line() if single else dumps(relocated(record.document(), out)))
     if single:
         quiet = options.print_ == "none" or streams.stdout_is_terminal()
-        return lambda record: say_path(out) if record.outputs and not quiet else None
+        return lambda record: say_path(out, null) if record.outputs and not quiet else None
     return paths if wanted else lambda record: None

@@ -3,6 +3,7 @@
 Pairs are read one by one, so memory does not grow with their number.
 """
 
+import contextlib
 import heapq
 import itertools
 import json
@@ -30,9 +31,10 @@ from clipseg_cli.datasets.ground_truth import (
 )
 from clipseg_cli.errors import NoInputError, UsageError
 from clipseg_cli.evaluation import metrics
-from clipseg_cli.inputs import names
+from clipseg_cli.inputs import names, orientation
 from clipseg_cli.outputs import manifest
 from clipseg_cli.outputs.manifest import MANIFEST, RUN
+from clipseg_cli.outputs.record import key_of
 
 T = TypeVar("T")
 READ_AHEAD = 64  # images
@@ -47,21 +49,25 @@ class Prediction:
     soft: Path | None = None
     threshold: float | None = None  # of the mask; None: unknown
     empty: bool = False  # the mask is empty, so it may have no file
+    turn: int = 1  # EXIF orientation that makes the files upright, as ground truth is
 
     def read_soft(self, truth: TrueMask) -> NDArray[np.uint8] | NDArray[np.uint16] | None:
         """Reads the soft map, (H, W); None if the run kept none. Raises UsageError if the sizes differ."""
-        return None if self.soft is None else _same_size(read_values(self.soft), truth, self.soft)
+        return None if self.soft is None else self._upright(read_values(self.soft), truth, self.soft)
 
     def read_mask(self, truth: TrueMask) -> NDArray[np.bool_]:
         """Reads the mask, bool (H, W), or thresholds the soft map if the run kept no mask. Raises UsageError."""
         if self.mask is not None:
-            return _same_size(read_mask(self.mask).mask, truth, self.mask)
+            return self._upright(read_mask(self.mask).mask, truth, self.mask)
         levels = self.read_soft(truth)
         if levels is not None and self.threshold is not None:
             return levels > math.floor(metrics.LARGEST[levels.dtype.name] * self.threshold + 1e-9)
         if self.empty:
             return np.zeros_like(truth.mask)
         raise UsageError(f"the run kept neither a mask nor a soft map of {self.label!r}: run it again with -f mask")
+
+    def _upright(self, array: NDArray[Any], truth: TrueMask, path: Path) -> NDArray[Any]:
+        return _same_size(np.ascontiguousarray(orientation.upright(array, self.turn)), truth, path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,34 +142,40 @@ def _open_run(out: Path) -> tuple[tuple[str, ...], Iterator[ImagePredictions]]:
             if record.get("status") != "ok":
                 continue
             try:
-                image = _from_record(out, record)
+                image = _from_record(out, record, stored, named.get(key_of(record)))
             except (KeyError, TypeError, AttributeError) as error:
                 raise UsageError(
                     f"{out / MANIFEST}: the record of {record['image']} is broken ({error!r}); run it again"
                 ) from error
             yield image
 
+    settings: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        settings = dict(json.loads((out / RUN).read_bytes())["settings"])
+    stored = settings.get("orientation") == "stored"
+    named = manifest.outputs(out) if settings.get("name") else {}
     try:
-        labels = [prompt["label"] for prompt in json.loads((out / RUN).read_bytes())["settings"]["prompts"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        labels = [prompt["label"] for prompt in settings["prompts"]]
+    except (KeyError, TypeError):
         labels = [each.label for each in next(images(), ImagePredictions((), ())).predictions]
     if not labels:
         raise NoInputError(f"the run in {out} segmented no image")
     return tuple(labels), images()
 
 
-def _from_record(out: Path, record: dict[str, Any]) -> ImagePredictions:
+def _from_record(out: Path, record: dict[str, Any], stored: bool, output: str | None) -> ImagePredictions:
     """Returns the predictions of one manifest record. The ground truth of a frame is named like the frame's mask.
 
     The ground truth may have the image's stem or its full name. If the outputs have its full name, another image has
-    the same stem, which is then not looked for.
+    the same stem, which is then not looked for. `output` is the image's output path if --name has changed the names of
+    files; otherwise they contain it.
     """
     name, stem = record["image"], names.stem(record["image"])
-    stems, predictions = [], []
+    stems, predictions = [] if output is None else [output], []
     for mask in record["masks"]:
         soft = mask.get("soft") or mask.get("soft16")
         for path in (mask["path"], soft):
-            if path and len(parts := path.split("/", 2)) == 3:
+            if output is None and path and len(parts := path.split("/", 2)) == 3:
                 stems.append(parts[2].removesuffix(".png"))
         predictions.append(
             Prediction(
@@ -172,6 +184,7 @@ def _from_record(out: Path, record: dict[str, Any]) -> ImagePredictions:
                 out / soft if soft else None,
                 mask["threshold"] if isinstance(mask["threshold"], float | int) else None,
                 mask["area"] == 0,
+                record["orientation"] if stored else 1,
             )
         )
     if record["frame"]:

@@ -14,6 +14,7 @@ Paths are strings and are handled with os.path, which keeps them as typed, with 
 
 import io
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import BinaryIO
@@ -37,10 +38,12 @@ def discover(
     out: str | None = None,
     left_out: LeftOut | None = None,
     at_once: bool = False,
+    named: tuple[re.Pattern[str], ...] = (),
 ) -> Iterator[Source]:
     """Yields the images of a run lazily, in a fixed order, each name once.
 
     `stdin` is None if it is missing or a terminal. `out` is the output folder of this run, which need not exist yet.
+    `named` is what --name calls its files there.
     Files of walked folders that are not taken are added to `left_out`, unless an option of the user leaves them out.
     `at_once`: the first image of standard input does not wait until it is known whether another one follows.
     Raises UsageError at once if there is nothing to read from or the list cannot be opened.
@@ -59,11 +62,11 @@ def discover(
             listing = _open_list(local(str(options.files_from)))
         except (OSError, ValueError) as error:
             raise UsageError(f"--files-from {escape(str(options.files_from))}: cannot be read ({error})") from error
-    search = Search.of(options, out, left_out)
+    search = Search.of(options, out, left_out, named)
     if len(inputs) == 1 and listing is None and folders.is_folder(inputs[0]):
         found = search.walk(inputs[0], "")  # a single root: outputs mirror it, and no name can occur twice
     else:
-        found = _once(_all(search, inputs, listing, stdin, at_once))
+        found = _once(_all(search, inputs, listing, stdin, at_once), inputs == ("-",) and listing is None)
     found = itertools.chain.from_iterable(frames.expand(source, options) for source in found)
     index, count = options.shard
     shard = found if count == 1 else (source for source in found if shard_number(_together(source)) % count == index)
@@ -100,15 +103,15 @@ def _all(
                 listing.close()
 
 
-def _once(found: Iterator[Source]) -> Iterator[Source]:
+def _once(found: Iterator[Source], streamed: bool) -> Iterator[Source]:
     """Drops repeated names, and renames an output that an earlier source has (`/x/a.jpg` and `x/a.jpg`).
 
-    Remembers 64-bit hashes instead of names, since a list may have a million lines of any length. The images of
-    standard input, which may never end, are not remembered: their names are numbers.
+    Remembers 64-bit hashes instead of names, since a list may have a million lines of any length. `streamed`: all
+    sources come from standard input. Its images may never end, and are not remembered: their names are numbers.
     """
     seen, outputs = set[int](), set[int]()
     for source in found:
-        if source.data is not None and hash(source.output) not in outputs:
+        if streamed and source.data is not None:
             yield source
             continue
         key = hash((path_root(source.name), *path_parts(source.name)))

@@ -8,10 +8,12 @@ import re
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+from clipseg_cli.errors import UsageError
 from clipseg_cli.inputs.kinds import SNIFF, sniff
 from clipseg_cli.inputs.names import keeps_extension
+from clipseg_cli.settings.names import patterns
 from clipseg_cli.storage import buckets
 from clipseg_cli.storage.buckets import Tag
 from clipseg_cli.storage.paths import is_url
@@ -20,6 +22,9 @@ LARGEST_RUN_FILE = 1 << 24  # bytes: a larger file is not a run.json
 
 TEXT = re.compile(rb"[\t\n\f\r -~]*")  # plain ASCII
 Entry = Literal["folder", "file", "odd"]
+
+
+Named = tuple[tuple[str, re.Pattern[str]], ...]  # a run's folder with a separator, and what its files are called there
 
 
 @dataclass(slots=True)
@@ -35,6 +40,7 @@ class Folder:
     tags: dict[str, Tag] = field(default_factory=dict)  # of objects in a bucket
     whole: frozenset[str] = frozenset()  # names whose output name is the full name
     own: bool = False  # it is the output folder of a run
+    named: "Named" = ()  # what --name calls the outputs of runs to which it, or a folder above it, belongs
 
     def keeping(self) -> frozenset[str]:
         """Returns the names of files whose output name is the full name."""
@@ -158,11 +164,35 @@ def is_run_file(path: str) -> bool:
 
 
 def _is_run(path: str) -> bool:
+    return "clipseg" in _run_file(path)
+
+
+def _run_file(path: str) -> dict[str, Any]:
     try:
         content = json.loads(_head(path, LARGEST_RUN_FILE))
     except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def named_by_run(folder: str) -> tuple[re.Pattern[str], ...]:
+    """Returns what the run in a folder, if there is one, calls outputs with --name, as paths below the folder."""
+    try:
+        settings = _run_file(os.path.join(folder, "run.json")).get("settings", {})
+        return patterns(settings.get("name", ()), [prompt["label"] for prompt in settings["prompts"]])
+    except (AttributeError, KeyError, TypeError, ValueError, UsageError):  # not written by this program
+        return ()
+
+
+def is_named(path: str, named: Named) -> bool:
+    """Returns whether a path is one of these outputs."""
+    if not named:
         return False
-    return isinstance(content, dict) and "clipseg" in content
+    path = path if is_url(path) else os.path.abspath(path)
+    return any(
+        path.startswith(base) and pattern.fullmatch(path[len(base) :].replace(os.sep, "/")) is not None
+        for base, pattern in named
+    )
 
 
 def _head(path: str, size: int) -> bytes:

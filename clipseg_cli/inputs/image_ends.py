@@ -4,6 +4,7 @@
 the second view of an MPO, a gain map, the video of a motion photo.
 """
 
+import contextlib
 import re
 import struct
 from collections.abc import Callable
@@ -69,34 +70,51 @@ def rest(window: Window) -> int:
 
 
 def _jpeg(window: Window) -> int:
-    """Finds the end marker outside the segments, which may hold a thumbnail. A scan also ends where an image begins."""
-    at, scanned, mpf, xmp = 2, False, None, b""
+    """Finds the end of a JPEG with the images and the video that belong to it."""
+    end, index, xmp = _one_jpeg(window, 0)
+    views = _views(index)
+    near = bool(views) and end <= min(views) <= end + LONGEST_PADDING
+    stop = _one_jpeg(window, max(views))[0] if near and _holds(window, min(views), b"\xff\xd8\xff") else end
+    return max(stop, _trailer_end(window, xmp, end))
+
+
+def _holds(window: Window, at: int, expected: bytes) -> bool:
+    """Returns whether these bytes stand at a position. A program that edits photos may have copied what says so."""
+    with contextlib.suppress(EOFError):
+        window.reach(at + len(expected))
+    return window.data.startswith(expected, at)
+
+
+def _one_jpeg(window: Window, at: int) -> tuple[int, tuple[int, bytes] | None, bytes]:
+    """Returns where the JPEG that begins at `at` ends, its multi-picture index with the index's position, and its XMP.
+
+    It ends with the end marker outside its segments, which may hold a thumbnail, or where an image begins in its scan.
+    """
+    at, scanned, index, xmp = at + 2, False, None, b""
     while True:
         while not (found := MARKER.search(window.data, at)):
             at = max(at, len(window.data) - 1)
             window.more()
         at = found.end()
         marker = window.data[at - 1]
-        if marker == EOI:
-            return max(at, _mpf_end(mpf, at), _trailer_end(window, xmp, at))
+        if marker == EOI or (marker == SOI and scanned):
+            return (at if marker == EOI else at - 2), index, xmp
         if marker in (TEM, SOI):
-            if marker == SOI and scanned:
-                return at - 2
             continue
         window.reach(at + 2)
         start, at = at + 2, at + int.from_bytes(window.data[at : at + 2], "big")
         if marker in (APP1, APP2):
             window.reach(at)
             segment = bytes(window.data[start:at])
-            mpf = (start + len(MPF), segment[len(MPF) :]) if segment.startswith(MPF) else mpf
+            index = (start + len(MPF), segment[len(MPF) :]) if segment.startswith(MPF) else index
             xmp = segment if segment.startswith(XMP) else xmp
         scanned = scanned or marker == SOS
 
 
-def _mpf_end(index: tuple[int, bytes] | None, end: int) -> int:
-    """Returns where the last image of a multi-picture file ends, from its index and the position of the index.
+def _views(index: tuple[int, bytes] | None) -> list[int]:
+    """Returns where the images of a multi-picture file begin behind the first one; none if there is no such index.
 
-    Returns 0 if there is no index, or if it is not of this file: a program that edits photos may have copied it.
+    The sizes in the index are not used: Pillow writes wrong ones.
     """
     try:
         base, data = index or (0, b"")
@@ -104,13 +122,11 @@ def _mpf_end(index: tuple[int, bytes] | None, end: int) -> int:
         (directory,) = struct.unpack_from(f"{order}I", data, 4)
         (count,) = struct.unpack_from(f"{order}H", data, directory)
         tags = [struct.unpack_from(f"{order}HHII", data, directory + 2 + 12 * number) for number in range(count)]
-        ((size, place),) = [(size, place) for tag, _, size, place in tags if tag == 0xB002]  # MP entries
-        entries = [struct.unpack_from(f"{order}III", data, place + 16 * number) for number in range(1, size // 16)]
+        ((size, place),) = [(size, place) for tag, _, size, place in tags if tag == 0xB002]  # its list of images
+        offsets = [struct.unpack_from(f"{order}I", data, place + at + 8)[0] for at in range(16, size, 16)]
     except (KeyError, ValueError, struct.error):
-        return 0
-    places = [(base + offset, base + offset + size) for _, size, offset in entries if offset]
-    fits = places and end <= min(places)[0] <= end + LONGEST_PADDING
-    return max(stop for _, stop in places) if fits else 0
+        return []
+    return [base + offset for offset in offsets if offset]
 
 
 def _trailer_end(window: Window, xmp: bytes, end: int) -> int:
@@ -118,14 +134,7 @@ def _trailer_end(window: Window, xmp: bytes, end: int) -> int:
     lengths = [int(length) for length in (ITEMS.findall(xmp) or VIDEO.findall(xmp))]
     video = next((length for length in reversed(lengths) if length), 0)
     start = end + sum(lengths) - video
-    try:
-        if video and sum(lengths) <= window.limit:
-            window.reach(start + 8)
-            if window.data[start + 4 : start + 8] == b"ftyp":
-                return start + video
-    except EOFError:
-        pass
-    return 0
+    return start + video if video and start < window.limit and _holds(window, start + 4, b"ftyp") else 0
 
 
 def _png(window: Window) -> int:
@@ -229,5 +238,5 @@ ENDS: dict[str, Callable[[Window], int]] = {
     "WEBP": _webp,
     "BMP": _bmp,
     "PPM": _pnm,
-    "colour PFM": _pnm,
+    "PFM": _pnm,
 }

@@ -15,7 +15,7 @@ from clipseg_cli.inputs.kinds import SNIFF, sniff
 LARGEST = 1 << 26  # bytes of an image, however few pixels are allowed
 LARGEST_PIXEL = 8  # bytes: four channels of 16 bits that could not be compressed
 PADDING = re.compile(rb"[\s\0]*")
-ZEROS = 3  # some kinds begin with as many zeros
+LEADING = 4  # bytes that some kinds begin with and that may look like padding: the length of a box
 
 
 def images(stream: BinaryIO, head: bytes, max_pixels: int) -> Iterator[bytes | ImageError]:
@@ -47,13 +47,13 @@ def _next_kind(window: Window, number: int) -> str:
     while True:
         padding = PADDING.match(window.data)
         start = padding.end() if padding else 0
-        for begin in range(max(0, start - ZEROS), start + 1):
+        for begin in range(max(0, start - LEADING), start + 1):
             if kind := sniff(bytes(window.data[begin : begin + SNIFF])):
                 window.take(begin)
                 return kind
         try:
             if len(window.data) < start + SNIFF:
-                window.take(max(0, start - ZEROS))
+                window.take(max(0, start - LEADING))
                 window.more()
                 continue
         except EOFError:

@@ -39,21 +39,29 @@ KINDS = {
     # with the size of its header: a folder may be called "BMW"
     "BMP": Kind(rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0", (".bmp",), "pillow"),
     # many camera raw files are TIFFs too: `decoders.tiff` passes them on
-    "TIFF": Kind(rb"II[*+]\0(?!\x10\0\0\0CR)|MM\0\*", (".tif", ".tiff"), "tiff"),
+    "TIFF": Kind(rb"II[*+]\0(?!\x10\0\0\0CR)|MM\0[*+]", (".tif", ".tiff"), "tiff"),
     "AVIF": Kind(rb".{4}ftyp(?:avi[fs]|m[is]f1.{4}(?:.{4})*?avi[fs])", (".avif", ".avifs"), "pillow"),
     "JPEG2000": Kind(
         rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", (".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"), "jpeg2000"
     ),
-    "PPM": Kind(rb"P[1-6]\s(?:#|\s*\d+\s+\d+\s)|Pf\s+\d+\s+\d+\s", (".pbm", ".pgm", ".ppm", ".pnm", ".pfm"), "pillow"),
+    "PPM": Kind(rb"P[1-6]\s(?:#|\s*\d+\s+\d+\s)|Pf\s+\d+\s+\d+\s", (".pbm", ".pgm", ".ppm", ".pnm", ".pfm"), "pnm"),
     "HEIC": Kind(rb".{4}ftyp(?:hei[cmsx]|hev[cmsx]|m[is]f1)", (".heic", ".heif", ".hif"), "heic", "heic", ("pi_heif",)),
     "RAW": Kind(
-        rb"II\*\0\x10\0\0\0CR|.{4}ftypcrx |FUJIFILMCCD-RAW|IIR[OS]|MMOR|IIU\0|FOVb|\0MRM",
+        rb"II\*\0\x10\0\0\0CR|II\x1a\0\0\0HEAPCCDR|.{4}ftypcrx |FUJIFILMCCD-RAW|IIR[OS]|MMOR|IIU\0|FOVb|\0MRM",
         RAW,
         "raw",
         "raw",
         ("rawpy",),
     ),
     "JPEG XL": Kind(rb"\xff\x0a|\0\0\0\x0cJXL ", (".jxl",), "jxl", "jxl", ("pillow_jxl",)),
+    "PSD": Kind(rb"8BPS\0", (".psd", ".psb"), "psd"),
+    "ICO": Kind(rb"\0\0\x01\0[^\0]\0.{3}[\0\xff][\0\x01]\0", (".ico",), "ico"),
+    "DDS": Kind(rb"DDS \x7c\0\0\0", (".dds",), "dds"),
+    "QOI": Kind(rb"qoif\0", (".qoi",), "qoi"),
+    "HDR": Kind(
+        rb"#\?(?:RADIANCE|RGBE)", decoder="hdr"
+    ),  # by its bytes alone: maps and medical images have headers named .hdr
+    "PFM": Kind(rb"PF\s+\d+\s+\d+\s", (".pfm",), "pfm"),  # colour; PPM has the grey one
     "EXR": Kind(rb"\x76\x2f\x31\x01", (".exr",), "exr", "exr", ("OpenEXR",)),
     "MP4": Kind(
         # a size of less than 16 MiB: text may begin with "The free"
@@ -74,17 +82,21 @@ KINDS = {
         ("av",),
         video=True,
     ),
-    "PSD": Kind(rb"8BPS", (".psd", ".psb")),
     "PDF": Kind(rb"%PDF-", document=True),
     "EPS": Kind(rb"%!PS|\xc5\xd0\xd3\xc6", document=True),
-    "ICO": Kind(rb"\0\0\x01\0", (".ico",)),
-    "DDS": Kind(rb"DDS ", (".dds",)),
-    "QOI": Kind(rb"qoif", (".qoi",)),
     "BLP": Kind(rb"BLP[12]", (".blp",)),
     "FITS": Kind(rb"SIMPLE  =", (".fits", ".fts")),
     "XCF": Kind(rb"gimp xcf ", (".xcf",)),
-    "big-endian BigTIFF": Kind(rb"MM\0\+"),  # Pillow reads it as little-endian
-    "colour PFM": Kind(rb"PF\s+\d+\s+\d+\s"),
+    # the last one, since it has no magic bytes: an image type with its bits per pixel, sides above 0, zeros
+    "TGA": Kind(
+        rb"""(?x) .
+        (?: \x01 [\x01\x09] .. (?!\0\0).. [\x0f\x10\x18\x20] .{4} (?!\0\0).. (?!\0\0).. \x08
+          | \0 (?: [\x02\x0a] \0{5} .{4} (?!\0\0).. (?!\0\0).. [\x10\x18\x20]
+               | [\x03\x0b] \0{5} .{4} (?!\0\0).. (?!\0\0).. [\x08\x10] ) )
+        [\x00\x01\x08\x10\x11\x18\x20\x21\x28\x30\x31\x38]""",
+        (".tga",),
+        "tga",
+    ),
 }
 DECODABLE = tuple(name for name, kind in KINDS.items() if kind.decoder)
 EXTENSIONS = frozenset(extension for kind in KINDS.values() for extension in kind.extensions)

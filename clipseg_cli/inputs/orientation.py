@@ -1,4 +1,4 @@
-"""EXIF orientation: reads it from an EXIF block, and turns stored pixels the way a viewer shows them."""
+"""EXIF orientation: reads it from an EXIF block, and turns stored pixels the way a viewer shows them, and back."""
 
 import struct
 
@@ -41,6 +41,11 @@ def noted_orientation(exif: object, notes: list[str]) -> int:
         return value
     notes.append(OUT_OF_RANGE)
     return 1
+
+
+def stored(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turns an upright array (H, W, ...) back into the frame of a file with EXIF orientation 1-8. Returns a view."""
+    return upright(pixels, {6: 8, 8: 6}.get(orientation, orientation))  # all others undo themselves
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs import folders
-from clipseg_cli.inputs.folders import Folder
+from clipseg_cli.inputs.folders import Folder, Named
 from clipseg_cli.inputs.kinds import EXTENSIONS, KINDS
 from clipseg_cli.inputs.names import stem
 from clipseg_cli.inputs.source import Source
@@ -44,9 +44,16 @@ class Search:
     neighbours: Callable[[str], tuple[frozenset[str], dict[str, Tag]]]  # of a folder, as `folders.neighbours`
     visited: set[int]  # inodes, only with --follow
     left_out: LeftOut = field(default_factory=Counter)  # counted here
+    patterns: tuple[re.Pattern[str], ...] = ()  # what --name calls the outputs of this run, as paths below `out`
 
     @classmethod
-    def of(cls, options: InputOptions, out: str | None, left_out: LeftOut | None = None) -> "Search":
+    def of(
+        cls,
+        options: InputOptions,
+        out: str | None,
+        left_out: LeftOut | None = None,
+        named: tuple[re.Pattern[str], ...] = (),
+    ) -> "Search":
         """Returns the search of a run that writes to `out`. It adds the files that it does not take to `left_out`."""
         patterns = [re.compile(fnmatch.translate(pattern.rstrip("/"))) for pattern in options.exclude]
 
@@ -56,7 +63,7 @@ class Search:
 
         # Few folders: the paths of a list mostly come folder by folder, and a cached folder may hold a million names.
         neighbours = functools.lru_cache(maxsize=8)(folders.neighbours)
-        return cls(options, out, excluded, neighbours, set(), Counter() if left_out is None else left_out)
+        return cls(options, out, excluded, neighbours, set(), Counter() if left_out is None else left_out, named)
 
     def named(self, path: str, listed: bool = False) -> Iterator[Source]:
         """Yields what the user named: a file with any extension, or the images of a folder.
@@ -88,11 +95,16 @@ class Search:
         except OSError as error:
             yield _failed(pattern, fault(error, "discover"))
             return
+        last: str | None = None
+        named: Named = ()
         for path in matches:
             pieces = slashes(path).split("/")
             above = ["".join(f"{piece}/" for piece in pieces[:index]) or "./" for index in range(len(pieces))]
             steps = list(zip(above, pieces, strict=True))[fixed:]
             own = any(_is_output(name) and self._is_run(folder) for folder, name in steps)
+            if above[-1] != last:
+                last, named = above[-1], (*self._named_in(above[-1]), *self._named_above(above[-1]))
+            own = own or folders.is_named(path, named)
             link = any(os.path.islink(os.path.join(folder, name)) for folder, name in steps)
             if link and not own and not self.options.follow:
                 self._leave_out("link", _suffix(path))
@@ -112,7 +124,7 @@ class Search:
                 path, inner = pending
                 pending = None
                 try:
-                    stack.append(self._enter(path, inner))
+                    stack.append(self._enter(path, inner, stack[-1].named if stack else self._named_above(path)))
                 except OSError as error:
                     name = (base + inner).rstrip("/")
                     yield Source(path, name, (prefix + inner).rstrip("/"), error=fault(error, "discover"))
@@ -146,13 +158,20 @@ class Search:
             elif self._takes(name, path):
                 yield source
 
-    def _enter(self, path: str, inner: str) -> Folder:
-        """Lists a folder. Raises OSError if it cannot be read."""
+    def _enter(self, path: str, inner: str, named: Named) -> Folder:
+        """Lists a folder, without the outputs that are `named` above it. Raises OSError if it cannot be read."""
         folder = folders.list_folder(path, inner)
         if self.options.follow and not self._first_visit(path):
             return Folder(folder.path, inner)
-        folder.whole = folder.keeping()
         folder.own = self._is_run(path, "run.json" in folder.names)
+        folder.named = (*named, *self._named_in(path)) if folder.own else named
+        if folder.named:
+            folder.names = [
+                name
+                for name in folder.names
+                if name in folder.folders or not folders.is_named(folder.path + name, folder.named)
+            ]
+        folder.whole = folder.keeping()
         folder.names.sort(reverse=True)
         return folder
 
@@ -212,6 +231,20 @@ class Search:
         first = key not in self.visited
         self.visited.add(key)
         return first
+
+    def _named_above(self, folder: str) -> Named:
+        """Returns what --name calls the outputs of the runs above a folder. In a bucket it does not look."""
+        found: Named = ()
+        below, above = "", "" if is_url(folder) else os.path.dirname(os.path.abspath(folder))
+        while below != above:
+            found += self._named_in(above)
+            below, above = above, os.path.dirname(above)
+        return found
+
+    def _named_in(self, folder: str) -> Named:
+        own = self.patterns if self.out is not None and folders.same(folder, self.out) else ()
+        base = os.path.join(folder if is_url(folder) else os.path.abspath(folder), "")
+        return tuple((base, each) for each in (*own, *folders.named_by_run(folder)))
 
     def _is_run(self, folder: str, has_run_file: bool = True) -> bool:
         """Returns whether `folder` is the output folder of this run or of an earlier one."""

@@ -41,7 +41,8 @@ def frame_times(source: Source) -> list[float]:
 
 def serve() -> None:
     """Lists the frames of the video that is named on stdin, and writes their times or the error to stdout as JSON."""
-    source: Source = pickle.load(sys.stdin.buffer)
+    with os.fdopen(os.dup(0), "rb") as named:
+        source: Source = pickle.load(named)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # a library that prints must not write into the answer
     try:

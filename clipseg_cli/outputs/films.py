@@ -26,7 +26,6 @@ from clipseg_cli.masks import cleanup, matting
 from clipseg_cli.outputs import colours, drawing, manifest
 from clipseg_cli.outputs.record import image_name, key_of, readable_name
 from clipseg_cli.outputs.writers import raster, video
-from clipseg_cli.prompts.slugs import unique_slugs
 from clipseg_cli.settings.inputs import DecodeOptions
 from clipseg_cli.settings.outputs import ExportOptions, Format
 from clipseg_cli.storage import paths, store
@@ -46,6 +45,7 @@ class Plan:
     out: AnyPath
     formats: tuple[Format, ...]
     labels: tuple[str, ...]
+    slugs: tuple[str, ...]  # the labels' folders
     export: ExportOptions
     feather: float = 0.0  # pixels: see `Result`
     directory: str = ""  # in which the names of images are relative
@@ -85,7 +85,8 @@ def assemble(plan: Plan) -> None:
 
 def serve() -> None:
     """Writes the videos that stdin names. Writes an error message, or an empty string, to stdout as JSON."""
-    plan, film = pickle.load(sys.stdin.buffer)
+    with os.fdopen(os.dup(0), "rb") as named:
+        plan, film = pickle.load(named)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # a library that prints must not write into the answer
     try:
@@ -114,14 +115,13 @@ def _films(out: AnyPath) -> Iterator[Film]:
 
 
 def _write(plan: Plan, film: Film) -> None:
-    slugs = unique_slugs(plan.labels)
     wanted = [
         (form, slug, video.path_of(form, slug, film.stem, plan.export))
         for form in plan.formats
         if form in video.FOLDERS
-        for slug in ([""] if form == "overlay" else slugs)
+        for slug in ([""] if form == "overlay" else plan.slugs)
     ]
-    wanted = [each for each in wanted if not _current(plan, film, each[2], slugs)]
+    wanted = [each for each in wanted if not _current(plan, film, each[2])]
     if not wanted:
         return
     from clipseg_cli.outputs.video_encoder import Encoder
@@ -156,13 +156,13 @@ def _workplace(out: AnyPath) -> "tempfile.TemporaryDirectory[str]":
     return tempfile.TemporaryDirectory(prefix="unfinished-", dir=parts)
 
 
-def _current(plan: Plan, film: Film, path: str, slugs: Sequence[str]) -> bool:
+def _current(plan: Plan, film: Film, path: str) -> bool:
     """Returns whether a video is there and newer than all its masks."""
     if not isinstance(plan.out, Path):
         return False
     try:
         made = (plan.out / path).stat().st_mtime_ns
-        masks = [plan.out / _part(video.MASKS, slugs[0], stem) for _, _, stem in film.frames if stem]
+        masks = [plan.out / _part(video.MASKS, plan.slugs[0], stem) for _, _, stem in film.frames if stem]
         return all(mask.stat().st_mtime_ns < made for mask in masks)
     except FileNotFoundError:
         return False
@@ -176,7 +176,7 @@ def _encode(
     pictures: "Iterator[NDArray[np.uint8]] | None",
 ) -> None:
     """Writes all frames of all videos of one source."""
-    slugs = unique_slugs(plan.labels)
+    slugs = plan.slugs
     tints = [colours.colour(index) for index in range(len(slugs))]
     size: tuple[int, int] | None = None
     held: list[float] = []  # times of frames that failed before the first one that did not, whose size is unknown

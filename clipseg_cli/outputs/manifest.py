@@ -1,5 +1,6 @@
 """The manifest of an output folder: one record per image, as JSON Lines. Here it is read; `ledger` writes it."""
 
+import contextlib
 import hashlib
 import io
 import os
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, Self
 
 from clipseg_cli.outputs.record import dumps, key_of, parsed
+from clipseg_cli.settings.outputs import TOP_NAMES
 from clipseg_cli.storage import store
 from clipseg_cli.storage.buckets import Url
 from clipseg_cli.storage.lines import open_lines
@@ -19,7 +21,15 @@ RUN = "run.json"
 
 
 def forget(out: AnyPath) -> None:
-    """Deletes the manifest, the journal and run.json of an output folder. Raises OutputError."""
+    """Deletes the manifest, the journal and run.json of an output folder. Raises OutputError.
+
+    Deletes outputs that --name has put elsewhere than into the usual folders too: a walk would take them for images.
+    """
+    for document in documents(out / JOURNAL):
+        for path in document.get("outputs", ()):
+            if path.partition("/")[0] not in TOP_NAMES.values() and not path.startswith("."):
+                with contextlib.suppress(OSError):
+                    (out / path).unlink()
     for name in (MANIFEST, JOURNAL):
         open_lines(out / name).clear()
     with store.failing(out):
@@ -60,6 +70,11 @@ def written(out: AnyPath, folder: str) -> dict[str, str]:
         for path in document.get("outputs", ())
         if path.startswith(folder)
     }
+
+
+def outputs(out: AnyPath) -> dict[str, str]:
+    """Returns the output path of each image by the image's key, from the journal. Memory grows with their number."""
+    return {key_of(document): str(document["output"]) for document in documents(out / JOURNAL) if "output" in document}
 
 
 def point(out: AnyPath, key: str, paths: dict[str, str], fsync: bool) -> None:

@@ -7,7 +7,7 @@ default settings. `record.schema.json` in this folder is its JSON Schema, versio
 import base64
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ from clipseg_cli.inputs.source import Source, key, readable
 
 VERSION = 2
 # Formats whose files show one label: the key of their path in the JSON of a mask. Other paths are in `files`.
-PER_LABEL = {"mask": "path", "soft": "soft", "soft16": "soft16", "cutout": "cutout"}
+PER_LABEL = {"mask": "path", "soft": "soft", "soft16": "soft16", "cutout": "cutout", "video": "video"}
 
 # JSON does not escape these characters, but many readers treat them as line ends
 _LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
@@ -93,7 +93,8 @@ class Record:
         told = document["error"]
         error = ImageError(told["class"], told["stage"], told["message"]) if told["class"] else None
         frame, time = document["frame"], document["time"]
-        return cls(image_name(document), frame=frame, time=time, error=error, kept=document)
+        turn = document["orientation"]
+        return cls(image_name(document), frame=frame, time=time, orientation=turn, error=error, kept=document)
 
     def failed(self, error: ImageError) -> "Record":
         """Returns the record of the same image with an error in place of its result."""
@@ -178,6 +179,16 @@ def readable_name(name: str) -> str:
 def readable_text(text: object) -> str:
     """Returns a text as valid Unicode: bytes that are not UTF-8 become escapes."""
     return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def relocated(document: dict[str, Any], out: str) -> dict[str, Any]:
+    """Returns a record whose paths begin with that of the output folder, so that they exist from where `out` does."""
+
+    def at(paths: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+        return paths | {key: os.path.join(out, paths[key]) for key in keys if paths.get(key)}
+
+    masks = [at(mask, PER_LABEL.values()) for mask in document["masks"]]
+    return document | {"masks": masks, "files": at(document["files"], document["files"])}
 
 
 def dumps(document: dict[str, Any]) -> str:

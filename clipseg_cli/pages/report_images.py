@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.errors import ImageError, UsageError
-from clipseg_cli.inputs import decode
+from clipseg_cli.inputs import decode, orientation
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.outputs import colours, drawing, manifest
@@ -48,6 +48,11 @@ class Run:
     labels: list[str] = field(default_factory=list)
     done: int = 0  # images that were segmented
     soft: bool = False  # whether it has soft maps
+
+    @property
+    def stored(self) -> bool:
+        """Whether its masks are in the pixel frame of the files, without their EXIF orientation."""
+        return bool(self.about.get("settings", {}).get("orientation") == "stored")
 
     def key(self, name: str) -> str:
         """Returns the name of an image as an absolute path, which two runs of one folder share."""
@@ -103,7 +108,7 @@ def image(records: Sequence[Record | None], runs: Sequence[Run], look: Look) -> 
     row: dict[str, Any] = {"name": readable_name(key_of(record))}
     row |= {"b64": record["image_b64"]} if record["image_b64"] else {}
     pixels: dict[str, Any] = {"thumb": _data_url("jpeg", raster.jpeg(drawing.fitted(photo, look.side)))}
-    pixels |= {"size": [width, height], "photo": None if missing else _url(path, look)}
+    pixels |= {"size": [width, height], "photo": _url(path, look) if path else None}
     sides = [None if each is None else _side(each, run, look) for each, run in zip(records, runs, strict=True)]
     row["sides"] = [side and side.row for side in sides]
     pixels["sides"] = [side and side.pixels for side in sides]
@@ -205,6 +210,8 @@ def _small(grey: NDArray[np.uint8] | None) -> str | None:
 def _photo(record: Record, run: Run) -> tuple[NDArray[np.uint8] | None, str]:
     """Reads the image of a record, uint8 (H, W, 3), and returns it with its path; None if it is gone or has changed.
 
+    In a run with --orientation stored, a file that a browser would turn has no path: it is shown as a thumbnail only.
+
     Relative names are tried from the working directory, then from the directory of the run.
     """
     name = image_name(record)
@@ -216,8 +223,11 @@ def _photo(record: Record, run: Run) -> tuple[NDArray[np.uint8] | None, str]:
             ).pixels
         except ImageError:
             continue
+        turned = run.stored and record["orientation"] != 1
+        if turned:
+            pixels = orientation.stored(pixels, record["orientation"])
         if pixels.shape[:2] == (record["height"], record["width"]):
-            return pixels, path
+            return np.ascontiguousarray(pixels), "" if turned else path
     return None, ""
 
 

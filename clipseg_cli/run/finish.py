@@ -7,7 +7,6 @@ soft map -> refine -> threshold -> peak -> compete for pixels -> clean up -> wri
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +15,9 @@ from clipseg_cli.errors import ClipsegError, ImageError, lacks_memory
 from clipseg_cli.inputs import profiles
 from clipseg_cli.masks import cleanup, matting, soft_maps, threshold
 from clipseg_cli.masks.threshold import Photo
+from clipseg_cli.outputs.names import Names, Place
 from clipseg_cli.outputs.record import Mask, Record
-from clipseg_cli.outputs.writers import WRITERS, one_file, per_run, video
+from clipseg_cli.outputs.writers import files, one_file, per_run, video
 from clipseg_cli.outputs.writers.one_file import OneFile
 from clipseg_cli.outputs.writers.result import Result
 from clipseg_cli.prompts.slugs import unique_slugs
@@ -25,7 +25,6 @@ from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.prompts.thresholds import Threshold
 from clipseg_cli.settings.masks import MaskOptions
 from clipseg_cli.settings.outputs import ExportOptions, Format
-from clipseg_cli.storage import store
 
 NOWHERE = (0, 0, 0, 0)  # the box of an empty mask
 Write = Callable[[str, bytes], None]  # writes bytes to a path in the output folder; raises OutputError or ImageError
@@ -41,6 +40,7 @@ class MaskPlan:
     formats: tuple[Format, ...]
     export: ExportOptions = field(default_factory=ExportOptions)
     file: OneFile | None = None  # the only file that is written; None: the files of an output folder
+    names: Names = field(default_factory=Names)
 
 
 def finish(
@@ -55,10 +55,12 @@ def finish(
     outputs: list[tuple[str, int]] = []
     try:
         result, masks = _masks(blank, photo, maps, plan)
-        stem = store.portable(output)
+        place = Place(output, blank.image, blank.frame)
         for form in video.written(plan.formats, blank):
-            writer = WRITERS[form] if plan.file is None else partial(one_file.write, plan.file)
-            for path, index, data in writer(stem, result):
+            made = (
+                one_file.write(plan.file, place.stem, result) if plan.file else files(form, place, result, plan.names)
+            )
+            for path, index, data in made:
                 write(path, data)
                 shown = video.shown(path, plan.formats, plan.export) if form == "video" else path
                 paths.setdefault((form, index), per_run.READ_FROM.get(form, shown))
@@ -72,11 +74,13 @@ def finish(
             return blank.failed(ImageError("out_of_memory", "mask", "not enough memory for its masks"))
         return blank.failed(ImageError("internal", "mask", f"{type(error).__name__}: {error}"))
 
-    def files(of: int | None) -> tuple[tuple[str, str], ...]:
+    def written(of: int | None) -> tuple[tuple[str, str], ...]:
         return tuple((form, path) for (form, index), path in paths.items() if index == of)
 
-    located = tuple(replace(mask, files=files(index)) for index, mask in enumerate(masks))
-    return replace(blank, masks=located, files=files(None), output=stem, outputs=tuple(outputs))
+    located = tuple(replace(mask, files=written(index)) for index, mask in enumerate(masks))
+    height, width = result.masks[0].shape if result.masks else (blank.height, blank.width)
+    blank = replace(blank, width=width, height=height)
+    return replace(blank, masks=located, files=written(None), output=place.stem, outputs=tuple(outputs))
 
 
 def _masks(of: Record, photo: Photo, maps: Iterable[soft_maps.Scored], plan: MaskPlan) -> tuple[Result, list[Mask]]:
@@ -104,25 +108,26 @@ def _masks(of: Record, photo: Photo, maps: Iterable[soft_maps.Scored], plan: Mas
         index = soft_maps.compete(softs, masks)
     if index is not None and options.mode == "labels":  # masks must not overlap after --grow either
         masks = _split(index, len(masks))
-    records = [_measured(blank, mask) for blank, mask in zip(blanks, masks, strict=True)]
     result = Result(
         of.image,
         photo,
         labels,
         unique_slugs(labels),
         tuple(masks),
-        tuple(record.score for record in records),
-        tuple(record.threshold for record in records),
+        tuple(blank.score for blank in blanks),
+        tuple(blank.threshold for blank in blanks),
         tuple(softs),
         tuple(fines),
         tuple(matting.limited(*pair, mask) for pair, mask in zip(alphas, masks, strict=True)) if alphas else (),
         index,
-        tuple(options.empty == "skip" and not record.area for record in records),
+        tuple(options.empty == "skip" and not mask.any() for mask in masks),
         options.clean.feather,
         plan.export,
         profiles.is_converted(of.notes),
     )
-    return result, records
+    if plan.export.orientation == "stored" and of.orientation != 1:
+        result = result.stored(of.orientation)
+    return result, [_measured(blank, mask) for blank, mask in zip(blanks, result.masks, strict=True)]
 
 
 def _measured(blank: Mask, mask: NDArray[np.uint8]) -> Mask:

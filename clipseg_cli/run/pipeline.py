@@ -291,6 +291,7 @@ def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Wri
         frames=image.frames,
         notes=notes,
         identity=identity,
+        orientation=image.orientation,
     )
 
     progress(source, "mask")

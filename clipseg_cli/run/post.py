@@ -20,16 +20,18 @@ from numpy.typing import NDArray
 
 from clipseg_cli import __version__
 from clipseg_cli.errors import ImageError, OutputError, UsageError
-from clipseg_cli.inputs import decode, folders
+from clipseg_cli.inputs import decode, folders, orientation
 from clipseg_cli.inputs.frames import FrameReader
 from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.masks.refine import REFINEMENTS
-from clipseg_cli.outputs import films, manifest, writers
+from clipseg_cli.outputs import films, manifest, names, writers
 from clipseg_cli.outputs.ledger import Ledger
 from clipseg_cli.outputs.manifest import MANIFEST, RUN
+from clipseg_cli.outputs.names import Names
 from clipseg_cli.outputs.record import Identity, Record, image_name, key_of
 from clipseg_cli.outputs.writers import one_file, per_run, raster
+from clipseg_cli.prompts.slugs import unique_slugs
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.prompts.thresholds import resolve_thresholds
 from clipseg_cli.run import run_file, sharing
@@ -39,6 +41,7 @@ from clipseg_cli.run.summary import Summary
 from clipseg_cli.settings.flag import decisive
 from clipseg_cli.settings.inputs import MAX_PIXELS, DecodeOptions
 from clipseg_cli.settings.masks import MaskOptions
+from clipseg_cli.settings.names import templates
 from clipseg_cli.settings.outputs import OutputOptions, complete
 from clipseg_cli.storage import paths, store
 
@@ -108,7 +111,8 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
     threads = max(2, min(8, os.cpu_count() or 1))
     with Ledger(out, fsync) as ledger, FrameReader(threads) as reader, ThreadPoolExecutor(threads) as pool:
         load = partial(reader.load, options=decoding)
-        again = partial(_again, request=request, directory=directory, load=load, plan=plan, write=write)
+        kept = _Run(run, directory, before["settings"].get("orientation") == "stored", _stems(run, before))
+        again = partial(_again, run=kept, load=load, plan=plan, write=write)
 
         def take(row: Row) -> Row | Record | None:
             taken = ledger.take(key_of(row), partial(_identify, row, run, directory))
@@ -127,7 +131,8 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
     labels = tuple(prompt.label for prompt in plan.prompts)
     per_run.assemble(out, plan.formats, labels, fsync)
     feather, export = plan.masks.clean.feather, plan.export
-    films.assemble(films.Plan(out, plan.formats, labels, export, feather, directory, decoding, fsync))
+    slugs = tuple(unique_slugs(labels))
+    films.assemble(films.Plan(out, plan.formats, labels, slugs, export, feather, directory, decoding, fsync))
     summary.seconds = time.monotonic() - started
     store.write(out / RUN, run_file.to_json(document | run_file.ending(summary)), fsync)
 
@@ -179,7 +184,10 @@ def _plan(request: Request, before: dict[str, Any]) -> MaskPlan:
     writers.check(len(known), request.masks.mode, formats)
     if "soft16" in formats and "soft16" not in before["settings"]["formats"]:
         raise UsageError(f"{request.run} has only 8-bit soft maps: run it again with -f soft16")
-    return MaskPlan(tuple(known), chosen, request.masks, formats, request.output.export)
+    slugs = unique_slugs(prompt.label for prompt in known)
+    names.check(request.output.name, formats, slugs, one_file.NAMED)
+    named = Names.of(request.output.name, formats)
+    return MaskPlan(tuple(known), chosen, request.masks, formats, request.output.export, names=named)
 
 
 def _admit(out: store.AnyPath, document: dict[str, Any], request: Request) -> None:
@@ -228,14 +236,18 @@ def _photo(row: Row, directory: str) -> str:
     return name if paths.is_url(name) else os.path.join(directory, name)
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """The run whose soft maps are used."""
+
+    folder: store.AnyPath
+    directory: str  # base of the images' relative paths
+    stored: bool  # its masks are in the pixel frame of the files
+    stem: Callable[[Row], str]  # returns the output path of an image
+
+
 def _again(
-    row: Row | Record,
-    *,
-    request: Request,
-    directory: str,
-    load: Callable[[Source], decode.Image],
-    plan: MaskPlan,
-    write: Write,
+    row: Row | Record, *, run: _Run, load: Callable[[Source], decode.Image], plan: MaskPlan, write: Write
 ) -> Record:
     """Writes the files of one image of the run again and returns its record. A record is passed on."""
     if isinstance(row, Record):
@@ -243,34 +255,35 @@ def _again(
     before = Record.kept_from(row)
     if before.error is not None:
         return before.failed(before.error)
-    blank = replace(
-        before,
-        kept=None,
-        width=row["width"],
-        height=row["height"],
-        format=row["format"],
-        frames=row["frames"],
-        notes=tuple(filter(None, row["notes"].split("; "))),
-    )
+    notes = tuple(filter(None, row["notes"].split("; ")))
+    blank = replace(before, kept=None, format=row["format"], frames=row["frames"], notes=notes)
     with contextlib.suppress(OSError):  # a soft map is gone: reading it will say so
-        blank = replace(blank, identity=_identify(row, request.run, directory))
-    shape = row["height"], row["width"]
+        blank = replace(blank, identity=_identify(row, run.folder, run.directory))
+    shape = row["height"], row["width"]  # of its masks
+    turn = before.orientation if run.stored else 1
+    shown = shape[::-1] if turn >= 5 else shape
+    blank = replace(blank, height=shown[0], width=shown[1])
 
     @cache
     def photo() -> NDArray[np.uint8]:
-        image = load(Source(_photo(row, directory), before.image, "", frame=before.frame or None))
-        if image.pixels.shape[:2] != shape:
-            raise ImageError("changed", "load", f"it is not the image of the run ({shape[1]} x {shape[0]} pixels)")
+        image = load(Source(_photo(row, run.directory), before.image, "", frame=before.frame or None))
+        if image.pixels.shape[:2] != shown:
+            raise ImageError("changed", "load", f"it is not the image of the run ({shown[1]} x {shown[0]} pixels)")
         return image.pixels
 
+    try:
+        place = run.stem(row)
+    except ImageError as error:
+        return blank.failed(error)
     stored = _stored(row)
 
     def maps() -> Iterator[soft_maps.Scored]:
         for mask, path in zip(row["masks"], stored, strict=True):
-            soft_map = soft_maps.StoredMap(_levels(request.run / path, shape))
+            levels = np.ascontiguousarray(orientation.upright(_levels(run.folder / path, shape), turn))
+            soft_map = soft_maps.StoredMap(levels)
             yield soft_maps.Scored(soft_map, mask["score"], mask["mean"], mask["presence"], mask["similarity"])
 
-    return finish(blank, _stem(stored[0]), photo, maps(), plan, write)
+    return finish(blank, place, photo, maps(), plan, write)
 
 
 def _levels(path: store.AnyPath, shape: tuple[int, int]) -> NDArray[Any]:
@@ -284,6 +297,18 @@ def _levels(path: store.AnyPath, shape: tuple[int, int]) -> NDArray[Any]:
     return levels
 
 
-def _stem(path: str) -> str:
-    """Returns the output path of an image from the path of its soft map, soft/<label>/<stem>.png."""
-    return path.split("/", 2)[2].removesuffix(".png")
+def _stems(run: store.AnyPath, before: dict[str, Any]) -> Callable[[Row], str]:
+    """Returns a function from an image of the run to its output path. The function raises ImageError.
+
+    It is in the path of a soft map, soft/<label>/<stem>.png; if --name has changed that, in the journal.
+    """
+    if not {*SOFT} & {*templates(before["settings"].get("name", ()))}:
+        return lambda row: _stored(row)[0].split("/", 2)[2].removesuffix(".png")
+    known = manifest.outputs(run)
+
+    def stem(row: Row) -> str:
+        if key_of(row) not in known:
+            raise ImageError("vanished", "mask", f"{run / manifest.JOURNAL} does not have it: run it again")
+        return known[key_of(row)]
+
+    return stem

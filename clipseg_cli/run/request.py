@@ -1,19 +1,27 @@
 """The request for a run: the filled option groups, checked as far as possible without a model."""
 
 import importlib.util
+import os
+import re
 from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 
 from clipseg_cli.errors import UsageError
+from clipseg_cli.inputs import folders
+from clipseg_cli.inputs.kinds import EXTENSIONS
 from clipseg_cli.masks.refine import REFINEMENTS
+from clipseg_cli.outputs import names
+from clipseg_cli.outputs.names import Names
 from clipseg_cli.outputs.writers import one_file
 from clipseg_cli.outputs.writers.one_file import OneFile
+from clipseg_cli.prompts.slugs import unique_slugs
 from clipseg_cli.prompts.thresholds import resolve_thresholds
 from clipseg_cli.run.query.terms import Query
 from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.settings.masks import MaskOptions
 from clipseg_cli.settings.model import EncodeOptions, ModelOptions, devices
-from clipseg_cli.settings.outputs import OutputOptions
+from clipseg_cli.settings.names import patterns, split, templates
+from clipseg_cli.settings.outputs import Format, OutputOptions, complete
 from clipseg_cli.settings.run import RunOptions
 
 OUT = "clipseg-out"  # the default output folder
@@ -36,10 +44,27 @@ class Request:
         resolve_thresholds(self.masks.threshold, self.query.prompts, 0)
         REFINEMENTS[self.masks.clean.refine].check()
         _check_engine(self)
+        if self.output.name:
+            _check_names(self)
         if self.to_stdout and self.output.printing.json:
             raise UsageError(
                 f"-o {self.out} and --json both write to stdout: name a folder with -o DIR, or leave one out"
             )
+
+    @property
+    def formats(self) -> tuple[Format, ...]:
+        """The formats that an output folder gets."""
+        return complete(self.output.formats)
+
+    @property
+    def names(self) -> Names:
+        """How the files of an output folder are named."""
+        return Names.of(self.output.name, self.formats)
+
+    @property
+    def patterns(self) -> tuple[re.Pattern[str], ...]:
+        """What --name calls files, as paths below the output folder."""
+        return patterns(self.output.name, [prompt.label for prompt in self.query.prompts])
 
     @property
     def out(self) -> str:
@@ -69,6 +94,23 @@ class Request:
         """Returns this request once per worker process: as many as `-j` says, and at least one per device."""
         each = self.per_device()
         return [*islice(cycle(each), max(self.run.workers.jobs, len(each)))]
+
+
+def _check_names(request: Request) -> None:
+    if request.file is not None:
+        raise UsageError(
+            f"-o {request.out} is the name of the output: leave out --name and --layout, or name a folder with -o DIR"
+        )
+    slugs = unique_slugs(prompt.label for prompt in request.query.prompts)
+    names.check(request.output.name, request.formats, slugs, one_file.NAMED)
+    if any(folders.same(path, request.out) for path in request.inputs.inputs):
+        for form, template in templates(request.output.name).items():
+            root, suffix = os.path.splitext(template)
+            if suffix in EXTENSIONS and len(split(root)[0]) > 1 and not "".join(split(root)[-1][::2]):
+                raise UsageError(
+                    f"--name {form}={template}: -o {request.out} is an input folder, and such files could be taken "
+                    f"for images; add to the name, like {root}_{form}{suffix}, or name another folder"
+                )
 
 
 def _check_engine(request: Request) -> None:

@@ -3,8 +3,9 @@
 import json
 import os
 import platform
+import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import count
@@ -163,6 +164,25 @@ def admit(out: store.AnyPath, document: dict[str, Any], resume: bool) -> bool:
     if "seconds" not in there:
         store.sweep(out)
     return "seconds" in there
+
+
+def check_names(out: store.AnyPath, patterns: Sequence[re.Pattern[str]]) -> None:
+    """Checks that a folder without a run holds no file that has the name of an output. Raises OutputError.
+
+    `patterns` are what --name calls the outputs. Other files of the user may lie in the folder, which stay. In a bucket
+    nothing is checked.
+    """
+    if not patterns or not isinstance(out, Path) or earlier(out) is not None:
+        return
+    for folder, _, names in os.walk(out):
+        above = os.path.relpath(folder, out).replace(os.sep, "/")
+        for name in names:
+            path = name if above == "." else f"{above}/{name}"
+            if any(pattern.fullmatch(path) for pattern in patterns):
+                raise OutputError(
+                    f"{out} holds {paths.escape(path)}, which could be an output of this run, but no run: choose "
+                    "another --out or --name, or move such files away"
+                )
 
 
 def holds(out: store.AnyPath, content: bytes) -> bool:

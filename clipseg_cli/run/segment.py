@@ -17,6 +17,7 @@ from clipseg_cli.model import registry
 from clipseg_cli.outputs import films
 from clipseg_cli.outputs.ledger import Ledger
 from clipseg_cli.outputs.manifest import RUN
+from clipseg_cli.outputs.names import USUAL, Place
 from clipseg_cli.outputs.record import Record
 from clipseg_cli.outputs.writers import per_run, raster
 from clipseg_cli.outputs.writers.one_file import OneFile
@@ -29,7 +30,7 @@ from clipseg_cli.run.query.exemplars import visual_prompt
 from clipseg_cli.run.request import Request
 from clipseg_cli.run.summary import Summary
 from clipseg_cli.settings.inputs import InputOptions
-from clipseg_cli.settings.outputs import complete
+from clipseg_cli.settings.outputs import Format
 from clipseg_cli.storage import store
 
 WHOLE = InputOptions().shard
@@ -88,7 +89,7 @@ def _located(request: Request) -> registry.Checkpoint:
 def _described(request: Request) -> tuple[registry.Checkpoint, pipeline.Job, dict[str, Any]]:
     """Returns the model's files, what to do with each image, and the content of run.json."""
     checkpoint = _located(request)
-    job = work.make_job(request, checkpoint, complete(request.output.formats))
+    job = work.make_job(request, checkpoint, request.formats)
     return checkpoint, job, run_file.describe(request, job, checkpoint)
 
 
@@ -108,6 +109,7 @@ def _to_folder(
     if store.folds(out):
         sources = _unfolded(sources)
     checkpoint, job, document = _described(request)
+    run_file.check_names(out, request.patterns)
     ended = run_file.admit(out, document, request.run.resume)
     begun = run_file.to_json(document)
     store.write(out / RUN, begun, fsync)
@@ -128,7 +130,8 @@ def _to_folder(
     labels = tuple(prompt.label for prompt in job.plan.prompts)
     per_run.assemble(out, job.plan.formats, labels, fsync)
     feather, export = job.plan.masks.clean.feather, job.plan.export
-    films.assemble(films.Plan(out, job.plan.formats, labels, export, feather, "", job.decoding, fsync))
+    slugs = tuple(unique_slugs(labels))
+    films.assemble(films.Plan(out, job.plan.formats, labels, slugs, export, feather, "", job.decoding, fsync))
     summary.seconds = time.monotonic() - started
     store.write(out / RUN, run_file.to_json(document | run_file.ending(summary)), fsync)
 
@@ -267,6 +270,10 @@ def show_exemplars(request: Request, path: Path) -> None:
 
 def planned(source: Source, request: Request) -> str:
     """Returns one line of --dry-run: the image, and the masks it would get."""
-    stem = store.portable(source.output)
-    folders = unique_slugs(prompt.label for prompt in request.query.prompts)
-    return readable(source.key) + " -> " + " ".join(f"masks/{slug}/{stem}.png" for slug in folders)
+    slugs, place = (
+        unique_slugs(prompt.label for prompt in request.query.prompts),
+        Place(source.output, source.name, source.frame),
+    )
+    form: Format = "mask" if "mask" in request.formats else request.formats[0]
+    named = [request.names.path(form, place, slug) for slug in slugs] if form in USUAL else [f"{form} {place.stem}"]
+    return readable(source.key) + " -> " + " ".join(dict.fromkeys(named))

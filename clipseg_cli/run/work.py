@@ -14,6 +14,7 @@ from clipseg_cli.inputs.source import Source
 from clipseg_cli.model import registry
 from clipseg_cli.outputs import writers
 from clipseg_cli.outputs.manifest import RUN
+from clipseg_cli.outputs.names import Names
 from clipseg_cli.outputs.record import Record
 from clipseg_cli.prompts.thresholds import resolve_thresholds
 from clipseg_cli.run import pipeline
@@ -45,7 +46,14 @@ def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[F
     # a guess is enough: an image gives the same bits at any batch size
     device = request.per_device()[0].model.device.replace("auto", _likely_device())
     return pipeline.Job(
-        MaskPlan(query.prompts, chosen, request.masks, formats, request.output.export),
+        MaskPlan(
+            query.prompts,
+            chosen,
+            request.masks,
+            formats,
+            request.output.export,
+            names=Names.of(request.output.name, formats),
+        ),
         query.rules,
         query.texts,
         encode.batch_size or BATCH.get(device, 16),
@@ -83,7 +91,7 @@ def _process(
     request: Request,
     checkpoint: registry.Checkpoint,
     job: pipeline.Job,
-    sources: Iterable[Source],
+    sources: Iterable[Source | None],
     send: workers.Send,
 ) -> Iterator[Record]:
     """Does the work of one worker: yields records and writes files. Its parent writes the manifest.

@@ -73,7 +73,13 @@ class InputOptions:
     files_from: Annotated[
         str | None, Flag("Read image paths from this file, one per line; - is stdin.", metavar="FILE|-")
     ] = None
-    null: Annotated[bool, Flag("Lists of paths are separated by NUL, as in `find -print0`.", ("--null", "-0"))] = False
+    null: Annotated[
+        bool,
+        Flag(
+            "Paths end with NUL, in lists that are read (`find -print0`) and in those that are printed.",
+            ("--null", "-0"),
+        ),
+    ] = False
     extensions: Annotated[
         tuple[str, ...],
         Flag(

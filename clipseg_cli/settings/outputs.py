@@ -1,9 +1,10 @@
 """What is written, and where."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from clipseg_cli.errors import UsageError
+from clipseg_cli.settings import names
 from clipseg_cli.settings.flag import Flag
 
 Format = Literal[
@@ -14,10 +15,14 @@ Format = Literal[
     "overlay",
     "cutout",
     "labels",
+    "joined",
+    "alpha",
     "coco",
     "yolo",
     "voc",
     "labelme",
+    "labelstudio",
+    "cvat",
     "svg",
     "webdataset",
     "parquet",
@@ -33,10 +38,14 @@ TOP_NAMES: dict[Format, str] = {
     "overlay": "overlays",
     "cutout": "cutouts",
     "labels": "labels",
+    "joined": "joined",
+    "alpha": "alpha",
     "coco": "coco.json",
     "yolo": "yolo",
     "voc": "voc",
     "labelme": "labelme",
+    "labelstudio": "labelstudio",
+    "cvat": "cvat",
     "svg": "svg",
     "webdataset": "webdataset",
     "parquet": "manifest.parquet",
@@ -45,6 +54,22 @@ TOP_NAMES: dict[Format, str] = {
 FILMED: tuple[Format, ...] = ("mask", "cutout", "overlay")  # formats that become videos with -f video
 FORMATS = tuple(TOP_NAMES)
 Print = Literal["paths", "none"]
+Polarity = Literal["white", "black"]
+Layout = Literal[
+    "colmap",
+    "realityscan",
+    "metashape",
+    "openmvs",
+    "3dgrut",
+    "nerfstudio",
+    "lichtfeld",
+    "onetrainer",
+    "kohya",
+    "iopaint",
+    "comfyui",
+    "darktable",
+]
+Orientation = Literal["upright", "stored"]
 
 
 def _formats(text: str) -> tuple[str, ...]:
@@ -61,6 +86,12 @@ def complete(formats: tuple[Format, ...]) -> tuple[Format, ...]:
     `video` alone means both of them as videos.
     """
     return formats if formats and formats != ("video",) else ("mask", "overlay", *formats)
+
+
+def _layout(text: str) -> str:
+    if text not in get_args(Layout):
+        raise UsageError(f"--layout {text}: no such layout; choose from {', '.join(get_args(Layout))}")
+    return text
 
 
 def _colour(text: str) -> tuple[int, int, int]:
@@ -81,10 +112,24 @@ class ExportOptions:
     PANEL: ClassVar[str] = "Output"
     DECIDES: ClassVar[bool] = True
 
-    components: Annotated[bool, Flag("Write one annotation per connected component (coco, yolo, voc, labelme).")] = (
-        False
-    )
+    orientation: Annotated[
+        Orientation,
+        Flag("Masks as a viewer shows the image, or in the file's own pixels, without its EXIF orientation."),
+    ] = "upright"
+    polarity: Annotated[
+        Polarity | None,
+        Flag(
+            "Object in `joined` and `alpha`: white (255, opaque) on black, or black (0, transparent) on white.",
+            default="white, or as --layout says",
+        ),
+    ] = None
+    components: Annotated[
+        bool, Flag("Write one annotation per connected component (coco, yolo, voc, labelme, labelstudio, cvat).")
+    ] = False
     polygons: Annotated[bool, Flag("Write polygons to coco.json instead of run lengths.")] = False
+    palette: Annotated[
+        bool, Flag("Write the PNGs of -f labels with a palette of the labels' colours, instead of plain grey.")
+    ] = False
     backdrop: Annotated[
         tuple[int, int, int] | None,
         Flag(
@@ -131,8 +176,9 @@ class OutputOptions:
     out: Annotated[
         str | None,
         Flag(
-            "Write to this folder or, for a single image, to stdout (-) or a file. Its suffix decides the format: "
-            ".png .jpg .webp .tif .npy .npz .json .svg.",
+            "Write to this folder, to a file for a single image, or to stdout (-) for images one after another. The "
+            "suffix of a file, also of -.pgm, decides the format: .png .jpg .webp .tif .pgm .ppm .npy .npz .json .svg "
+            ".xml.",
             ("--out", "-o"),
             "DIR|FILE|-",
             default="clipseg-out (post: clipseg-post), or -2, -3, ... after runs with other settings",
@@ -148,6 +194,29 @@ class OutputOptions:
             default="mask,overlay",
         ),
     ] = ()
+    name: Annotated[
+        tuple[str, ...],
+        Flag(
+            "Name the masks, or the files of a format, by a pattern of {label} {dir} {stem} {name} {ext} {index} "
+            "{frame} {format}: '{dir}/{name}.png', 'overlay={dir}/{stem}_overlay.jpg'. Repeatable.",
+            metavar="[FORMAT=]TEMPLATE",
+            parse=lambda text: names.parsed(text, FORMATS),
+            default="masks/{label}/{dir}/{stem}.png for masks",
+            decides=True,
+        ),
+    ] = ()
+    layout: Annotated[
+        Layout | None,
+        Flag(
+            f"Write what a program reads, in its names, polarity and orientation: {', '.join(get_args(Layout))}. "
+            "See `clipseg layouts`.",
+            metavar="NAME",
+            parse=_layout,
+        ),
+    ] = None
+    keep: Annotated[
+        bool, Flag("With --layout: the object is what is kept, where it would be ignored or removed, and vice versa.")
+    ] = False
     printing: PrintOptions = field(default_factory=PrintOptions)
     report: Annotated[bool, Flag("Also write report.html. With -f soft it has threshold sliders.")] = False
     preview: Annotated[bool, Flag("Show each overlay in the terminal.")] = False

@@ -153,3 +153,15 @@ def test_damaged_weights_fail(clipseg: Program, released: Published, cache: Path
     weights.write_bytes(weights.read_bytes()[:1000])
     (only,) = findings(clipseg, expect=1)
     assert only.startswith("FAIL ") and "model.safetensors" in only
+
+
+def test_doctor_says_which_files_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lists the kinds that can be read, and for every other kind the pip line of its extra."""
+    from clipseg_cli.cli.doctor import _kinds
+
+    assert "JPEG, PNG" in next(_kinds()).value and len([*_kinds()]) == 1
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    reads, *others = _kinds()
+    assert "JPEG, PNG" in reads.value and "HEIC" not in reads.value
+    assert {each.what: each.value for each in others}["HEIC"].endswith("pip install 'clipseg-cli[heic]'")
+    assert all(each.ok is None for each in others)

@@ -22,13 +22,25 @@ def test_find_print0_feeds_a_null_separated_list(quick_shell: Shell, imgs: Path,
 
 
 def test_json_goes_through_jq(quick_shell: Shell, imgs: Path, tmp_path: Path) -> None:
-    """`--json` prints the manifest's own lines on stdout and nothing else."""
+    """`--json` prints the manifest's records on stdout and nothing else. Their paths exist from the working directory,
+    also when the run is resumed; the manifest's own are relative to the output folder."""
     done = quick_shell(
         "clipseg segment imgs -p circle -o out --json | tee all | jq -r '.masks[] | select(.area_frac > 0.1) | .path'"
     )
-    assert (tmp_path / "all").read_text() == (tmp_path / "out/manifest.jsonl").read_text()
-    assert all((tmp_path / "out" / path).is_file() for path in done.stdout.splitlines()) and done.stdout
+    printed = (tmp_path / "all").read_text()
+    assert printed.replace('"out/', '"') == (tmp_path / "out/manifest.jsonl").read_text()
+    assert all((tmp_path / path).is_file() for path in done.stdout.splitlines()) and done.stdout
     assert done.stderr.count("model fake") == 1
+    assert quick_shell("clipseg segment imgs -p circle -o out --json").stdout == printed
+
+
+def test_paths_end_with_nul_for_xargs(quick_shell: Shell, imgs: Path, tmp_path: Path) -> None:
+    """`--null` ends printed paths with NUL, so that `xargs -0` gets names with quotes and spaces whole."""
+    shutil.copy(imgs / "a.jpg", imgs / 'it\'s "b".jpg')
+    done = quick_shell("clipseg segment imgs -p circle -0 -o ./out | xargs -0 -n 1 ls")
+    assert './out/masks/circle/it\'s "b".png' in done.stdout.splitlines()
+    found = quick_shell("clipseg find imgs -p circle -0 --print paths | xargs -0 ls")
+    assert found.stdout.splitlines() == sorted(str(path.relative_to(tmp_path)) for path in imgs.rglob("*.*"))
 
 
 def test_head_ends_both_ends_quietly(shell: Shell, imgs: Path) -> None:

@@ -21,7 +21,7 @@ def test_post_prints_what_segment_prints(quick_clipseg: Program, run: Path, tmp_
     assert done.stdout == "new/masks/red/a.png\n" and "1 of 1 images done" in done.stderr
     assert (tmp_path / "new/report.html").is_file()
     done = quick_clipseg("clipseg post run -f mask -o other --json -q")
-    assert done.stdout == (tmp_path / "other/manifest.jsonl").read_text() and not done.stderr
+    assert done.stdout.replace('"other/', '"') == (tmp_path / "other/manifest.jsonl").read_text() and not done.stderr
 
 
 def test_the_default_output_is_a_folder_of_its_own(quick_clipseg: Program, run: Path, tmp_path: Path) -> None:

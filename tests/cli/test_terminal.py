@@ -113,7 +113,7 @@ def test_colour_is_for_terminals(
         (PrintOptions(), True, "out", []),
         (PrintOptions(print_="paths"), True, "out", ["out/masks/cat/a.png", "out/overlays/a.jpg"]),
         (PrintOptions(print_="none"), False, "out", []),
-        (PrintOptions(json=True), True, "out", [DONE.line(), FAILED.line()]),
+        (PrintOptions(json=True), True, "", [DONE.line(), FAILED.line()]),
         (PrintOptions(), False, "a.png", ["a.png"]),
         (PrintOptions(print_="none"), False, "a.png", []),
         (PrintOptions(json=True), False, "-", []),

@@ -206,6 +206,32 @@ def test_standard_input_is_an_image_if_it_begins_like_one() -> None:
     assert find(stdin=b"") == []
 
 
+def test_several_images_on_standard_input_are_numbered(here: Path) -> None:
+    """If there is one, it is `-`. `at_once`, the first is `-` and does not wait for the second; --limit and --shard
+    count as for files, and what cannot be read is the last source."""
+    data = png() * 3
+    assert [(each.name, each.output, each.data) for each in find("-", stdin=data)] == [
+        (f"-#{number}", f"stdin/00000{number}", png()) for number in (1, 2, 3)
+    ]
+    assert names(find(stdin=data, limit=2)) == ["-#1", "-#2"]
+    shards = [names(find("-", stdin=data * 5, shard=(index, 2))) for index in (0, 1)]
+    assert all(shards) and sorted([*shards[0], *shards[1]], key=lambda name: int(name[2:])) == names(
+        find("-", stdin=data * 5)
+    )
+    *_, last = find("-", stdin=data + b"garbage")
+    assert (last.name, last.error and last.error.kind) == ("-#4", "corrupt")
+    make(here, "stdin/000001.png", "stdin/000002.png")
+    assert len({source.output for source in find("stdin/000001.png", "-", "stdin", stdin=data)}) == 5
+    reader, writer = os.pipe()
+    with open(reader, "rb") as stdin:
+        os.write(writer, png())
+        found = discover(InputOptions(), stdin, at_once=True)
+        assert next(found).name == "-"
+        os.write(writer, png() * 2)
+        os.close(writer)
+        assert names(list(found)) == ["-#2", "-#3"]
+
+
 def test_a_list_on_a_pipe_is_used_before_it_ends(here: Path) -> None:
     """The first path is yielded while the writer still holds the pipe open."""
     make(here, "a.jpg", "b.jpg")
@@ -241,6 +267,8 @@ def test_nothing_to_read_is_a_usage_error() -> None:
             discover(options, None)
     with pytest.raises(UsageError, match="named twice"):
         discover(InputOptions(inputs=("-",), files_from="-"), io.BytesIO())
+    with pytest.raises(UsageError, match="named twice"):
+        discover(InputOptions(inputs=("-", "a.jpg", "-")), io.BytesIO())
     with pytest.raises(UsageError, match="no/list"):
         discover(InputOptions(files_from="no/list"), None)
     with pytest.raises(UsageError, match="line of over a megabyte"):

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 PLAIN = ExportOptions()
 PAIRS = [(form, suffix) for form, fitting in FITTING.items() for suffix in fitting]
-KINDS = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP", ".tif": "TIFF"}
+KINDS = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".pgm": "PPM", ".ppm": "PPM"}
 
 
 def content(form: Any, suffix: str, image: Any) -> bytes:
@@ -58,9 +58,12 @@ def test_a_name_with_a_suffix_of_files_is_a_file(out: str, file: bool, tmp_path:
         ("a.npz", (), ("npz", ".npz")),
         ("a.json", (), ("coco", ".json")),
         ("a.json", ("labelme",), ("labelme", ".json")),
+        ("a.xml", (), ("cvat", ".xml")),
         ("a.svg", (), ("svg", ".svg")),
         ("a.png", ("overlay",), ("overlay", ".png")),
         ("a.png", ("soft16",), ("soft16", ".png")),
+        ("a.pgm", (), ("mask", ".pgm")),
+        ("a.ppm", (), ("overlay", ".ppm")),
     ],
 )
 def test_the_suffix_decides_the_format(out: str, formats: Any, chosen: tuple[Any, str]) -> None:
@@ -101,8 +104,20 @@ def test_a_file_holds_all_labels_or_is_refused() -> None:
             assert choose(f"a{fitting[0]}", (form,), 2, PLAIN) is not None
 
 
-def test_a_cutout_on_a_backdrop_may_be_a_jpeg() -> None:
+def test_stdout_may_name_a_suffix() -> None:
+    """It says how the outputs are encoded. What does not fit is refused as for a file. A file may have such a name."""
+    assert choose("-.ppm", (), 1, PLAIN) == OneFile("-", "overlay", ".ppm")
+    assert choose("-.PGM", ("soft16",), 1, PLAIN) == OneFile("-", "soft16", ".pgm")
+    assert choose("-.png", ("overlay",), 1, PLAIN) == OneFile("-", "overlay", ".png")
+    assert choose("./-.png", (), 1, PLAIN) == OneFile("./-.png", "mask", ".png")
+    for out, form in (("-.jpg", "mask"), ("-.ppm", "mask"), ("-.ppm", "cutout"), ("-.mp4", "mask")):
+        with pytest.raises(UsageError, match=f"-o {out}"):
+            choose(out, (form,), 1, PLAIN)  # type: ignore[arg-type]
+
+
+def test_a_cutout_on_a_backdrop_may_be_opaque() -> None:
     """It has no transparency to lose."""
+    assert choose("-.ppm", ("cutout",), 1, ExportOptions(backdrop=(255, 255, 255))) is not None
     assert choose("a.jpg", ("cutout",), 1, ExportOptions(backdrop=(255, 255, 255))) is not None
     image = Image.open(io.BytesIO(content("cutout", ".jpg", result(ring(), backdrop=(255, 255, 255)))))
     assert image.format == "JPEG" and min(image.getpixel((0, 0))) > 250  # type: ignore[type-var, arg-type]
@@ -120,6 +135,8 @@ def test_a_file_is_what_its_suffix_says_and_holds_the_values(form: Any, suffix: 
         opened = Image.open(io.BytesIO(data))
         assert opened.format == KINDS[suffix]
         array = np.array(opened)
+        if suffix == ".pgm" and form == "soft16":
+            array = array.astype(np.uint16)  # Pillow opens a PGM of 16 bits as int32
     ((_, _, usual),) = WRITERS[form]("a", image)
     expected = pixels.overlay(image) if form == "overlay" else np.array(Image.open(io.BytesIO(usual)))
     if suffix == ".webp" and expected.ndim == 2:
@@ -131,9 +148,9 @@ def test_a_file_is_what_its_suffix_says_and_holds_the_values(form: Any, suffix: 
         assert np.array_equal(array, expected)
 
 
-@pytest.mark.parametrize("form", [form for form in FITTING if form not in ("coco", "overlay")])
+@pytest.mark.parametrize("form", [form for form in FITTING if form not in ("coco", "cvat", "overlay")])
 def test_the_usual_file_is_that_of_a_folder(form: Any) -> None:
-    """Byte for byte."""
+    """Byte for byte; a file for all images excepted."""
     image = replace(result(ring()), index=ring() // 255)
     ((_, _, usual),) = WRITERS[form]("sub/a", image)
     assert content(form, FITTING[form][0], image) == usual

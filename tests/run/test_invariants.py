@@ -146,7 +146,7 @@ class History(RuleBasedStateMachine):
         assert sorted(map(str, rows)) == sorted(map(str, expected))
         for row in expected:
             for path in [mask["path"] for mask in row["masks"]] + [row["files"].get("overlay")]:
-                assert path is None or (self.out / path).read_bytes() == (fresh / path).read_bytes(), path
+                assert not path or (self.out / path).read_bytes() == (fresh / path).read_bytes(), path
         shutil.rmtree(fresh)
         self.damaged.clear()
         assert not temporary_files(self.out)

@@ -1,7 +1,7 @@
 """The pipeline: a batch that is too large for the memory, and the similarity of image and prompt."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -68,6 +68,25 @@ def test_a_batch_too_big_for_the_memory_is_halved(tmp_path: Path, error: Excepti
     small.error = RuntimeError("an illegal memory access was encountered")
     with pytest.raises(RuntimeError, match="illegal"):
         list(pipeline.run(sources, job, lambda: (small, None), lambda path, data: None))  # type: ignore[arg-type]
+
+
+def test_a_pause_gives_the_records_before_it(tmp_path: Path) -> None:
+    """Each batch ends there, and no later source is asked for. Without pauses, batches are full."""
+    path = save(tmp_path / "a.png", picture(8, 8))
+    source = Source(str(path), path.name, path.stem)
+    job = pipeline.Job(MaskPlan((Prompt("x", "x"),), (0.5,), MaskOptions(), ()), (0,), ("x",), 4)
+    small, found = SmallSegmenter(8, ValueError()), list[pipeline.Record]()
+
+    def sources() -> Iterator[Source | None]:
+        for count in (1, 6, 0, 2):
+            yield from [source] * count
+            before = len(found)
+            yield None
+            assert len(found) == before + count
+
+    for record in pipeline.run(sources(), job, lambda: (small, None), lambda path, data: None):  # type: ignore[arg-type]
+        found.append(record)
+    assert small.tried == [1, 4, 2, 2] and len(found) == 9 and all(record.ok for record in found)
 
 
 def test_a_cosine_is_that_of_each_row() -> None:

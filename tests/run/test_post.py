@@ -13,7 +13,8 @@ import pytest
 
 from clipseg_cli.errors import OutputError
 from clipseg_cli.model.segmenter import Segmenter
-from clipseg_cli.run import finish, post
+from clipseg_cli.outputs import writers
+from clipseg_cli.run import post
 from output_folder import tree
 from pictures import Program, picture, records, save
 
@@ -132,7 +133,7 @@ def test_a_repeated_post_does_only_what_is_missing_or_changed(
     the tree of an uninterrupted one. A finished one writes no file, and other options begin again."""
     clipseg("clipseg post run -f mask,coco -o whole", expect=3)
     written: list[str] = []
-    write = finish.WRITERS["mask"]
+    write = writers.WRITERS["mask"]
 
     def stopped(stem: str, result: Any) -> Iterator[Any]:
         written.append(stem)
@@ -142,7 +143,7 @@ def test_a_repeated_post_does_only_what_is_missing_or_changed(
 
     with monkeypatch.context() as patch:
         patch.setattr(post.os, "cpu_count", lambda: 1)
-        patch.setitem(finish.WRITERS, "mask", stopped)
+        patch.setitem(writers.WRITERS, "mask", stopped)
         clipseg("clipseg post run -f mask,coco -o masks", expect=1)
     done = {row["image"] for row in records(tmp_path / "masks/manifest.jsonl") if row["status"] == "ok"}
     assert 0 < len(done) < 4

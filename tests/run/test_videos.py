@@ -74,8 +74,8 @@ def test_videos_of_masks_overlays_and_cutouts(clipseg: Program, clip: Path, tmp_
     assert np.abs(cutout[..., 3].astype(int) - mask).max() <= 8
     stills = {name for name in tree(tmp_path / "films") if "still" in name and not name.startswith(".")}
     assert stills == {name for name in files if "still" in name and not name.startswith(".")}
-    row = next(row for row in records(tmp_path / "films/manifest.jsonl") if "frame" in row)
-    assert row["masks"][1]["video"] == "videos/masks/green/clip.mkv" and row["masks"][1]["path"] is None
+    row = next(row for row in records(tmp_path / "films/manifest.jsonl") if row["image"] == "i/clip.mp4")
+    assert row["masks"][1]["video"] == "videos/masks/green/clip.mkv" and row["masks"][1]["path"] == ""
 
 
 def test_a_repeated_run_keeps_videos_and_makes_missing_ones(clipseg: Program, clip: Path, tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ DECISIVE = {
     "refine", "peak", "open", "close", "fill_holes", "min_area", "keep_largest", "grow", "invert", "feather",
     "min_presence", "mode", "background", "empty",
     "tile", "flip", "size", "similarity", "dtype", "backend",
-    "components", "polygons", "backdrop",
-    "frames", "raw", "max_pixels", "checksum",
+    "components", "polygons", "palette", "backdrop", "orientation", "name", "polarity",
+    "frames", "raw", "max_pixels", "checksum", "smooth", "codec",
 }  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """The steps shared by all decoders that use Pillow: open, check the size, decode, explain errors.
 
-Pillow opens only the kinds of `PLUGINS`. HEIC and JPEG XL are missing since Pillow has no decoder for them; TGA since
-it has no magic bytes, so any text could be one; ICO and ICNS since they are icons; PSD, EPS, WMF, FITS, BLP, FLI and
-the rest since they are rare, unsafe, or need external programs. None of those plug-ins is imported.
+Pillow opens only the kinds of `PLUGINS`. The plug-in for PSD is missing since `psd` reads more of it; those for EPS and
+WMF since they are documents; FITS, BLP, FLI, ICNS and the rest since they are rare, unsafe, or need external programs.
+None of those plug-ins is imported.
 """
 
 import errno
@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
@@ -19,11 +19,15 @@ import PIL.Image
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
+    DdsImagePlugin,
     GifImagePlugin,
+    IcoImagePlugin,
     Jpeg2KImagePlugin,
     JpegImagePlugin,
     PngImagePlugin,
     PpmImagePlugin,
+    QoiImagePlugin,
+    TgaImagePlugin,
     TiffImagePlugin,
     TiffTags,
     WebPImagePlugin,
@@ -46,6 +50,10 @@ PLUGINS: dict[str, Callable[[BinaryIO, str], ImageFile]] = {
     "PPM": PpmImagePlugin.PpmImageFile,
     "AVIF": AvifImagePlugin.AvifImageFile,
     "JPEG2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
+    "ICO": IcoImagePlugin.IcoImageFile,
+    "DDS": DdsImagePlugin.DdsImageFile,
+    "QOI": QoiImagePlugin.QoiImageFile,
+    "TGA": TgaImagePlugin.TgaImageFile,
 }
 WHOLE = ("WEBP", "AVIF")  # kinds whose plug-in reads the whole file, so the size of the file is limited
 # Bytes; smaller files are read into memory first, where a file that is cut short meanwhile cannot crash libtiff.
@@ -98,7 +106,7 @@ class Frames:
 
 def in_memory(file: BinaryIO) -> BinaryIO:
     """Returns a copy in memory of a file of up to `READ_WHOLE` bytes; a larger file itself."""
-    return io.BytesIO(file.read()) if _bytes(file) <= READ_WHOLE else file
+    return io.BytesIO(file.read()) if size(file) <= READ_WHOLE else file
 
 
 def whole(file: BinaryIO, max_pixels: int) -> bytes:
@@ -107,24 +115,27 @@ def whole(file: BinaryIO, max_pixels: int) -> bytes:
     return file.read()
 
 
-def _bytes(file: BinaryIO) -> int:
+def size(file: BinaryIO) -> int:
     """Returns the size of a file in bytes, and rewinds it."""
-    size = file.seek(0, os.SEEK_END)
+    count = file.seek(0, os.SEEK_END)
     file.seek(0)
-    return size
+    return count
 
 
 def _check_bytes(file: BinaryIO, max_pixels: int) -> None:
-    size = _bytes(file)
-    if size > max(READ_WHOLE, LARGEST_PIXEL * max_pixels):
-        raise too_large(f"{size} bytes")
+    count = size(file)
+    if count > max(READ_WHOLE, LARGEST_PIXEL * max_pixels):
+        raise too_large(f"{count} bytes")
 
 
-def opened(kind: str, file: BinaryIO, max_pixels: int) -> ImageFile:
-    """Reads the header of a file; its pixels are not decoded yet. Raises ImageError, also `too_large`."""
+def opened(kind: str, file: BinaryIO, max_pixels: int, unread: str = UNREAD) -> ImageFile:
+    """Reads the header of a file; its pixels are not decoded yet. Raises ImageError, also `too_large`.
+
+    `unread` is explained at `reasons`.
+    """
     _hush(max_pixels)
     file.seek(0)
-    with reasons():
+    with reasons(unread):
         image = PLUGINS[kind](file, "")
     _check_size(image, max_pixels)
     if kind == "AVIF":
@@ -141,20 +152,20 @@ def _check_size(image: ImageFile, max_pixels: int) -> None:
         raise too_large(f"{width} x {height} pixels")
 
 
-def finished(image: ImageFile, frames: int = 0) -> Decoded:
+def finished(image: PIL.Image.Image, frames: int = 0, notes: Iterable[str] = ()) -> Decoded:
     """Decodes the pixels, converts them to RGB and applies the EXIF orientation. `frames` 0: as Pillow counts them.
 
-    `image.info` may hold an ICC profile, and as "transfer" H.273's code of the curve.
+    `image.info` may hold an ICC profile, and as "transfer" H.273's code of the curve. `notes` are added to.
     """
-    notes = primaries.notes(image.info.get("transfer", 0))
+    notes = [*notes, *primaries.notes(image.info.get("transfer", 0))]
     with reasons():
         image.load()
         pixels = colour.rgb(image, notes)
-    turned = orientation.upright(pixels, orientation.noted_orientation(image.info.get("exif"), notes))
-    return Decoded(turned, frames or _frames(image), notes)
+    turn = orientation.noted_orientation(image.info.get("exif"), notes)
+    return Decoded(orientation.upright(pixels, turn), frames or _frames(image), notes, turn)
 
 
-def _frames(image: ImageFile) -> int:
+def _frames(image: PIL.Image.Image) -> int:
     """Returns how many frames the file has, at least 1. Damage after the first frame does not matter."""
     try:
         return int(getattr(image, "n_frames", 1))
@@ -176,17 +187,18 @@ def _hush(max_pixels: int) -> None:
 
 
 @contextmanager
-def reasons() -> Iterator[dict[libtiff.Report, None]]:
-    """Converts what Pillow raises for a bad file into an ImageError. It raises far more types than it documents.
+def reasons(unread: str = UNREAD) -> Iterator[dict[libtiff.Report, None]]:
+    """Converts what a decoder raises for a bad file into an ImageError. Pillow raises far more types than it documents.
 
-    Yields what libtiff reports meanwhile.
+    `unread` is a regular expression of the messages for a sound file that cannot be read. Yields what libtiff reports
+    meanwhile.
     """
-    with libtiff.reports() as reports, _reasons(reports):
+    with libtiff.reports() as reports, _reasons(reports, unread):
         yield reports
 
 
 @contextmanager
-def _reasons(reports: dict[libtiff.Report, None]) -> Iterator[None]:
+def _reasons(reports: dict[libtiff.Report, None], unread: str) -> Iterator[None]:
     try:
         yield
     except (ImageError, MemoryError):
@@ -200,7 +212,7 @@ def _reasons(reports: dict[libtiff.Report, None]) -> Iterator[None]:
         key = error.__cause__.args[0] if isinstance(error.__cause__, KeyError) else None
         if key in TiffTags.TAGS_V2:
             text = f"no {TiffTags.TAGS_V2[key].name}"
-        elif key is not None or re.search(UNREAD, text):
+        elif key is not None or re.search(unread, text):
             text = f"compression {text}" if text.isdecimal() else text
             why = f"unsupported pixel format ({text}); save it as 8-bit RGB"
             raise ImageError("unsupported", "load", why) from error

@@ -15,6 +15,7 @@ class Decoded(NamedTuple):
     pixels: np.ndarray  # uint8 (H, W, 3) RGB, upright
     frames: int  # number in the file, counted up to MOST_FRAMES
     notes: list[str]  # what was converted or ignored
+    orientation: int = 1  # the EXIF orientation that was applied; 1 if there is none, or if every reader applies it
     kind: str = ""  # if the file turned out to be of another kind than its first bytes say
 
 

@@ -7,7 +7,8 @@ import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 
 from clipseg_cli.errors import UsageError
-from clipseg_cli.outputs.writers import annotations, parquet, pixels, raster, video, webdataset
+from clipseg_cli.outputs.names import Names, Place, usual
+from clipseg_cli.outputs.writers import annotations, labelling, one_file, parquet, pixels, raster, video, webdataset
 from clipseg_cli.outputs.writers.result import File, Result
 from clipseg_cli.settings.masks import Mode
 from clipseg_cli.settings.outputs import Format
@@ -20,36 +21,45 @@ def _mask(stem: str, result: Result) -> Iterator[File]:
     encode = raster.png if result.feather else raster.mask_png
     for index, slug in enumerate(result.slugs):
         if not result.skip[index]:
-            yield f"masks/{slug}/{stem}.png", index, encode(pixels.mask(result, index))
+            yield usual("mask", stem, slug), index, encode(pixels.mask(result, index))
 
 
 def _soft(stem: str, result: Result) -> Iterator[File]:
     for index, (slug, levels) in enumerate(zip(result.slugs, result.softs, strict=True)):
-        yield f"soft/{slug}/{stem}.png", index, raster.png(levels)
+        yield usual("soft", stem, slug), index, raster.png(levels)
 
 
 def _soft16(stem: str, result: Result) -> Iterator[File]:
     for index, (slug, levels) in enumerate(zip(result.slugs, result.fines, strict=True)):
-        yield f"soft16/{slug}/{stem}.png", index, raster.png(levels)
+        yield usual("soft16", stem, slug), index, raster.png(levels)
 
 
 def _npz(stem: str, result: Result) -> Iterator[File]:
-    yield f"npz/{stem}.npz", None, pixels.npz(result)
+    yield usual("npz", stem), None, pixels.npz(result)
 
 
 def _overlay(stem: str, result: Result) -> Iterator[File]:
-    yield f"overlays/{stem}.jpg", None, raster.jpeg(pixels.overlay(result), srgb=result.converted)
+    yield usual("overlay", stem), None, raster.jpeg(pixels.overlay(result), srgb=result.converted)
 
 
 def _labels(stem: str, result: Result) -> Iterator[File]:
-    yield f"labels/{stem}.png", None, raster.indexed_png(pixels.labels(result))
+    yield usual("labels", stem), None, pixels.labels_png(result)
+
+
+def _joined(stem: str, result: Result) -> Iterator[File]:
+    if not all(result.skip):
+        yield usual("joined", stem), None, raster.mask_png(pixels.joined(result))
+
+
+def _alpha(stem: str, result: Result) -> Iterator[File]:
+    yield usual("alpha", stem), None, raster.colour_png(pixels.alpha(result), result.converted)
 
 
 def _cutout(stem: str, result: Result) -> Iterator[File]:
     for index, slug in enumerate(result.slugs):
         if not result.skip[index]:
             cutout = pixels.cutout(result, index)
-            yield f"cutouts/{slug}/{stem}.png", index, raster.colour_png(cutout, result.converted)
+            yield usual("cutout", stem, slug), index, raster.colour_png(cutout, result.converted)
 
 
 WRITERS: dict[Format, Writer] = {
@@ -60,10 +70,14 @@ WRITERS: dict[Format, Writer] = {
     "overlay": _overlay,
     "cutout": _cutout,
     "labels": _labels,
+    "joined": _joined,
+    "alpha": _alpha,
     "coco": annotations.coco,
     "yolo": annotations.yolo,
     "voc": annotations.voc,
     "labelme": annotations.labelme,
+    "labelstudio": labelling.labelstudio,
+    "cvat": labelling.cvat,
     "svg": annotations.svg,
     "webdataset": webdataset.webdataset,
     "parquet": parquet.masks,
@@ -71,6 +85,18 @@ WRITERS: dict[Format, Writer] = {
 }
 # Modules that formats need. Each of these formats has an extra of its name.
 PACKAGES: dict[Format, str] = {"parquet": "pyarrow", "video": "av"}
+
+
+def files(form: Format, place: Place, result: Result, names: Names) -> Iterator[File]:
+    """Yields the files of a format under their names in this run. A name's suffix says how its file is encoded.
+
+    Raises ImageError if the image cannot be written so.
+    """
+    if form not in names.templates:
+        yield from WRITERS[form](place.stem, result)
+        return
+    for index, data in one_file.encoded(form, names.suffix(form), place.stem, result):
+        yield names.path(form, place, "" if index is None else result.slugs[index]), index, data
 
 
 def check(labels: int, mode: Mode, formats: Sequence[Format]) -> None:

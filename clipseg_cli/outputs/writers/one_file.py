@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from clipseg_cli.errors import ImageError, UsageError
 from clipseg_cli.inputs.kinds import EXTENSIONS
-from clipseg_cli.outputs.writers import annotations, per_run, pixels, raster
+from clipseg_cli.outputs.writers import annotations, labelling, per_run, pixels, raster
 from clipseg_cli.outputs.writers.result import File, Result
 from clipseg_cli.settings.outputs import ExportOptions, Format
 
@@ -21,7 +21,7 @@ ALIASES = {".jpeg": ".jpg", ".tiff": ".tif"}
 # The suffixes that fit each format, the one of its files in an output folder first. Without -f, a suffix means the
 # first format that it fits. JPEG fits only what is made to be looked at: it would change the values of all others.
 FITTING: dict[Format, tuple[str, ...]] = {
-    "mask": (".png", ".tif", ".webp", ".npy", ".pgm"),
+    "mask": (".png", ".tif", ".webp", ".npy", ".pgm", ".pfm"),
     "overlay": (".jpg", ".png", ".webp", ".tif", ".ppm"),
     "npz": (".npz",),
     "svg": (".svg",),
@@ -31,12 +31,17 @@ FITTING: dict[Format, tuple[str, ...]] = {
     "soft16": (".png", ".tif", ".npy", ".pgm"),
     "cutout": (".png", ".webp", ".tif"),
     "labels": (".png", ".tif", ".npy", ".pgm"),
+    "joined": (".png", ".tif", ".webp", ".npy", ".pgm", ".pfm"),
+    "alpha": (".png", ".tif", ".webp"),
+    "cvat": (".xml",),
 }
+NAMED = {form: tuple(each for each in fitting if each != ".npy") for form, fitting in FITTING.items()}  # for --name
 OPAQUE = (".jpg", ".ppm")  # also for cutouts that have a backdrop
 ONE_LABEL = ("mask", "soft", "soft16", "cutout")  # formats whose file holds a single label
+SKIPPED = ("mask", "cutout", "joined")  # formats of which --empty skip leaves out empty masks
 # Suffixes that nobody gives to a folder, beside those that this program writes and those of images.
 OF_FILES = {".csv", ".exr", ".geojson", ".gpkg", ".htm", ".html", ".jsonl", ".jxl", ".mkv", ".mov", ".mp4", ".parquet"}
-OF_FILES |= {".pdf", ".psd", ".tar", ".txt", ".webm", ".xml", ".yaml", ".yml", ".zip"}
+OF_FILES |= {".pdf", ".psd", ".tar", ".txt", ".webm", ".yaml", ".yml", ".zip"}
 WEBP_SIDE = 16_383  # pixels: the longest side that WebP holds
 _WRITTEN = frozenset(suffix for fitting in FITTING.values() for suffix in fitting) | ALIASES.keys()
 
@@ -90,7 +95,7 @@ def choose(out: str, formats: Sequence[Format], labels: int, export: ExportOptio
     if labels > 1 and form in ONE_LABEL:
         raise UsageError(
             f"-o {out} holds the {form} of one prompt, but there are {labels}: name a folder, or give a format that "
-            "holds all prompts (overlay, labels, npz, svg, coco, labelme)"
+            "holds all prompts (overlay, labels, npz, svg, coco, labelme, cvat)"
         )
     return OneFile(STDOUT if root == STDOUT else out, form, suffix or fitting[0])
 
@@ -114,23 +119,33 @@ def _why_not(form: Format, suffix: str) -> str:
 
 def write(file: OneFile, stem: str, result: Result) -> Iterator[File]:
     """Yields the file, or nothing if its mask is empty and --empty skip is given. Raises ImageError."""
-    if file.form in ONE_LABEL and result.skip[0]:
-        return
-    index = 0 if file.form in ONE_LABEL else None
     path = stem if file.path == STDOUT else file.path  # on stdout each image has an output of its own
-    if file.form in PIXELS:
-        array = PIXELS[file.form](result)
-        if file.suffix == ".webp" and max(array.shape[:2]) > WEBP_SIDE:
+    yield from ((path, index, data) for index, data in encoded(file.form, file.suffix, stem, result))
+
+
+def encoded(form: Format, suffix: str, stem: str, result: Result) -> Iterator[tuple[int | None, bytes]]:
+    """Yields a format's files as (label index, content), one per label or, with None, one of all labels.
+
+    Yields nothing for an empty mask if --empty skip is given. Raises ImageError.
+    """
+    suffix = ALIASES.get(suffix, suffix)
+    if form in DOCUMENTS:
+        yield None, DOCUMENTS[form](stem, result)
+        return
+    if (form, suffix) == ("labels", ".png"):
+        yield None, pixels.labels_png(result)
+        return
+    for index in range(len(result.slugs)) if form in ONE_LABEL else (None,):
+        if form in SKIPPED and all(result.skip if index is None else (result.skip[index],)):
+            continue
+        array = PIXELS[form](result, index or 0)
+        if suffix == ".webp" and max(array.shape[:2]) > WEBP_SIDE:
             raise ImageError("too_large", "write", f"WebP holds at most {WEBP_SIDE} pixels a side: use .png or .tif")
-        yield path, index, ENCODERS[file.suffix](array, file.form, result.converted)
-    else:
-        yield path, index, DOCUMENTS[file.form](stem, result)
+        yield index, ENCODERS[suffix](array, form, result.converted)
 
 
 def _png(array: NDArray[Any], form: Format, srgb: bool) -> bytes:
-    if form == "labels":
-        return raster.indexed_png(array)
-    if form == "mask":
+    if form in ("mask", "joined"):
         return raster.mask_png(array)
     return raster.colour_png(array, srgb) if array.ndim == 3 else raster.png(array)
 
@@ -140,19 +155,26 @@ def _coco(stem: str, result: Result) -> bytes:
     return b"".join(per_run.coco_json(lambda: fragments, 1, result.labels))
 
 
+def _cvat(stem: str, result: Result) -> bytes:
+    fragments = [data for _, _, data in labelling.cvat(stem, result)]
+    return b"".join(labelling.cvat_xml(fragments, result.labels))
+
+
 def _only(files: Iterator[File]) -> bytes:
     ((_, _, data),) = files
     return data
 
 
-# The pixels of a format: uint8 or uint16 (H, W), or uint8 (H, W, 3 or 4).
-PIXELS: dict[Format, Callable[[Result], NDArray[Any]]] = {
-    "mask": lambda result: pixels.mask(result, 0),
-    "overlay": pixels.overlay,
-    "soft": lambda result: result.softs[0],
-    "soft16": lambda result: result.fines[0],
-    "cutout": lambda result: pixels.cutout(result, 0),
-    "labels": pixels.labels,
+# The pixels of a format, of one label where it holds one: uint8 or uint16 (H, W), or uint8 (H, W, 3 or 4).
+PIXELS: dict[Format, Callable[[Result, int], NDArray[Any]]] = {
+    "mask": pixels.mask,
+    "overlay": lambda result, index: pixels.overlay(result),
+    "soft": lambda result, index: result.softs[index],
+    "soft16": lambda result, index: result.fines[index],
+    "cutout": pixels.cutout,
+    "labels": lambda result, index: pixels.labels(result),
+    "joined": lambda result, index: pixels.joined(result),
+    "alpha": lambda result, index: pixels.alpha(result),
 }
 ENCODERS: dict[str, Callable[[NDArray[Any], Format, bool], bytes]] = {
     ".png": _png,
@@ -162,10 +184,12 @@ ENCODERS: dict[str, Callable[[NDArray[Any], Format, bool], bytes]] = {
     ".npy": lambda array, form, srgb: raster.npy(array),
     ".pgm": lambda array, form, srgb: raster.pnm(array),
     ".ppm": lambda array, form, srgb: raster.pnm(array),
+    ".pfm": lambda array, form, srgb: raster.pfm(array),
 }
 DOCUMENTS: dict[Format, Callable[[str, Result], bytes]] = {
     "npz": lambda stem, result: pixels.npz(result),
     "svg": lambda stem, result: _only(annotations.svg(stem, result)),
     "coco": _coco,
     "labelme": lambda stem, result: _only(annotations.labelme(stem, result)),
+    "cvat": _cvat,
 }

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.masks import cleanup, matting
-from clipseg_cli.outputs import drawing
+from clipseg_cli.outputs import colours, drawing
 from clipseg_cli.outputs.writers import raster
 from clipseg_cli.outputs.writers.result import Result
 
@@ -14,6 +14,17 @@ from clipseg_cli.outputs.writers.result import Result
 def mask(result: Result, index: int) -> NDArray[np.uint8]:
     """Returns the mask of a label, uint8 (H, W): 0 or 255, or levels between them along a feathered edge."""
     return cleanup.feather(result.masks[index], result.feather)
+
+
+def joined(result: Result) -> NDArray[np.uint8]:
+    """Returns one mask of all labels, uint8 (H, W): 255 where any of them is, or 0 there, as --polarity says."""
+    white = np.maximum.reduce([mask(result, index) for index in range(len(result.masks))])
+    return np.asarray(255 - white if result.export.polarity == "black" else white, np.uint8)
+
+
+def alpha(result: Result) -> NDArray[np.uint8]:
+    """Returns the photo with the joined mask as its alpha, RGBA, uint8 (H, W, 4). Its colours are unchanged."""
+    return np.dstack([result.photo(), joined(result)])
 
 
 def cutout(result: Result, index: int) -> NDArray[np.uint8]:
@@ -41,6 +52,13 @@ def labels(result: Result) -> NDArray[np.uint8]:
     """Returns the number of each pixel's label, uint8 (H, W): 0 for background, i + 1 for label i."""
     assert result.index is not None
     return result.index
+
+
+def labels_png(result: Result) -> bytes:
+    """Returns the labels as a PNG, 8-bit grey or, with --palette, indexed: 0 is black, a label has its own colour."""
+    if result.export.palette:
+        return raster.indexed_png(labels(result), [(0, 0, 0), *map(colours.colour, range(255))])
+    return raster.mask_png(labels(result))
 
 
 def npz(result: Result) -> bytes:

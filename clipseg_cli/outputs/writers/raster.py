@@ -1,4 +1,4 @@
-"""Encodes arrays as bytes of PNG, JPEG, WebP, TIFF, PGM, PPM, npy and npz, and reads grey PNGs back.
+"""Encodes arrays as bytes of PNG, JPEG, WebP, TIFF, PGM, PPM, PFM, npy and npz, and reads grey PNGs back.
 
 `srgb`: the file of a colour image says that its colours are sRGB. Without it, it says nothing.
 """
@@ -6,6 +6,7 @@
 import io
 import struct
 import zlib
+from collections.abc import Iterable
 from typing import Any
 
 import cv2
@@ -49,21 +50,24 @@ def colour_png(colours: NDArray[np.uint8], srgb: bool = False) -> bytes:
     return data[:PNG_HEADER] + chunk + data[PNG_HEADER:]
 
 
-def indexed_png(index: NDArray[np.uint8]) -> bytes:
-    """Returns an indexed PNG of a uint8 (H, W) array: 0 is black, i + 1 has the fixed colour of label i."""
+def indexed_png(index: NDArray[np.uint8], palette: Iterable[colours.RGB]) -> bytes:
+    """Returns an indexed PNG of a uint8 (H, W) array. `palette` has the colour of each of its values, from 0."""
     image = Image.fromarray(index, "P")
-    image.putpalette([0, 0, 0, *(channel for label in range(255) for channel in colours.colour(label))])
+    image.putpalette([channel for colour in palette for channel in colour])
     with io.BytesIO() as file:
         image.save(file, "PNG")
         return file.getvalue()
 
 
 def levels(data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Returns the levels of a grey PNG, uint8 or uint16 (H, W). Raises OSError, ValueError or SyntaxError.
+    """Returns the levels of a grey PNG, TIFF, WebP, PGM or PFM that a run wrote, uint8 or uint16 (H, W).
 
-    Pillow decodes it: OpenCV's libpng would print errors on stderr.
+    Pillow decodes it: OpenCV's libpng would print errors on stderr. Raises OSError, ValueError or SyntaxError.
     """
-    with PngImageFile(io.BytesIO(data)) as image:
+    file = io.BytesIO(data)
+    with PngImageFile(file) if data[:1] == b"\x89" else Image.open(file, formats=("TIFF", "WEBP", "PPM")) as image:
+        if image.mode == "F":  # a PFM
+            return np.asarray(np.rint(np.array(image) * 255), np.uint8)
         return np.array(image if image.mode in ("L", "I;16") else image.convert("L"))
 
 
@@ -87,6 +91,13 @@ def pnm(array: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
     height, width = array.shape[:2]
     form, most = b"P5" if array.ndim == 2 else b"P6", np.iinfo(array.dtype).max
     return b"%s\n%d %d\n%d\n" % (form, width, height, most) + array.astype(array.dtype.newbyteorder(">")).tobytes()
+
+
+def pfm(grey: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
+    """Returns a PFM of a grey image, uint8 or uint16 (H, W): float32 from 0 to 1, the lowest row first."""
+    height, width = grey.shape
+    shares = grey[::-1].astype("<f4") / np.float32(np.iinfo(grey.dtype).max)
+    return b"Pf\n%d %d\n-1.0\n" % (width, height) + shares.astype("<f4").tobytes()
 
 
 def _profile(srgb: bool) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """The result of one image: the input of every writer."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clipseg_cli.inputs import orientation
 from clipseg_cli.outputs import colours
 from clipseg_cli.settings.outputs import ExportOptions
 
@@ -31,6 +33,22 @@ class Result:
     feather: float  # pixels: blur radius of the edge in mask files and cutouts
     export: ExportOptions
     converted: bool = False  # the photo was converted to sRGB by an ICC profile: colour files say that they are sRGB
+
+    def stored(self, turn: int) -> "Result":
+        """Returns the upright result in the pixel frame of a file with this EXIF orientation."""
+
+        def turned(upright: NDArray[Any]) -> NDArray[Any]:
+            return np.ascontiguousarray(orientation.stored(upright, turn))
+
+        return replace(
+            self,
+            photo=lambda: turned(self.photo()),
+            masks=tuple(map(turned, self.masks)),
+            softs=tuple(map(turned, self.softs)),
+            fines=tuple(map(turned, self.fines)),
+            alphas=tuple(map(turned, self.alphas)),
+            index=None if self.index is None else turned(self.index),
+        )
 
     def colour(self, index: int) -> tuple[int, int, int]:
         """Returns the RGB colour of a label, the same for all images."""

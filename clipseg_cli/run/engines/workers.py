@@ -63,7 +63,8 @@ class Cluster:
 
 Notify = Callable[[Notice], None]
 Send = Callable[[Notice | Progress], None]
-Work = Callable[[Iterable[Source], Send], Iterator[Record]]  # the pipeline of one process; it can be pickled
+# the pipeline of one process; it can be pickled. None among the sources is a pause
+Work = Callable[[Iterable[Source | None], Send], Iterator[Record]]
 Message = Record | Notice | Progress | ClipsegError | Literal["ready"] | None  # None: the worker is dead
 Todo = queue.SimpleQueue[Source | None]  # None: no more sources
 
@@ -250,23 +251,25 @@ class _Dispatcher:
 
 def run_worker(work: Work, todo: Todo, send: Callable[[Record | Notice | Progress], None]) -> None:
     """Runs `work` on the sources of `todo` until it yields None, and sends every record."""
-    while (source := todo.get()) is not None:
-        for record in work(_burst(source, todo), send):
+    first = todo.get()
+    if first is not None:
+        for record in work(_with_pauses(first, todo), send):
             send(record)
 
 
-def _burst(first: Source, todo: Todo) -> Iterator[Source]:
-    """Yields sources until none comes for `STARVED` seconds.
+def _with_pauses(source: Source | None, todo: Todo) -> Iterator[Source | None]:
+    """Yields a source and those of `todo`, and None whenever none comes for `STARVED` seconds.
 
-    When it ends, the pipeline yields the records that it still holds. Otherwise worker and main process could wait for
-    each other: the worker for more sources, the main process for records.
+    At such a pause the pipeline yields the records that it still holds. Otherwise worker and main process could wait
+    for each other: the worker for more sources, the main process for records.
     """
-    source: Source | None = first
-    with contextlib.suppress(queue.Empty):
-        while source is not None:
-            yield source
+    while source is not None:
+        yield source
+        try:
             source = todo.get(timeout=STARVED)
-        todo.put(None)
+        except queue.Empty:
+            yield None
+            source = todo.get()
 
 
 def failure_notice(error: BaseException) -> Notice:
