@@ -126,34 +126,46 @@ def _write(plan: Plan, film: Film) -> None:
         return
     from clipseg_cli.outputs.video_encoder import Encoder
 
+    pictures = _pictures(plan, film) if any(form != "mask" for form, _, _ in wanted) else None
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(_workplace(plan.out)))
-        sound = None
-        pictures = _pictures(plan, film) if any(form != "mask" for form, _, _ in wanted) else None
-        encoders: dict[str, Encoder] = {}
-        files: dict[str, Path] = {}
-        with contextlib.ExitStack() as films:
-            for number, (form, _, path) in enumerate(wanted):
-                files[path] = folder / f"{number}{os.path.splitext(path)[1]}"
-                sound = stack.enter_context(_sound(plan, film)) if form == "overlay" else None
+        files = {path: stack.enter_context(_unfinished(plan.out / path)) for _, _, path in wanted}
+        with contextlib.ExitStack() as encoding:
+            encoders: dict[str, Encoder] = {}
+            for form, _, path in wanted:
+                sound = encoding.enter_context(_sound(plan, film)) if form == "overlay" else None
                 encoder = Encoder(files[path], video.codec_of(form, plan.export), _rate(film), sound)
-                encoders[path] = films.enter_context(encoder)
+                encoders[path] = encoding.enter_context(encoder)
             _encode(plan, film, wanted, encoders, pictures)
         for path, file in files.items():
-            store.write(plan.out / path, _pieces(file), plan.fsync)
+            _publish(file, plan.out / path, plan.fsync)
 
 
-def _workplace(out: AnyPath) -> "tempfile.TemporaryDirectory[str]":
-    """Returns a folder for unfinished videos: on the disk of the output, as they may be large."""
-    if not isinstance(out, Path):
-        return tempfile.TemporaryDirectory()
-    parts = out / video.PARTS
-    parts.mkdir(parents=True, exist_ok=True)
-    for left in parts.glob("unfinished-*"):  # by a run that was killed
-        for file in left.iterdir():
-            file.unlink(missing_ok=True)
-        left.rmdir()
-    return tempfile.TemporaryDirectory(prefix="unfinished-", dir=parts)
+@contextlib.contextmanager
+def _unfinished(path: AnyPath) -> Iterator[Path]:
+    """Yields the file in which a video is written, on the disk of the output. It is deleted unless it is renamed."""
+    if isinstance(path, Path):
+        with store.failing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        file = store.unfinished(path)
+    else:
+        handle, name = tempfile.mkstemp()
+        os.close(handle)
+        file = Path(name)
+    try:
+        yield file
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _publish(file: Path, path: AnyPath, fsync: bool) -> None:
+    if not isinstance(path, Path):
+        store.write(path, _pieces(file))
+        return
+    with store.failing(path):
+        if fsync:
+            with file.open("rb+") as opened:
+                os.fsync(opened.fileno())
+        os.replace(file, path)
 
 
 def _current(plan: Plan, film: Film, path: str) -> bool:

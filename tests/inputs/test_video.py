@@ -4,7 +4,6 @@ import io
 import random
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -164,19 +163,18 @@ def test_a_broken_frame_fails_alone(tmp_path: Path) -> None:
 
 
 @slow
-def test_memory_does_not_grow_with_the_frames() -> None:
+def test_memory_does_not_grow_with_the_frames(tmp_path: Path) -> None:
     """Decoding 150 frames of 1080p takes at most two frames of memory more than decoding 30."""
     program = (
         "import resource, sys; from clipseg_cli.inputs.decoders import video; "
-        "from clipseg_cli.settings.inputs import DecodeOptions; "
-        "frames = video.sequence('MP4', open(sys.argv[1], 'rb'), DecodeOptions()); "
-        "[frames.decode(index) for index in range(int(sys.argv[2]))]; "
+        "from clipseg_cli.settings.inputs import DecodeOptions\n"
+        "frames = video.sequence('MP4', open(sys.argv[1], 'rb'), DecodeOptions())\n"
+        "for index in range(int(sys.argv[2])): frames.decode(index)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
-    with tempfile.TemporaryDirectory() as folder:
-        path = encoded(Path(folder) / "a.mp4", *X264, "-vf", "loop=-1:60,scale=1920:1080", "-frames:v", "160")
-        command = [sys.executable, "-c", program, str(path)]
-        few, many = (int(subprocess.check_output([*command, str(count)])) for count in (30, 150))  # kilobytes
+    path = encoded(tmp_path / "a.mp4", *X264, "-vf", "loop=-1:60,scale=1920:1080", "-frames:v", "160")
+    command = [sys.executable, "-c", program, str(path)]
+    few, many = (int(subprocess.check_output([*command, str(count)])) for count in (30, 150))  # kilobytes
     assert many - few < 2 * 1920 * 1080 * 4.5 / 1024
 
 
