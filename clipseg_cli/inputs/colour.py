@@ -10,6 +10,8 @@ CMYK            through its ICC profile if that is sound, otherwise by the plain
 LAB             to sRGB
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import PIL.Image
 from PIL import ImageCms, PpmImagePlugin, TiffImagePlugin
@@ -20,6 +22,7 @@ from clipseg_cli.inputs import profiles
 BACKGROUND = (255, 255, 255)  # RGB behind transparent pixels: the white of the pages that most such images stand on
 ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 GREY_MODES = ("1", "L", "LA", "La")
+SCALED = " scaled to 8 bits"  # ends a note
 PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "YCbCr", "HSV")
 
 
@@ -43,6 +46,11 @@ def rgb(image: PIL.Image.Image, notes: list[str]) -> np.ndarray:
     if image.mode not in PLAIN_MODES:
         raise ImageError("unsupported", "load", f"pixel mode {image.mode} is not supported; save it as 8-bit RGB")
     return profiles.to_srgb(np.array(_plain(image)), image.info.get("icc_profile"), notes)
+
+
+def is_scaled(notes: Sequence[str]) -> bool:
+    """Returns whether an image with these notes has grey values of more than 8 bits."""
+    return any(note.endswith(SCALED) for note in notes)
 
 
 def _plain(image: PIL.Image.Image) -> PIL.Image.Image:
@@ -82,7 +90,7 @@ def _from_grey(image: PIL.Image.Image, notes: list[str]) -> np.ndarray:
         white = 4095 if tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,) else 65535
         table = (np.arange(65536) * 255 + white // 2) // white
         grey = table.clip(0, 255).astype(np.uint8)[values]
-        notes.append("16-bit grey scaled to 8 bits")
+        notes.append(f"16-bit grey{SCALED}")
         profile = image.info.get("icc_profile")
     else:
         grey, profile = _stretched(values, notes), None  # measurements, whatever their profile says
@@ -101,7 +109,7 @@ def _stretched(values: np.ndarray, notes: list[str]) -> np.ndarray:
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     if values.dtype.kind == "f" and low >= 0 and high <= 1:
         low, high = 0.0, 1.0
-    notes.append(f"values {low:g} to {high:g} scaled to 8 bits")
+    notes.append(f"values {low:g} to {high:g}{SCALED}")
     scale = 255 / (high - low) if high > low else 0.0
     with np.errstate(all="ignore"):
         scaled = values.astype(np.float32) * np.float32(scale) - np.float32(low * scale)

@@ -62,6 +62,11 @@ def written(out: AnyPath, folder: str) -> dict[str, str]:
     }
 
 
+def splits(out: AnyPath) -> dict[str, str]:
+    """Returns the part of a data set that each image belongs to, by the image's key; empty without --split."""
+    return {key_of(document): document["split"] for document in documents(out / JOURNAL) if "split" in document}
+
+
 def point(out: AnyPath, key: str, paths: dict[str, str], fsync: bool) -> None:
     """Makes the records name these paths under `key`, by the images' keys. Keeps each image's latest record."""
 

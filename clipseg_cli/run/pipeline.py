@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,11 +21,12 @@ from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.masks import soft_maps, tiles
 from clipseg_cli.model.feature_store import FeatureStore
 from clipseg_cli.outputs.record import Identity, Record
+from clipseg_cli.outputs.writers import photos
 from clipseg_cli.prompts.expressions import Expression
 from clipseg_cli.run.finish import MaskPlan, Write, finish
 from clipseg_cli.settings.inputs import DecodeOptions
 from clipseg_cli.settings.model import EncodeOptions
-from clipseg_cli.storage import paths
+from clipseg_cli.storage import paths, store
 
 if TYPE_CHECKING:
     from clipseg_cli.model.segmenter import Embeddings, Segmenter
@@ -242,7 +244,7 @@ def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Wri
 
     progress(source, "mask")
 
-    def noted(path: str, data: bytes) -> None:
+    def noted(path: str, data: store.Content) -> None:
         progress(source, "write")
         write(path, data)
 
@@ -254,7 +256,8 @@ def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Wri
             presence = round(soft_maps.presence(label), 4)
             yield soft_maps.Scored(large, float(probability.max()), float(probability.mean()), presence, alike)
 
-    return finish(blank, source.output, lambda: image.pixels, maps(), job.plan, noted)
+    file = None if source.frame is not None else partial(photos.original, source, identity, job.checksum)
+    return finish(blank, source.output, lambda: image.pixels, maps(), job.plan, noted, file)
 
 
 def _batches(items: Iterable[T | None], size: int) -> Iterator[list[T]]:

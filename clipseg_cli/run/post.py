@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from clipseg_cli import __version__
 from clipseg_cli.errors import ImageError, OutputError, UsageError
-from clipseg_cli.inputs import decode, folders, orientation
+from clipseg_cli.inputs import decode, folders, names, orientation
 from clipseg_cli.inputs.frames import FrameReader
 from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.masks import soft_maps
@@ -29,7 +29,7 @@ from clipseg_cli.outputs import manifest, writers
 from clipseg_cli.outputs.ledger import Ledger
 from clipseg_cli.outputs.manifest import MANIFEST, RUN
 from clipseg_cli.outputs.record import Identity, Record, image_name, key_of
-from clipseg_cli.outputs.writers import one_file, per_run, raster
+from clipseg_cli.outputs.writers import one_file, per_run, photos, raster
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.prompts.thresholds import resolve_thresholds
 from clipseg_cli.run import run_file, sharing
@@ -100,7 +100,7 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
     started = time.monotonic()
     store.write(out / RUN, run_file.to_json(document), fsync)
 
-    def write(path: str, data: bytes) -> None:
+    def write(path: str, data: store.Content) -> None:
         store.write(out / path, data, fsync)
 
     directory = before.get("directory", "")
@@ -125,7 +125,8 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
             yield record
         ledger.close()
     store.sweep(out)
-    per_run.assemble(out, plan.formats, [prompt.label for prompt in plan.prompts], fsync)
+    labels = [prompt.label for prompt in plan.prompts]
+    per_run.assemble(out, plan.formats, labels, fsync, before.get("inputs", {}).get("inputs", ()))
     summary.seconds = time.monotonic() - started
     store.write(out / RUN, run_file.to_json(document | run_file.ending(summary)), fsync)
 
@@ -253,14 +254,25 @@ def _again(
     shown = shape[::-1] if turn >= 5 else shape
     blank = replace(blank, height=shown[0], width=shown[1])
 
+    stored = _stored(row)
+    stem = _stem(stored[0])
+    source = Source(_photo(row, run.directory), before.image, stem, frame=_frame(row, stem))
+    blank = replace(blank, frame=source.frame)
+
     @cache
     def photo() -> NDArray[np.uint8]:
-        image = load(Source(_photo(row, run.directory), before.image, "", frame=before.frame or None))
+        image = load(source)
         if image.pixels.shape[:2] != shown:
             raise ImageError("changed", "load", f"it is not the image of the run ({shown[1]} x {shown[0]} pixels)")
         return image.pixels
 
-    stored = _stored(row)
+    def original() -> store.Content:
+        try:
+            seen = identify(source, False)
+        except (OSError, ValueError) as error:
+            raise paths.fault(error, "load") from error
+        photo()  # it is the image of the run
+        return photos.original(source, seen)
 
     def maps() -> Iterator[soft_maps.Scored]:
         for mask, path in zip(row["masks"], stored, strict=True):
@@ -268,7 +280,7 @@ def _again(
             soft_map = soft_maps.StoredMap(levels)
             yield soft_maps.Scored(soft_map, mask["score"], mask["mean"], mask["presence"], mask["similarity"])
 
-    return finish(blank, _stem(stored[0]), photo, maps(), plan, write)
+    return finish(blank, stem, photo, maps(), plan, write, None if source.frame is not None else original)
 
 
 def _levels(path: store.AnyPath, shape: tuple[int, int]) -> NDArray[Any]:
@@ -280,6 +292,16 @@ def _levels(path: store.AnyPath, shape: tuple[int, int]) -> NDArray[Any]:
     if levels.shape != shape:
         raise ImageError("changed", "mask", f"its soft map {path} is not the one the run wrote: run it again")
     return levels
+
+
+def _frame(row: Row, stem: str) -> int | None:
+    """Returns the number of the frame that a record describes; None if the file was taken as one image.
+
+    Both may have the number 0, but a frame's output path ends in its number, below that of its file.
+    """
+    number, last = int(row["frame"]), stem.rpartition("/")[2]
+    named = names.stem(image_name(row).rpartition("/")[2])
+    return number if number or (last.startswith(f"{0:06}") and not last.startswith(named)) else None
 
 
 def _stem(path: str) -> str:
