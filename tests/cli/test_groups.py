@@ -49,6 +49,7 @@ VALUES: dict[type, dict[str, Any]] = {
     OutputOptions: {
         "out": "out", "formats": ("mask", "coco"), "json": True, "print_": "none", "report": True, "preview": True,
         "orientation": "stored", "components": True, "polygons": True, "backdrop": (255, 0, 9), "fsync": True,
+        "images": "copy", "flat": True, "split": (0.5, 0.25, 0.25),
     },
     MaskOptions: {
         "threshold": ("0.4", "cat=otsu"), "refine": "grabcut", "peak": 0.6, "open": 1, "close": 2, "fill_holes": "all",
