@@ -22,7 +22,8 @@ from clipseg_cli.inputs import profiles
 BACKGROUND = (255, 255, 255)  # RGB behind transparent pixels: the white of the pages that most such images stand on
 ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 GREY_MODES = ("1", "L", "LA", "La")
-SCALED = " scaled to 8 bits"  # ends a note
+# Notes, and the end of one.
+CMYK, LAB, SCALED = "CMYK converted without an ICC profile", "LAB converted to sRGB", " scaled to 8 bits"
 PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "YCbCr", "HSV")
 
 
@@ -41,16 +42,16 @@ def rgb(image: PIL.Image.Image, notes: list[str]) -> np.ndarray:
     if image.mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         image = ImageCms.applyTransform(image, ImageCms.buildTransform(lab, srgb, "LAB", "RGB")) or image
-        notes.append("LAB converted to sRGB")
+        notes.append(LAB)
         return np.array(image)
     if image.mode not in PLAIN_MODES:
         raise ImageError("unsupported", "load", f"pixel mode {image.mode} is not supported; save it as 8-bit RGB")
     return profiles.to_srgb(np.array(_plain(image)), image.info.get("icc_profile"), notes)
 
 
-def is_scaled(notes: Sequence[str]) -> bool:
-    """Returns whether an image with these notes has grey values of more than 8 bits."""
-    return any(note.endswith(SCALED) for note in notes)
+def is_uncommon(notes: Sequence[str]) -> bool:
+    """Returns whether an image with these notes is CMYK, Lab, or grey of more than 8 bits: many readers fail at it."""
+    return any(note.endswith(SCALED) or note in (CMYK, LAB, profiles.CMYK_CONVERTED) for note in notes)
 
 
 def _plain(image: PIL.Image.Image) -> PIL.Image.Image:
@@ -76,7 +77,7 @@ def _on_background(image: PIL.Image.Image, notes: list[str]) -> np.ndarray:
 def _from_cmyk(image: PIL.Image.Image, notes: list[str]) -> np.ndarray:
     pixels = profiles.from_cmyk(np.array(image), image.info.get("icc_profile"), notes)
     if pixels is None:
-        notes.append("CMYK converted without an ICC profile")
+        notes.append(CMYK)
         return np.array(image.convert("RGB"))
     notes.append(profiles.CMYK_CONVERTED)
     return pixels

@@ -136,7 +136,7 @@ def _masks(of: Record, photo: Photo, maps: Iterable[soft_maps.Scored], plan: Mas
         profiles.is_converted(of.notes),
         of.format,
         turned=of.orientation != 1,
-        deep=colour.is_scaled(of.notes),
+        uncommon=colour.is_uncommon(of.notes),
         frame=of.frame,
     )
     if plan.export.orientation == "stored" and of.orientation != 1:

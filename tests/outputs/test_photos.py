@@ -53,7 +53,7 @@ def test_a_kind_that_the_reader_takes_is_untouched(form: Any, kind: str, name: s
         ("yolo", of("GIF", "a.gif"), "a.png"),
         ("yolo", of("JPEG", "a.jpg", turned=True), "a.jpg"),
         ("yolo", of("PNG", "a.png", turned=True), "a.png"),
-        ("yolo", of("PNG", "a.png", deep=True), "a.png"),
+        ("yolo", of("PNG", "a.png", uncommon=True), "a.png"),
         ("yolo", replace(of("TIFF", "a.tif"), original=None), "a.png"),
         ("yolo", replace(of("MP4", "a.mp4"), original=None), "a.jpg"),
         ("voc", of("PNG", "a.png"), "a.jpg"),

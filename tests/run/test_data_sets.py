@@ -20,6 +20,7 @@ from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.run.finish import MaskPlan, finish
 from clipseg_cli.settings.masks import MaskOptions
 from clipseg_cli.storage import buckets, store
+from icc import profile
 from mask_shapes import read_coco
 from output_folder import tree
 from pictures import Program, picture, records
@@ -150,9 +151,26 @@ def test_a_split_is_the_same_in_every_data_set(clipseg: Program, tmp_path: Path,
     assert {name: [stem for stem in grown[name] if "more" not in stem] for name in grown} == yolo
 
 
+def test_colours_that_readers_mistake_are_converted(clipseg: Program, tmp_path: Path) -> None:
+    """Grey of 16 bits and CMYK, white or refused elsewhere, become 8-bit RGB; a colour profile is no reason."""
+    save(tmp_path / "i/plain.jpg")
+    with PIL.Image.open(tmp_path / "i/plain.jpg") as image:
+        image.convert("CMYK").save(tmp_path / "i/cmyk.jpg")
+        image.save(tmp_path / "i/wide.jpg", icc_profile=profile("Display P3"))
+    PIL.Image.fromarray(np.arange(15_000, dtype=np.uint16).reshape(100, 150) * 4).save(tmp_path / "i/deep.png")
+    clipseg("clipseg segment i -p red -f yolo -o out")
+    found = {path.name: path for path in sorted((tmp_path / "out/yolo/images").iterdir())}
+    assert [name for name, path in found.items() if path.read_bytes() == (tmp_path / "i" / name).read_bytes()] == [
+        "plain.jpg", "wide.jpg",
+    ]  # fmt: skip
+    for name in ("cmyk.jpg", "deep.png"):
+        with PIL.Image.open(found[name]) as image:
+            assert image.mode == "RGB"
+
+
 def test_frames_are_encoded_from_a_run_and_from_post(clipseg: Program, tmp_path: Path) -> None:
-    """A frame has no file of its own: a PNG, exact to the pixel, and all frames of a file are in one part. `post` writes
-    the same, also for the first frame."""
+    """A frame has no file of its own: a PNG, exact to the pixel, and all frames of a file are in one part. `post`
+    writes the same, also for the first frame."""
     pages = [PIL.Image.fromarray(picture(96, 80, seed)) for seed in range(3)]
     (tmp_path / "i").mkdir()
     pages[0].save(tmp_path / "i/p.png", save_all=True, append_images=pages[1:])

@@ -77,7 +77,9 @@ def original(source: Source, seen: Identity | None, checksum: bool = False) -> s
 def untouched(form: Format, result: Result) -> bool:
     """Returns whether the photo of a data set is the original file."""
     return (
-        result.original is not None and not result.turned and not result.deep and result.kind in KEPT.get(form, _COMMON)
+        result.original is not None
+        and not (result.turned or result.uncommon)
+        and result.kind in KEPT.get(form, _COMMON)
     )
 
 
@@ -116,7 +118,7 @@ def _encoding(form: Format, result: Result) -> str:
     if form == "voc":
         return ".jpg"
     too_long = max(result.masks[0].shape) > raster.JPEG_SIDE
-    return ".png" if result.kind in LOSSLESS or result.deep or too_long else ".jpg"
+    return ".png" if result.kind in LOSSLESS or too_long else ".jpg"
 
 
 def flat(stem: str, result: Result) -> str:

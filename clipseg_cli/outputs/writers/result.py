@@ -37,7 +37,7 @@ class Result:
     kind: str = ""  # of the file, a key of KINDS
     original: Callable[[], Content] | None = None  # returns the file itself; None for a frame, which has none
     turned: bool = False  # the arrays are not in the pixel frame of the file
-    deep: bool = False  # the file has grey values of more than 8 bits, which readers take for others
+    uncommon: bool = False  # the file is CMYK, Lab, or grey of more than 8 bits, which readers take for something else
     frame: int | None = None  # the number of the frame in its file
     split: str = ""  # the part of a data set: train, val or test; "" without --split
 
