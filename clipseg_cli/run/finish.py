@@ -135,7 +135,7 @@ def _masks(of: Record, photo: Photo, maps: Iterable[soft_maps.Scored], plan: Mas
         plan.export,
         profiles.is_converted(of.notes),
         of.format,
-        turned=of.orientation != 1,
+        orientation=of.orientation,
         uncommon=colour.is_uncommon(of.notes),
         frame=of.frame,
     )

@@ -51,8 +51,8 @@ def test_a_kind_that_the_reader_takes_is_untouched(form: Any, kind: str, name: s
     [
         ("yolo", of("HEIC", "a.heic"), "a.jpg"),
         ("yolo", of("GIF", "a.gif"), "a.png"),
-        ("yolo", of("JPEG", "a.jpg", turned=True), "a.jpg"),
-        ("yolo", of("PNG", "a.png", turned=True), "a.png"),
+        ("yolo", of("JPEG", "a.jpg", orientation=6), "a.jpg"),
+        ("yolo", of("PNG", "a.png", orientation=6), "a.png"),
         ("yolo", of("PNG", "a.png", uncommon=True), "a.png"),
         ("yolo", replace(of("TIFF", "a.tif"), original=None), "a.png"),
         ("yolo", replace(of("MP4", "a.mp4"), original=None), "a.jpg"),
@@ -70,6 +70,15 @@ def test_what_must_change_is_encoded_again(form: Any, image: Any, path: str) -> 
         pixels, expected = np.array(opened).astype(int), picture(130, 90)
         assert np.array_equal(pixels, expected) if opened.format == "PNG" else np.abs(pixels - expected).mean() < 3
         assert ("srgb" in opened.info or "icc_profile" in opened.info) == converted
+
+
+def test_stored_images_are_untouched_unless_the_reader_turns_them() -> None:
+    """With `--orientation stored`. labelme applies the EXIF orientation, so it gets a photo that has none."""
+    image = of("JPEG", "a.jpg", orientation=6)
+    image = replace(image, export=replace(image.export, orientation="stored"))
+    assert [form for form in photos.KEPT if photos.untouched(form, image)] == ["yolo", "voc", "webdataset"]
+    ((_, _, data),) = photos.photo("labelme", "a", image)
+    assert Image.open(io.BytesIO(data)).getexif() == {}
 
 
 def test_without_images_the_labels_name_the_originals() -> None:

@@ -1,5 +1,7 @@
 """Photos in data sets: the original file where its pixels need no change and the reader takes its kind.
 
+Its pixels need no change if they are in the frame of the masks: it is upright, or `--orientation stored` is given.
+
 What must be turned or converted is encoded again: as PNG if the original is lossless, otherwise as JPEG of quality 95.
 Its colours are sRGB then, and it says so if the original had an ICC profile.
 """
@@ -47,6 +49,7 @@ KEPT: dict[Format, dict[str, tuple[str, ...]]] = {
         "JPEG2000": (".jp2",),
     },
 }
+TURNING = ("labelme",)  # readers that apply the EXIF orientation, and refuse an image that has another size then
 LOSSLESS = ("PNG", "BMP", "TIFF", "GIF", "PPM", "EXR")
 JOINT = "__"  # in place of "/", with --flat
 
@@ -76,11 +79,9 @@ def original(source: Source, seen: Identity | None, checksum: bool = False) -> s
 
 def untouched(form: Format, result: Result) -> bool:
     """Returns whether the photo of a data set is the original file."""
-    return (
-        result.original is not None
-        and not (result.turned or result.uncommon)
-        and result.kind in KEPT.get(form, _COMMON)
-    )
+    in_frame = result.orientation == 1 or (result.export.orientation == "stored" and form not in TURNING)
+    taken = result.kind in KEPT.get(form, _COMMON) and not result.uncommon
+    return result.original is not None and in_frame and taken
 
 
 def named(form: Format, path: str, result: Result) -> str:

@@ -36,7 +36,7 @@ class Result:
     converted: bool = False  # the photo was converted to sRGB by an ICC profile: colour files say that they are sRGB
     kind: str = ""  # of the file, a key of KINDS
     original: Callable[[], Content] | None = None  # returns the file itself; None for a frame, which has none
-    turned: bool = False  # the arrays are not in the pixel frame of the file
+    orientation: int = 1  # the EXIF orientation of the file
     uncommon: bool = False  # the file is CMYK, Lab, or grey of more than 8 bits, which readers take for something else
     frame: int | None = None  # the number of the frame in its file
     split: str = ""  # the part of a data set: train, val or test; "" without --split
@@ -49,7 +49,6 @@ class Result:
 
         return replace(
             self,
-            turned=False,
             photo=lambda: turned(self.photo()),
             masks=tuple(map(turned, self.masks)),
             softs=tuple(map(turned, self.softs)),
