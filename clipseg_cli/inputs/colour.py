@@ -7,6 +7,8 @@ CMYK            through its ICC profile if that is sound, otherwise by the plain
 LAB             to sRGB
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import PIL.Image
 from PIL import ImageCms, PpmImagePlugin, TiffImagePlugin
@@ -17,6 +19,7 @@ from clipseg_cli.inputs import levels, profiles
 BACKGROUND = (255, 255, 255)  # RGB behind transparent pixels: the white of the pages that most such images stand on
 ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 GREY_MODES = ("1", "L", "LA", "La")
+CMYK, LAB = "CMYK converted without an ICC profile", "LAB converted to sRGB"  # notes
 PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "YCbCr", "HSV")
 
 
@@ -35,11 +38,16 @@ def rgb(image: PIL.Image.Image, notes: list[str]) -> np.ndarray:
     if image.mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         image = ImageCms.applyTransform(image, ImageCms.buildTransform(lab, srgb, "LAB", "RGB")) or image
-        notes.append("LAB converted to sRGB")
+        notes.append(LAB)
         return np.array(image)
     if image.mode not in PLAIN_MODES:
         raise ImageError("unsupported", "load", f"pixel mode {image.mode} is not supported; save it as 8-bit RGB")
     return profiles.to_srgb(np.array(_plain(image)), image.info.get("icc_profile"), notes)
+
+
+def is_uncommon(notes: Sequence[str]) -> bool:
+    """Returns whether an image with these notes is CMYK, Lab, or of more than 8 bits: many readers fail at it."""
+    return any(note.endswith(levels.SCALED) or note in (CMYK, LAB, profiles.CMYK_CONVERTED) for note in notes)
 
 
 def _plain(image: PIL.Image.Image) -> PIL.Image.Image:
@@ -65,7 +73,7 @@ def _on_background(image: PIL.Image.Image, notes: list[str]) -> np.ndarray:
 def _from_cmyk(image: PIL.Image.Image, notes: list[str]) -> np.ndarray:
     pixels = profiles.from_cmyk(np.array(image), image.info.get("icc_profile"), notes)
     if pixels is None:
-        notes.append("CMYK converted without an ICC profile")
+        notes.append(CMYK)
         return np.array(image.convert("RGB"))
     notes.append(profiles.CMYK_CONVERTED)
     return pixels

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+SCALED = " scaled to 8 bits"  # the end of a note
 PIECE = 1 << 22  # samples that are converted at once: bounds the memory for intermediate values
 
 
@@ -18,7 +19,7 @@ def scaled(values: np.ndarray, white: int, what: str, notes: list[str]) -> np.nd
     `what` names the samples in the note: "grey" or "colour".
     """
     if white > 255:
-        notes.append(f"{white.bit_length()}-bit {what} scaled to 8 bits")
+        notes.append(f"{white.bit_length()}-bit {what}{SCALED}")
     table = ((np.arange(65536) * 255 + white // 2) // white).clip(0, 255).astype(np.uint8)
     levels = np.empty(values.shape, np.uint8)
     for piece in _pieces(values):
@@ -40,7 +41,7 @@ def stretched(values: np.ndarray, notes: list[str]) -> np.ndarray:
     low, high = min(lows, default=0.0), max(highs, default=0.0)
     if values.dtype.kind == "f" and low >= 0 and high <= 1:
         low, high = 0.0, 1.0
-    notes.append(f"values {low:g} to {high:g} scaled to 8 bits")
+    notes.append(f"values {low:g} to {high:g}{SCALED}")
     scale = 255 / (high - low) if high > low else 0.0
     levels = np.empty(values.shape, np.uint8)
     with np.errstate(all="ignore"):

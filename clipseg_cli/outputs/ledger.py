@@ -39,6 +39,7 @@ class Ledger:
         self.known: dict[str, bytes] = {}  # image key -> its manifest line when the run began
         self.news: dict[int, int] = {}  # hash of an image key -> place of the line that another run has added since
         self.proofs: dict[str, tuple[Identity | None, dict[str, int]]] = {}  # key -> input identity, sizes of outputs
+        self.photos: dict[str, tuple[int, int]] = {}  # key -> `Record.photos`, of images that have any
         self.owners: dict[int, int] = {}  # hash of an output path -> hash of the key of its image; hashes save memory
         self.untidy = False  # the manifest holds two lines for one image, or a line that is not a record
 
@@ -56,6 +57,8 @@ class Ledger:
             if {"image", "image_b64", "frame", "input", "outputs"} <= document.keys():
                 key = key_of(document)
                 self.proofs[key] = document["input"], document["outputs"]
+                if "photos" in document:
+                    self.photos[key] = document["photos"][0], document["photos"][1]
                 self.owners.setdefault(hash(document.get("output")), hash(key))
         if self.claims is not None:
             with store.failing(self.out / CLAIMS):
@@ -97,7 +100,9 @@ class Ledger:
             complete = identify() == recorded and all(self.size(path) == size for path, size in outputs.items())
         except (OSError, ValueError):
             return None
-        return Record.kept_from(document) if complete and document.get("status") == "ok" else None
+        if not complete or document.get("status") != "ok":
+            return None
+        return replace(Record.kept_from(document), photos=self.photos.get(key, (0, 0)))
 
     def _learn(self, lines: list[Line]) -> None:
         """Notes the manifest lines that other runs have added."""
@@ -134,6 +139,8 @@ class Ledger:
                 name: document[name] for name in ("image", "image_b64", "frame") if name in document
             }
             proof |= {"output": record.output, "input": record.identity, "outputs": dict(record.outputs)}
+            proof |= {"split": record.split} if record.split else {}
+            proof |= {"photos": record.photos} if any(record.photos) else {}
             self.journal.append(dumps(proof))
         self._learn(self.manifest.append(dumps(document)))
         self.untidy |= record.key in self.known or hash(record.key) in self.news

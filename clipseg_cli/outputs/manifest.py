@@ -77,6 +77,11 @@ def outputs(out: AnyPath) -> dict[str, str]:
     return {key_of(document): str(document["output"]) for document in documents(out / JOURNAL) if "output" in document}
 
 
+def splits(out: AnyPath) -> dict[str, str]:
+    """Returns the part of a data set that each image belongs to, by the image's key; empty without --split."""
+    return {key_of(document): document["split"] for document in documents(out / JOURNAL) if "split" in document}
+
+
 def point(out: AnyPath, key: str, paths: dict[str, str], fsync: bool) -> None:
     """Makes the records name these paths under `key`, by the images' keys. Keeps each image's latest record."""
 

@@ -79,6 +79,8 @@ class Record:
     frame: int | None = None  # the number of the frame in its file, from 0; None: the file was taken as one image
     time: float = 0.0  # of the frame, in seconds
     orientation: int = 1  # the EXIF orientation that was applied
+    split: str = ""  # its part of a data set: see `splits.split`
+    photos: tuple[int, int] = (0, 0)  # in its data sets: original files, and images that were encoded again
     formats: tuple[str, ...] = ()  # of the run: each has a path in the JSON
     kept: dict[str, Any] | None = None  # the JSON document of another run, if the image was skipped
 

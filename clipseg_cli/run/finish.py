@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.errors import ClipsegError, ImageError, lacks_memory
-from clipseg_cli.inputs import profiles
+from clipseg_cli.inputs import colour, profiles
 from clipseg_cli.masks import cleanup, matting, soft_maps, threshold
 from clipseg_cli.masks.threshold import Photo
+from clipseg_cli.outputs import splits
 from clipseg_cli.outputs.names import Names, Place
 from clipseg_cli.outputs.record import Mask, Record
-from clipseg_cli.outputs.writers import files, one_file, per_run, video
+from clipseg_cli.outputs.writers import files, one_file, per_run, photos, video
 from clipseg_cli.outputs.writers.one_file import OneFile
 from clipseg_cli.outputs.writers.result import Result
 from clipseg_cli.prompts.slugs import unique_slugs
@@ -25,9 +26,11 @@ from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.prompts.thresholds import Threshold
 from clipseg_cli.settings.masks import MaskOptions
 from clipseg_cli.settings.outputs import ExportOptions, Format
+from clipseg_cli.storage import store
 
 NOWHERE = (0, 0, 0, 0)  # the box of an empty mask
-Write = Callable[[str, bytes], None]  # writes bytes to a path in the output folder; raises OutputError or ImageError
+# Writes a file to a path in the output folder. Raises OutputError or ImageError.
+Write = Callable[[str, store.Content], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +47,27 @@ class MaskPlan:
 
 
 def finish(
-    blank: Record, output: str, photo: Photo, maps: Iterable[soft_maps.Scored], plan: MaskPlan, write: Write
+    blank: Record,
+    output: str,
+    photo: Photo,
+    maps: Iterable[soft_maps.Scored],
+    plan: MaskPlan,
+    write: Write,
+    original: Callable[[], store.Content] | None = None,
 ) -> Record:
     """Writes the files of one image and returns its completed record, or a record of the error.
 
     `blank` is the record without masks, `output` the image's output path. `maps` yields one soft map per label,
-    which is read before the next one. `photo` is called only if a step needs the image. Raises OutputError.
+    which is read before the next one. `photo` is called only if a step needs the image, and `original`, which returns
+    the file of the image, only if a data set takes it as it is. Raises OutputError.
     """
     paths: dict[tuple[Format, int | None], str] = {}
     outputs: list[tuple[str, int]] = []
     try:
         result, masks = _masks(blank, photo, maps, plan)
         place = Place(output, blank.image, blank.frame)
+        part = splits.split(place.stem, blank.frame is not None, plan.export.split)
+        result = replace(result, original=original, split=part)
         for form in video.written(plan.formats, blank):
             made = (
                 one_file.write(plan.file, place.stem, result) if plan.file else files(form, place, result, plan.names)
@@ -63,7 +75,7 @@ def finish(
             for path, index, data in made:
                 write(path, data)
                 shown = video.shown(path, plan.formats, plan.export) if form == "video" else path
-                paths.setdefault((form, index), per_run.READ_FROM.get(form, shown))
+                paths.setdefault((form, index), per_run.read_from(form, shown, part))
                 outputs.append((path, len(data)))
     except ImageError as error:
         return blank.failed(error)
@@ -79,7 +91,9 @@ def finish(
 
     located = tuple(replace(mask, files=written(index)) for index, mask in enumerate(masks))
     height, width = result.masks[0].shape if result.masks else (blank.height, blank.width)
-    blank = replace(blank, width=width, height=height)
+    kept = [photos.untouched(form, result) for form in plan.formats if form in photos.KEPT]
+    counts = (sum(kept), len(kept) - sum(kept)) if plan.export.images != "none" else (0, 0)
+    blank = replace(blank, width=width, height=height, split=part, photos=counts)
     return replace(blank, masks=located, files=written(None), output=place.stem, outputs=tuple(outputs))
 
 
@@ -124,6 +138,10 @@ def _masks(of: Record, photo: Photo, maps: Iterable[soft_maps.Scored], plan: Mas
         options.clean.feather,
         plan.export,
         profiles.is_converted(of.notes),
+        of.format,
+        orientation=of.orientation,
+        uncommon=colour.is_uncommon(of.notes),
+        frame=of.frame,
     )
     if plan.export.orientation == "stored" and of.orientation != 1:
         result = result.stored(of.orientation)

@@ -22,12 +22,13 @@ from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.masks import smoothing, soft_maps, tiles
 from clipseg_cli.model.feature_store import FeatureStore
 from clipseg_cli.outputs.record import Identity, Record
+from clipseg_cli.outputs.writers import photos
 from clipseg_cli.prompts.expressions import Expression
 from clipseg_cli.run.finish import MaskPlan, Write, finish
 from clipseg_cli.run.steady import Frame, Steady
 from clipseg_cli.settings.inputs import DecodeOptions
 from clipseg_cli.settings.model import EncodeOptions
-from clipseg_cli.storage import paths
+from clipseg_cli.storage import paths, store
 
 if TYPE_CHECKING:
     from clipseg_cli.model.segmenter import Embeddings, Segmenter
@@ -296,7 +297,7 @@ def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Wri
 
     progress(source, "mask")
 
-    def noted(path: str, data: bytes) -> None:
+    def noted(path: str, data: store.Content) -> None:
         progress(source, "write")
         write(path, data)
 
@@ -308,7 +309,8 @@ def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Wri
             presence = round(soft_maps.presence(label), 4)
             yield soft_maps.Scored(large, float(probability.max()), float(probability.mean()), presence, alike)
 
-    return finish(blank, source.output, lambda: image.pixels, maps(), job.plan, noted)
+    file = None if source.frame is not None else partial(photos.original, source, identity, job.checksum)
+    return finish(blank, source.output, lambda: image.pixels, maps(), job.plan, noted, file)
 
 
 def _batches(items: Iterable[T | None], size: int) -> Iterator[list[T]]:

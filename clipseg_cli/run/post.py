@@ -22,6 +22,7 @@ from clipseg_cli import __version__
 from clipseg_cli.errors import ImageError, OutputError, UsageError
 from clipseg_cli.inputs import decode, folders, orientation
 from clipseg_cli.inputs.frames import FrameReader
+from clipseg_cli.inputs.names import stem as stem_of
 from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.masks.refine import REFINEMENTS
@@ -30,7 +31,7 @@ from clipseg_cli.outputs.ledger import Ledger
 from clipseg_cli.outputs.manifest import MANIFEST, RUN
 from clipseg_cli.outputs.names import Names
 from clipseg_cli.outputs.record import Identity, Record, image_name, key_of
-from clipseg_cli.outputs.writers import one_file, per_run, raster
+from clipseg_cli.outputs.writers import one_file, per_run, photos, raster
 from clipseg_cli.prompts.slugs import unique_slugs
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.prompts.thresholds import resolve_thresholds
@@ -103,7 +104,7 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
     started = time.monotonic()
     store.write(out / RUN, run_file.to_json(document), fsync)
 
-    def write(path: str, data: bytes) -> None:
+    def write(path: str, data: store.Content) -> None:
         store.write(out / path, data, fsync)
 
     directory = before.get("directory", "")
@@ -129,7 +130,7 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
         ledger.close()
     store.sweep(out)
     labels = tuple(prompt.label for prompt in plan.prompts)
-    per_run.assemble(out, plan.formats, labels, fsync)
+    per_run.assemble(out, plan.formats, labels, fsync, before.get("inputs", {}).get("inputs", ()))
     feather, export = plan.masks.clean.feather, plan.export
     slugs = tuple(unique_slugs(labels))
     films.assemble(films.Plan(out, plan.formats, labels, slugs, export, feather, directory, decoding, fsync))
@@ -264,18 +265,28 @@ def _again(
     shown = shape[::-1] if turn >= 5 else shape
     blank = replace(blank, height=shown[0], width=shown[1])
 
+    stored = _stored(row)
+    try:
+        stem = run.stem(row)
+    except ImageError as error:
+        return blank.failed(error)
+    source = Source(_photo(row, run.directory), before.image, stem, frame=_frame(row, stem))
+    blank = replace(blank, frame=source.frame)
+
     @cache
     def photo() -> NDArray[np.uint8]:
-        image = load(Source(_photo(row, run.directory), before.image, "", frame=before.frame or None))
+        image = load(source)
         if image.pixels.shape[:2] != shown:
             raise ImageError("changed", "load", f"it is not the image of the run ({shown[1]} x {shown[0]} pixels)")
         return image.pixels
 
-    try:
-        place = run.stem(row)
-    except ImageError as error:
-        return blank.failed(error)
-    stored = _stored(row)
+    def original() -> store.Content:
+        try:
+            seen = identify(source, False)
+        except (OSError, ValueError) as error:
+            raise paths.fault(error, "load") from error
+        photo()  # it is the image of the run
+        return photos.original(source, seen)
 
     def maps() -> Iterator[soft_maps.Scored]:
         for mask, path in zip(row["masks"], stored, strict=True):
@@ -283,7 +294,7 @@ def _again(
             soft_map = soft_maps.StoredMap(levels)
             yield soft_maps.Scored(soft_map, mask["score"], mask["mean"], mask["presence"], mask["similarity"])
 
-    return finish(blank, place, photo, maps(), plan, write)
+    return finish(blank, stem, photo, maps(), plan, write, None if source.frame is not None else original)
 
 
 def _levels(path: store.AnyPath, shape: tuple[int, int]) -> NDArray[Any]:
@@ -312,3 +323,13 @@ def _stems(run: store.AnyPath, before: dict[str, Any]) -> Callable[[Row], str]:
         return known[key_of(row)]
 
     return stem
+
+
+def _frame(row: Row, stem: str) -> int | None:
+    """Returns the number of the frame that a record describes; None if the file was taken as one image.
+
+    Both may have the number 0, but a frame's output path ends in its number, below that of its file.
+    """
+    number, last = int(row["frame"]), stem.rpartition("/")[2]
+    named = stem_of(image_name(row).rpartition("/")[2])
+    return number if number or (last.startswith(f"{0:06}") and not last.startswith(named)) else None

@@ -128,7 +128,7 @@ def _to_folder(
     if not ended or "workers_died" in document or not run_file.holds(out, begun):
         store.sweep(out)
     labels = tuple(prompt.label for prompt in job.plan.prompts)
-    per_run.assemble(out, job.plan.formats, labels, fsync)
+    per_run.assemble(out, job.plan.formats, labels, fsync, request.inputs.inputs)
     feather, export = job.plan.masks.clean.feather, job.plan.export
     slugs = tuple(unique_slugs(labels))
     films.assemble(films.Plan(out, job.plan.formats, labels, slugs, export, feather, "", job.decoding, fsync))
@@ -184,7 +184,7 @@ def _to_one_file(request: Request, file: OneFile, source: Source, note: Note, su
     """Writes the output of one image to a file, without a manifest."""
     store.check(store.as_path(file.path).parent)
 
-    def write(path: str, data: bytes) -> None:
+    def write(path: str, data: store.Content) -> None:
         store.write(store.as_path(path), data, request.output.fsync)
 
     job, load_model = _single(request, file, note)
@@ -204,7 +204,11 @@ def _to_stdout(
     job, load_model = _single(request, file, note)
     numbered = (replace(source, output=f"{number}/{source.output}") for number, source in enumerate(sources))
     arriving = pauses.with_pauses(numbered, 2 * job.batch_size)
-    for record in _counted(pipeline.run(arriving, job, load_model, written.__setitem__), summary):
+
+    def keep(path: str, data: store.Content) -> None:
+        written[path] = data if isinstance(data, bytes) else data.read()
+
+    for record in _counted(pipeline.run(arriving, job, load_model, keep), summary):
         for path, _ in record.outputs:
             stdout.write(written.pop(path))
             stdout.flush()

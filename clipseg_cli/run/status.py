@@ -59,7 +59,7 @@ def merge(out: AnyPath) -> int:
     with open_lines(out / MANIFEST) as lines:
         lines.rewrite(manifest.in_order)
     labels = [prompt["label"] for prompt in run["settings"]["prompts"]]
-    per_run.assemble(out, run["settings"]["formats"], labels)
+    per_run.assemble(out, run["settings"]["formats"], labels, inputs=run.get("inputs", {}).get("inputs", ()))
     return len(records)
 
 

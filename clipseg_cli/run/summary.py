@@ -57,6 +57,7 @@ class Summary:
     failures: Counter[str] = field(default_factory=Counter)  # by error class
     done: int = 0
     before: int = 0  # of these, by an earlier run
+    photos: tuple[int, int] = (0, 0)  # in data sets: original files, and images that were encoded again
     frames_left: int = 0  # further frames of files of which only the first was processed
     seconds: float = 0.0  # of the whole run
 
@@ -77,6 +78,7 @@ class Summary:
             return
         self.done += 1
         self.before += record.kept is not None
+        self.photos = self.photos[0] + record.photos[0], self.photos[1] + record.photos[1]
         document = record.document()
         self.frames_left += document["frames"] - 1
         for mask in document["masks"]:  # the same digits as those that a resumed run reads
@@ -104,6 +106,7 @@ class Summary:
             },
             "failed": dict(sorted(self.failures.items())),
             "left_out": left_out,
+            "photos": dict(zip(("original", "encoded"), self.photos, strict=True)),
             "frames_left": self.frames_left,
             "images_per_second": round(self.rate, 2),
         }

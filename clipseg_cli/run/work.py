@@ -109,7 +109,7 @@ def _process(
     def progress(source: Source, stage: Stage) -> None:
         send(workers.Progress(source.key, stage))
 
-    def write(path: str, data: bytes) -> None:
+    def write(path: str, data: store.Content) -> None:
         store.write(out / path, data, request.output.fsync)
 
     return pipeline.run(sources, job, partial(load_model, request, checkpoint, send), write, progress)

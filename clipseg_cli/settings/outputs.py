@@ -70,6 +70,8 @@ Layout = Literal[
     "darktable",
 ]
 Orientation = Literal["upright", "stored"]
+Images = Literal["link", "copy", "none"]
+Shares = tuple[float, float, float]  # of train, val and test; their sum is 1
 
 
 def _formats(text: str) -> tuple[str, ...]:
@@ -105,6 +107,16 @@ def _colour(text: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
+def _shares(text: str) -> Shares:
+    try:
+        train, val, test = (float(part) for part in (f"{text},0" if text.count(",") == 1 else text).split(","))
+    except ValueError:
+        train, val, test = -1.0, 0.0, 0.0
+    if min(train, val, test) < 0 or not abs(train + val + test - 1) < 1e-6:
+        raise UsageError(f"--split {text}: give the shares of train, val and test, which add up to 1, like 0.8,0.1,0.1")
+    return train, val, test
+
+
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
     """What the formats for other programs contain."""
@@ -130,6 +142,25 @@ class ExportOptions:
     palette: Annotated[
         bool, Flag("Write the PNGs of -f labels with a palette of the labels' colours, instead of plain grey.")
     ] = False
+    images: Annotated[
+        Images,
+        Flag(
+            "Images in yolo, voc, labelme, labelstudio and webdataset: the original files, as reflinks or hard links "
+            "where possible, or as copies; or none. Only those that must be turned or converted are encoded again."
+        ),
+    ] = "link"
+    flat: Annotated[bool, Flag("No subfolders in yolo, voc and labelme: sub/a becomes sub__a.")] = False
+    split: Annotated[
+        Shares | None,
+        Flag(
+            "Split coco, yolo, voc and webdataset into these shares of the images, like 0.8,0.1,0.1. An image stays in "
+            "its part when others are added.",
+            metavar="TRAIN,VAL,TEST",
+            parse=_shares,
+            spell=lambda shares: ",".join(map(str, shares)),
+            default="",
+        ),
+    ] = None
     backdrop: Annotated[
         tuple[int, int, int] | None,
         Flag(

@@ -15,23 +15,14 @@ from pathlib import Path
 from clipseg_cli.errors import ImageError, OutputError
 from clipseg_cli.storage import buckets, paths
 from clipseg_cli.storage.buckets import Url
+from clipseg_cli.storage.originals import Original
 
 NAME_BYTES = 200  # of the 255 that file systems allow: leaves room for extensions and the prefix of a temporary file
+# That writers append to an output path.
 SUFFIXES = (
-    ".png",
-    ".jpg",
-    ".json",
-    ".txt",
-    ".xml",
-    ".svg",
-    ".npz",
-    ".tif",
-    ".tiff",
-    ".webp",
-    ".npy",
-    ".pgm",
+    ".png", ".jpg", ".json", ".txt", ".xml", ".svg", ".npz", ".npy", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm",
     ".ppm",
-)  # that writers append to an output path
+)  # fmt: skip
 TEMPORARY = ".clipseg-tmp-"  # prefix of the name of every unfinished file
 
 # Errors of one path: that image fails and the run continues. Every other error of the output is fatal, since the next
@@ -39,6 +30,7 @@ TEMPORARY = ".clipseg-tmp-"  # prefix of the name of every unfinished file
 _IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP}
 
 AnyPath = Path | Url
+Content = bytes | Original  # of an output file
 
 
 def as_path(path: str) -> AnyPath:
@@ -74,15 +66,19 @@ def _visible(character: str) -> bool:
     return unicodedata.category(character) not in paths.INVISIBLE
 
 
-def write(path: AnyPath, data: bytes | Iterable[bytes], fsync: bool = False) -> None:
-    """Writes `data`, or its pieces in turn, to `path`, and makes its folders.
+def write(path: AnyPath, data: Content | Iterable[bytes], fsync: bool = False) -> None:
+    """Writes `data`, or its pieces in turn, to `path`, and makes its folders. An `Original` is linked or copied.
 
     After a crash at any point the file is the old one or the new one. With `fsync` that also holds for a power failure.
-    Raises ImageError `output_conflict` if a folder or file is in the way, OutputError for every other failure.
+    Raises ImageError `output_conflict` if a folder or file is in the way, and if an original cannot be read or has
+    changed; OutputError for every other failure.
     """
     if isinstance(path, Url):
         with failing(path):
-            path.write(data)
+            path.write(data.read() if isinstance(data, Original) else data)
+        return
+    if isinstance(data, Original):
+        _place(path, data, fsync)
         return
     temporary = unfinished(path)
     try:
@@ -108,6 +104,21 @@ def write(path: AnyPath, data: bytes | Iterable[bytes], fsync: bool = False) -> 
 def unfinished(path: Path) -> Path:
     """Returns where to write a file before it is renamed to `path`. `sweep` deletes it if this process is killed."""
     return path.with_name(f"{_prefix()}{_digest(os.fsencode(path.name), 16)}")
+
+
+def _place(path: Path, original: Original, fsync: bool) -> None:
+    # not the name that `write` opens: what a killed process left may be a link to an original
+    temporary = path.with_name(f"{unfinished(path).name}-original")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        original.place(temporary, fsync)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise failure(error, path) from error
+    finally:  # also if `path` was this link already: then the rename does nothing
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def create(path: Path, data: bytes) -> bool:

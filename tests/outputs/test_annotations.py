@@ -1,6 +1,5 @@
 """Annotation formats are read by their consumers' own readers, which give back the masks that were written."""
 
-import base64
 import io
 import json
 from dataclasses import replace
@@ -35,7 +34,7 @@ def test_coco_is_read_by_pycocotools(tmp_path: Path, polygons: bool, components:
     )
     data = read_coco(out / "coco.json")
     assert [data.cats[i]["name"] for i in data.getCatIds()] == ['label "0" <&>', 'label "1" <&>']
-    assert [data.imgs[i]["file_name"] for i in sorted(data.imgs)] == ["imgs/a.jpg"] * len(masks)
+    assert [data.imgs[i]["file_name"] for i in sorted(data.imgs)] == ["a.jpg"] * len(masks)
     for image, (first, second) in zip(sorted(data.imgs), masks.values(), strict=True):
         for category, mask in ((1, first), (2, second)):
             found = data.loadAnns(data.getAnnIds(imgIds=image, catIds=category))
@@ -69,10 +68,12 @@ def test_yolo_segments_draw_the_mask(mask: np.ndarray) -> None:
 
 @every_mask
 def test_labelme_draws_the_mask(mask: np.ndarray) -> None:
-    """By labelme's own rules: its required keys, polygons drawn by Pillow with outline and fill, the photo inside."""
-    document = json.loads(written("labelme", result(mask, ring()))["labelme/sub/a.json"])
+    """By labelme's rules: its required keys, polygons drawn by Pillow with outline and fill, the photo beside it."""
+    files = written("labelme", result(mask, ring()))
+    document = json.loads(files["labelme/sub/a.json"])
     assert {"version", "flags", "shapes", "imagePath", "imageData", "imageHeight", "imageWidth"} == document.keys()
-    photo = Image.open(io.BytesIO(base64.b64decode(document["imageData"])))
+    assert document["imageData"] is None
+    photo = Image.open(io.BytesIO(files[f"labelme/sub/{document['imagePath']}"]))
     assert photo.size == (document["imageWidth"], document["imageHeight"]) == (130, 90)
     for label, expected in (('label "0" <&>', mask), ('label "1" <&>', ring())):
         union = np.zeros((90, 130), bool)

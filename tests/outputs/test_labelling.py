@@ -13,6 +13,7 @@ from PIL import Image
 
 from clipseg_cli.errors import ImageError
 from clipseg_cli.masks import cleanup
+from clipseg_cli.outputs.image_root import ImageRoot
 from clipseg_cli.outputs.writers import labelling, one_file
 from clipseg_cli.outputs.writers.one_file import OneFile
 from mask_shapes import MASKS, ODD_LABELS, assemble, every_mask, result, ring, written
@@ -120,14 +121,14 @@ def test_an_image_that_label_studio_cannot_hold_is_an_error() -> None:
 @every_mask
 @pytest.mark.parametrize("components", [False, True])
 def test_cvat_reads_the_masks(mask: np.ndarray, components: bool, tmp_path: Path) -> None:
-    """Images are numbered from 0 under their own names. Their masks add up to each label's mask, pixel for pixel."""
+    """Images are numbered from 0 and named from the image root. The masks add up to each label's, pixel for pixel."""
     image = result(mask, ring(), components=components)
-    out = assemble(tmp_path, "cvat", {"sub/a": image, "b": replace(image, name='imgs/"b" & c.png')})
+    out = assemble(tmp_path, "cvat", {"sub/a": image, "b": replace(image, name='imgs/d/"b" & c.png')})
     root = ElementTree.parse(out / "cvat/annotations.xml").getroot()
     assert root.findtext("version") == "1.1"
     assert [label.findtext("name") for label in root.iter("label")] == [*image.labels]
     assert [each.attrib["id"] for each in root.iter("image")] == ["0", "1"]
-    assert {each.attrib["name"] for each in root.iter("image")} == {"imgs/a.jpg", 'imgs/"b" & c.png'}
+    assert {each.attrib["name"] for each in root.iter("image")} == {"a.jpg", 'd/"b" & c.png'}
     for each in root.iter("image"):
         assert (each.attrib["width"], each.attrib["height"]) == ("130", "90")
         found = {label: np.zeros_like(mask) for label in image.labels}
@@ -139,7 +140,7 @@ def test_cvat_reads_the_masks(mask: np.ndarray, components: bool, tmp_path: Path
 
 def test_a_cvat_file_of_one_image_is_whole(tmp_path: Path) -> None:
     """`-o FILE.xml` holds what the folder's file holds."""
-    image = result(ring(), MASKS["empty"])
+    image = replace(result(ring(), MASKS["empty"]), name="imgs/sub/a.jpg")
     ((_, _, data),) = one_file.write(OneFile("a.xml", "cvat", ".xml"), "sub/a", image)
     assert data == (assemble(tmp_path, "cvat", {"sub/a": image}) / "cvat/annotations.xml").read_bytes()
 
@@ -147,6 +148,6 @@ def test_a_cvat_file_of_one_image_is_whole(tmp_path: Path) -> None:
 def test_a_run_without_images_gives_valid_files(tmp_path: Path) -> None:
     """If every image failed, the list of tasks is empty."""
     assert json.loads(b"".join(labelling.labelstudio_json([]))) == []
-    assert ElementTree.fromstring(b"".join(labelling.cvat_xml([], ["cat"]))).find("image") is None
+    assert ElementTree.fromstring(b"".join(labelling.cvat_xml([], ["cat"], ImageRoot()))).find("image") is None
     assert "labelstudio/images/sub/a.jpg" in written("labelstudio", result(ring()))
     assert Image.open(io.BytesIO(written("labelstudio", result(ring()))["labelstudio/images/sub/a.jpg"])).format

@@ -1,5 +1,6 @@
 """One file in place of a folder: its suffix is what it contains, and no mask is ever stored lossy."""
 
+import base64
 import io
 import json
 from dataclasses import replace
@@ -148,7 +149,7 @@ def test_a_file_is_what_its_suffix_says_and_holds_the_values(form: Any, suffix: 
         assert np.array_equal(array, expected)
 
 
-@pytest.mark.parametrize("form", [form for form in FITTING if form not in ("coco", "cvat", "overlay")])
+@pytest.mark.parametrize("form", [form for form in FITTING if form not in ("coco", "cvat", "labelme", "overlay")])
 def test_the_usual_file_is_that_of_a_folder(form: Any) -> None:
     """Byte for byte; a file for all images excepted."""
     image = replace(result(ring()), index=ring() // 255)
@@ -162,7 +163,15 @@ def test_a_coco_file_of_one_image_is_whole(tmp_path: Path) -> None:
     data = read_coco(tmp_path / "a.json")
     assert [*data.imgs] == [1] and [*data.cats] == [1, 2] and [*data.anns] == [1]
     assert np.array_equal(data.annToMask(data.anns[1]) * 255, ring())
-    assert json.loads((tmp_path / "a.json").read_text())["images"][0]["file_name"] == "imgs/a.jpg"
+    assert json.loads((tmp_path / "a.json").read_text())["images"][0]["file_name"] == "a.jpg"
+
+
+def test_a_labelme_file_alone_has_its_photo_inside() -> None:
+    """Since no other file is written. The shapes are those of a file in a folder, which has its photo beside it."""
+    alone = json.loads(content("labelme", ".json", result(ring())))
+    data, photo = (data for _, _, data in WRITERS["labelme"]("sub/a", result(ring())))
+    assert base64.b64decode(alone["imageData"]) == photo
+    assert alone | {"imageData": None} == json.loads(data)
 
 
 def test_no_file_of_an_absent_object_with_empty_skip() -> None:

@@ -96,7 +96,7 @@ def test_a_run_in_two_goes_ends_in_the_same_bytes(clipseg: Program, tmp_path: Pa
     assert dict(files(tmp_path / "whole")) == dict(files(tmp_path / "twice"))
     data, rows = read_coco(tmp_path / "whole/coco.json"), records(tmp_path / "whole/manifest.jsonl")
     for image in data.imgs.values():
-        row = next(row for row in rows if row["image"] == image["file_name"])
+        row = next(row for row in rows if row["image"] == f"imgs/{image['file_name']}")
         for category, mask in enumerate(row["masks"], 1):
             found = data.loadAnns(data.getAnnIds(imgIds=image["id"], catIds=category))
             union = sum((data.annToMask(each) for each in found), np.zeros((row["height"], row["width"]), np.uint8))

@@ -27,6 +27,7 @@ DECISIVE = {
     "min_presence", "mode", "background", "empty",
     "tile", "flip", "size", "similarity", "dtype", "backend",
     "components", "polygons", "palette", "backdrop", "orientation", "name", "polarity",
+    "images", "flat", "split",
     "frames", "raw", "max_pixels", "checksum", "smooth", "codec",
 }  # fmt: skip
 

@@ -40,3 +40,22 @@ def test_a_wrong_colour_is_refused(text: str) -> None:
     assert parse is not None
     with pytest.raises(UsageError, match="--backdrop"):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "shares"), [("0.8,0.1,0.1", (0.8, 0.1, 0.1)), ("0.75,0.25", (0.75, 0.25, 0)), ("1,0,0", (1, 0, 0))]
+)
+def test_a_split_is_two_or_three_shares(text: str, shares: tuple[float, float, float]) -> None:
+    """Of train, val and test. It is spelled as it is read."""
+    flag = OPTIONS["split"]
+    assert flag.parse is not None
+    assert flag.parse(text) == shares and flag.parse(flag.spell(shares)) == shares
+
+
+@pytest.mark.parametrize("text", ["", "1", "0.8,0.1", "80,10,10", "1.5,-0.5", "a,b", "0.5,0.2,0.2,0.1", "nan,0,1"])
+def test_shares_that_do_not_add_up_are_refused(text: str) -> None:
+    """The message shows an example."""
+    parse = OPTIONS["split"].parse
+    assert parse is not None
+    with pytest.raises(UsageError, match=r"--split .*0\.8,0\.1,0\.1"):
+        parse(text)

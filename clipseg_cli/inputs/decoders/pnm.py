@@ -5,6 +5,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from clipseg_cli.inputs import levels
 from clipseg_cli.inputs.decoders import pillow
 from clipseg_cli.inputs.decoders.result import Decoded, damaged, too_large
 from clipseg_cli.settings.inputs import DecodeOptions
@@ -35,6 +36,5 @@ def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
     for start in range(0, len(stored), PIECE):
         values = np.minimum(stored[start : start + PIECE], white).astype(np.uint32)
         pixels[start : start + PIECE] = (values * BYTE + white // 2) // white
-    return Decoded(
-        pixels.reshape(height, width, 3), 1, ["16-bit grey scaled to 8 bits"] if bands == 1 and white > BYTE else []
-    )
+    notes = [f"16-bit grey{levels.SCALED}"] if bands == 1 and white > BYTE else []
+    return Decoded(pixels.reshape(height, width, 3), 1, notes)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from clipseg_cli.masks import cleanup, coco_codec, outline, soft_maps, yolo_codec
 from clipseg_cli.outputs import colours
-from clipseg_cli.outputs.writers import pixels, raster
+from clipseg_cli.outputs.writers import photos, raster
 from clipseg_cli.outputs.writers.result import File, Result
 
 FRAGMENTS = ".clipseg-parts"  # folder of the fragments that `per_run.py` assembles
@@ -49,7 +49,8 @@ def coco(stem: str, result: Result) -> Iterator[File]:
             }
         )
     name = result.name.encode("utf-8", "backslashreplace").decode("utf-8")
-    image = {"file_name": name, "width": width, "height": height}
+    image: dict[str, object] = {"file_name": name, "width": width, "height": height}
+    image |= {} if result.frame is None else {"frame": result.frame}
     fragment = {"categories": list(result.labels), "image": image, "annotations": annotations}
     yield f"{FRAGMENTS}/coco/{stem}.json", None, _json(fragment)
 
@@ -65,7 +66,7 @@ def yolo(stem: str, result: Result) -> Iterator[File]:
     A line is the class, then x y pairs as fractions of width and height. Each component has its own line, and a
     zero-width channel connects each hole to the edge. Readers that draw at whole pixels get each component back: see
     `yolo_codec`. Trainers look for the label file under the photo's path, with the last folder `images` replaced
-    by `labels`.
+    by `labels`. Raises ImageError.
     """
     height, width = result.masks[0].shape
     indices, rings = [], []
@@ -78,14 +79,16 @@ def yolo(stem: str, result: Result) -> Iterator[File]:
         f"{index} " + " ".join(f"{fraction:.{yolo_codec.DIGITS}f}" for fraction in points.ravel().tolist()) + "\n"
         for index, points in zip(indices, polygons, strict=True)
     )
-    photo = f"yolo/images/{stem}.jpg"
-    text = "/labels/".join(photo.rsplit("/images/", 1)).removesuffix(".jpg") + ".txt"
-    yield text, None, "".join(lines).encode()
-    yield photo, None, pixels.photo(result)
+    photo = f"yolo/images/{f'{result.split}/' if result.split else ''}{photos.flat(stem, result)}"
+    yield "/labels/".join(photo.rsplit("/images/", 1)) + ".txt", None, "".join(lines).encode()
+    yield from photos.photo("yolo", photo, result)
 
 
 def voc(stem: str, result: Result) -> Iterator[File]:
-    """Yields the class image, the object image, the boxes and the photo. Where masks overlap, the later label wins."""
+    """Yields the class image, the object image, the boxes and the photo. Where masks overlap, the later label wins.
+
+    Raises ImageError.
+    """
     height, width = result.masks[0].shape
     classes, numbers = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
     boxes, names = [], voc_names(result.labels)
@@ -100,16 +103,17 @@ def voc(stem: str, result: Result) -> Iterator[File]:
             f"  <object><name>{xml(names[index])}</name><pose>Unspecified</pose><truncated>0</truncated>"
             f"<difficult>0</difficult><bndbox>{box}</bndbox></object>\n"
         )
-    folder, _, name = stem.rpartition("/")
+    stem = photos.flat(stem, result)
+    folder, _, name = photos.named("voc", stem, result).rpartition("/")
     document = (
-        f"<annotation>\n  <folder>{xml(folder)}</folder>\n  <filename>{xml(name)}.jpg</filename>\n"
+        f"<annotation>\n  <folder>{xml(folder)}</folder>\n  <filename>{xml(name)}</filename>\n"
         f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>\n"
         f"  <segmented>1</segmented>\n{''.join(boxes)}</annotation>\n"
     )
     yield f"voc/SegmentationClass/{stem}.png", None, raster.indexed_png(classes, VOC_PALETTE)
     yield f"voc/SegmentationObject/{stem}.png", None, raster.indexed_png(numbers, VOC_PALETTE)
     yield f"voc/Annotations/{stem}.xml", None, document.encode()
-    yield f"voc/JPEGImages/{stem}.jpg", None, pixels.photo(result)
+    yield from photos.photo("voc", f"voc/JPEGImages/{stem}", result)
 
 
 def voc_names(labels: Sequence[str]) -> list[str]:
@@ -135,7 +139,17 @@ def plain(text: str) -> str:
 
 
 def labelme(stem: str, result: Result) -> Iterator[File]:
-    """Yields the file that labelme opens, with the photo inside. The components of one annotation share a group id."""
+    """Yields the file that labelme opens, and the photo beside it. Raises ImageError."""
+    path = f"labelme/{photos.flat(stem, result)}"
+    yield f"{path}.json", None, labelme_json(result, photos.named("labelme", path, result))
+    yield from photos.photo("labelme", path, result)
+
+
+def labelme_json(result: Result, photo: str, inside: bytes | None = None) -> bytes:
+    """Returns a file of labelme for a photo in the same folder; `inside` is its content, if it shall be in the file.
+
+    The components of one annotation share a group id.
+    """
     height, width = result.masks[0].shape
     shapes = []
     for group, (index, mask) in enumerate(objects(result), 1):
@@ -153,17 +167,16 @@ def labelme(stem: str, result: Result) -> Iterator[File]:
                     "mask": None,
                 }
             )
-    photo = base64.b64encode(pixels.photo(result)).decode("ascii")
     document = {
         "version": LABELME,
         "flags": {},
         "shapes": shapes,
-        "imagePath": stem.rpartition("/")[2] + ".jpg",
-        "imageData": photo,
+        "imagePath": photo.rpartition("/")[2],
+        "imageData": None if inside is None else base64.b64encode(inside).decode("ascii"),
         "imageHeight": height,
         "imageWidth": width,
     }
-    yield f"labelme/{stem}.json", None, _json(document)
+    return _json(document)
 
 
 def svg(stem: str, result: Result) -> Iterator[File]:

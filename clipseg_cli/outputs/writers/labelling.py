@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from clipseg_cli.errors import ImageError
 from clipseg_cli.masks import coco_codec, soft_maps
 from clipseg_cli.outputs import colours
-from clipseg_cli.outputs.writers import pixels
+from clipseg_cli.outputs.image_root import ImageRoot
+from clipseg_cli.outputs.writers import photos
 from clipseg_cli.outputs.writers.annotations import FRAGMENTS, objects, plain, xml
 from clipseg_cli.outputs.writers.result import File, Result
 
@@ -31,7 +32,7 @@ def labelstudio(stem: str, result: Result) -> Iterator[File]:
     The task names the photo relative to the output folder, as Label Studio's local file serving expects it.
     """
     height, width = result.masks[0].shape
-    photo = f"labelstudio/images/{stem}.jpg"
+    path = f"labelstudio/images/{stem}"
     regions = [
         {
             "id": hashlib.sha256(f"{stem}/{number}".encode()).hexdigest()[:10],
@@ -47,10 +48,11 @@ def labelstudio(stem: str, result: Result) -> Iterator[File]:
         for number, (index, mask) in enumerate(objects(result))
     ]
     prediction = {"model_version": "clipseg", "score": round(max(result.scores), 4), "result": regions}
-    task = {"data": {"image": LOCAL_FILES + quote(os.fsencode(photo))}, "predictions": [prediction]}
+    url = LOCAL_FILES + quote(os.fsencode(photos.named("labelstudio", path, result)))
+    task = {"data": {"image": url}, "predictions": [prediction]}
     line = json.dumps(task, ensure_ascii=False, separators=(",", ":"))
     yield f"{FRAGMENTS}/labelstudio/{stem}.json", None, line.encode()
-    yield photo, None, pixels.photo(result)
+    yield from photos.photo("labelstudio", path, result)
 
 
 def brush(mask: NDArray[np.uint8]) -> bytes:
@@ -116,8 +118,8 @@ def _cvat_mask(label: str, mask: NDArray[np.uint8]) -> str:
     )
 
 
-def cvat_xml(fragments: Iterable[bytes], labels: Sequence[str]) -> Iterator[bytes]:
-    """Yields the pieces of a file "CVAT for images 1.1"."""
+def cvat_xml(fragments: Iterable[bytes], labels: Sequence[str], root: ImageRoot) -> Iterator[bytes]:
+    """Yields the pieces of a file "CVAT for images 1.1". The names of images are relative to `root`."""
     named = "".join(
         f"<label><name>{xml(plain(label))}</name><color>{_hex(index)}</color><type>mask</type><attributes/></label>\n"
         for index, label in enumerate(labels)
@@ -127,7 +129,8 @@ def cvat_xml(fragments: Iterable[bytes], labels: Sequence[str]) -> Iterator[byte
         f"  <meta><task><name>clipseg</name><mode>annotation</mode><labels>\n{named}</labels></task></meta>\n"
     ).encode()
     for number, fragment in enumerate(fragments):
-        yield fragment.replace(b"<image", f'<image id="{number}"'.encode(), 1)
+        _, name, rest = fragment.decode().split('"', 2)  # an escaped name has no quotes, and its own slashes
+        yield f'<image id="{number}" name="{root.relative(name)}"{rest}'.encode()
     yield b"</annotations>\n"
 
 

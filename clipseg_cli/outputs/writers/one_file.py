@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from clipseg_cli.errors import ImageError, UsageError
 from clipseg_cli.inputs.kinds import EXTENSIONS
-from clipseg_cli.outputs.writers import annotations, labelling, per_run, pixels, raster
+from clipseg_cli.outputs.image_root import ImageRoot
+from clipseg_cli.outputs.writers import annotations, labelling, per_run, photos, pixels, raster
 from clipseg_cli.outputs.writers.result import File, Result
 from clipseg_cli.settings.outputs import ExportOptions, Format
+from clipseg_cli.storage.originals import Original
 
 STDOUT = "-"  # with a suffix, like "-.pgm", it says how to encode; a file of this name is "./-.pgm"
 ALIASES = {".jpeg": ".jpg", ".tiff": ".tif"}
@@ -151,17 +153,25 @@ def _png(array: NDArray[Any], form: Format, srgb: bool) -> bytes:
 
 
 def _coco(stem: str, result: Result) -> bytes:
-    fragments = [data for _, _, data in annotations.coco(stem, result)]
-    return b"".join(per_run.coco_json(lambda: fragments, 1, result.labels))
+    fragment = _only(annotations.coco(stem, result))
+    return b"".join(per_run.coco_json(lambda: [fragment], 1, result.labels, ImageRoot.of([result.name])))
+
+
+def _labelme(stem: str, result: Result) -> bytes:
+    """Returns a file with the photo inside, since no other file is written."""
+    data = photos.content("labelme", result)
+    inside = data.read() if isinstance(data, Original) else data
+    return annotations.labelme_json(result, photos.named("labelme", stem, result), inside)
 
 
 def _cvat(stem: str, result: Result) -> bytes:
-    fragments = [data for _, _, data in labelling.cvat(stem, result)]
-    return b"".join(labelling.cvat_xml(fragments, result.labels))
+    fragment = _only(labelling.cvat(stem, result))
+    return b"".join(labelling.cvat_xml([fragment], result.labels, ImageRoot.of([result.name])))
 
 
 def _only(files: Iterator[File]) -> bytes:
     ((_, _, data),) = files
+    assert isinstance(data, bytes)
     return data
 
 
@@ -190,6 +200,6 @@ DOCUMENTS: dict[Format, Callable[[str, Result], bytes]] = {
     "npz": lambda stem, result: pixels.npz(result),
     "svg": lambda stem, result: _only(annotations.svg(stem, result)),
     "coco": _coco,
-    "labelme": lambda stem, result: _only(annotations.labelme(stem, result)),
+    "labelme": _labelme,
     "cvat": _cvat,
 }

@@ -6,13 +6,18 @@ as an uninterrupted run.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from clipseg_cli.errors import OutputError
 from clipseg_cli.outputs import manifest
+from clipseg_cli.outputs.image_root import ImageRoot
 from clipseg_cli.outputs.record import key_of, readable_name
+from clipseg_cli.outputs.splits import SPLITS
 from clipseg_cli.outputs.writers import annotations, labelling, parquet
 from clipseg_cli.outputs.writers.annotations import FRAGMENTS
 from clipseg_cli.settings.outputs import Format
@@ -21,6 +26,7 @@ from clipseg_cli.storage.store import AnyPath
 
 SHARD = 1000  # samples: the most that one WebDataset shard holds
 TAR_END = bytes(1024)  # two empty blocks end a tar archive
+OWN_SHARD = re.compile(rf"(?:(?:{'|'.join(SPLITS)})-)?\d+\.tar")
 
 # In place of the fragment, a record names the file that a reader opens. Until a run ends, that is the first shard.
 READ_FROM: dict[Format, str] = {
@@ -34,19 +40,54 @@ READ_FROM: dict[Format, str] = {
 Fragments = Sequence[tuple[str, str]]  # (key of the image, path relative to the output folder), sorted
 
 
-def coco(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
-    """Writes coco.json: images, annotations and categories, numbered from 1."""
-    paths = [path for _, path in fragments]
-    store.write(out / "coco.json", coco_json(lambda: store.contents(out, paths), len(paths), labels), fsync)
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """What else the files of a data set depend on."""
+
+    inputs: Sequence[str] = ()  # of the run, as typed
+    splits: Mapping[str, str] = field(default_factory=dict)  # the part of each image, by its key; empty: not split
+
+    def parts(self, fragments: Fragments) -> dict[str, Fragments]:
+        """Returns the fragments of each part: train and val even if they are empty; all as train without a split."""
+        parts: dict[str, list[tuple[str, str]]] = {name: [] for name in (SPLITS[:2] if self.splits else SPLITS[:1])}
+        for image, path in fragments:
+            parts.setdefault(self.splits.get(image, SPLITS[0]), []).append((image, path))
+        return {name: parts[name] for name in SPLITS if name in parts}
+
+    def root(self, fragments: Fragments) -> ImageRoot:
+        """Returns the folder that the names of these images are relative to."""
+        return ImageRoot.of((image.partition("\0")[0] for image, _ in fragments), self.inputs)
 
 
-def coco_json(fragments: Callable[[], Iterable[bytes]], count: int, labels: Sequence[str]) -> Iterator[bytes]:
-    """Yields the pieces of a COCO file. `fragments` returns the fragments of `count` images; it is called twice."""
-    head = {"info": {"description": "masks by clipseg"}, "categories": _categories(labels)}
+def read_from(form: Format, path: str, part: str) -> str:
+    """Returns the path that a record gives for a file of an image in this part of a data set: what readers open."""
+    return f"webdataset/{part}-000000.tar" if form == "webdataset" and part else READ_FROM.get(form, path)
+
+
+def coco(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool, about: DataSet) -> None:
+    """Writes coco.json: images, annotations and categories, numbered from 1. With a split, also a file of each part."""
+    root = about.root(fragments)
+    parts = about.parts(fragments) if about.splits else {}
+    for name, chosen in {"coco.json": fragments, **{f"instances_{part}.json": parts[part] for part in parts}}.items():
+        contents = partial(store.contents, out, [path for _, path in chosen])
+        store.write(out / name, coco_json(contents, len(chosen), labels, root), fsync)
+
+
+def coco_json(
+    fragments: Callable[[], Iterable[bytes]], count: int, labels: Sequence[str], root: ImageRoot
+) -> Iterator[bytes]:
+    """Yields the pieces of a COCO file. `fragments` returns the fragments of `count` images; it is called twice.
+
+    The names of images are relative to `root`, which `info` names as `image_root`. It has no date: two runs of one
+    command have equal files, and run.json says when they were.
+    """
+    info = {"year": 0, "version": "1.0", "description": "masks by clipseg", "contributor": "", "url": ""}
+    info |= {"date_created": "", "image_root": readable_name(str(root))}
+    head = {"info": info, "licenses": [], "categories": _categories(labels)}
     yield json.dumps(head, ensure_ascii=False)[:-1].encode("utf-8", "backslashreplace") + b',\n"images": [\n'
     for number, fragment in enumerate(fragments(), 1):
         image = json.loads(fragment)["image"]
-        yield _line({"id": number} | image, number == count)
+        yield _line({"id": number} | image | {"file_name": root.relative(image["file_name"])}, number == count)
     yield b'],\n"annotations": [\n'
     total, previous = 0, b""
     for number, fragment in enumerate(fragments(), 1):
@@ -57,20 +98,23 @@ def coco_json(fragments: Callable[[], Iterable[bytes]], count: int, labels: Sequ
     yield previous.removesuffix(b",\n") + (b"\n" if previous else b"") + b"]}\n"
 
 
-def yolo(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
-    """Writes yolo/data.yaml. Paths are relative to it. Images are not split: `train` and `val` name the same folder."""
+def yolo(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool, about: DataSet) -> None:
+    """Writes yolo/data.yaml. Paths are relative to it. Without a split, `train` and `val` name the same folder."""
     names = "".join(f"  {index}: {_quoted(label)}\n" for index, label in enumerate(labels))
-    store.write(out / "yolo/data.yaml", f"train: images\nval: images\nnames:\n{names}".encode(), fsync)
+    whole = "train: images\nval: images\n"
+    parts = "".join(f"{part}: images/{part}\n" for part in about.parts(fragments)) if about.splits else whole
+    store.write(out / "yolo/data.yaml", f"{parts}names:\n{names}".encode(), fsync)
 
 
-def voc(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
-    """Writes voc/ImageSets/Segmentation/train.txt, one image per line, voc/classes.txt and voc/labelmap.txt.
+def voc(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool, about: DataSet) -> None:
+    """Writes a list for each part, voc/ImageSets/Segmentation/train.txt, one image per line, classes.txt, labelmap.txt.
 
     The last two have the background first; labelmap.txt has the colour of each label in VOC's palette.
     """
-    stems = (PurePosixPath(path).relative_to("voc/SegmentationClass").with_suffix("") for _, path in fragments)
-    lines = "".join(f"{stem}\n" for stem in stems)
-    store.write(out / "voc/ImageSets/Segmentation/train.txt", lines.encode(), fsync)
+    for part, chosen in about.parts(fragments).items():
+        stems = (PurePosixPath(path).relative_to("voc/SegmentationClass").with_suffix("") for _, path in chosen)
+        lines = "".join(f"{stem}\n" for stem in stems)
+        store.write(out / f"voc/ImageSets/Segmentation/{part}.txt", lines.encode(), fsync)
     store.write(out / "voc/classes.txt", _names(labels), fsync)
     colours = enumerate(("background", *annotations.voc_names(labels)))
     coloured = "".join(f"{name}:{','.join(map(str, annotations.VOC_PALETTE[number]))}::\n" for number, name in colours)
@@ -89,29 +133,30 @@ def labelstudio(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync
     store.write(out / "labelstudio/labels.xml", labelling.labelstudio_config(labels), fsync)
 
 
-def cvat(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
+def cvat(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool, about: DataSet) -> None:
     """Writes cvat/annotations.xml: labels, and images numbered from 0."""
-    pieces = labelling.cvat_xml(store.contents(out, [path for _, path in fragments]), labels)
-    store.write(out / "cvat/annotations.xml", pieces, fsync)
+    contents = store.contents(out, [path for _, path in fragments])
+    store.write(out / "cvat/annotations.xml", labelling.cvat_xml(contents, labels, about.root(fragments)), fsync)
 
 
-def webdataset(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
-    """Writes webdataset/000000.tar, 000001.tar, ... A complete shard that is newer than its samples is kept.
+def webdataset(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool, about: DataSet) -> None:
+    """Writes webdataset/000000.tar, 000001.tar, ...; with a split train-000000.tar, ... and so on for each part.
 
-    The records then name the shards of their images.
+    A complete shard that is newer than its samples is kept. The records then name the shards of their images.
     """
-    count = -(-len(fragments) // SHARD)
     shards: dict[str, str] = {}
-    for index in range(count):
-        samples = fragments[index * SHARD : (index + 1) * SHARD]
-        shard, paths = f"webdataset/{index:06}.tar", [path for _, path in samples]
-        if not _current(out, shard, paths):
-            store.write(out / shard, chain(store.contents(out, paths), [TAR_END]), fsync)
-        shards |= {image: shard for image, _ in samples}
+    for part, chosen in about.parts(fragments).items():
+        for start in range(0, len(chosen), SHARD):
+            samples = chosen[start : start + SHARD]
+            name = f"{f'{part}-' if about.splits else ''}{start // SHARD:06}"
+            shard, paths = f"webdataset/{name}.tar", [path for _, path in samples]
+            if not _current(out, shard, paths):
+                store.write(out / shard, chain(store.contents(out, paths), [TAR_END]), fsync)
+            shards |= {image: shard for image, _ in samples}
     manifest.point(out, "webdataset", shards, fsync)
+    made = {*shards.values()}
     for stale in (out / "webdataset").glob("*.tar"):
-        number = stale.name.removesuffix(".tar")
-        if number.isdigit() and int(number) >= count:
+        if OWN_SHARD.fullmatch(stale.name) and f"webdataset/{stale.name}" not in made:
             stale.unlink()
 
 
@@ -147,11 +192,19 @@ def _line(document: dict[str, object], last: bool) -> bytes:
     return (text + ("\n" if last else ",\n")).encode("utf-8", "backslashreplace")
 
 
-def assemble(out: AnyPath, formats: Sequence[Format], labels: Sequence[str], fsync: bool = False) -> None:
-    """Writes every file of `formats` that covers the whole run, from the manifest of a finished run."""
+def assemble(
+    out: AnyPath, formats: Sequence[Format], labels: Sequence[str], fsync: bool = False, inputs: Sequence[str] = ()
+) -> None:
+    """Writes every file of `formats` that covers the whole run, from the manifest of a finished run.
+
+    `inputs` are those of the run, as typed.
+    """
+    about = DataSet(inputs, manifest.splits(out)) if DATA_SETS.keys() & formats else DataSet()
     for name in formats:
         if write := PER_RUN.get(name):
             write(out, sorted(_fragments(out, name)), labels, fsync)
+        elif write_set := DATA_SETS.get(name):
+            write_set(out, sorted(_fragments(out, name)), labels, fsync, about)
 
 
 def _fragments(out: AnyPath, name: Format) -> Iterator[tuple[str, str]]:
@@ -166,11 +219,13 @@ def _fragments(out: AnyPath, name: Format) -> Iterator[tuple[str, str]]:
 
 PER_RUN: dict[Format, Callable[[AnyPath, Fragments, Sequence[str], bool], None]] = {
     "labels": labels,
+    "labelstudio": labelstudio,
+    "parquet": parquet.table,
+}
+DATA_SETS: dict[Format, Callable[[AnyPath, Fragments, Sequence[str], bool, DataSet], None]] = {
     "coco": coco,
     "yolo": yolo,
     "voc": voc,
-    "labelstudio": labelstudio,
     "cvat": cvat,
     "webdataset": webdataset,
-    "parquet": parquet.table,
 }

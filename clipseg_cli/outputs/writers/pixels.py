@@ -43,11 +43,6 @@ def overlay(result: Result) -> NDArray[np.uint8]:
     return drawing.overlay(result.photo(), result.masks, result.labels)
 
 
-def photo(result: Result) -> bytes:
-    """Returns the photo as a JPEG for a data set."""
-    return raster.jpeg(result.photo(), raster.DATASET_QUALITY, result.converted)
-
-
 def labels(result: Result) -> NDArray[np.uint8]:
     """Returns the number of each pixel's label, uint8 (H, W): 0 for background, i + 1 for label i."""
     assert result.index is not None

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from clipseg_cli.inputs import orientation
 from clipseg_cli.outputs import colours
 from clipseg_cli.settings.outputs import ExportOptions
+from clipseg_cli.storage.store import Content
 
-File = tuple[str, int | None, bytes]  # path relative to the output folder, label index or None, content
+File = tuple[str, int | None, Content]  # path relative to the output folder, label index or None, content
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,12 @@ class Result:
     feather: float  # pixels: blur radius of the edge in mask files and cutouts
     export: ExportOptions
     converted: bool = False  # the photo was converted to sRGB by an ICC profile: colour files say that they are sRGB
+    kind: str = ""  # of the file, a key of KINDS
+    original: Callable[[], Content] | None = None  # returns the file itself; None for a frame, which has none
+    orientation: int = 1  # the EXIF orientation of the file
+    uncommon: bool = False  # the file is CMYK, Lab, or of more than 8 bits, which readers take for something else
+    frame: int | None = None  # the number of the frame in its file
+    split: str = ""  # the part of a data set: train, val or test; "" without --split
 
     def stored(self, turn: int) -> "Result":
         """Returns the upright result in the pixel frame of a file with this EXIF orientation."""

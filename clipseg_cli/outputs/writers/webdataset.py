@@ -6,16 +6,17 @@ import json
 import tarfile
 from collections.abc import Iterator
 
-from clipseg_cli.outputs.writers import pixels, raster
+from clipseg_cli.outputs.writers import photos, raster
 from clipseg_cli.outputs.writers.annotations import FRAGMENTS
 from clipseg_cli.outputs.writers.result import File, Result
+from clipseg_cli.storage.originals import Original
 
 
 def webdataset(stem: str, result: Result) -> Iterator[File]:
     """Yields the tar members of one sample, without the end of an archive: photo, one mask per label, and JSON.
 
     WebDataset ends a sample's key at the first dot of the file name. Dots in the stem therefore become underscores,
-    and `~` and a hash are added, so that `a.b` and `a_b` remain two samples.
+    and `~` and a hash are added, so that `a.b` and `a_b` remain two samples. Raises ImageError.
     """
     folder, slash, name = stem.rpartition("/")
     digits = hashlib.sha256(name.encode()).hexdigest()[:8]
@@ -26,7 +27,9 @@ def webdataset(stem: str, result: Result) -> Iterator[File]:
             result.labels, result.slugs, result.scores, result.thresholds, strict=True
         )
     ]
-    members = {"jpg": pixels.photo(result)}
+    members: dict[str, bytes] = {}
+    for path, _, content in photos.photo("webdataset", "photo", result):
+        members[path.rpartition(".")[2]] = content.read() if isinstance(content, Original) else content
     members |= {f"{slug}.png": raster.mask_png(mask) for slug, mask in zip(result.slugs, result.masks, strict=True)}
     name = result.name.encode("utf-8", "backslashreplace").decode("utf-8")
     document = json.dumps({"image": name, "masks": described}, ensure_ascii=False)
