@@ -211,9 +211,15 @@ def _emitter(options: PrintOptions, out: str, single: bool, null: bool) -> Calla
     """
     from clipseg_cli.outputs.record import dumps, relocated
 
+    before: list[str] = []  # of the last record: the frames of a video share a file, which is printed once
+
     def paths(record: "Record") -> None:
-        for path in _shown_files(record.document()):
-            say_path(os.path.join(out, path), null)
+        nonlocal before
+        files = list(_shown_files(record.document()))
+        for path in files:
+            if path not in before:
+                say_path(os.path.join(out, path), null)
+        before = files
 
     wanted = options.print_ == "paths" or (options.print_ is None and not streams.stdout_is_terminal())
     if out == "-":
