@@ -56,7 +56,7 @@ def test_options_at_their_defaults_are_left_out() -> None:
          {"tile": 2, "flip": True, "size": 96, "similarity": True}),
         ({"masks": MaskOptions(clean=CleanUp("guided", fill_holes="all"), min_presence=0.2, empty="skip")},
          {"refine": "guided", "fill_holes": "all", "min_presence": 0.2, "empty": "skip"}),
-        ({"output": OutputOptions(export=ExportOptions(True, True, (1, 2, 3)))},
+        ({"output": OutputOptions(export=ExportOptions(components=True, polygons=True, backdrop=(1, 2, 3)))},
          {"components": True, "polygons": True, "backdrop": [1, 2, 3]}),
         ({"inputs": InputOptions(decoding=DecodeOptions(max_pixels=99)), "run": RunOptions(checksum=True)},
          {"max_pixels": 99, "checksum": True}),
