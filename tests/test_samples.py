@@ -150,8 +150,8 @@ def test_the_recipes_with_pipes_run_from_anywhere(shell: Shell, tmp_path: Path) 
     printed = []
     for line in filter(needs_a_shell, lines):
         shell("rm -rf out clipseg-out")
-        printed += shell("cd elsewhere; " + re.sub(names, r"../\1", line)).stdout.splitlines()
-    assert len(printed) >= 4 and all((tmp_path / "elsewhere" / path).is_file() for path in printed), printed
+        printed += shell("cd elsewhere; " + re.sub(names, r"../\1", line)).stdout.replace("\0", "\n").splitlines()
+    assert len(printed) >= 3 and all((tmp_path / "elsewhere" / path).is_file() for path in printed), printed
 
 
 @pytest.mark.slow
