@@ -194,8 +194,8 @@ def present(
 def _shown_files(document: dict[str, Any]) -> Iterable[str]:
     """Returns the paths that show the masks of a record: one per label, each once.
 
-    It is that of the mask or of the joined mask. Without one, it is the label's other file, or a file of the image, such
-    as the overlay.
+    It is that of the mask or the joined mask. Without one, it is the label's other file, or one of the image, such as
+    the overlay.
     """
     from clipseg_cli.outputs.names import USUAL
     from clipseg_cli.outputs.record import PER_LABEL

@@ -141,9 +141,10 @@ def check(
     `suffixes` are those that each format can be written as. Raises UsageError, with an example, if two outputs could
     have the same path, or if a format cannot be named or written so.
     """
-    found = templates(name)
+    found: dict[Format, str] = templates(name)
     for form, template in found.items():
         option = f"--name {form}={template}"
+        found[form] = template = template.replace("{format}", form)
         if form not in USUAL:
             raise UsageError(
                 f"{option}: {form} is a data set, whose readers prescribe its names; use -f mask and others"
@@ -179,16 +180,10 @@ def _shared(form: Format, other: Format, found: Mapping[Format, str], slug: str)
 
 def _check_images(option: str, form: Format, template: str) -> None:
     """Raises UsageError if two images could have the same path."""
-    known = fields(template)
-    pairs = [
-        ("x/a.jpg", "y/a.jpg", "{dir}", "dir"),
-        ("a.jpg", "b.jpg", "{stem}", "stem"),
-    ]
-    if "index" not in known:
-        for one, other, missing, key in pairs:
-            if key not in known and not (key == "stem" and "name" in known):
-                path = Names({form: template}).path(form, Place(names.stem(one), one), "label")
-                raise UsageError(f"{option}: {one} and {other} would both be {path}; add {missing}, or {{index}}")
+    for one, other, telling in (("x/a.jpg", "y/a.jpg", ("dir",)), ("a.jpg", "b.jpg", ("stem", "name"))):
+        if not fields(template) & {*telling, "index"}:
+            path = Names({form: template}).path(form, Place(names.stem(one), one), "label")
+            raise UsageError(f"{option}: {one} and {other} would both be {path}; add {{{telling[0]}}}, or {{index}}")
     for part in split(template):
         present = part[1::2]
         if {"stem", "name"} <= {*present} or len(present) > len({*present}):
