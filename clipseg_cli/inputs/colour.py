@@ -1,9 +1,6 @@
 """Colour: converts a decoded Pillow image of any mode to 8-bit sRGB.
 
-16-bit grey     divided by 257, which equals the 8-bit version; 12-bit grey by 4095/255
-wider, signed   stretched from the lowest to the highest value
-float           0..1 becomes 0..255; other ranges are stretched; NaN is black
-16-bit colour   the high byte
+wide, float     by the rule of `levels`; but of 16-bit colour that Pillow reads, the high byte
 ICC profile     converted to sRGB by `profiles`, before anything is composited
 transparency    composited on `BACKGROUND`
 CMYK            through its ICC profile if that is sound, otherwise by the plain formula
@@ -15,7 +12,7 @@ import PIL.Image
 from PIL import ImageCms, PpmImagePlugin, TiffImagePlugin
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.inputs import profiles
+from clipseg_cli.inputs import levels, profiles
 
 BACKGROUND = (255, 255, 255)  # RGB behind transparent pixels: the white of the pages that most such images stand on
 ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
@@ -80,12 +77,9 @@ def _from_grey(image: PIL.Image.Image, notes: list[str]) -> np.ndarray:
     tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     if image.mode.startswith("I;16") or (isinstance(image, PpmImagePlugin.PpmImageFile) and image.mode == "I"):
         white = 4095 if tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,) else 65535
-        table = (np.arange(65536) * 255 + white // 2) // white
-        grey = table.clip(0, 255).astype(np.uint8)[values]
-        notes.append("16-bit grey scaled to 8 bits")
-        profile = image.info.get("icc_profile")
+        grey, profile = levels.scaled(values, white, "grey", notes), image.info.get("icc_profile")
     else:
-        grey, profile = _stretched(values, notes), None  # measurements, whatever their profile says
+        grey, profile = levels.stretched(values, notes), None  # measurements, whatever their profile says
     if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:  # 0 is white; Pillow inverts only 8-bit images
         grey = 255 - grey
     pixels = profiles.to_srgb(grey, profile, notes)
@@ -93,17 +87,3 @@ def _from_grey(image: PIL.Image.Image, notes: list[str]) -> np.ndarray:
         pixels[values == clear] = BACKGROUND
         notes.append("transparency composited on white")
     return pixels
-
-
-def _stretched(values: np.ndarray, notes: list[str]) -> np.ndarray:
-    """Scales values to uint8 of the same shape: floats within 0..1 from that range, others from their finite range."""
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    if values.dtype.kind == "f" and low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
-    notes.append(f"values {low:g} to {high:g} scaled to 8 bits")
-    scale = 255 / (high - low) if high > low else 0.0
-    with np.errstate(all="ignore"):
-        scaled = values.astype(np.float32) * np.float32(scale) - np.float32(low * scale)
-        scaled = np.nan_to_num(scaled, copy=False, nan=0, posinf=255, neginf=0).round().clip(0, 255)
-    return np.asarray(scaled, np.uint8)

@@ -51,7 +51,7 @@ def load(source: Source, options: DecodeOptions = DEFAULTS) -> Image:
     with opened(source) as file, enough_memory():
         kind, decoder = recognised(file)
         if source.frame is not None:
-            return finished(kind, decoder.sequence(kind, file, options).decode(source.frame))
+            return finished(kind, decoder.sequence(kind, file, options).decode(source.frame), alone=True)
         return finished(kind, decoder.decode(kind, file, options))
 
 
@@ -112,11 +112,11 @@ def recognised(file: BinaryIO) -> tuple[str, Any]:
     return kind, importlib.import_module(f"{decoders.__name__}.{KINDS[kind].decoder}")
 
 
-def finished(kind: str, decoded: Decoded) -> Image:
-    """Returns the image of a decoded frame."""
-    notes = list(decoded.notes)
-    if decoded.frames > 1:
-        more = " or more" if decoded.frames == MOST_FRAMES else ""
-        notes.append(f"first of {decoded.frames} frames{more}")
+def finished(kind: str, decoded: Decoded, alone: bool = False) -> Image:
+    """Returns the image of a decoded frame. `alone`: it was asked for by its number, so others are not left out."""
+    notes, frames = list(decoded.notes), 1 if alone else decoded.frames
+    if frames > 1:
+        more = " or more" if frames == MOST_FRAMES else ""
+        notes.append(f"first of {frames} frames{more}")
     pixels = np.require(decoded.pixels, np.uint8, ("C", "W"))
-    return Image(pixels, decoded.kind or kind, decoded.frames, tuple(notes), decoded.orientation)
+    return Image(pixels, decoded.kind or kind, frames, tuple(notes), decoded.orientation)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from clipseg_cli.errors import ImageError
+from clipseg_cli.inputs import tiff_pages
 from clipseg_cli.inputs.decoders import pillow
 from clipseg_cli.settings.inputs import MAX_PIXELS
 
@@ -120,8 +121,13 @@ def mpo(file: BinaryIO) -> Iterator[float]:
         yield 0.0
 
 
+def tiff(file: BinaryIO) -> Iterator[float]:
+    """Yields 0 for each page of a TIFF."""
+    yield from itertools.repeat(0.0, tiff_pages.pages(file, MOST))
+
+
 TIMES: dict[str, Callable[[BinaryIO], Iterator[float]]] = {
-    "GIF": gif, "PNG": png, "WEBP": webp, "AVIF": avif, "JPEG": mpo,
+    "GIF": gif, "PNG": png, "WEBP": webp, "AVIF": avif, "JPEG": mpo, "TIFF": tiff,
 }  # fmt: skip
 
 

@@ -111,7 +111,7 @@ class FrameReader:
             first = self._at + 1 if 0 <= wanted - self._at <= self._near + 1 else wanted
             for number in range(min(first, wanted), wanted + 1):
                 try:
-                    self._kept[number] = decode.finished(kind, frames.decode(number))
+                    self._kept[number] = decode.finished(kind, frames.decode(number), alone=True)
                 except ImageError as error:
                     self._kept[number] = error
             self._at = wanted

@@ -39,7 +39,7 @@ KINDS = {
     # with the size of its header: a folder may be called "BMW"
     "BMP": Kind(rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0", (".bmp",), "pillow"),
     # many camera raw files are TIFFs too: `decoders.tiff` passes them on
-    "TIFF": Kind(rb"II[*+]\0(?!\x10\0\0\0CR)|MM\0\*", (".tif", ".tiff"), "tiff"),
+    "TIFF": Kind(rb"II[*+]\0(?!\x10\0\0\0CR)|MM\0[*+]", (".tif", ".tiff"), "tiff"),
     "AVIF": Kind(rb".{4}ftyp(?:avi[fs]|m[is]f1.{4}(?:.{4})*?avi[fs])", (".avif", ".avifs"), "pillow"),
     "JPEG2000": Kind(
         rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", (".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"), "jpeg2000"
@@ -47,7 +47,7 @@ KINDS = {
     "PPM": Kind(rb"P[1-6]\s(?:#|\s*\d+\s+\d+\s)|Pf\s+\d+\s+\d+\s", (".pbm", ".pgm", ".ppm", ".pnm", ".pfm"), "pnm"),
     "HEIC": Kind(rb".{4}ftyp(?:hei[cmsx]|hev[cmsx]|m[is]f1)", (".heic", ".heif", ".hif"), "heic", "heic", ("pi_heif",)),
     "RAW": Kind(
-        rb"II\*\0\x10\0\0\0CR|.{4}ftypcrx |FUJIFILMCCD-RAW|IIR[OS]|MMOR|IIU\0|FOVb|\0MRM",
+        rb"II\*\0\x10\0\0\0CR|II\x1a\0\0\0HEAPCCDR|.{4}ftypcrx |FUJIFILMCCD-RAW|IIR[OS]|MMOR|IIU\0|FOVb|\0MRM",
         RAW,
         "raw",
         "raw",
@@ -87,7 +87,6 @@ KINDS = {
     "BLP": Kind(rb"BLP[12]", (".blp",)),
     "FITS": Kind(rb"SIMPLE  =", (".fits", ".fts")),
     "XCF": Kind(rb"gimp xcf ", (".xcf",)),
-    "big-endian BigTIFF": Kind(rb"MM\0\+"),  # Pillow reads it as little-endian
     # the last one, since it has no magic bytes: an image type with its bits per pixel, sides above 0, zeros
     "TGA": Kind(
         rb"""(?x) .

@@ -77,11 +77,16 @@ def _line(x0: int, y0: int, x1: int, y1: int) -> NDArray[np.int64]:
     return line[::-1] if flip else line
 
 
+def run_lengths(mask: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Returns the lengths of the runs of zeros and non-zeros along the rows, int64 (K,). Zeros come first, maybe 0."""
+    flat = np.ascontiguousarray(mask).ravel() > 0
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    return np.diff(np.concatenate([[0] * (1 + int(flat[0])), changes, [flat.size]]))
+
+
 def packed(mask: NDArray[np.uint8]) -> str:
     """Encodes a mask, uint8 (H, W), as COCO's packed run lengths: column by column, zeros first."""
-    flat = np.ascontiguousarray(mask.T).ravel() > 0
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    counts = np.diff(np.concatenate([[0] * (1 + int(flat[0])), changes, [flat.size]]))
+    counts = run_lengths(mask.T)
     counts[3:] -= counts[1:-2].copy()
     letters = bytearray()
     for count in counts.tolist():

@@ -3,7 +3,7 @@
 Two kinds, for the two ways in which programs fill a polygon:
 
     edges    points are pixel corners, so the polygon's area equals the mask's (SVG, COCO)
-    centres  points are the outermost pixels of the mask (YOLO and labelme include them when they fill)
+    centres  points are the outermost pixels of the mask (readers of YOLO and labelme include them when they fill)
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_COMPARED = 500  # points of each ring, evenly spaced, in the search for the nearest pair: bounds the memory
+FAR = 1e6  # pixels: more than any image measures
 Ring = NDArray[np.int32]  # int32 (K, 2): x, y in pixels; closed, without repeating the first point
 
 
@@ -72,16 +72,25 @@ def simplified(component: Component) -> Component:
 def cut_open(component: Component) -> Ring:
     """Joins a component and its holes into one ring that fills the same area.
 
-    A line of zero width leads to each hole and back.
+    A horizontal line of zero width leads from the leftmost point of each hole to the ring on its left, and back. Only
+    pixels of the component lie between them.
     """
     ring = component.outer
-    for hole in sorted(component.holes, key=lambda hole: int(hole[:, 0].min())):
-        step, stride = (1 + len(points) // MOST_COMPARED for points in (ring, hole))
-        distance = ((ring[::step, None].astype(np.int64) - hole[None, ::stride]) ** 2).sum(2)
-        here, there = np.unravel_index(int(distance.argmin()), distance.shape)
-        here, loop = here * step, np.roll(hole, -int(there * stride), axis=0)
-        ring = np.concatenate([ring[: here + 1], loop, loop[:1], ring[here:]])
-    return ring
+    for hole in sorted(component.holes, key=lambda hole: int(hole[:, 0].min())):  # what is on the left comes first
+        loop = np.roll(hole, -int(hole[:, 0].argmin()), axis=0)
+        x, y = loop[0].tolist()
+        start, end = ring.astype(np.float64), np.roll(ring, -1, 0).astype(np.float64)
+        low, high = np.minimum(start, end), np.maximum(start, end)
+        level = low[:, 1] == high[:, 1]
+        at = np.clip(y, low[:, 1], high[:, 1])
+        share = (at - start[:, 1]) / np.where(level, 1, end[:, 1] - start[:, 1])
+        across = np.where(level, np.clip(x, low[:, 0], high[:, 0]), start[:, 0] + share * (end[:, 0] - start[:, 0]))
+        # a simplified ring may have no edge on the left, or none in this row
+        cost = np.where(across <= x, x - across, across - x + FAR) + FAR * np.abs(at - y)
+        edge = int(cost.argmin())
+        meet = np.rint([[across[edge], at[edge]]]).astype(np.int32)
+        ring = np.concatenate([ring[: edge + 1], meet, loop, loop[:1], meet, ring[edge + 1 :]])
+    return ring[(ring != np.roll(ring, 1, 0)).any(1)] if len(ring) > 1 else ring
 
 
 def _corners(ring: Ring) -> Ring:

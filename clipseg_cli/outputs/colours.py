@@ -26,6 +26,13 @@ def colour(index: int) -> RGB:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
+def voc_colour(number: int) -> RGB:
+    """Returns the RGB colour of entry `number`, 0 to 255, of Pascal VOC's palette: 0 is black, 255 is "void"."""
+    bits = [[number >> (3 * place + channel) & 1 for place in range(3)] for channel in range(3)]
+    red, green, blue = (high << 7 | middle << 6 | low << 5 for high, middle, low in bits)
+    return red, green, blue
+
+
 # three brightnesses of eight hues each: any two colours of an image leave one that contrasts with both
 _PALETTE = [colour(index) for index in range(24)]
 

@@ -21,6 +21,8 @@ Format = Literal[
     "yolo",
     "voc",
     "labelme",
+    "labelstudio",
+    "cvat",
     "svg",
     "webdataset",
     "parquet",
@@ -40,6 +42,8 @@ TOP_NAMES: dict[Format, str] = {
     "yolo": "yolo",
     "voc": "voc",
     "labelme": "labelme",
+    "labelstudio": "labelstudio",
+    "cvat": "cvat",
     "svg": "svg",
     "webdataset": "webdataset",
     "parquet": "manifest.parquet",
@@ -107,10 +111,13 @@ class ExportOptions:
             default="white, or as --layout says",
         ),
     ] = None
-    components: Annotated[bool, Flag("Write one annotation per connected component (coco, yolo, voc, labelme).")] = (
-        False
-    )
+    components: Annotated[
+        bool, Flag("Write one annotation per connected component (coco, yolo, voc, labelme, labelstudio, cvat).")
+    ] = False
     polygons: Annotated[bool, Flag("Write polygons to coco.json instead of run lengths.")] = False
+    palette: Annotated[
+        bool, Flag("Write the PNGs of -f labels with a palette of the labels' colours, instead of plain grey.")
+    ] = False
     backdrop: Annotated[
         tuple[int, int, int] | None,
         Flag(
@@ -150,7 +157,8 @@ class OutputOptions:
         str | None,
         Flag(
             "Write to this folder, to a file for a single image, or to stdout (-) for images one after another. The "
-            "suffix of a file, also of -.pgm, decides the format: .png .jpg .webp .tif .pgm .ppm .npy .npz .json .svg.",
+            "suffix of a file, also of -.pgm, decides the format: .png .jpg .webp .tif .pgm .ppm .npy .npz .json .svg "
+            ".xml.",
             ("--out", "-o"),
             "DIR|FILE|-",
             default="clipseg-out (post: clipseg-post), or -2, -3, ... after runs with other settings",

@@ -48,7 +48,8 @@ VALUES: dict[type, dict[str, Any]] = {
     },
     OutputOptions: {
         "out": "out", "formats": ("mask", "coco"), "json": True, "print_": "none", "report": True, "preview": True,
-        "orientation": "stored", "components": True, "polygons": True, "backdrop": (255, 0, 9), "fsync": True,
+        "orientation": "stored", "palette": True, "components": True, "polygons": True, "backdrop": (255, 0, 9),
+        "fsync": True,
         "name": ("mask={label}/{dir}/{stem}.png", "overlay={dir}/{stem}.jpg"),
         "polarity": "black", "layout": "kohya", "keep": True,
     },

@@ -23,16 +23,12 @@ def test_every_kind_is_recognised_by_its_first_bytes() -> None:
     assert sniff(b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf") == "AVIF"
     for form in ("TGA", "ICO", "DDS", "QOI"):
         assert sniff(saved(Image.new("RGB", (20, 20)), form)[:64]) == form
-    for text in (
-        b"",
-        b"hello",
-        b"/home/me/a.jpg\n",
-        b"P6 day/a.jpg",
-        b"GIFs/a.gif",
-        b"MM",
-        b"BM" + b"a" * 60,
-        b"The free",
-    ):
+    for head in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        assert sniff(head + bytes(12)) == "TIFF"
+    for head in (b"II*\0\x10\0\0\0CR\2\0", b"II\x1a\0\0\0HEAPCCDR", b"FUJIFILMCCD-RAW", b"\0\0\0\x18ftypcrx "):
+        assert sniff(head) == "RAW"
+    words = (b"", b"hello", b"/home/me/a.jpg\n", b"P6 day/a.jpg", b"GIFs/a.gif", b"MM", b"BM" + b"a" * 60, b"The free")
+    for text in words:
         assert sniff(text) is None
     assert all(name == name.lower() and name[0] == "." for name in EXTENSIONS)
 

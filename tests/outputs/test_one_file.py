@@ -58,6 +58,7 @@ def test_a_name_with_a_suffix_of_files_is_a_file(out: str, file: bool, tmp_path:
         ("a.npz", (), ("npz", ".npz")),
         ("a.json", (), ("coco", ".json")),
         ("a.json", ("labelme",), ("labelme", ".json")),
+        ("a.xml", (), ("cvat", ".xml")),
         ("a.svg", (), ("svg", ".svg")),
         ("a.png", ("overlay",), ("overlay", ".png")),
         ("a.png", ("soft16",), ("soft16", ".png")),
@@ -147,9 +148,9 @@ def test_a_file_is_what_its_suffix_says_and_holds_the_values(form: Any, suffix: 
         assert np.array_equal(array, expected)
 
 
-@pytest.mark.parametrize("form", [form for form in FITTING if form not in ("coco", "overlay")])
+@pytest.mark.parametrize("form", [form for form in FITTING if form not in ("coco", "cvat", "overlay")])
 def test_the_usual_file_is_that_of_a_folder(form: Any) -> None:
-    """Byte for byte."""
+    """Byte for byte; a file for all images excepted."""
     image = replace(result(ring()), index=ring() // 255)
     ((_, _, usual),) = WRITERS[form]("sub/a", image)
     assert content(form, FITTING[form][0], image) == usual

@@ -72,7 +72,7 @@ def test_a_label_image_holds_at_most_255_labels(formats: Any, mode: Any, limit: 
         writers.check(limit + 1, mode, formats)
 
 
-FORMATS = "mask,soft,soft16,npz,overlay,cutout,labels,coco,yolo,voc,labelme,svg,webdataset"
+FORMATS = "mask,soft,soft16,npz,overlay,cutout,labels,coco,yolo,voc,labelme,labelstudio,cvat,svg,webdataset"
 
 
 def files(out: Path) -> Iterator[tuple[str, bytes]]:

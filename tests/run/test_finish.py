@@ -152,12 +152,23 @@ def test_more_labels_than_a_byte_holds_are_refused(clipseg: Program, tmp_path: P
     assert "254" in clipseg("clipseg segment a.png -P many.txt -f voc", expect=2).stderr
 
 
-def test_an_index_image_has_the_colours_of_the_overlay(clipseg: Program, tmp_path: Path) -> None:
-    """Palette entry i + 1 is the colour that label i has elsewhere. Entry 0 is black."""
+def test_label_images_are_grey_or_have_the_colours_of_the_overlay(clipseg: Program, tmp_path: Path) -> None:
+    """Plain grey: every reader, OpenCV too, gets numbers. With `--palette`, entry i + 1 is the colour that label i has
+    elsewhere, and entry 0 is black. The numbers are the same, in a folder and in a single file."""
     save(tmp_path / "a.png", picture())
-    clipseg("clipseg segment a.png -p red -f labels -o out")
-    with Image.open(tmp_path / "out/labels/a.png") as file:
-        assert file.mode == "P" and file.getpalette()[:6] == [0, 0, 0, *colours.colour(0)]
+    flags = {"": "out/labels/a.png", "-o one.png": "one.png"}
+    for out, path in flags.items():
+        clipseg(f"clipseg segment a.png -p red -f labels {out or '-o out'}")
+        clipseg(f"clipseg segment a.png -p red -f labels --palette {out.replace('one', 'two') or '-o in'}")
+        with (
+            Image.open(tmp_path / path) as grey,
+            Image.open(tmp_path / {"": "in/labels/a.png"}.get(out, "two.png")) as file,
+        ):
+            assert grey.mode == "L" and file.mode == "P"
+            assert file.getpalette()[:6] == [0, 0, 0, *colours.colour(0)]
+            numbers = np.array(grey)
+            assert {*np.unique(numbers)} == {0, 1} and np.array_equal(numbers, np.array(file))
+        np.testing.assert_array_equal(cv2.imread(str(tmp_path / path), cv2.IMREAD_UNCHANGED), numbers)
 
 
 def test_expressions_combine_soft_maps(clipseg: Program, tmp_path: Path) -> None:

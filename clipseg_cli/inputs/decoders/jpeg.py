@@ -49,8 +49,8 @@ def _opened(kind: str, file: BinaryIO, max_pixels: int) -> tuple[bytes, ImageFil
 
 def _check(data: bytes, image: ImageFile) -> None:
     """Raises ImageError if the JPEG that `data` begins with is damaged."""
-    if damage := _damage(data, image.width * image.height):
-        raise ImageError("corrupt", "load", f"{damage}; copy or export it again")
+    if fault := damage(data, image.width * image.height):
+        raise ImageError("corrupt", "load", f"{fault}; copy or export it again")
 
 
 def _unsupported(data: bytes) -> str:
@@ -63,7 +63,7 @@ def _unsupported(data: bytes) -> str:
     return ""
 
 
-def _damage(data: bytes, pixels: int) -> str:
+def damage(data: bytes, pixels: int) -> str:
     """Returns how a file is damaged; "" if it is whole. libjpeg fills gaps with grey and reports nothing."""
     scanned, huffman = False, True
     for marker in _markers(data):

@@ -1,69 +1,168 @@
-"""TIFF: refuses what Pillow would misread, and counts pages without following an endless chain."""
+"""TIFF: finds the pages, and decides what reads each one.
 
-from typing import BinaryIO
+Pillow reads the layouts that it knows, except those of `_misread`. `tiff_arrays` reads all others. Camera raw files
+that are TIFFs go to `raw`.
+"""
 
+import struct
+from contextlib import suppress
+from typing import BinaryIO, cast
+
+import numpy as np
 from PIL import TiffImagePlugin
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.inputs import colour, libtiff, orientation
-from clipseg_cli.inputs.decoders import pillow
-from clipseg_cli.inputs.decoders.result import MOST_FRAMES, Decoded, damaged, too_large
+from clipseg_cli.inputs import colour, libtiff, orientation, tiff_pages
+from clipseg_cli.inputs.decoders import jpeg, pillow, tiff_codecs
+from clipseg_cli.inputs.decoders import tiff_arrays as arrays
+from clipseg_cli.inputs.decoders.result import MOST_FRAMES, Decoded, damaged, too_large, unsupported
+from clipseg_cli.inputs.kinds import KINDS, pip_line
+from clipseg_cli.inputs.tiff_pages import Directory, Page
 from clipseg_cli.settings.inputs import DecodeOptions
 
-LARGEST_TILE = 1 << 24  # pixels of a tile, which is decoded whole: 16 times that of any writer
-HEADER = 8  # bytes; no pixels are stored before their end
-SUBFILE_TYPE, DNG_VERSION = 0x00FE, 0xC612  # tags
-WEBP = 50001  # a compression that Pillow's libtiff lacks
+WEBP = 50001  # a compression
+
+
+class Pages:
+    """The pages of an open TIFF file."""
+
+    def __init__(self, kind: str, file: BinaryIO, options: DecodeOptions, most: int) -> None:
+        """Lists the pages, at most so many. Raises ImageError."""
+        self.kind, self.file, self.options = kind, pillow.in_memory(file), options
+        try:
+            self.pages = tiff_pages.listed(self.file, most)
+            first = self.pages[0].directory
+            self.raw = tiff_pages.is_camera_raw(first)
+            thumbnail = not self.raw and tiff_pages.is_thumbnail(first)
+        except ValueError as error:
+            raise damaged(str(error)) from error
+        if thumbnail:
+            raise unsupported("TIFF whose first page is the thumbnail of another image in it", "save it as plain TIFF")
+
+    def decode(self, index: int) -> Decoded:
+        """Decodes the page of this 0-based number, upright. Raises ImageError."""
+        if index >= len(self.pages):
+            raise ImageError("corrupt", "load", f"page {index} is missing; copy or export it again")
+        if self.raw:
+            return _from_camera(self.file, self.options)
+        page, notes = self.pages[index], list[str]()
+        pixels = None
+        if page.plane == 0 and not _misread(page.directory):
+            pixels = self._by_pillow(page, notes)
+        if pixels is None:
+            pixels = arrays.decode(page, self.options.max_pixels, notes)
+        turn = 1
+        with suppress(ValueError):
+            turn = page.directory.number(orientation.TAG, 1)
+        turn = turn if turn in orientation.VALUES else 1
+        return Decoded(pixels, min(len(self.pages), MOST_FRAMES), notes, turn)
+
+    def _by_pillow(self, page: Page, notes: list[str]) -> np.ndarray | None:
+        """Returns a page that Pillow decodes; None if it does not know the layout. Adds notes. Raises ImageError."""
+        file = self.file if page is self.pages[0] else cast(BinaryIO, _From(self.file, page.directory))
+        self.file.seek(0)
+        try:
+            image = pillow.opened(self.kind, file, self.options.max_pixels)
+            assert isinstance(image, TiffImagePlugin.TiffImageFile)
+            pixels = _pixels(image, notes)
+        except ImageError as error:
+            if error.kind != "unsupported":
+                raise
+            notes.clear()
+            return None
+        _check_jpegs(page.directory)
+        return pixels
+
+
+class _From:
+    """An open TIFF file whose header names another first directory."""
+
+    def __init__(self, file: BinaryIO, directory: Directory) -> None:
+        order, at = directory.order, directory.at
+        mark = b"II" if order == "<" else b"MM"
+        self._head = mark + struct.pack(
+            order + ("HHHQ" if directory.big else "HI"), *((43, 8, 0, at) if directory.big else (42, at))
+        )
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        """Reads like the file."""
+        at = self._file.tell()
+        data = self._file.read(size)
+        return self._head[at : at + len(data)] + data[max(0, len(self._head) - at) :]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._file, name)
 
 
 def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
     """Decodes the first page of a TIFF; its pages are counted up to `MOST_FRAMES`. Raises ImageError."""
-    image = pillow.opened(kind, pillow.in_memory(file), options.max_pixels)
-    assert isinstance(image, TiffImagePlugin.TiffImageFile)
-    notes: list[str] = []
+    return Pages(kind, file, options, MOST_FRAMES).decode(0)
+
+
+def sequence(kind: str, file: BinaryIO, options: DecodeOptions) -> Pages:
+    """Returns the pages of a TIFF. Raises ImageError."""
+    return Pages(kind, file, options, tiff_pages.MOST_TAGS)
+
+
+def _from_camera(file: BinaryIO, options: DecodeOptions) -> Decoded:
+    """Decodes a camera raw file. Raises ImageError."""
+    if not KINDS["RAW"].installed:
+        raise unsupported("a camera raw file without one more package", pip_line(KINDS["RAW"].extra))
+    from clipseg_cli.inputs.decoders import raw
+
+    return raw.decode("RAW", file, options)._replace(kind="RAW")
+
+
+def _misread(directory: Directory) -> bool:
+    """Returns whether Pillow opens such a page but gets its pixels wrong."""
+    number, big_endian = directory.number, directory.order == ">"
+    try:
+        form, bits = number(arrays.FORMAT, arrays.UNSIGNED), number(tiff_pages.BITS, 1)
+        compression, samples = number(tiff_pages.COMPRESSION, 1), number(tiff_pages.SAMPLES, 1)
+        planes = number(arrays.PLANAR, 1) == 2 and samples > 1
+        greys = number(tiff_pages.PHOTOMETRIC, 0) in (arrays.WHITE_IS_ZERO, arrays.BLACK_IS_ZERO)
+    except ValueError:  # Pillow may be able to do without
+        return False
+    return (
+        (big_endian and directory.big)  # read in the wrong byte order, like the next
+        or (big_endian and compression != 1 and (form != arrays.UNSIGNED or bits > 16))
+        or (form == arrays.SIGNED and bits == 8)  # read as unsigned
+        or (planes and (greys or compression == 1))  # only one plane is read, or every other byte
+        or compression == WEBP  # missing from its libtiff
+    )
+
+
+def _check_jpegs(directory: Directory) -> None:
+    """Raises ImageError if a strip or tile is a damaged JPEG, whose gaps libjpeg would fill with grey."""
+    with suppress(ValueError):  # others will say what is wrong
+        if directory.number(tiff_pages.COMPRESSION, 1) == tiff_codecs.JPEG:
+            for at, count in directory.places():
+                directory.file.seek(at)
+                if fault := jpeg.damage(directory.file.read(min(count, pillow.READ_WHOLE)), 0):
+                    raise damaged(fault)
+
+
+def _pixels(image: TiffImagePlugin.TiffImageFile, notes: list[str]) -> np.ndarray:
+    """Returns uint8 (H, W, 3) of an image that Pillow has opened, upright; adds notes. Raises ImageError."""
     with pillow.reasons() as reports:
         _check(image)
         if image.tag_v2.get(orientation.TAG, 1) not in orientation.VALUES:
             notes.append(orientation.OUT_OF_RANGE)
-        turn = int(image.tag_v2.get(orientation.TAG, 1))
         image.load()  # also applies the orientation
         if lost := libtiff.lost_pixels(reports):  # of some files Pillow returns what was decoded until then
             raise damaged(lost)
         notes += libtiff.skipped_tags(reports)
-        pixels = colour.rgb(image, notes)
-    return Decoded(pixels, _pages(image), notes, turn if turn in orientation.VALUES else 1)
+        return colour.rgb(image, notes)
 
 
 def _check(image: TiffImagePlugin.TiffImageFile) -> None:
-    """Raises ImageError for a file that Pillow would misread: a thumbnail before the main image, a tile that is a
-    decompression bomb, missing pixels, or an encoding that it cannot read."""
+    """Raises ImageError for a tile that is a decompression bomb, and for missing pixels."""
     tags, (width, height) = image.tag_v2, image.size
-    if tags.get(TiffImagePlugin.COMPRESSION) == WEBP:
-        raise ImageError(
-            "unsupported", "load", "WebP compression in TIFF is not supported; save it as WebP, or as plain TIFF"
-        )
-    if DNG_VERSION in tags or (tags.get(SUBFILE_TYPE, 0) == 1 and TiffImagePlugin.SUBIFD in tags):
-        raise ImageError("unsupported", "load", "camera raw files are not supported; convert it to JPEG or TIFF")
     tile = int(tags.get(TiffImagePlugin.TILEWIDTH, 0)) * int(tags.get(TiffImagePlugin.TILELENGTH, 0))
-    if tile > max(width * height, LARGEST_TILE):
+    if tile > max(width * height, arrays.LARGEST_TILE):
         raise too_large(f"a tile of {tile} pixels")
-    raw = [tile for tile in image.tile if tile.codec_name == "raw"]
-    layers = len(image.getbands()) if tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 else 1
-    if raw and layers > 1 and max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8:  # Pillow reads every other byte
-        why = "uncompressed 16-bit colour planes are not supported; save it compressed, or as 8-bit RGB"
-        raise ImageError("unsupported", "load", why)
-    boxes = [tile.extents or (0, 0, 0, 0) for tile in raw]
+    boxes = [tile.extents or (0, 0, 0, 0) for tile in image.tile if tile.codec_name == "raw"]
     covered = sum((right - left) * (lower - upper) for left, upper, right, lower in boxes)
-    if raw and (covered < layers * width * height or min(tile.offset for tile in raw) < HEADER):
+    if boxes and (covered < width * height or min(tile.offset for tile in image.tile) < arrays.HEADER):
         raise ImageError("corrupt", "load", "some of its pixels are missing; copy or export it again")
-
-
-def _pages(image: TiffImagePlugin.TiffImageFile) -> int:
-    """Counts the pages, at least 1; damage after the first one ends the count."""
-    page = 1
-    try:
-        for page in range(1, MOST_FRAMES):  # n_frames follows a chain of any length, in quadratic time
-            image.seek(page)
-    except Exception:
-        return page
-    return MOST_FRAMES

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from clipseg_cli.errors import UsageError
 from clipseg_cli.outputs.names import Names, Place, usual
-from clipseg_cli.outputs.writers import annotations, one_file, parquet, pixels, raster, webdataset
+from clipseg_cli.outputs.writers import annotations, labelling, one_file, parquet, pixels, raster, webdataset
 from clipseg_cli.outputs.writers.result import File, Result
 from clipseg_cli.settings.masks import Mode
 from clipseg_cli.settings.outputs import Format
@@ -43,7 +43,7 @@ def _overlay(stem: str, result: Result) -> Iterator[File]:
 
 
 def _labels(stem: str, result: Result) -> Iterator[File]:
-    yield usual("labels", stem), None, raster.indexed_png(pixels.labels(result))
+    yield usual("labels", stem), None, pixels.labels_png(result)
 
 
 def _joined(stem: str, result: Result) -> Iterator[File]:
@@ -76,6 +76,8 @@ WRITERS: dict[Format, Writer] = {
     "yolo": annotations.yolo,
     "voc": annotations.voc,
     "labelme": annotations.labelme,
+    "labelstudio": labelling.labelstudio,
+    "cvat": labelling.cvat,
     "svg": annotations.svg,
     "webdataset": webdataset.webdataset,
     "parquet": parquet.masks,

@@ -5,18 +5,21 @@ Each function yields the files of one image. `per_run.py` assembles the files th
 
 import base64
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_cli.masks import cleanup, coco_codec, outline, soft_maps
+from clipseg_cli.masks import cleanup, coco_codec, outline, soft_maps, yolo_codec
+from clipseg_cli.outputs import colours
 from clipseg_cli.outputs.writers import pixels, raster
 from clipseg_cli.outputs.writers.result import File, Result
 
 FRAGMENTS = ".clipseg-parts"  # folder of the fragments that `per_run.py` assembles
 LABELME = "5.5.0"  # version of the file format
+VOC_PALETTE = [colours.voc_colour(number) for number in range(256)]
 
 
 def objects(result: Result) -> Iterator[tuple[int, NDArray[np.uint8]]]:
@@ -60,20 +63,24 @@ def yolo(stem: str, result: Result) -> Iterator[File]:
     """Yields the label file, one polygon per line, and the photo.
 
     A line is the class, then x y pairs as fractions of width and height. Each component has its own line, and a
-    zero-width channel connects each hole to the edge. Trainers look for the label file under the photo's path, with
-    the last folder `images` replaced by `labels`.
+    zero-width channel connects each hole to the edge. Readers that draw at whole pixels get each component back: see
+    `yolo_codec`. Trainers look for the label file under the photo's path, with the last folder `images` replaced
+    by `labels`.
     """
     height, width = result.masks[0].shape
-    lines = []
+    indices, rings = [], []
     for index, mask in objects(result):
         for component in outline.centres(mask):
-            ring = outline.cut_open(outline.simplified(component))
-            ring = ring if len(ring) > 2 else np.repeat(ring, 3, 0)  # readers drop polygons of fewer than three points
-            fractions = (ring + 0.5) / (width, height)
-            lines.append(f"{index} " + " ".join(f"{fraction:.6f}" for fraction in fractions.ravel()))
+            indices.append(index)
+            rings.append(outline.cut_open(outline.simplified(component)))
+    polygons = yolo_codec.encoded(rings, width, height)
+    lines = (
+        f"{index} " + " ".join(f"{fraction:.{yolo_codec.DIGITS}f}" for fraction in points.ravel().tolist()) + "\n"
+        for index, points in zip(indices, polygons, strict=True)
+    )
     photo = f"yolo/images/{stem}.jpg"
     text = "/labels/".join(photo.rsplit("/images/", 1)).removesuffix(".jpg") + ".txt"
-    yield text, None, "".join(line + "\n" for line in lines).encode()
+    yield text, None, "".join(lines).encode()
     yield photo, None, pixels.photo(result)
 
 
@@ -81,7 +88,7 @@ def voc(stem: str, result: Result) -> Iterator[File]:
     """Yields the class image, the object image, the boxes and the photo. Where masks overlap, the later label wins."""
     height, width = result.masks[0].shape
     classes, numbers = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
-    boxes = []
+    boxes, names = [], voc_names(result.labels)
     for number, (index, mask) in enumerate(objects(result), 1):
         classes[mask > 0] = index + 1
         numbers[mask > 0] = min(number, 254)
@@ -90,7 +97,7 @@ def voc(stem: str, result: Result) -> Iterator[File]:
         corners = zip(("xmin", "ymin", "xmax", "ymax"), (x + 1, y + 1, x + w, y + h), strict=True)
         box = "".join(f"<{name}>{value}</{name}>" for name, value in corners)
         boxes.append(
-            f"  <object><name>{xml(result.labels[index])}</name><pose>Unspecified</pose><truncated>0</truncated>"
+            f"  <object><name>{xml(names[index])}</name><pose>Unspecified</pose><truncated>0</truncated>"
             f"<difficult>0</difficult><bndbox>{box}</bndbox></object>\n"
         )
     folder, _, name = stem.rpartition("/")
@@ -99,10 +106,32 @@ def voc(stem: str, result: Result) -> Iterator[File]:
         f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>\n"
         f"  <segmented>1</segmented>\n{''.join(boxes)}</annotation>\n"
     )
-    yield f"voc/SegmentationClass/{stem}.png", None, raster.indexed_png(classes)
-    yield f"voc/SegmentationObject/{stem}.png", None, raster.indexed_png(numbers)
+    yield f"voc/SegmentationClass/{stem}.png", None, raster.indexed_png(classes, VOC_PALETTE)
+    yield f"voc/SegmentationObject/{stem}.png", None, raster.indexed_png(numbers, VOC_PALETTE)
     yield f"voc/Annotations/{stem}.xml", None, document.encode()
     yield f"voc/JPEGImages/{stem}.jpg", None, pixels.photo(result)
+
+
+def voc_names(labels: Sequence[str]) -> list[str]:
+    """Returns the labels as VOC's files name them: one line each, unlike each other and unlike "background".
+
+    A line of labelmap.txt has fields between colons and is a comment after "#", so these become hyphens.
+    """
+    names = ["background"]
+    for label in labels:
+        name = re.sub("^#|:", "-", plain(label))
+        while name in names:
+            name += "-"
+        names.append(name)
+    return names[1:]
+
+
+def plain(text: str) -> str:
+    """Returns a label on one line, as every kind of file can hold it: each white space is a single space.
+
+    What is not UTF-8 becomes an escape like `\\udcff`.
+    """
+    return _valid(" ".join(text.split()).encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def labelme(stem: str, result: Result) -> Iterator[File]:
@@ -161,10 +190,13 @@ def svg(stem: str, result: Result) -> Iterator[File]:
 
 def xml(text: str) -> str:
     """Returns text escaped for XML content and quoted attributes; characters that XML forbids become U+FFFD."""
-    valid = "".join(
+    return escape(_valid(text))
+
+
+def _valid(text: str) -> str:
+    return "".join(
         c if c in "\t\n\r" or (c >= " " and not "\ud800" <= c <= "\udfff" and c not in "￾￿") else "�" for c in text
     )
-    return escape(valid)
 
 
 def _json(document: object) -> bytes:

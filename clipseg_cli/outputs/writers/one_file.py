@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from clipseg_cli.errors import ImageError, UsageError
 from clipseg_cli.inputs.kinds import EXTENSIONS
-from clipseg_cli.outputs.writers import annotations, per_run, pixels, raster
+from clipseg_cli.outputs.writers import annotations, labelling, per_run, pixels, raster
 from clipseg_cli.outputs.writers.result import File, Result
 from clipseg_cli.settings.outputs import ExportOptions, Format
 
@@ -33,6 +33,7 @@ FITTING: dict[Format, tuple[str, ...]] = {
     "labels": (".png", ".tif", ".npy", ".pgm"),
     "joined": (".png", ".tif", ".webp", ".npy", ".pgm", ".pfm"),
     "alpha": (".png", ".tif", ".webp"),
+    "cvat": (".xml",),
 }
 NAMED = {form: tuple(each for each in fitting if each != ".npy") for form, fitting in FITTING.items()}  # for --name
 OPAQUE = (".jpg", ".ppm")  # also for cutouts that have a backdrop
@@ -40,7 +41,7 @@ ONE_LABEL = ("mask", "soft", "soft16", "cutout")  # formats whose file holds a s
 SKIPPED = ("mask", "cutout", "joined")  # formats of which --empty skip leaves out empty masks
 # Suffixes that nobody gives to a folder, beside those that this program writes and those of images.
 OF_FILES = {".csv", ".exr", ".geojson", ".gpkg", ".htm", ".html", ".jsonl", ".jxl", ".mkv", ".mov", ".mp4", ".parquet"}
-OF_FILES |= {".pdf", ".psd", ".tar", ".txt", ".webm", ".xml", ".yaml", ".yml", ".zip"}
+OF_FILES |= {".pdf", ".psd", ".tar", ".txt", ".webm", ".yaml", ".yml", ".zip"}
 WEBP_SIDE = 16_383  # pixels: the longest side that WebP holds
 _WRITTEN = frozenset(suffix for fitting in FITTING.values() for suffix in fitting) | ALIASES.keys()
 
@@ -94,7 +95,7 @@ def choose(out: str, formats: Sequence[Format], labels: int, export: ExportOptio
     if labels > 1 and form in ONE_LABEL:
         raise UsageError(
             f"-o {out} holds the {form} of one prompt, but there are {labels}: name a folder, or give a format that "
-            "holds all prompts (overlay, labels, npz, svg, coco, labelme)"
+            "holds all prompts (overlay, labels, npz, svg, coco, labelme, cvat)"
         )
     return OneFile(STDOUT if root == STDOUT else out, form, suffix or fitting[0])
 
@@ -127,10 +128,13 @@ def encoded(form: Format, suffix: str, stem: str, result: Result) -> Iterator[tu
 
     Yields nothing for an empty mask if --empty skip is given. Raises ImageError.
     """
+    suffix = ALIASES.get(suffix, suffix)
     if form in DOCUMENTS:
         yield None, DOCUMENTS[form](stem, result)
         return
-    suffix = ALIASES.get(suffix, suffix)
+    if (form, suffix) == ("labels", ".png"):
+        yield None, pixels.labels_png(result)
+        return
     for index in range(len(result.slugs)) if form in ONE_LABEL else (None,):
         if form in SKIPPED and all(result.skip if index is None else (result.skip[index],)):
             continue
@@ -141,8 +145,6 @@ def encoded(form: Format, suffix: str, stem: str, result: Result) -> Iterator[tu
 
 
 def _png(array: NDArray[Any], form: Format, srgb: bool) -> bytes:
-    if form == "labels":
-        return raster.indexed_png(array)
     if form in ("mask", "joined"):
         return raster.mask_png(array)
     return raster.colour_png(array, srgb) if array.ndim == 3 else raster.png(array)
@@ -151,6 +153,11 @@ def _png(array: NDArray[Any], form: Format, srgb: bool) -> bytes:
 def _coco(stem: str, result: Result) -> bytes:
     fragments = [data for _, _, data in annotations.coco(stem, result)]
     return b"".join(per_run.coco_json(lambda: fragments, 1, result.labels))
+
+
+def _cvat(stem: str, result: Result) -> bytes:
+    fragments = [data for _, _, data in labelling.cvat(stem, result)]
+    return b"".join(labelling.cvat_xml(fragments, result.labels))
 
 
 def _only(files: Iterator[File]) -> bytes:
@@ -184,4 +191,5 @@ DOCUMENTS: dict[Format, Callable[[str, Result], bytes]] = {
     "svg": lambda stem, result: _only(annotations.svg(stem, result)),
     "coco": _coco,
     "labelme": lambda stem, result: _only(annotations.labelme(stem, result)),
+    "cvat": _cvat,
 }

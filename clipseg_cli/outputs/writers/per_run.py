@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from clipseg_cli.errors import OutputError
 from clipseg_cli.outputs import manifest
 from clipseg_cli.outputs.record import key_of, readable_name
-from clipseg_cli.outputs.writers import parquet
+from clipseg_cli.outputs.writers import annotations, labelling, parquet
 from clipseg_cli.outputs.writers.annotations import FRAGMENTS
 from clipseg_cli.settings.outputs import Format
 from clipseg_cli.storage import store
@@ -26,6 +26,8 @@ TAR_END = bytes(1024)  # two empty blocks end a tar archive
 READ_FROM: dict[Format, str] = {
     "coco": "coco.json",
     "parquet": "manifest.parquet",
+    "labelstudio": "labelstudio/tasks.json",
+    "cvat": "cvat/annotations.xml",
     "webdataset": "webdataset/000000.tar",
 }
 
@@ -62,16 +64,35 @@ def yolo(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool)
 
 
 def voc(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
-    """Writes voc/ImageSets/Segmentation/train.txt, one image per line, and voc/classes.txt, background first."""
+    """Writes voc/ImageSets/Segmentation/train.txt, one image per line, voc/classes.txt and voc/labelmap.txt.
+
+    The last two have the background first; labelmap.txt has the colour of each label in VOC's palette.
+    """
     stems = (PurePosixPath(path).relative_to("voc/SegmentationClass").with_suffix("") for _, path in fragments)
     lines = "".join(f"{stem}\n" for stem in stems)
     store.write(out / "voc/ImageSets/Segmentation/train.txt", lines.encode(), fsync)
     store.write(out / "voc/classes.txt", _names(labels), fsync)
+    colours = enumerate(("background", *annotations.voc_names(labels)))
+    coloured = "".join(f"{name}:{','.join(map(str, annotations.VOC_PALETTE[number]))}::\n" for number, name in colours)
+    store.write(out / "voc/labelmap.txt", f"# label:color_rgb:parts:actions\n{coloured}".encode(), fsync)
 
 
 def labels(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
     """Writes labels/classes.txt: line i + 1 names the value i of the label images."""
     store.write(out / "labels/classes.txt", _names(labels), fsync)
+
+
+def labelstudio(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
+    """Writes labelstudio/tasks.json, a list of tasks, and labelstudio/labels.xml, the labelling interface."""
+    tasks = labelling.labelstudio_json(store.contents(out, [path for _, path in fragments]))
+    store.write(out / "labelstudio/tasks.json", tasks, fsync)
+    store.write(out / "labelstudio/labels.xml", labelling.labelstudio_config(labels), fsync)
+
+
+def cvat(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
+    """Writes cvat/annotations.xml: labels, and images numbered from 0."""
+    pieces = labelling.cvat_xml(store.contents(out, [path for _, path in fragments]), labels)
+    store.write(out / "cvat/annotations.xml", pieces, fsync)
 
 
 def webdataset(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool) -> None:
@@ -108,8 +129,7 @@ def _current(out: AnyPath, shard: str, paths: Sequence[str]) -> bool:
 
 def _names(labels: Sequence[str]) -> bytes:
     """Returns one name per line, `background` first; white space within a name becomes one space."""
-    names = "".join(" ".join(name.split()) + "\n" for name in ("background", *labels))
-    return names.encode("utf-8", "backslashreplace")
+    return "".join(annotations.plain(name) + "\n" for name in ("background", *labels)).encode()
 
 
 def _quoted(text: str) -> str:
@@ -149,6 +169,8 @@ PER_RUN: dict[Format, Callable[[AnyPath, Fragments, Sequence[str], bool], None]]
     "coco": coco,
     "yolo": yolo,
     "voc": voc,
+    "labelstudio": labelstudio,
+    "cvat": cvat,
     "webdataset": webdataset,
     "parquet": parquet.table,
 }

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.masks import cleanup, matting
-from clipseg_cli.outputs import drawing
+from clipseg_cli.outputs import colours, drawing
 from clipseg_cli.outputs.writers import raster
 from clipseg_cli.outputs.writers.result import Result
 
@@ -52,6 +52,13 @@ def labels(result: Result) -> NDArray[np.uint8]:
     """Returns the number of each pixel's label, uint8 (H, W): 0 for background, i + 1 for label i."""
     assert result.index is not None
     return result.index
+
+
+def labels_png(result: Result) -> bytes:
+    """Returns the labels as a PNG, 8-bit grey or, with --palette, indexed: 0 is black, a label has its own colour."""
+    if result.export.palette:
+        return raster.indexed_png(labels(result), [(0, 0, 0), *map(colours.colour, range(255))])
+    return raster.mask_png(labels(result))
 
 
 def npz(result: Result) -> bytes:

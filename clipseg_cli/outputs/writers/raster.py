@@ -6,6 +6,7 @@
 import io
 import struct
 import zlib
+from collections.abc import Iterable
 from typing import Any
 
 import cv2
@@ -49,10 +50,10 @@ def colour_png(colours: NDArray[np.uint8], srgb: bool = False) -> bytes:
     return data[:PNG_HEADER] + chunk + data[PNG_HEADER:]
 
 
-def indexed_png(index: NDArray[np.uint8]) -> bytes:
-    """Returns an indexed PNG of a uint8 (H, W) array: 0 is black, i + 1 has the fixed colour of label i."""
+def indexed_png(index: NDArray[np.uint8], palette: Iterable[colours.RGB]) -> bytes:
+    """Returns an indexed PNG of a uint8 (H, W) array. `palette` has the colour of each of its values, from 0."""
     image = Image.fromarray(index, "P")
-    image.putpalette([0, 0, 0, *(channel for label in range(255) for channel in colours.colour(label))])
+    image.putpalette([channel for colour in palette for channel in colour])
     with io.BytesIO() as file:
         image.save(file, "PNG")
         return file.getvalue()

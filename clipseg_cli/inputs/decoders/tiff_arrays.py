@@ -1,0 +1,302 @@
+"""TIFF layouts that Pillow does not read: any number of bands, integers and floats of any width, planes, tiles.
+
+Strips and tiles are decoded one by one into an array. Only the bands that are shown are kept: red, green and blue, as
+the file names them or as the first three bands, otherwise the first band as grey.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+from clipseg_cli.inputs import colour, levels, orientation
+from clipseg_cli.inputs.decoders import tiff_codecs
+from clipseg_cli.inputs.decoders.result import damaged, too_large, unsupported
+from clipseg_cli.inputs.tiff_pages import (
+    BITS,
+    COMPRESSION,
+    HEIGHT,
+    PHOTOMETRIC,
+    SAMPLES,
+    WIDTH,
+    Directory,
+    Page,
+)
+
+LARGEST_TILE = 1 << 24  # pixels of a tile, which is decoded whole: 16 times that of any writer
+LARGEST_PIXEL = 16  # bytes of the samples of a pixel that are kept: four floats
+LEAST_LIMIT = 1 << 26  # bytes that a strip or tile may always have
+MOST_SAMPLES = 65_535  # per pixel, by the TIFF standard
+PACKED_ROWS = 64  # rows whose bits are unpacked at once
+HEADER = 8  # bytes; no pixels are stored before their end
+
+FILL_ORDER, ROWS, PLANAR, PREDICTOR, COLOUR_MAP = 266, 278, 284, 317, 320
+TILE_WIDTH, TILE_HEIGHT, EXTRA_SAMPLES, FORMAT = 322, 323, 338, 339
+JPEG_TABLES, DEPTH, ICC_PROFILE, LERC = 347, 32997, 34675, 50674
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, LAB, ICC_LAB = 0, 1, 2, 3, 5, 6, 8, 9  # of PHOTOMETRIC
+UNSIGNED, SIGNED, FLOAT, UNDEFINED = 1, 2, 3, 4  # of FORMAT
+WIDTHS = {UNSIGNED: (*range(1, 17), 32, 64), SIGNED: (8, 16, 32, 64), FLOAT: (16, 32, 64)}  # bits, by FORMAT
+PREMULTIPLIED, STRAIGHT = 1, 2  # of EXTRA_SAMPLES: kinds of alpha
+DIFFERENCES, FLOAT_DIFFERENCES = 2, 3  # of PREDICTOR
+LARGEST_PROFILE = 1 << 22  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the samples of a page are stored."""
+
+    directory: Directory
+    width: int
+    height: int
+    samples: int  # per pixel
+    bits: int  # per sample
+    form: int  # UNSIGNED, SIGNED or FLOAT
+    photometric: int
+    compression: int
+    predictor: int
+    planes: bool  # each band by itself
+    reverse: bool  # the first pixel is in the lowest bits of a byte
+    extra: tuple[int, ...]  # the kinds of the last samples
+    tiled: bool
+    across: int  # columns of a strip or tile
+    down: int  # rows of a strip or tile
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of a sample in memory, in native byte order."""
+        size = 1 if self.bits <= 8 else 2 if self.bits <= 16 else self.bits // 8
+        return np.dtype(f"{'.uif'[self.form]}{size}")
+
+    @property
+    def together(self) -> int:
+        """The number of samples of a pixel that are stored together."""
+        return 1 if self.planes else self.samples
+
+    def size(self, rows: int) -> int:
+        """Returns the bytes of so many rows of a strip or tile."""
+        return rows * -(-self.across * self.together * self.bits // 8)
+
+    @property
+    def pieces(self) -> int:
+        """The number of strips or tiles of a band, or of all bands that are stored together."""
+        return -(-self.width // self.across) * -(-self.height // self.down)
+
+
+def layout(directory: Directory) -> Layout:
+    """Returns the layout of a page. Raises ValueError if it is damaged, ImageError if it is not supported."""
+    number = directory.number
+    width, height, samples = number(WIDTH, 0), number(HEIGHT, 0), number(SAMPLES, 1)
+    bits, forms = set(directory.numbers(BITS, (1,))[:samples]), set(directory.numbers(FORMAT, (1,))[:samples])
+    tiled = TILE_WIDTH in directory.tags
+    across = number(TILE_WIDTH, 0) if tiled else width
+    down = number(TILE_HEIGHT, 0) if tiled else min(number(ROWS, height) or height, height)
+    if min(width, height, samples, across, down) < 1 or not bits or not forms:
+        raise ValueError("a size of 0")
+    if samples > MOST_SAMPLES:
+        raise ValueError(f"{samples} bands")
+    if len(bits) > 1 or len(forms) > 1:
+        raise unsupported("TIFF with bands of different types", "save them alike")
+    if number(DEPTH, 1) > 1:
+        raise unsupported("a volume in one page", "save its slices as pages")
+    return Layout(
+        directory, width, height, samples, bits.pop(), forms.pop(), number(PHOTOMETRIC, BLACK_IS_ZERO),
+        number(COMPRESSION, 1), number(PREDICTOR, 1), number(PLANAR, 1) == 2 and samples > 1,
+        number(FILL_ORDER, 1) == 2, directory.numbers(EXTRA_SAMPLES), tiled, across, down,
+    )  # fmt: skip
+
+
+def decode(page: Page, max_pixels: int, notes: list[str]) -> np.ndarray:
+    """Returns uint8 (H, W, 3) of a page, upright; adds notes. Raises ImageError."""
+    try:
+        form = layout(page.directory)
+        form = replace(form, form=UNSIGNED if form.form == UNDEFINED else form.form)
+        shown, alpha = _bands(form)
+        kept = shown if alpha is None else (*shown, alpha)
+        _check(form, len(kept), max_pixels)
+        samples = _samples(form, page, kept)
+        pixels = _rgb(form, samples, alpha is not None, notes)
+        turn = page.directory.number(orientation.TAG, 1)
+    except ValueError as error:
+        raise damaged(str(error)) from error
+    if turn not in orientation.VALUES:
+        notes.append(orientation.OUT_OF_RANGE)
+        turn = 1
+    return orientation.upright(pixels, turn)
+
+
+def _bands(form: Layout) -> tuple[tuple[int, ...], int | None]:
+    """Returns the bands that are shown and that of the transparency, if there is one."""
+    base = form.samples - len(form.extra)
+    alpha = next((base + index for index, kind in enumerate(form.extra) if kind in (PREMULTIPLIED, STRAIGHT)), None)
+    if form.photometric == RGB and form.samples == 4 and not form.extra:
+        alpha = 3  # some writers leave out what the fourth band is
+    needed = {RGB: 3, YCBCR: 3, LAB: 3, ICC_LAB: 3, CMYK: 4, PALETTE: 1}.get(form.photometric)
+    if needed is None and form.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO):
+        raise unsupported(f"TIFF with photometric interpretation {form.photometric}", "save it as RGB")
+    plain = [band for band in range(form.samples) if band != alpha]
+    if needed is None:
+        needed = 3 if len(plain) >= 3 else 1
+    if len(plain) < needed or (alpha is not None and alpha < 0):
+        raise ValueError(f"{form.samples} bands")
+    mixed = form.photometric in (PALETTE, CMYK, LAB, ICC_LAB, YCBCR)  # these are never combined with transparency
+    return tuple(plain[:needed]), None if mixed else alpha
+
+
+def _check(form: Layout, kept: int, max_pixels: int) -> None:
+    """Raises ImageError for a page that is too large or of a layout that cannot be read."""
+    pixels, tile = form.width * form.height, form.across * form.down
+    if pixels > max_pixels:
+        raise too_large(f"{form.width} x {form.height} pixels")
+    if form.bits not in WIDTHS.get(form.form, ()):
+        raise unsupported(f"TIFF with {form.bits} bits of sample format {form.form}", "save it as 32-bit float")
+    if pixels * kept * form.dtype.itemsize > LARGEST_PIXEL * max_pixels:
+        raise too_large(f"{form.width} x {form.height} pixels of {kept} x {form.bits} bits")
+    if tile > max(pixels, LARGEST_TILE):
+        raise too_large(f"a tile of {tile} pixels")
+    if form.size(form.down) > max(LEAST_LIMIT, LARGEST_PIXEL * max_pixels):
+        raise too_large(f"a strip or tile of {form.size(form.down)} bytes")
+    codec = form.compression
+    if codec not in tiff_codecs.BYTES and codec not in tiff_codecs.IMAGES:
+        name = tiff_codecs.NAMES.get(codec, str(codec))
+        raise unsupported(f"{name} compression in this kind of TIFF", "save it as 8-bit RGB, or uncompressed")
+    if form.photometric == YCBCR and (codec != tiff_codecs.JPEG or form.planes):
+        raise unsupported("YCbCr in this kind of TIFF", "save it as RGB")
+    regular = form.bits in (8, 16, 32, 64)
+    predictors = (1, DIFFERENCES, FLOAT_DIFFERENCES) if form.form == FLOAT else (1, DIFFERENCES)
+    if codec in tiff_codecs.BYTES and (form.predictor not in predictors or (form.predictor > 1 and not regular)):
+        raise unsupported(f"TIFF with predictor {form.predictor} for {form.bits} bits", "save it uncompressed")
+
+
+def _samples(form: Layout, page: Page, kept: tuple[int, ...]) -> np.ndarray:
+    """Returns the kept bands of a page: (H, W, B) in native byte order. Raises ImageError, ValueError."""
+    samples = np.empty((form.height, form.width, len(kept)), form.dtype)
+    targets = {band: index for index, band in enumerate(kept)}
+    for band, y, x, data in _segments(form, page, kept):
+        rows = min(form.down, form.height - y)
+        segment = _segment(form, data, form.down if form.tiled else rows)[:rows, : form.width - x]
+        here = samples[y : y + rows, x : x + segment.shape[1]]
+        if form.planes:
+            here[:, :, targets[band]] = segment[:, :, 0]
+        else:
+            here[...] = segment[:, :, kept]
+    return samples
+
+
+def _segments(form: Layout, page: Page, kept: tuple[int, ...]) -> Iterator[tuple[int, int, int, bytes]]:
+    """Yields the band, the position and the data of each strip or tile. Raises ImageError, ValueError."""
+    file, size = form.directory.file, form.size(form.down)
+    end, columns = file.seek(0, os.SEEK_END), -(-form.width // form.across)
+    expected = form.pieces * (form.samples if form.planes else 1)
+    places = list(form.directory.places())
+    if len(places) < expected:
+        raise damaged(f"{len(places)} of {expected} strips or tiles")
+    for index, (at, count) in enumerate(places[:expected]):
+        band, place = divmod(index, form.pieces)
+        if form.planes and band not in kept:
+            continue
+        if form.compression == 1:
+            count = min(count, size)
+        if at < HEADER or count < 1 or at + page.shift + count > end:
+            raise damaged("some of its pixels are missing")
+        if count > max(LEAST_LIMIT, 2 * size):
+            raise damaged(f"a strip or tile of {count} bytes")
+        file.seek(at + page.shift)
+        yield band, place // columns * form.down, place % columns * form.across, file.read(count)
+
+
+def _segment(form: Layout, data: bytes, rows: int) -> np.ndarray:
+    """Decodes a strip or tile of so many rows: (rows, columns, samples) in native byte order. Raises ImageError."""
+    shape = (rows, form.across, form.together)
+    if form.compression in tiff_codecs.IMAGES:
+        directory = form.directory
+        inner = (*directory.numbers(LERC), 0, 0)[1]
+        tables = directory.content(JPEG_TABLES, 1 << 16) or None
+        wanted = tiff_codecs.Wanted(shape, form.dtype, form.photometric, tables, inner)
+        return tiff_codecs.image(form.compression, data, wanted, form.down)
+    if form.reverse:
+        data = data.translate(REVERSED)
+    needed = form.size(rows)
+    data = tiff_codecs.unpacked(form.compression, data, form.size(form.down))[:needed]
+    if len(data) < needed:
+        raise damaged("a strip or tile has fewer pixels than its size says")
+    if form.bits not in (8, 16, 32, 64):
+        return _unpacked(form, data, shape)
+    stored = form.dtype.newbyteorder("<" if form.directory.order == "<" else ">")
+    if form.predictor == FLOAT_DIFFERENCES:
+        # Bytes are stored as planes, the highest first, and each as the difference to the pixel before.
+        planes = np.frombuffer(data, np.uint8).reshape(rows, -1, form.together).cumsum(1, np.uint8)
+        data = planes.reshape(rows, form.bits // 8, -1).swapaxes(1, 2).tobytes()
+        stored = form.dtype.newbyteorder(">")
+    values = np.frombuffer(data, stored).reshape(shape).astype(form.dtype, copy=False)
+    if form.predictor == DIFFERENCES:
+        whole = np.dtype(f"u{form.bits // 8}")
+        return values.view(whole).cumsum(1, whole).view(form.dtype)
+    return values
+
+
+REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _unpacked(form: Layout, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    """Returns samples of 1 to 15 bits that follow each other, the highest bit first; each row begins with a byte."""
+    rows, columns, together = shape
+    packed, length = np.frombuffer(data, np.uint8).reshape(rows, -1), columns * together
+    values = np.zeros((rows, length), form.dtype)
+    for start in range(0, rows, PACKED_ROWS):
+        part = values[start : start + PACKED_ROWS]
+        bits = np.unpackbits(packed[start : start + PACKED_ROWS], axis=1, count=length * form.bits)
+        for bit in range(form.bits):
+            np.bitwise_or(part << 1, bits[:, bit :: form.bits], out=part)
+    return values.reshape(shape)
+
+
+def _rgb(form: Layout, samples: np.ndarray, has_alpha: bool, notes: list[str]) -> np.ndarray:
+    """Returns uint8 (H, W, 3) of the kept bands. Transparency and other colour spaces are left to `colour`."""
+    profile = form.directory.content(ICC_PROFILE, LARGEST_PROFILE)
+    if form.photometric == PALETTE:
+        return _from_palette(form, samples[:, :, 0])
+    if form.photometric in (LAB, ICC_LAB):
+        mode, eight = "LAB", _lab(form, samples)
+    else:
+        shown = samples[:, :, :-1] if has_alpha else samples
+        grey = shown.shape[2] == 1
+        mode = "L" if grey else "CMYK" if form.photometric == CMYK else "RGB"
+        eight = _eight(form, shown, "grey" if grey else "colour", notes)
+        if form.photometric == WHITE_IS_ZERO:
+            eight = 255 - eight
+        if has_alpha:
+            eight = np.concatenate([eight, _eight(form, samples[:, :, -1:], "alpha", [])], axis=2)
+            mode += "a" if PREMULTIPLIED in form.extra else "A"
+    image = PIL.Image.frombytes(mode, (form.width, form.height), eight.tobytes())
+    if mode == "RGBa":
+        image = image.convert("RGBA")
+    if profile:
+        image.info["icc_profile"] = profile
+    return colour.rgb(image, notes)
+
+
+def _eight(form: Layout, values: np.ndarray, what: str, notes: list[str]) -> np.ndarray:
+    """Returns samples as 8 bits, by the rule of `levels`."""
+    if form.form != UNSIGNED or form.bits > 16:
+        return levels.stretched(values, notes)
+    return values if form.bits == 8 else levels.scaled(values, (1 << form.bits) - 1, what, notes)
+
+
+def _lab(form: Layout, values: np.ndarray) -> np.ndarray:
+    """Returns CIELAB of 8 bits, with signed a and b, as Pillow has it. Raises ImageError."""
+    if form.bits not in (8, 16) or form.form == FLOAT:
+        raise unsupported(f"LAB with {form.bits} bits of sample format {form.form}", "save it as RGB")
+    high = (values.astype(values.dtype.str.replace("i", "u")) >> (form.bits - 8)).astype(np.uint8)
+    return high ^ np.array([0, 128, 128], np.uint8) if form.photometric == ICC_LAB else high
+
+
+def _from_palette(form: Layout, values: np.ndarray) -> np.ndarray:
+    """Returns the colours of a palette. Raises ValueError if it has too few."""
+    colours = form.directory.numbers(COLOUR_MAP)
+    if form.form != UNSIGNED or form.bits > 16 or len(colours) < 3 << form.bits:
+        raise ValueError("its palette is missing")
+    table = np.array(colours[: 3 << form.bits], np.uint16).reshape(3, -1).T >> 8
+    return np.asarray(table.astype(np.uint8)[values])
