@@ -18,7 +18,7 @@ from clipseg_cli.storage.buckets import Url
 
 NAME_BYTES = 200  # of the 255 that file systems allow: leaves room for extensions and the prefix of a temporary file
 # that writers append to an output path
-SUFFIXES = (".png", ".jpg", ".json", ".txt", ".xml", ".svg", ".npz")
+SUFFIXES: tuple[str, ...] = (".png", ".jpg", ".json", ".txt", ".xml", ".svg", ".npz")
 SUFFIXES += (".tif", ".tiff", ".webp", ".npy", ".pgm", ".ppm", ".pfm")
 TEMPORARY = ".clipseg-tmp-"  # prefix of the name of every unfinished file
 
