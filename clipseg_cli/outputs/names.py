@@ -158,7 +158,10 @@ def check(
         _check_images(option, form, template)
         _check_labels(option, form, template, slugs if form in PER_LABEL else slugs[:1])
     for (form, template), (other, second) in itertools.combinations(found.items(), 2):
-        if _may_meet(_parts(template, ""), _parts(second, "")):
+        both = [
+            [_parts(each, slug) for slug in (slugs if "label" in fields(each) else [""])] for each in (template, second)
+        ]
+        if any(itertools.starmap(_may_meet, itertools.product(*both))):
             raise UsageError(
                 f"--name {form}={template} and {other}={second}: {form} and {other} could be one file, "
                 f"{_shared(form, other, found, slugs[0])}; give one of them a folder or an ending of its own"
@@ -237,16 +240,13 @@ def _example(form: Format, template: str, one: str, other: str) -> str:
 
 
 def _parts(template: str, slug: str) -> list[Part | None]:
-    """Returns the parts of a template's paths with this label; None for {dir}. Without a label, {label} may be any."""
+    """Returns the parts of a template's paths with this label; None for {dir}."""
     found: list[Part | None] = []
     for part in split(template):
         if part == ["", "dir", ""]:
             found.append(None)
             continue
-        pieces = [
-            (slug or None) if index % 2 and piece == "label" else None if index % 2 else piece
-            for index, piece in enumerate(part)
-        ]
+        pieces = [piece if not index % 2 else slug if piece == "label" else None for index, piece in enumerate(part)]
         start = "".join(itertools.takewhile(lambda piece: piece is not None, pieces))  # type: ignore[arg-type]
         backwards = [*itertools.takewhile(lambda piece: piece is not None, reversed(pieces))]
         found.append((start, "".join(reversed(backwards)), None not in pieces))  # type: ignore[arg-type]
