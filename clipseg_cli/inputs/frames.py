@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import Any, Self
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.inputs import decode, folders
+from clipseg_cli.inputs import decode, folders, videos
 from clipseg_cli.inputs.decode import Image
-from clipseg_cli.inputs.decoders.result import Sequence
+from clipseg_cli.inputs.decoders.result import Sequence, TimedSequence
 from clipseg_cli.inputs.frame_times import TIMES, frame_times
 from clipseg_cli.inputs.kinds import KINDS, sniff
 from clipseg_cli.inputs.source import Source, identify
@@ -34,17 +34,30 @@ def expand(source: Source, options: InputOptions) -> Iterator[Source]:
     if kind is None:
         yield source
         return
+    video = KINDS[kind].video
     try:
-        with decode.opened(source) as file:
-            times = frame_times(kind, file)
-    except ImageError:
-        times = []
-    if len(times) < 2:
+        times = videos.frame_times(source) if video else _times(kind, source)
+    except ImageError as error:
+        yield replace(source, error=error)
+        return
+    if len(times) < 2 and not video:
         yield source
         return
     folder = _folder(source)
-    for index in selected(options.frames or "all", len(times)):
+    numbers = list(selected(options.frames or "all", len(times)))
+    if video:
+        numbers.sort()
+        numbers = [numbers[each] for each in videos.chosen([times[number] for number in numbers], options.video)]
+    for index in numbers:
         yield replace(source, output=f"{folder}/{index:06}", frame=index, time=times[index])
+
+
+def _times(kind: str, source: Source) -> list[float]:
+    try:
+        with decode.opened(source) as file:
+            return frame_times(kind, file)
+    except ImageError:
+        return []  # decoding will report it
 
 
 def _kind(source: Source, options: InputOptions) -> str | None:
@@ -53,6 +66,8 @@ def _kind(source: Source, options: InputOptions) -> str | None:
     if not every and os.path.splitext(source.path)[1].lower() in STILL:
         return None
     kind = folders.sniffed(source.path) if source.data is None else sniff(source.data)
+    if kind is not None and KINDS[kind].video and KINDS[kind].installed and options.frames != "first":
+        return kind
     return kind if every and kind in TIMES else None
 
 
@@ -95,16 +110,27 @@ class FrameReader:
         if source.frame is None or source.error is not None:
             return decode.load(source, options)
         with self._lock, decode.enough_memory():
-            before = _identity(source)
-            if self._frames is None or self._opened != before:
-                self._close()
-                file = self._files.enter_context(decode.opened(source))
-                kind, decoder = decode.recognised(file)
-                self._frames, self._opened = (kind, decoder.sequence(kind, file, options)), before
-            image = self._load(*self._frames, source.frame)
-            if _identity(source) != before:
+            image = self._load(*self._open(source, options), source.frame)
+            if _identity(source) != self._opened:
                 raise decode.changed()
             return image
+
+    def times(self, source: Source, options: DecodeOptions = decode.DEFAULTS) -> tuple[float, ...]:
+        """Returns when each frame of a video is shown, in seconds, rising. Raises ImageError."""
+        with self._lock, decode.enough_memory():
+            _, frames = self._open(source, options)
+            assert isinstance(frames, TimedSequence)
+            return frames.times
+
+    def _open(self, source: Source, options: DecodeOptions) -> tuple[str, Sequence]:
+        """Returns the kind and the frames of a file, which stays open until another one is asked for."""
+        identity = _identity(source)
+        if self._frames is None or self._opened != identity:
+            self._close()
+            file = self._files.enter_context(decode.opened(source))
+            kind, decoder = decode.recognised(file)
+            self._frames, self._opened = (kind, decoder.sequence(kind, file, options)), identity
+        return self._frames
 
     def _load(self, kind: str, frames: Sequence, wanted: int) -> Image:
         if wanted not in self._kept:

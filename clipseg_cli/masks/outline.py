@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-FAR = 1e6  # pixels: more than any image measures
 Ring = NDArray[np.int32]  # int32 (K, 2): x, y in pixels; closed, without repeating the first point
 
 
@@ -75,22 +74,62 @@ def cut_open(component: Component) -> Ring:
     A horizontal line of zero width leads from the leftmost point of each hole to the ring on its left, and back. Only
     pixels of the component lie between them.
     """
-    ring = component.outer
-    for hole in sorted(component.holes, key=lambda hole: int(hole[:, 0].min())):  # what is on the left comes first
-        loop = np.roll(hole, -int(hole[:, 0].argmin()), axis=0)
-        x, y = loop[0].tolist()
-        start, end = ring.astype(np.float64), np.roll(ring, -1, 0).astype(np.float64)
-        low, high = np.minimum(start, end), np.maximum(start, end)
-        level = low[:, 1] == high[:, 1]
-        at = np.clip(y, low[:, 1], high[:, 1])
-        share = (at - start[:, 1]) / np.where(level, 1, end[:, 1] - start[:, 1])
-        across = np.where(level, np.clip(x, low[:, 0], high[:, 0]), start[:, 0] + share * (end[:, 0] - start[:, 0]))
-        # a simplified ring may have no edge on the left, or none in this row
-        cost = np.where(across <= x, x - across, across - x + FAR) + FAR * np.abs(at - y)
-        edge = int(cost.argmin())
-        meet = np.rint([[across[edge], at[edge]]]).astype(np.int32)
-        ring = np.concatenate([ring[: edge + 1], meet, loop, loop[:1], meet, ring[edge + 1 :]])
-    return ring[(ring != np.roll(ring, 1, 0)).any(1)] if len(ring) > 1 else ring
+    if not component.holes:
+        return component.outer
+    rings = [component.outer, *sorted(component.holes, key=lambda hole: int(hole[:, 0].min()))]
+    lengths = [len(ring) for ring in rings]
+    ends = np.cumsum(lengths)
+    starts, points = ends - lengths, np.concatenate(rings)
+    after = np.arange(1, len(points) + 1)
+    after[ends - 1] = starts
+    owner = np.repeat(np.arange(len(rings)), lengths)
+    edges, rows, across = _crossings(points, points[after])
+    width = int(points[:, 0].max()) + 2
+    order = np.lexsort((owner[edges], rows * width + across))
+    edges, across, place = edges[order], across[order], (rows * width + across)[order]
+
+    joints = []
+    nodes, following = points.tolist(), after.tolist()  # a linked list, which is cheap to cut open
+    for number in range(1, len(rings)):
+        first = int(starts[number] + rings[number][:, 0].argmin())
+        x, y = nodes[first]
+        left = int(np.searchsorted(place, y * width + x, "right")) - 1
+        while left >= 0 and owner[edges[left]] >= number:  # where rings touch, only those before this one count
+            left -= 1
+        if left >= 0 and place[left] >= y * width:
+            edge, meet = int(edges[left]), [round(float(across[left])), y]
+        else:  # a simplified ring may have nothing on its left
+            edge = int(np.abs(component.outer - (x, y)).sum(1).argmin())
+            meet = nodes[edge]
+        joints.append((edge, abs(meet[0] - nodes[edge][0]) + abs(meet[1] - nodes[edge][1]), first, len(nodes), meet))
+        before = first - 1 if first > starts[number] else int(ends[number]) - 1
+        following[before] = len(nodes)  # the hole's first point, once more
+        nodes.append([x, y])
+        following.append(-1)
+    for edge, _, first, last, meet in sorted(joints, key=lambda joint: (joint[0], -joint[1])):  # the farthest first
+        following += [first, following[edge]]
+        following[edge], following[last] = len(nodes), len(nodes) + 1
+        nodes += [meet, meet]
+    ring, node = [nodes[0]], following[0]
+    while node:
+        ring.append(nodes[node])
+        node = following[node]
+    joined = np.array(ring, np.int32)
+    return np.asarray(joined[(joined != np.roll(joined, 1, 0)).any(1)], np.int32)
+
+
+def _crossings(start: Ring, end: Ring) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Returns where edges cross rows of pixels: number of the edge and row, int64 (C,), and x, float64 (C,).
+
+    Level edges are left out: their ends are ends of others.
+    """
+    rise = (end - start)[:, 1].astype(np.int64)
+    counts = np.where(rise == 0, 0, np.abs(rise) + 1)
+    edges = np.repeat(np.arange(len(start)), counts)
+    steps = np.arange(len(edges)) - np.repeat(np.cumsum(counts) - counts, counts)
+    rows = start[edges, 1] + np.sign(rise[edges]) * steps
+    across = start[edges, 0] + steps / np.abs(rise[edges]) * (end - start)[edges, 0]
+    return edges, rows, across
 
 
 def _corners(ring: Ring) -> Ring:

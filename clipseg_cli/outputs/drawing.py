@@ -14,17 +14,23 @@ LIGHT, DARK = (255, 255, 255), (0, 0, 0)  # of the two lines along an edge
 FRINGE = 2.0  # pixels: width of the band along an object's edge that may contain background colour
 
 
-def overlay(pixels: NDArray[np.uint8], masks: Sequence[NDArray[np.uint8]], labels: Sequence[str]) -> NDArray[np.uint8]:
+def overlay(
+    pixels: NDArray[np.uint8],
+    masks: Sequence[NDArray[np.uint8]],
+    labels: Sequence[str],
+    tints: Sequence[RGB] | None = None,
+) -> NDArray[np.uint8]:
     """Returns a copy of an RGB image, uint8 (H, W, 3), with each mask drawn on it: tint, edge and label.
 
-    A mask is uint8 (H, W), 0 or 255. Its tint contrasts with the image. Its edge is a light line on a dark one, so that
-    one of them is seen on any image. Inside it is a line of the label's own colour, as on the plate with its name.
+    A mask is uint8 (H, W), 0 or 255. Its tint contrasts with the image, unless `tints` are given. Its edge is a light
+    line on a dark one, so that one of them is seen on any image. Inside it is a line of the label's own colour, as on
+    the plate with its name.
     """
     out = pixels.copy()
     height, width = out.shape[:2]
     stroke = max(1, round(min(height, width) / 240))  # pixels: 2 for a shorter side of 480, 12 for 3000
     tags = []
-    for mask, label, tint in zip(masks, labels, contrasting(pixels, masks), strict=True):
+    for mask, label, tint in zip(masks, labels, tints or contrasting(pixels, masks), strict=True):
         x, y, w, h = cv2.boundingRect(mask)
         if w == 0:
             continue

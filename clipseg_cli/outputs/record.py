@@ -16,7 +16,7 @@ from clipseg_cli.inputs.source import Source, key, readable
 
 VERSION = 2
 # Formats whose files show one label: the key of their path in the JSON of a mask. Other paths are in `files`.
-PER_LABEL = {"mask": "path", "soft": "soft", "soft16": "soft16", "cutout": "cutout"}
+PER_LABEL = {"mask": "path", "soft": "soft", "soft16": "soft16", "cutout": "cutout", "video": "video"}
 
 # JSON does not escape these characters, but many readers treat them as line ends
 _LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}

@@ -17,7 +17,7 @@ from clipseg_cli.masks import cleanup, matting, soft_maps, threshold
 from clipseg_cli.masks.threshold import Photo
 from clipseg_cli.outputs.names import Names, Place
 from clipseg_cli.outputs.record import Mask, Record
-from clipseg_cli.outputs.writers import files, one_file, per_run
+from clipseg_cli.outputs.writers import files, one_file, per_run, video
 from clipseg_cli.outputs.writers.one_file import OneFile
 from clipseg_cli.outputs.writers.result import Result
 from clipseg_cli.prompts.slugs import unique_slugs
@@ -56,13 +56,14 @@ def finish(
     try:
         result, masks = _masks(blank, photo, maps, plan)
         place = Place(output, blank.image, blank.frame)
-        for form in plan.formats:
+        for form in video.written(plan.formats, blank):
             made = (
                 one_file.write(plan.file, place.stem, result) if plan.file else files(form, place, result, plan.names)
             )
             for path, index, data in made:
                 write(path, data)
-                paths.setdefault((form, index), per_run.READ_FROM.get(form, path))
+                shown = video.shown(path, plan.formats, plan.export) if form == "video" else path
+                paths.setdefault((form, index), per_run.READ_FROM.get(form, shown))
                 outputs.append((path, len(data)))
     except ImageError as error:
         return blank.failed(error)

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,12 +17,14 @@ from numpy.typing import NDArray
 from clipseg_cli.errors import ImageError, Stage, lacks_memory
 from clipseg_cli.inputs import decode
 from clipseg_cli.inputs.frames import FrameReader
+from clipseg_cli.inputs.kinds import KINDS
 from clipseg_cli.inputs.source import Source, identify
-from clipseg_cli.masks import soft_maps, tiles
+from clipseg_cli.masks import smoothing, soft_maps, tiles
 from clipseg_cli.model.feature_store import FeatureStore
 from clipseg_cli.outputs.record import Identity, Record
 from clipseg_cli.prompts.expressions import Expression
 from clipseg_cli.run.finish import MaskPlan, Write, finish
+from clipseg_cli.run.steady import Frame, Steady
 from clipseg_cli.settings.inputs import DecodeOptions
 from clipseg_cli.settings.model import EncodeOptions
 from clipseg_cli.storage import paths
@@ -49,6 +52,7 @@ class Job:
     decoding: DecodeOptions = field(default_factory=DecodeOptions)
     checksum: bool = False  # identifies an input by content, not by size and time
     remote: bool = False  # images or outputs are not on this machine
+    smooth: float = 0.0  # seconds before and after a frame of a video over which its soft maps are averaged
 
 
 def run(
@@ -80,19 +84,63 @@ def run(
         for batch in _batches(loaded, job.batch_size):
             if not batch:
                 yield None
-            pixels = [view for item in batch for view in item.pixels]
-            seen = itertools.chain.from_iterable(map(network.see, _batches(pixels, job.batch_size)))
-            for item in batch:
-                yield item, _joined(item, list(itertools.islice(seen, len(item.pixels))))
+            alone = [replace(item, pixels=()) if job.smooth and item.of_video else item for item in batch]
+            for item, seen in zip(batch, _seen(alone, job, network), strict=True):
+                yield item, _steadied(item.source, steady) if job.smooth and item.of_video else seen
 
     with (
         FrameReader() as reader,
+        FrameReader() as around,
+        _steady(job, network, around) as steady,
         ThreadPoolExecutor(1) as frame_loader,  # one: in turn, each frame of a file is decoded once
         ThreadPoolExecutor(threads) as loaders,
         ThreadPoolExecutor(threads) as finishers,
     ):
-        loaded = ahead(loaders, load, ahead(frame_loader, read, sources, job.batch_size), 2 * job.batch_size)
+        # one batch ahead: a 4K frame takes 25 MB
+        depth = job.batch_size if not job.remote else 2 * job.batch_size
+        loaded = ahead(loaders, load, ahead(frame_loader, read, sources, 1), depth)
         yield from filter(None, ahead(finishers, finished, decoded(loaded), job.batch_size))
+
+
+def _seen(batch: "Sequence[Loaded]", job: Job, network: "_Network") -> "list[Seen | ImageError | None]":
+    """Returns the network's result for each image of a batch; None if it was not loaded."""
+    pixels = [view for item in batch for view in item.pixels]
+    seen = itertools.chain.from_iterable(map(network.see, _batches(pixels, job.batch_size)))
+    return [_joined(item, list(itertools.islice(seen, len(item.pixels)))) for item in batch]
+
+
+def _steady(job: Job, network: "_Network", reader: FrameReader) -> "Steady[Loaded]":
+    """Returns what steadies the frames of videos. It decodes them itself, apart from those that are written."""
+
+    def load(source: Source) -> Loaded:
+        item = _load(_read(source, job, reader, _untold), job, network, _untold)
+        return replace(item, image=None, guide=smoothing.guide(item.pixels[0]) if item.pixels else None)
+
+    def encode(batch: list[Loaded]) -> list[Frame | ImageError]:
+        return [_kept(item, seen) for item, seen in zip(batch, _seen(batch, job, network), strict=True)]
+
+    return Steady(job.smooth, job.batch_size, partial(reader.times, options=job.decoding), load, encode)
+
+
+def _kept(item: "Loaded", seen: "Seen | ImageError | None") -> Frame | ImageError:
+    if isinstance(seen, Seen) and item.guide is not None:
+        return Frame(seen.logits, item.guide, seen.similarity)
+    if isinstance(seen, ImageError):
+        return seen
+    assert item.record is not None and item.record.error is not None
+    return item.record.error
+
+
+def _steadied(source: Source, steady: "Steady[Loaded]") -> "Seen | ImageError":
+    try:
+        frame = steady.frame(source)
+    except ImageError as error:
+        return error
+    return Seen(frame.logits, frame.similarity)
+
+
+def _untold(source: Source, stage: Stage) -> None:
+    """Tells nobody of a frame that is not written itself."""
 
 
 class _Network:
@@ -168,6 +216,12 @@ class Loaded:
     pixels: tuple[NDArray[np.uint8], ...] = ()  # (S, S, 3), one per view
     identity: Identity | None = None
     record: Record | None = None
+    guide: NDArray[np.float32] | None = None  # (S, S, 3): see `smoothing.guide`
+
+    @property
+    def of_video(self) -> bool:
+        """Whether it is a frame of a video, and loaded."""
+        return self.source.frame is not None and self.image is not None and KINDS[self.image.format].video
 
 
 Read = tuple[Source, "decode.Image | ImageError | None"]  # a frame that has been decoded, or any other source

@@ -25,7 +25,7 @@ from clipseg_cli.inputs.frames import FrameReader
 from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.masks.refine import REFINEMENTS
-from clipseg_cli.outputs import manifest, names, writers
+from clipseg_cli.outputs import films, manifest, names, writers
 from clipseg_cli.outputs.ledger import Ledger
 from clipseg_cli.outputs.manifest import MANIFEST, RUN
 from clipseg_cli.outputs.names import Names
@@ -42,7 +42,7 @@ from clipseg_cli.settings.flag import decisive
 from clipseg_cli.settings.inputs import MAX_PIXELS, DecodeOptions
 from clipseg_cli.settings.masks import MaskOptions
 from clipseg_cli.settings.names import patterns, templates
-from clipseg_cli.settings.outputs import OutputOptions
+from clipseg_cli.settings.outputs import OutputOptions, complete
 from clipseg_cli.storage import paths, store
 
 OUT = "clipseg-post"  # the default output folder
@@ -129,7 +129,11 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
             yield record
         ledger.close()
     store.sweep(out)
-    per_run.assemble(out, plan.formats, [prompt.label for prompt in plan.prompts], fsync)
+    labels = tuple(prompt.label for prompt in plan.prompts)
+    per_run.assemble(out, plan.formats, labels, fsync)
+    feather, export = plan.masks.clean.feather, plan.export
+    slugs = tuple(unique_slugs(labels))
+    films.assemble(films.Plan(out, plan.formats, labels, slugs, export, feather, directory, decoding, fsync))
     summary.seconds = time.monotonic() - started
     store.write(out / RUN, run_file.to_json(document | run_file.ending(summary)), fsync)
 
@@ -177,7 +181,7 @@ def _plan(request: Request, before: dict[str, Any]) -> MaskPlan:
     kept = before.get("own_thresholds", {}) if bare else {row["label"]: row["threshold"] for row in rows}
     given = [replace(prompt, threshold=kept.get(prompt.label)) for prompt in known]
     chosen = resolve_thresholds(request.masks.threshold, given, 0.5)
-    formats = request.output.formats or ("mask", "overlay")
+    formats = complete(request.output.formats)
     writers.check(len(known), request.masks.mode, formats)
     if "soft16" in formats and "soft16" not in before["settings"]["formats"]:
         raise UsageError(f"{request.run} has only 8-bit soft maps: run it again with -f soft16")

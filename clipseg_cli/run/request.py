@@ -21,7 +21,7 @@ from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.settings.masks import MaskOptions
 from clipseg_cli.settings.model import EncodeOptions, ModelOptions, devices
 from clipseg_cli.settings.names import patterns, split, templates
-from clipseg_cli.settings.outputs import Format, OutputOptions
+from clipseg_cli.settings.outputs import Format, OutputOptions, complete
 from clipseg_cli.settings.run import RunOptions
 
 OUT = "clipseg-out"  # the default output folder
@@ -54,7 +54,7 @@ class Request:
     @property
     def formats(self) -> tuple[Format, ...]:
         """The formats that an output folder gets."""
-        return self.output.formats or ("mask", "overlay")
+        return complete(self.output.formats)
 
     @property
     def names(self) -> Names:

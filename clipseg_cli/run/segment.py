@@ -14,6 +14,7 @@ from clipseg_cli.errors import NoInputError, TooManyErrors, UsageError
 from clipseg_cli.inputs import names
 from clipseg_cli.inputs.source import Source, identify, readable
 from clipseg_cli.model import registry
+from clipseg_cli.outputs import films
 from clipseg_cli.outputs.ledger import Ledger
 from clipseg_cli.outputs.manifest import RUN
 from clipseg_cli.outputs.names import USUAL, Place
@@ -128,7 +129,11 @@ def _to_folder(
         ledger.close()
     if not ended or "workers_died" in document or not run_file.holds(out, begun):
         store.sweep(out)
-    per_run.assemble(out, job.plan.formats, [prompt.label for prompt in job.plan.prompts], fsync)
+    labels = tuple(prompt.label for prompt in job.plan.prompts)
+    per_run.assemble(out, job.plan.formats, labels, fsync)
+    feather, export = job.plan.masks.clean.feather, job.plan.export
+    slugs = tuple(unique_slugs(labels))
+    films.assemble(films.Plan(out, job.plan.formats, labels, slugs, export, feather, "", job.decoding, fsync))
     summary.seconds = time.monotonic() - started
     store.write(out / RUN, run_file.to_json(document | run_file.ending(summary)), fsync)
 

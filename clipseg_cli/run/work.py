@@ -61,6 +61,7 @@ def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[F
         request.inputs.decoding,
         request.run.checksum,
         any(map(paths.is_url, (request.out, *request.inputs.inputs))),
+        request.inputs.video.smooth,
     )
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from clipseg_cli.errors import UsageError
 from clipseg_cli.settings.flag import Flag
+from clipseg_cli.settings.videos import VideoOptions
 
 MAX_PIXELS = 100_000_000  # pixels: refuses decompression bombs, accepts all cameras but the largest medium-format backs
 
@@ -121,3 +122,4 @@ class InputOptions:
         ),
     ] = (0, 1)
     decoding: DecodeOptions = field(default_factory=DecodeOptions)
+    video: VideoOptions = field(default_factory=VideoOptions)

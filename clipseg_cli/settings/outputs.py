@@ -26,7 +26,9 @@ Format = Literal[
     "svg",
     "webdataset",
     "parquet",
+    "video",
 ]
+Codec = Literal["ffv1", "h264", "vp9", "prores"]
 # The file or folder of each format at the top of the output folder. A run never reads these as inputs.
 TOP_NAMES: dict[Format, str] = {
     "mask": "masks",
@@ -47,7 +49,9 @@ TOP_NAMES: dict[Format, str] = {
     "svg": "svg",
     "webdataset": "webdataset",
     "parquet": "manifest.parquet",
+    "video": "videos",
 }
+FILMED: tuple[Format, ...] = ("mask", "cutout", "overlay")  # formats that become videos with -f video
 FORMATS = tuple(TOP_NAMES)
 Print = Literal["paths", "none"]
 Polarity = Literal["white", "black"]
@@ -74,6 +78,14 @@ def _formats(text: str) -> tuple[str, ...]:
         if name not in FORMATS:
             raise UsageError(f"--format {name}: no such format; choose from {', '.join(FORMATS)}")
     return names
+
+
+def complete(formats: tuple[Format, ...]) -> tuple[Format, ...]:
+    """Returns the formats that a run writes. Masks and overlays are written if nothing else is named.
+
+    `video` alone means both of them as videos.
+    """
+    return formats if formats and formats != ("video",) else ("mask", "overlay", *formats)
 
 
 def _layout(text: str) -> str:
@@ -126,6 +138,14 @@ class ExportOptions:
             parse=_colour,
             spell=lambda colour: "#{:02x}{:02x}{:02x}".format(*colour),
             default="transparent",
+        ),
+    ] = None
+    codec: Annotated[
+        Codec | None,
+        Flag(
+            "Codec of the videos of -f video: ffv1 is lossless, h264 plays everywhere, vp9 and prores also hold the "
+            "transparency of cutouts.",
+            default="ffv1 for masks, h264 for overlays, prores for cutouts",
         ),
     ] = None
 

@@ -72,7 +72,7 @@ def write(path: AnyPath, data: bytes | Iterable[bytes], fsync: bool = False) -> 
         with failing(path):
             path.write(data)
         return
-    temporary = path.with_name(f"{_prefix()}{_digest(os.fsencode(path.name), 16)}")
+    temporary = unfinished(path)
     try:
         try:
             file = open(temporary, "wb", buffering=0)  # noqa: SIM115 (closed below, also if it is opened again)
@@ -91,6 +91,11 @@ def write(path: AnyPath, data: bytes | Iterable[bytes], fsync: bool = False) -> 
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise failure(error, path) from error
+
+
+def unfinished(path: Path) -> Path:
+    """Returns where to write a file before it is renamed to `path`. `sweep` deletes it if this process is killed."""
+    return path.with_name(f"{_prefix()}{_digest(os.fsencode(path.name), 16)}")
 
 
 def create(path: Path, data: bytes) -> bool:

@@ -44,12 +44,13 @@ VALUES: dict[type, dict[str, Any]] = {
     InputOptions: {
         "inputs": ("imgs", "a b.jpg"), "files_from": "-", "null": True, "extensions": (".jpg", ".png"),
         "exclude": ("*.tmp", "-x"), "max_depth": 3, "follow": True, "hidden": True, "limit": 7, "shard": (2, 5),
-        "frames": "1:9:2", "raw": "develop", "max_pixels": 1000,
+        "frames": "1:9:2", "every": 2, "fps": 12.5, "start": 1.5, "end": 90.0, "smooth": 0.25,
+        "raw": "develop", "max_pixels": 1000,
     },
     OutputOptions: {
         "out": "out", "formats": ("mask", "coco"), "json": True, "print_": "none", "report": True, "preview": True,
         "orientation": "stored", "palette": True, "components": True, "polygons": True, "backdrop": (255, 0, 9),
-        "fsync": True,
+        "codec": "vp9", "fsync": True,
         "name": ("mask={label}/{dir}/{stem}.png", "overlay={dir}/{stem}.jpg"),
         "polarity": "black", "layout": "kohya", "keep": True,
     },
@@ -145,7 +146,8 @@ def test_the_words_of_a_group_give_it_again(group: Any, tmp_path: Path, monkeypa
         assert value != known[name].default
         given = needed | {name: value} | ({"mode": "labels"} if name == "background" else {})
         assert parsed(group, spelled(fill(group, given))) == fill(group, given), name
-    assert parsed(group, spelled(fill(group, values))) == fill(group, values)
+    together = fill(group, {name: value for name, value in values.items() if name != "fps"})  # --every excludes it
+    assert parsed(group, spelled(together)) == together
 
 
 @pytest.mark.parametrize("text", ["0%", "0.5%", "7%", "0.7%", "33.3333333%", "100%", "12"])

@@ -233,7 +233,7 @@ def test_the_way_is_a_setting_of_the_run(quick_clipseg: Program, tmp_path: Path)
     quick_clipseg("clipseg segment a.dng b.jpg -p red -f soft,cutout --raw develop -o develop")
     for name, note in (("preview", PREVIEW), ("develop", DEVELOPED)):
         row = records(tmp_path / name / "manifest.jsonl")[0]
-        assert (row["format"], row["notes"]) == ("RAW", [note])
+        assert (row["format"], row["notes"]) == ("RAW", note)
         settings = json.loads((tmp_path / name / "run.json").read_bytes())["settings"]
         assert settings.get("raw") == (None if name == "preview" else "develop")
     quick_clipseg("clipseg post develop -f cutout -o again")

@@ -1,5 +1,6 @@
 """Outlines of masks."""
 
+import cv2
 import numpy as np
 
 from clipseg_cli.masks import cleanup, outline
@@ -23,3 +24,23 @@ def test_outlines_run_between_the_pixels(mask: np.ndarray) -> None:
     rings = [ring for part in outline.edges(mask) for ring in (part.outer, *part.holes)]
     assert np.array_equal(even_odd(rings, mask.shape), mask > 0)
     assert len(outline.edges(mask)) == len(cleanup.components(mask))
+
+
+@every_mask
+def test_a_ring_cut_open_fills_the_mask(mask: np.ndarray) -> None:
+    """One ring per component, holes included, is the component: between pixels by the even-odd rule, and on pixels by
+    OpenCV, which draws the lines to the holes too."""
+    rings = [outline.cut_open(part) for part in outline.edges(mask)]
+    assert np.array_equal(even_odd(rings, mask.shape), mask > 0)
+    drawn = np.zeros_like(mask)
+    for part in outline.centres(mask):
+        cv2.fillPoly(drawn, [outline.cut_open(part)], 255)
+    assert np.array_equal(drawn, mask)
+
+
+def test_a_component_with_thousands_of_holes_is_cut_open() -> None:
+    """Holes that touch at corners, follow one another in a row, or lie around one another: the mask comes back."""
+    mask = np.where(np.random.default_rng(0).random((200, 300)) > 0.15, 255, 0).astype(np.uint8)
+    (part,) = outline.centres(mask)
+    assert len(part.holes) > 5000
+    assert np.array_equal(cv2.fillPoly(np.zeros_like(mask), [outline.cut_open(part)], 255), mask)

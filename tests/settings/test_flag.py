@@ -27,7 +27,7 @@ DECISIVE = {
     "min_presence", "mode", "background", "empty",
     "tile", "flip", "size", "similarity", "dtype", "backend",
     "components", "polygons", "palette", "backdrop", "orientation", "name", "polarity",
-    "frames", "raw", "max_pixels", "checksum",
+    "frames", "raw", "max_pixels", "checksum", "smooth", "codec",
 }  # fmt: skip
 
 

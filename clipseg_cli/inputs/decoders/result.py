@@ -1,6 +1,6 @@
 """What every decoder returns, and the errors that they share."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -39,3 +39,10 @@ class Sequence(Protocol):
 
     def decode(self, index: int) -> Decoded:
         """Decodes the frame of this 0-based number. Frames in rising order are decoded once. Raises ImageError."""
+
+
+@runtime_checkable
+class TimedSequence(Sequence, Protocol):
+    """The frames of one open video."""
+
+    times: tuple[float, ...]  # when each is shown, in seconds since the start of the file, rising

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from clipseg_cli.errors import UsageError
 from clipseg_cli.outputs.names import Names, Place, usual
-from clipseg_cli.outputs.writers import annotations, labelling, one_file, parquet, pixels, raster, webdataset
+from clipseg_cli.outputs.writers import annotations, labelling, one_file, parquet, pixels, raster, video, webdataset
 from clipseg_cli.outputs.writers.result import File, Result
 from clipseg_cli.settings.masks import Mode
 from clipseg_cli.settings.outputs import Format
@@ -81,8 +81,10 @@ WRITERS: dict[Format, Writer] = {
     "svg": annotations.svg,
     "webdataset": webdataset.webdataset,
     "parquet": parquet.masks,
+    "video": video.fragments,
 }
-PACKAGES: dict[Format, str] = {"parquet": "pyarrow"}  # modules that formats need; each format has an extra of its name
+# Modules that formats need. Each of these formats has an extra of its name.
+PACKAGES: dict[Format, str] = {"parquet": "pyarrow", "video": "av"}
 
 
 def files(form: Format, place: Place, result: Result, names: Names) -> Iterator[File]:
