@@ -17,21 +17,9 @@ from clipseg_cli.storage import buckets, paths
 from clipseg_cli.storage.buckets import Url
 
 NAME_BYTES = 200  # of the 255 that file systems allow: leaves room for extensions and the prefix of a temporary file
-SUFFIXES = (
-    ".png",
-    ".jpg",
-    ".json",
-    ".txt",
-    ".xml",
-    ".svg",
-    ".npz",
-    ".tif",
-    ".tiff",
-    ".webp",
-    ".npy",
-    ".pgm",
-    ".ppm",
-)  # that writers append to an output path
+# that writers append to an output path
+SUFFIXES: tuple[str, ...] = (".png", ".jpg", ".json", ".txt", ".xml", ".svg", ".npz")
+SUFFIXES += (".tif", ".tiff", ".webp", ".npy", ".pgm", ".ppm", ".pfm")
 TEMPORARY = ".clipseg-tmp-"  # prefix of the name of every unfinished file
 
 # Errors of one path: that image fails and the run continues. Every other error of the output is fatal, since the next
