@@ -194,13 +194,19 @@ def present(
 def _shown_files(document: dict[str, Any]) -> Iterable[str]:
     """Returns the paths that show the masks of a record: one per label, each once.
 
-    It is that of the mask. Without one, it is the label's other file, or a file of the image, such as the overlay.
+    It is that of the mask or the joined mask. Without one, it is the label's other file, or one of the image, such as
+    the overlay.
     """
     from clipseg_cli.outputs.names import USUAL
     from clipseg_cli.outputs.record import PER_LABEL
 
-    of_image = [path for form, path in document["files"].items() if form in USUAL]
-    each = ([*(mask.get(key, "") for key in PER_LABEL.values()), *of_image] for mask in document["masks"])
+    files = document["files"]
+    joined = [files[form] for form in ("joined", "alpha") if form in files]
+    others = [path for form, path in files.items() if form in USUAL]
+    each = (
+        [mask["path"], *joined, *(mask.get(key, "") for key in PER_LABEL.values()), *others]
+        for mask in document["masks"]
+    )
     return dict.fromkeys(path for found in each if (path := next(filter(None, found), "")))
 
 
@@ -211,9 +217,15 @@ def _emitter(options: PrintOptions, out: str, single: bool, null: bool) -> Calla
     """
     from clipseg_cli.outputs.record import dumps, relocated
 
+    before: list[str] = []  # of the last record: the frames of a video share a file, which is printed once
+
     def paths(record: "Record") -> None:
-        for path in _shown_files(record.document()):
-            say_path(os.path.join(out, path), null)
+        nonlocal before
+        files = list(_shown_files(record.document()))
+        for path in files:
+            if path not in before:
+                say_path(os.path.join(out, path), null)
+        before = files
 
     wanted = options.print_ == "paths" or (options.print_ is None and not streams.stdout_is_terminal())
     if out == "-":

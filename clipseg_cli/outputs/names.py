@@ -141,9 +141,10 @@ def check(
     `suffixes` are those that each format can be written as. Raises UsageError, with an example, if two outputs could
     have the same path, or if a format cannot be named or written so.
     """
-    found = templates(name)
+    found: dict[Format, str] = templates(name)
     for form, template in found.items():
         option = f"--name {form}={template}"
+        found[form] = template = template.replace("{format}", form)
         if form not in USUAL:
             raise UsageError(
                 f"{option}: {form} is a data set, whose readers prescribe its names; use -f mask and others"
@@ -157,7 +158,10 @@ def check(
         _check_images(option, form, template)
         _check_labels(option, form, template, slugs if form in PER_LABEL else slugs[:1])
     for (form, template), (other, second) in itertools.combinations(found.items(), 2):
-        if _may_meet(_parts(template, ""), _parts(second, "")):
+        both = [
+            [_parts(each, slug) for slug in (slugs if "label" in fields(each) else [""])] for each in (template, second)
+        ]
+        if any(itertools.starmap(_may_meet, itertools.product(*both))):
             raise UsageError(
                 f"--name {form}={template} and {other}={second}: {form} and {other} could be one file, "
                 f"{_shared(form, other, found, slugs[0])}; give one of them a folder or an ending of its own"
@@ -179,16 +183,10 @@ def _shared(form: Format, other: Format, found: Mapping[Format, str], slug: str)
 
 def _check_images(option: str, form: Format, template: str) -> None:
     """Raises UsageError if two images could have the same path."""
-    known = fields(template)
-    pairs = [
-        ("x/a.jpg", "y/a.jpg", "{dir}", "dir"),
-        ("a.jpg", "b.jpg", "{stem}", "stem"),
-    ]
-    if "index" not in known:
-        for one, other, missing, key in pairs:
-            if key not in known and not (key == "stem" and "name" in known):
-                path = Names({form: template}).path(form, Place(names.stem(one), one), "label")
-                raise UsageError(f"{option}: {one} and {other} would both be {path}; add {missing}, or {{index}}")
+    for one, other, telling in (("x/a.jpg", "y/a.jpg", ("dir",)), ("a.jpg", "b.jpg", ("stem", "name"))):
+        if not fields(template) & {*telling, "index"}:
+            path = Names({form: template}).path(form, Place(names.stem(one), one), "label")
+            raise UsageError(f"{option}: {one} and {other} would both be {path}; add {{{telling[0]}}}, or {{index}}")
     for part in split(template):
         present = part[1::2]
         if {"stem", "name"} <= {*present} or len(present) > len({*present}):
@@ -242,16 +240,13 @@ def _example(form: Format, template: str, one: str, other: str) -> str:
 
 
 def _parts(template: str, slug: str) -> list[Part | None]:
-    """Returns the parts of a template's paths with this label; None for {dir}. Without a label, {label} may be any."""
+    """Returns the parts of a template's paths with this label; None for {dir}."""
     found: list[Part | None] = []
     for part in split(template):
         if part == ["", "dir", ""]:
             found.append(None)
             continue
-        pieces = [
-            (slug or None) if index % 2 and piece == "label" else None if index % 2 else piece
-            for index, piece in enumerate(part)
-        ]
+        pieces = [piece if not index % 2 else slug if piece == "label" else None for index, piece in enumerate(part)]
         start = "".join(itertools.takewhile(lambda piece: piece is not None, pieces))  # type: ignore[arg-type]
         backwards = [*itertools.takewhile(lambda piece: piece is not None, reversed(pieces))]
         found.append((start, "".join(reversed(backwards)), None not in pieces))  # type: ignore[arg-type]

@@ -42,7 +42,7 @@ from clipseg_cli.run.summary import Summary
 from clipseg_cli.settings.flag import decisive
 from clipseg_cli.settings.inputs import MAX_PIXELS, DecodeOptions
 from clipseg_cli.settings.masks import MaskOptions
-from clipseg_cli.settings.names import templates
+from clipseg_cli.settings.names import patterns, templates
 from clipseg_cli.settings.outputs import OutputOptions, complete
 from clipseg_cli.storage import paths, store
 
@@ -100,6 +100,7 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
     before = _read(run)
     plan = _plan(request, before)
     document = _describe(request, before, plan)
+    run_file.check_names(out, patterns(request.output.name, [prompt.label for prompt in plan.prompts]))
     _admit(out, document, request)
     started = time.monotonic()
     store.write(out / RUN, run_file.to_json(document), fsync)

@@ -108,6 +108,8 @@ def _to_folder(
     store.check(out)
     if store.folds(out):
         sources = _unfolded(sources)
+    if request.output.layout is not None and not any("{name}" in each for each in request.output.name):
+        sources = _without_own_stem(sources, request.output.layout, note)
     checkpoint, job, document = _described(request)
     run_file.check_names(out, request.patterns)
     ended = run_file.admit(out, document, request.run.resume)
@@ -173,6 +175,19 @@ def _unfolded(sources: Iterator[Source]) -> Iterator[Source]:
             source = replace(source, output=names.renamed(source.output, source.key))
         taken.add(hash(store.folded(source.output)))
         yield source
+
+
+def _without_own_stem(sources: Iterator[Source], layout: str, note: Note) -> Iterator[Source]:
+    """Yields the sources, then notes how many have the stem of another image, for a program that goes by stems."""
+    count = 0
+    for source in sources:
+        last = source.output.rpartition("/")[2]
+        count += last != names.stem(last) and source.name.endswith(last)
+        yield source
+    if count:
+        note(
+            f"{count} images differ from others only in their extension: {layout} goes by names without it; rename them"
+        )
 
 
 def _failed(source: Source) -> Record | None:

@@ -18,11 +18,9 @@ from clipseg_cli.storage.buckets import Url
 from clipseg_cli.storage.originals import Original
 
 NAME_BYTES = 200  # of the 255 that file systems allow: leaves room for extensions and the prefix of a temporary file
-# That writers append to an output path.
-SUFFIXES = (
-    ".png", ".jpg", ".json", ".txt", ".xml", ".svg", ".npz", ".npy", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm",
-    ".ppm",
-)  # fmt: skip
+# that writers append to an output path
+SUFFIXES: tuple[str, ...] = (".png", ".jpg", ".json", ".txt", ".xml", ".svg", ".npz", ".jpeg", ".bmp")
+SUFFIXES += (".tif", ".tiff", ".webp", ".npy", ".pgm", ".ppm", ".pfm")
 TEMPORARY = ".clipseg-tmp-"  # prefix of the name of every unfinished file
 
 # Errors of one path: that image fails and the run continues. Every other error of the output is fatal, since the next

@@ -93,6 +93,13 @@ def test_colours_of_an_alpha_png_are_those_of_the_image(quick_clipseg: Program, 
         assert made.mode == "RGBA" and np.array_equal(np.array(made)[..., :3], np.array(image))
 
 
+def test_equal_stems_are_told_to_programs_that_go_by_stems(quick_clipseg: Program, turned: Path) -> None:
+    """The run goes on, and says how many images are not told apart."""
+    Image.new("RGB", (60, 40)).save(turned / "sub/a.b.png")
+    assert "2 images differ" in quick_clipseg("clipseg segment imgs -p red --layout kohya -o out").stderr
+    assert "differ" not in quick_clipseg("clipseg segment imgs -p red --layout colmap -o masks").stderr
+
+
 def test_layouts_are_listed(quick_clipseg: Program) -> None:
     """One line each, or as JSON. A wrong name is a usage error that lists them."""
     lines = quick_clipseg("clipseg layouts").stdout.splitlines()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from clipseg_cli.errors import ImageError, UsageError
-from clipseg_cli.inputs import videos
+from clipseg_cli.inputs import decode, kinds, videos
 from clipseg_cli.inputs.discovery import discover
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.inputs.videos import chosen, frame_times
@@ -59,7 +59,8 @@ def test_choices_that_cannot_be_meant_are_refused(wrong: dict[str, float]) -> No
 
 def test_discovery_yields_the_frames_of_videos(tmp_path: Path) -> None:
     """Each frame has its number, time and output; the options leave still images alone."""
-    path = encoded(tmp_path / "a/clip.mp4" if (tmp_path / "a").mkdir() is None else tmp_path, *X264, count=30)
+    (tmp_path / "a").mkdir()
+    path = encoded(tmp_path / "a/clip.mp4", *X264, count=30)
     save(tmp_path / "a/still.png", picture(40, 30, 0))
     found = [*discover(InputOptions((str(tmp_path / "a"),), video=VideoOptions(every=10, start=0.1)), None)]
     assert [(source.output, source.frame) for source in found] == [
@@ -96,3 +97,13 @@ def test_a_process_that_dies_fails_the_video_alone(monkeypatch: pytest.MonkeyPat
     with pytest.raises(ImageError) as caught:
         frame_times(Source("a.mp4", "a.mp4", "a"))
     assert caught.value.kind == "corrupt"
+
+
+def test_without_the_extra_a_video_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A video is one source, whose error has the pip line; images are read as before."""
+    encoded(tmp_path / "a.mp4", *X264, count=3)
+    monkeypatch.setattr(kinds.importlib.util, "find_spec", lambda name: None)
+    (source,) = discover(InputOptions((str(tmp_path),), video=VideoOptions(every=2)), None)
+    with pytest.raises(ImageError) as caught:
+        decode.load(source)
+    assert caught.value.kind == "unsupported" and "pip install 'clipseg-cli[video]'" in str(caught.value)

@@ -203,6 +203,14 @@ def test_long_names_are_cut_and_stay_apart() -> None:
     assert len(made) == 4 and all(len(path.encode()) <= 255 and path.endswith(".png") for path in made)
 
 
+def test_the_format_tells_formats_apart() -> None:
+    """One template may serve several."""
+    template = "{format}/{label}/{dir}/{stem}.png"
+    names = checked(template, f"soft={template}", formats=("mask", "soft"))
+    made = [names.path(form, Place("a", "a.jpg"), "cat") for form in ("mask", "soft")]  # type: ignore[arg-type]
+    assert made == ["mask/cat/a.png", "soft/cat/a.png"]
+
+
 def test_pairs_of_labels_that_may_not_meet_are_admitted() -> None:
     """A hyphen before a label is fine while no label ends like another one."""
     for slugs in (("cat", "dog"), ("a-cat", "a-dog")):

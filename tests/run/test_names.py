@@ -53,6 +53,9 @@ def test_files_of_others_are_never_replaced(
     done = quick_clipseg(f"clipseg segment imgs -p circle -f mask --name '{{dir}}/{{stem}}.png' {flags}", expect=None)
     assert done.returncode in (1, 2) and shown in done.stderr
     assert (tree(nested), tree(tmp_path / "other")) == before
+    quick_clipseg("clipseg segment imgs -p circle -f soft -o run")
+    done = quick_clipseg("clipseg post run -f mask --name '{dir}/{stem}.png' -o other", expect=1)
+    assert "a.png, which could" in done.stderr and tree(tmp_path / "other") == before[1]
 
 
 def test_a_dry_run_shows_the_names(quick_clipseg: Program, nested: Path) -> None:
