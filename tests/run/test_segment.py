@@ -92,7 +92,7 @@ def test_a_mask_does_not_outlive_its_image(quick_clipseg: Program, tmp_path: Pat
         save(tmp_path / f"imgs/{name}.png", picture(48, 40, 3))
     quick_clipseg(line)
     files = sorted((tmp_path / "out").rglob("a.*"))
-    assert [path.suffix for path in files] == [".png", ".jpg", ".jpg", ".txt"]
+    assert [path.suffix for path in files] == [".png", ".jpg", ".png", ".txt"]
     (tmp_path / "imgs/a.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     save(tmp_path / "imgs/b.png", 0 * picture(48, 40, 3))
     quick_clipseg(line, expect=3)
