@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.process import Timing, run
-from clipseg_cli.inputs.discovery import discover
+from clipseg_cli.inputs.finding.discovery import discover
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.outputs.ledger import Ledger
 from clipseg_cli.outputs.manifest import JOURNAL, MANIFEST

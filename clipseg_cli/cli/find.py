@@ -46,7 +46,7 @@ def find(
     """
     from clipseg_cli.cli import summary
     from clipseg_cli.cli.terminal import Terminal, ranking
-    from clipseg_cli.inputs.discovery import discover
+    from clipseg_cli.inputs.finding.discovery import discover
     from clipseg_cli.run import segment
     from clipseg_cli.run.query import terms
     from clipseg_cli.run.request import Request

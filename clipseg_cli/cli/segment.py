@@ -47,7 +47,7 @@ def segment(
       find . -name '*.jpg' -print0 | clipseg segment --files-from - -0 -p sky --json | jq .image
       clipseg segment - -p "a cat" -o - < in.jpg > mask.png
     """
-    from clipseg_cli.inputs.discovery import discover
+    from clipseg_cli.inputs.finding.discovery import discover
     from clipseg_cli.run.query import terms
     from clipseg_cli.run.request import Request
     from clipseg_cli.run.summary import Summary

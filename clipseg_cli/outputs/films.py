@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.errors import ClipsegError, ImageError, OutputError
-from clipseg_cli.inputs.frames import FrameReader
+from clipseg_cli.inputs.frames.reader import FrameReader
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.masks import cleanup, matting
 from clipseg_cli.outputs import colours, drawing, manifest

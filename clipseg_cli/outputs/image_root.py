@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from clipseg_cli.inputs.search import path_parts, path_root, slashes
+from clipseg_cli.inputs.finding.search import path_parts, path_root, slashes
 from clipseg_cli.storage.paths import local
 
 

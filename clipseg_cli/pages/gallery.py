@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs import decode
-from clipseg_cli.inputs.discovery import discover
+from clipseg_cli.inputs.finding.discovery import discover
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.outputs import drawing
 from clipseg_cli.settings.inputs import InputOptions

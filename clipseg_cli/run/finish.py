@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.errors import ClipsegError, ImageError, lacks_memory
-from clipseg_cli.inputs import colour, profiles
+from clipseg_cli.inputs.colour import conversion, profiles
 from clipseg_cli.masks import cleanup, matting, soft_maps, threshold
 from clipseg_cli.masks.threshold import Photo
 from clipseg_cli.outputs import splits
@@ -140,7 +140,7 @@ def _masks(of: Record, photo: Photo, maps: Iterable[soft_maps.Scored], plan: Mas
         profiles.is_converted(of.notes),
         of.format,
         orientation=of.orientation,
-        uncommon=colour.is_uncommon(of.notes),
+        uncommon=conversion.is_uncommon(of.notes),
         frame=of.frame,
     )
     if plan.export.orientation == "stored" and of.orientation != 1:

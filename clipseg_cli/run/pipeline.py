@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from clipseg_cli.errors import ImageError, Stage, lacks_memory
 from clipseg_cli.inputs import decode
-from clipseg_cli.inputs.frames import FrameReader
+from clipseg_cli.inputs.frames.reader import FrameReader
 from clipseg_cli.inputs.kinds import KINDS
 from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.masks import smoothing, soft_maps, tiles

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from clipseg_cli import __version__
 from clipseg_cli.errors import ImageError, OutputError, UsageError
-from clipseg_cli.inputs import decode, folders, orientation
-from clipseg_cli.inputs.frames import FrameReader
+from clipseg_cli.inputs import decode, orientation
+from clipseg_cli.inputs.finding import folders
+from clipseg_cli.inputs.frames.reader import FrameReader
 from clipseg_cli.inputs.names import stem as stem_of
 from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.masks import soft_maps

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 
 from clipseg_cli.errors import UsageError
-from clipseg_cli.inputs import folders
+from clipseg_cli.inputs.finding import folders
 from clipseg_cli.inputs.kinds import EXTENSIONS
 from clipseg_cli.masks.refine import REFINEMENTS
 from clipseg_cli.outputs import names

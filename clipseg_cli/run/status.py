@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipseg_cli.errors import UsageError
-from clipseg_cli.inputs.discovery import discover
+from clipseg_cli.inputs.finding.discovery import discover
 from clipseg_cli.outputs import manifest
 from clipseg_cli.outputs.manifest import MANIFEST, RUN
 from clipseg_cli.outputs.record import readable_name

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from clipseg_cli.inputs.search import LeftOut
+from clipseg_cli.inputs.finding.search import LeftOut
 from clipseg_cli.outputs.record import Record
 from clipseg_cli.storage.paths import escape
 

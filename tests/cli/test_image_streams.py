@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.inputs.image_stream import images
+from clipseg_cli.inputs.finding.image_stream import images
 from image_files import overwritten, saved
 from pictures import Program, Shell, iou, picture, records
 

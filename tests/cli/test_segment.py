@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import icc
-from clipseg_cli.inputs import profiles
+from clipseg_cli.inputs.colour import profiles
 from pictures import Program, iou, picture, records, save
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 import fake_network
 import kill_points
 from clipseg_cli.errors import OutputError
-from clipseg_cli.inputs.discovery import discover
+from clipseg_cli.inputs.finding.discovery import discover
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.run import segment
 from clipseg_cli.run.engines import table as engines

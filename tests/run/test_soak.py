@@ -245,7 +245,7 @@ def test_a_walk_over_a_million_files(tmp_path: Path) -> None:
     code = """
 import sys, time
 from clipseg_cli.settings.inputs import InputOptions
-from clipseg_cli.inputs.discovery import discover
+from clipseg_cli.inputs.finding.discovery import discover
 began = time.monotonic()
 found = discover(InputOptions((sys.argv[1],)), None)
 next(found)

@@ -13,7 +13,7 @@ import pytest
 
 import fake_network
 from clipseg_cli.errors import OutputError, UsageError
-from clipseg_cli.inputs.discovery import discover
+from clipseg_cli.inputs.finding.discovery import discover
 from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.storage import buckets, store
 from clipseg_cli.storage.buckets import Url

@@ -16,7 +16,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import OpenEXR
 
-from clipseg_cli.inputs import colour, linear
+from clipseg_cli.inputs.colour import conversion, linear
 from clipseg_cli.inputs.decoders import pillow
 from clipseg_cli.inputs.decoders.result import Decoded, damaged, too_large, unsupported
 from clipseg_cli.settings.inputs import DecodeOptions
@@ -72,7 +72,7 @@ def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
         clear = 1 - np.clip(_framed(planes["A"][:, :, None], header), 0, 1)
         if clear.any():
             notes.append("transparency composited on white")
-            light = light + clear * np.float32(colour.BACKGROUND[0] / 255)
+            light = light + clear * np.float32(conversion.BACKGROUND[0] / 255)
     pixels = linear.srgb(light, matrix)
     return Decoded(np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels, 1, notes)
 

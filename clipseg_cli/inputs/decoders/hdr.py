@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from clipseg_cli.inputs import linear
+from clipseg_cli.inputs.colour import linear
 from clipseg_cli.inputs.decoders import pillow
 from clipseg_cli.inputs.decoders.result import Decoded, damaged, too_large, unsupported
 from clipseg_cli.settings.inputs import DecodeOptions

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import pi_heif
 
-from clipseg_cli.inputs import primaries
+from clipseg_cli.inputs.colour import primaries
 from clipseg_cli.inputs.decoders import pillow
 from clipseg_cli.inputs.decoders.result import Decoded, too_large, unsupported
 from clipseg_cli.settings.inputs import DecodeOptions

@@ -35,7 +35,9 @@ from PIL import (
 from PIL.ImageFile import ImageFile
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.inputs import colour, libtiff, orientation, primaries
+from clipseg_cli.inputs import orientation
+from clipseg_cli.inputs.colour import conversion, primaries
+from clipseg_cli.inputs.decoders import libtiff
 from clipseg_cli.inputs.decoders.result import Decoded, Sequence, damaged, too_large
 from clipseg_cli.settings.inputs import DecodeOptions
 
@@ -160,7 +162,7 @@ def finished(image: PIL.Image.Image, frames: int = 0, notes: Iterable[str] = ())
     notes = [*notes, *primaries.notes(image.info.get("transfer", 0))]
     with reasons():
         image.load()
-        pixels = colour.rgb(image, notes)
+        pixels = conversion.rgb(image, notes)
     turn = orientation.noted_orientation(image.info.get("exif"), notes)
     return Decoded(orientation.upright(pixels, turn), frames or _frames(image), notes, turn)
 

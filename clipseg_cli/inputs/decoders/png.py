@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.inputs import primaries
+from clipseg_cli.inputs.colour import primaries
 from clipseg_cli.inputs.decoders import pillow
 from clipseg_cli.inputs.decoders.result import Decoded, Sequence, damaged
 from clipseg_cli.settings.inputs import DecodeOptions

@@ -16,7 +16,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import PIL.Image
 
-from clipseg_cli.inputs import linear
+from clipseg_cli.inputs.colour import linear
 from clipseg_cli.inputs.decoders import pillow
 from clipseg_cli.inputs.decoders.result import Decoded, damaged, too_large, unsupported
 from clipseg_cli.settings.inputs import DecodeOptions

@@ -18,9 +18,11 @@ import PIL.Image
 import rawpy
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.inputs import colour, orientation, tiff_pages
+from clipseg_cli.inputs import orientation
+from clipseg_cli.inputs.colour import conversion
 from clipseg_cli.inputs.decoders import jpeg, pillow, tiff_arrays
 from clipseg_cli.inputs.decoders.result import Decoded, damaged, too_large, unsupported
+from clipseg_cli.inputs.frames import tiff_pages
 from clipseg_cli.settings.inputs import DecodeOptions
 
 LEAST_PREVIEW = 1024  # pixels of its longer side
@@ -73,7 +75,7 @@ def _preview(raw: Any, max_pixels: int, notes: list[str]) -> np.ndarray | None:
             return None
         with pillow.reasons():
             image.load()
-            stored = colour.rgb(image, found)
+            stored = conversion.rgb(image, found)
     except ImageError:
         return None
     size = _size(raw.sizes)

@@ -12,12 +12,14 @@ import numpy as np
 from PIL import TiffImagePlugin
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.inputs import colour, libtiff, orientation, tiff_pages
-from clipseg_cli.inputs.decoders import jpeg, pillow, tiff_codecs
+from clipseg_cli.inputs import orientation
+from clipseg_cli.inputs.colour import conversion
+from clipseg_cli.inputs.decoders import jpeg, libtiff, pillow, tiff_codecs
 from clipseg_cli.inputs.decoders import tiff_arrays as arrays
 from clipseg_cli.inputs.decoders.result import MOST_FRAMES, Decoded, damaged, too_large, unsupported
+from clipseg_cli.inputs.frames import tiff_pages
+from clipseg_cli.inputs.frames.tiff_pages import Directory, Page
 from clipseg_cli.inputs.kinds import KINDS, pip_line
-from clipseg_cli.inputs.tiff_pages import Directory, Page
 from clipseg_cli.settings.inputs import DecodeOptions
 
 WEBP = 50001  # a compression
@@ -153,7 +155,7 @@ def _pixels(image: TiffImagePlugin.TiffImageFile, notes: list[str]) -> np.ndarra
         if lost := libtiff.lost_pixels(reports):  # of some files Pillow returns what was decoded until then
             raise damaged(lost)
         notes += libtiff.skipped_tags(reports)
-        return colour.rgb(image, notes)
+        return conversion.rgb(image, notes)
 
 
 def _check(image: TiffImagePlugin.TiffImageFile) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from clipseg_cli.inputs import colour, levels, orientation
+from clipseg_cli.inputs import orientation
+from clipseg_cli.inputs.colour import conversion, levels
 from clipseg_cli.inputs.decoders import tiff_codecs
 from clipseg_cli.inputs.decoders.result import damaged, too_large, unsupported
-from clipseg_cli.inputs.tiff_pages import (
+from clipseg_cli.inputs.frames.tiff_pages import (
     BITS,
     COMPRESSION,
     HEIGHT,
@@ -275,7 +276,7 @@ def _rgb(form: Layout, samples: np.ndarray, has_alpha: bool, notes: list[str]) -
         image = image.convert("RGBA")
     if profile:
         image.info["icc_profile"] = profile
-    return colour.rgb(image, notes)
+    return conversion.rgb(image, notes)
 
 
 def _eight(form: Layout, values: np.ndarray, what: str, notes: list[str]) -> np.ndarray:

@@ -18,7 +18,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from numpy.typing import NDArray
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.inputs.colour import BACKGROUND
+from clipseg_cli.inputs.colour.conversion import BACKGROUND
 from clipseg_cli.inputs.decoders import video_listing
 from clipseg_cli.inputs.decoders.result import MOST_FRAMES, Decoded, damaged, too_large
 from clipseg_cli.settings.inputs import DecodeOptions

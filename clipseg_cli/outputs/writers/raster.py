@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from clipseg_cli.inputs import profiles
+from clipseg_cli.inputs.colour import profiles
 from clipseg_cli.outputs import colours
 
 RUNS = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]

@@ -10,8 +10,8 @@ import pytest
 
 from clipseg_cli.errors import ImageError, UsageError
 from clipseg_cli.inputs import decode
-from clipseg_cli.inputs.discovery import discover
-from clipseg_cli.inputs.frames import FrameReader
+from clipseg_cli.inputs.finding.discovery import discover
+from clipseg_cli.inputs.frames.reader import FrameReader
 from clipseg_cli.inputs.source import Source, key, readable
 from clipseg_cli.settings.inputs import InputOptions, selected
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.inputs.image_ends import ENDS, Window, rest
+from clipseg_cli.inputs.finding.image_ends import ENDS, Window, rest
 from clipseg_cli.inputs.kinds import SNIFF, sniff
 
 LARGEST = 1 << 26  # bytes of an image, however few pixels are allowed

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.inputs import tiff_pages
 from clipseg_cli.inputs.decoders import pillow
+from clipseg_cli.inputs.frames import tiff_pages
 from clipseg_cli.settings.inputs import MAX_PIXELS
 
 MOST = 1_000_000  # frames of a file that are listed

@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 from PIL import PsdImagePlugin
 
-from clipseg_cli.inputs import colour
+from clipseg_cli.inputs.colour import conversion
 from image_files import as_rgb, overwritten, read, refused
 from written_files import light, psd
 
@@ -45,7 +45,7 @@ def test_every_mode_equals_what_pillow_reads(photo: np.ndarray) -> None:
     for name, data in files.items():
         with PsdImagePlugin.PsdImageFile(io.BytesIO(data)) as reference:
             reference.load()
-            assert np.array_equal(read(data).pixels, colour.rgb(reference, [])), name
+            assert np.array_equal(read(data).pixels, conversion.rgb(reference, [])), name
     bits = np.asarray(image.convert("1"))
     assert np.array_equal(read(psd([~bits], 0)).pixels, as_rgb(bits * np.uint8(255)))
 

@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from clipseg_cli.inputs.frame_times import frame_times
+from clipseg_cli.inputs.frames.times import frame_times
 
 DELAYS = [100, 200, 50, 70, 90, 10]  # milliseconds
 STARTS = [0.0, 0.1, 0.3, 0.35, 0.42, 0.51]  # seconds

@@ -20,10 +20,11 @@ from dataclasses import replace
 from typing import BinaryIO
 
 from clipseg_cli.errors import ImageError, UsageError
-from clipseg_cli.inputs import folders, frames, image_stream, lists
+from clipseg_cli.inputs.finding import folders, image_stream, lists
+from clipseg_cli.inputs.finding.search import LeftOut, Search, path_parts, path_root
+from clipseg_cli.inputs.frames import expansion
 from clipseg_cli.inputs.kinds import SNIFF, sniff
 from clipseg_cli.inputs.names import renamed, shard_number
-from clipseg_cli.inputs.search import LeftOut, Search, path_parts, path_root
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.storage import buckets
@@ -67,7 +68,7 @@ def discover(
         found = search.walk(inputs[0], "")  # a single root: outputs mirror it, and no name can occur twice
     else:
         found = _once(_all(search, inputs, listing, stdin, at_once), inputs == ("-",) and listing is None)
-    found = itertools.chain.from_iterable(frames.expand(source, options) for source in found)
+    found = itertools.chain.from_iterable(expansion.expand(source, options) for source in found)
     index, count = options.shard
     shard = found if count == 1 else (source for source in found if shard_number(_together(source)) % count == index)
     return itertools.islice(shard, options.limit)

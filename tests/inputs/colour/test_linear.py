@@ -7,7 +7,7 @@ import numpy as np
 import OpenEXR
 import pytest
 
-from clipseg_cli.inputs import linear
+from clipseg_cli.inputs.colour import linear
 from image_files import overwritten, read, refused
 from written_files import FILES, exr, hdr, light, pfm
 

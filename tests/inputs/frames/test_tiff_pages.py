@@ -12,8 +12,8 @@ import pytest
 import tifffile
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.inputs import tiff_pages
 from clipseg_cli.inputs.decoders import pillow, tiff
+from clipseg_cli.inputs.frames import tiff_pages
 from clipseg_cli.settings.inputs import DecodeOptions
 from image_files import as_rgb, overwritten, read, refused, saved
 

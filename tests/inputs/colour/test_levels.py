@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clipseg_cli.inputs import levels
+from clipseg_cli.inputs.colour import levels
 
 
 @pytest.mark.parametrize("bits", [1, 4, 8, 10, 12, 16])

@@ -16,7 +16,7 @@ from clipseg_cli.inputs.source import Source
 from clipseg_cli.settings.videos import VideoOptions
 
 LIMIT = 600  # seconds to list the frames of one video: it is read once from its start to its end
-START = "import sys; sys.path[:] = sys.argv[1:]; from clipseg_cli.inputs.videos import serve; serve()"
+START = "import sys; sys.path[:] = sys.argv[1:]; from clipseg_cli.inputs.frames.videos import serve; serve()"
 
 
 def frame_times(source: Source) -> list[float]:

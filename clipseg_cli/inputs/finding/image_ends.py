@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 from clipseg_cli.inputs.decoders.result import damaged, too_large
-from clipseg_cli.inputs.lists import CHUNK, read
+from clipseg_cli.inputs.finding.lists import CHUNK, read
 
 LONGEST_HEADER = 1 << 16  # bytes of a PNM header with its comments, and of a comment between its numbers
 LONGEST_PADDING = 1 << 16  # bytes between two images of an MPO

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from clipseg_cli.errors import ImageError, UsageError
-from clipseg_cli.inputs import decode, kinds, videos
-from clipseg_cli.inputs.discovery import discover
+from clipseg_cli.inputs import decode, kinds
+from clipseg_cli.inputs.finding.discovery import discover
+from clipseg_cli.inputs.frames import videos
+from clipseg_cli.inputs.frames.videos import chosen, frame_times
 from clipseg_cli.inputs.source import Source
-from clipseg_cli.inputs.videos import chosen, frame_times
 from clipseg_cli.settings.flag import options
 from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.settings.videos import VideoOptions

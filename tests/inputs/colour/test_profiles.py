@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import ImageCms
 
 import icc
-from clipseg_cli.inputs import profiles
+from clipseg_cli.inputs.colour import profiles
 from image_files import PHOTOS, as_rgb, png, read, saved
 
 WIDE = ("Display P3", "Adobe RGB (1998)", "ProPhoto RGB", "Rec. 2020")

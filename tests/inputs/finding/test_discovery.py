@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from clipseg_cli.errors import UsageError
-from clipseg_cli.inputs.discovery import discover
-from clipseg_cli.inputs.search import MOST_KINDS, OUTPUT_NAMES, LeftOut
+from clipseg_cli.inputs.finding.discovery import discover
+from clipseg_cli.inputs.finding.search import MOST_KINDS, OUTPUT_NAMES, LeftOut
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.settings.inputs import InputOptions
 
@@ -339,7 +339,7 @@ import clipseg_cli.inputs.decoders.png
 from clipseg_cli.inputs.decode import load
 from clipseg_cli.errors import ImageError
 from clipseg_cli.settings.inputs import InputOptions
-from clipseg_cli.inputs.discovery import discover
+from clipseg_cli.inputs.finding.discovery import discover
 if os.geteuid() == 0:  # after the imports: the interpreter may be root's own
     os.setgid(65534)
     os.setuid(65534)

@@ -5,7 +5,7 @@ import PIL.Image
 from skimage import color
 
 import icc
-from clipseg_cli.inputs.colour import BACKGROUND
+from clipseg_cli.inputs.colour.conversion import BACKGROUND
 from image_files import as_rgb, png, read, saved, tiff
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.inputs import folders
-from clipseg_cli.inputs.folders import Folder, Named
+from clipseg_cli.inputs.finding import folders
+from clipseg_cli.inputs.finding.folders import Folder, Named
 from clipseg_cli.inputs.kinds import EXTENSIONS, KINDS
 from clipseg_cli.inputs.names import stem
 from clipseg_cli.inputs.source import Source

@@ -14,7 +14,7 @@ import PIL.Image
 from PIL import ImageCms, PpmImagePlugin, TiffImagePlugin
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.inputs import levels, profiles
+from clipseg_cli.inputs.colour import levels, profiles
 
 BACKGROUND = (255, 255, 255)  # RGB behind transparent pixels: the white of the pages that most such images stand on
 ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")

@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from skimage import color
 
-from clipseg_cli.inputs.colour import BACKGROUND
+from clipseg_cli.inputs.colour.conversion import BACKGROUND
 from clipseg_cli.inputs.decoders import tiff_codecs
 from image_files import as_rgb, overwritten, read, refused, tiff
 

@@ -17,9 +17,9 @@ import rawpy
 import tifffile
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.inputs import tiff_pages
 from clipseg_cli.inputs.decode import Image, load
 from clipseg_cli.inputs.decoders import tiff
+from clipseg_cli.inputs.frames import tiff_pages
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.settings.inputs import DecodeOptions
 from image_files import overwritten, read, refused, saved

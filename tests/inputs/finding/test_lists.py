@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from clipseg_cli.errors import UsageError
-from clipseg_cli.inputs import lists
+from clipseg_cli.inputs.finding import lists
 from pictures import Program, Shell, picture, records, save
 
 NAMES = [

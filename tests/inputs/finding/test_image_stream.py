@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.inputs import image_ends
-from clipseg_cli.inputs.image_ends import ENDS
-from clipseg_cli.inputs.image_stream import images
+from clipseg_cli.inputs.finding import image_ends
+from clipseg_cli.inputs.finding.image_ends import ENDS
+from clipseg_cli.inputs.finding.image_stream import images
 from clipseg_cli.inputs.kinds import sniff
 from image_files import VALID, overwritten, saved
 
@@ -188,7 +188,7 @@ ENDLESS = {
 @pytest.mark.parametrize("name", ENDLESS)
 def test_an_image_that_never_ends_is_too_large(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once it has more bytes than an image of --max-pixels can have. Nothing more is read."""
-    monkeypatch.setattr("clipseg_cli.inputs.image_stream.LARGEST", 300_000)
+    monkeypatch.setattr("clipseg_cli.inputs.finding.image_stream.LARGEST", 300_000)
     stream = Endless(*ENDLESS[name])
     (error,) = images(stream, b"", 1000)
     assert isinstance(error, ImageError) and error.kind == "too_large" and stream.given < 500_000
