@@ -78,6 +78,7 @@ def test_videos_of_masks_overlays_and_cutouts(clipseg: Program, clip: Path, tmp_
     assert row["masks"][1]["video"] == "videos/masks/green/clip.mkv" and row["masks"][1]["path"] == ""
 
 
+@pytest.mark.slow
 def test_a_repeated_run_keeps_videos_and_makes_missing_ones(clipseg: Program, clip: Path, tmp_path: Path) -> None:
     """Finished videos stay untouched; a deleted one and one with a lost mask are written again, alike."""
     command = "clipseg segment i -p green -f video -o out"
@@ -148,6 +149,7 @@ def test_several_workers_smooth_alike(shell: Shell, clip: Path, tmp_path: Path) 
     assert tree(tmp_path / "out1/soft") == tree(tmp_path / "out2/soft")
 
 
+@pytest.mark.slow
 def test_post_writes_videos_too(clipseg: Program, clip: Path, tmp_path: Path) -> None:
     """`post` with the run's options writes the videos of the run."""
     clipseg("clipseg segment i -p green -f soft,video,mask -o run")
@@ -156,6 +158,7 @@ def test_post_writes_videos_too(clipseg: Program, clip: Path, tmp_path: Path) ->
     assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_source_that_is_gone_is_named(clipseg: Program, clip: Path, tmp_path: Path) -> None:
     """If the video cannot be read again, the message says so, and the run can be repeated."""
     clipseg("clipseg segment i -p green -f video,mask,overlay,soft -o run")

@@ -18,6 +18,7 @@ from clipseg_cli.settings.inputs import MAX_PIXELS
 MOST = 1_000_000  # frames of a file that are listed
 THUMBNAILS = ("Large Thumbnail (VGA Equivalent)", "Large Thumbnail (Full HD Equivalent)")  # in an MPO: not frames
 BOXES = b"moov trak mdia minf stbl".split()  # of ISO media files: boxes that hold boxes
+LEAST_FRAME = 8  # bytes of a frame of an AVIF: less than its header and tile group
 LARGEST_BOX = 1 << 26  # bytes of a box that is read
 
 
@@ -81,8 +82,9 @@ def webp(file: BinaryIO) -> Iterator[float]:
 
 def avif(file: BinaryIO) -> Iterator[float]:
     """Yields how long each frame of the first image track is shown, in seconds."""
-    scale, wanted = 0, False
-    for name, content in _boxes(file, 0, file.seek(0, io.SEEK_END)):
+    scale, wanted, size = 0, False, file.seek(0, io.SEEK_END)
+    most = size // LEAST_FRAME  # a few bytes may claim billions
+    for name, content in _boxes(file, 0, size):
         if name == b"mdhd":
             scale = int.from_bytes(content[20:24] if content[0] else content[12:16], "big")
         elif name == b"hdlr":
@@ -90,7 +92,8 @@ def avif(file: BinaryIO) -> Iterator[float]:
         elif name == b"stts" and wanted:
             for at in range(8, len(content), 8):
                 count, ticks = struct.unpack_from(">II", content, at)
-                yield from itertools.repeat(ticks / scale, count)
+                yield from itertools.repeat(ticks / scale, min(count, most))
+                most -= min(count, most)
             return
 
 
