@@ -10,7 +10,6 @@ from subprocess import PIPE, Popen
 from typing import Any
 
 import cv2
-import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
@@ -138,6 +137,7 @@ def test_a_reader_that_has_enough_ends_a_stream_that_goes_on(quick_shell: Shell,
 
 def video(path: Path, frames: int) -> list[np.ndarray]:
     """Writes a video of a red circle that moves past a blue square. Returns its masks."""
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "160x128"]
     masks = []
     with Popen([*command, "-r", "10", "-i", "-", str(path)], stdin=PIPE) as process:
@@ -159,6 +159,7 @@ def video(path: Path, frames: int) -> list[np.ndarray]:
 )
 def test_a_video_goes_through_ffmpeg_at_both_ends(shell: Shell, tmp_path: Path, codec: str, options: str) -> None:
     """As many frames come out as went in, and each has the circle of its own frame."""
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
     ffmpeg = f"{imageio_ffmpeg.get_ffmpeg_exe()} -v error"
     expected = video(tmp_path / "in.mp4", 30)
     shell(

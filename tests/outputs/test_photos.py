@@ -36,6 +36,7 @@ def of(kind: str, name: str, **values: Any) -> Any:
         ("yolo", "WEBP", "none", "a.webp"),
         ("voc", "JPEG", "a.jpeg", "a.jpg"),
         ("labelme", "BMP", "a.bmp", "a.bmp"),
+        ("labelstudio", "WEBP", "a.webp", "a.webp"),
         ("webdataset", "TIFF", "a.tiff", "a.tif"),
         ("webdataset", "GIF", "a.gif", "a.gif"),
     ],
@@ -57,6 +58,7 @@ def test_a_kind_that_the_reader_takes_is_untouched(form: Any, kind: str, name: s
         ("yolo", replace(of("TIFF", "a.tif"), original=None), "a.png"),
         ("yolo", replace(of("MP4", "a.mp4"), original=None), "a.jpg"),
         ("voc", of("PNG", "a.png"), "a.jpg"),
+        ("labelstudio", of("TIFF", "a.tif"), "a.png"),
         ("webdataset", of("EXR", "a.exr"), "a.png"),
     ],
 )
@@ -73,7 +75,7 @@ def test_what_must_change_is_encoded_again(form: Any, image: Any, path: str) -> 
 
 
 def test_stored_images_are_untouched_unless_the_reader_turns_them() -> None:
-    """With `--orientation stored`. labelme applies the EXIF orientation, so it gets a photo that has none."""
+    """With `--orientation stored`. labelme and browsers apply the EXIF orientation, so they get a photo without."""
     image = of("JPEG", "a.jpg", orientation=6)
     image = replace(image, export=replace(image.export, orientation="stored"))
     assert [form for form in photos.KEPT if photos.untouched(form, image)] == ["yolo", "voc", "webdataset"]

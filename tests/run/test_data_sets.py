@@ -5,6 +5,8 @@ import json
 import tarfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import numpy as np
 import PIL.Image
@@ -25,7 +27,7 @@ from mask_shapes import read_coco
 from output_folder import tree
 from pictures import Program, picture, records
 
-SETS = "-p 'a red circle' -p red -f coco,yolo,voc,labelme,webdataset"
+SETS = "-p 'a red circle' -p red -f coco,yolo,voc,labelme,labelstudio,cvat,webdataset"
 SCENE = picture(150, 100)
 SCENE[:, :40] = (60, 80, 120)
 
@@ -83,10 +85,10 @@ def test_upright_images_are_the_original_files(clipseg: Program, tmp_path: Path,
     for path in ("yolo/images/sub/turned.png", "labelme/sub/turned.png"):
         assert np.array_equal(np.array(PIL.Image.open(out / path)), SCENE)
     assert {*images.values()} - {*packed.values()} == {images["turned.jpg"], images["sub/turned.png"]}
-    assert counts(out) == {"original": 6 * 3 + 2, "encoded": 2 * 3 + 6}
+    assert counts(out) == {"original": 6 * 3 + 5 + 2, "encoded": 2 * 3 + 3 + 6}
     (out / "yolo/images/wrong.png").unlink()
     assert "7 before" in clipseg(f"clipseg segment i {SETS} -o out").stderr
-    assert counts(out) == {"original": 6 * 3 + 2, "encoded": 2 * 3 + 6}
+    assert counts(out) == {"original": 6 * 3 + 5 + 2, "encoded": 2 * 3 + 3 + 6}
     assert {name: (tmp_path / "i" / name).read_bytes() for name in images} == images
 
 
@@ -101,15 +103,19 @@ def test_stored_images_are_all_original_files(clipseg: Program, tmp_path: Path, 
 
 
 def test_every_named_image_exists(clipseg: Program, tmp_path: Path, images: dict[str, bytes]) -> None:
-    """coco.json's names lead from the image root to the images, whatever way the folder was typed; VOC's and labelme's
-    from their own folders."""
+    """coco.json's names lead from the image root to the images, whatever way the folder was typed, and so do
+    CVAT's; labelme's from their own folders, and Label Studio's from the output folder."""
     for typed, root in (("i", "i"), ("./i/", "i"), (f"{tmp_path}/i", f"{tmp_path}/i"), ("i/sub i/a.jpg", "i")):
         clipseg(f"clipseg segment {typed} {SETS} -o {tmp_path}/out --overwrite")
         data = read_coco(tmp_path / "out/coco.json").dataset
         assert data["info"]["image_root"] == root and data["licenses"] == []
         assert all((tmp_path / root / image["file_name"]).is_file() for image in data["images"])
+        annotated = ElementTree.parse(tmp_path / "out/cvat/annotations.xml").iter("image")
+        assert [each.attrib["name"] for each in annotated] == [image["file_name"] for image in data["images"]]
     for path in (tmp_path / "out/labelme").rglob("*.json"):
         assert (path.parent / json.loads(path.read_text())["imagePath"]).is_file()
+    for task in json.loads((tmp_path / "out/labelstudio/tasks.json").read_text()):
+        assert (tmp_path / "out" / unquote(task["data"]["image"].partition("?d=")[2])).is_file()
 
 
 def test_a_split_is_the_same_in_every_data_set(clipseg: Program, tmp_path: Path, images: dict[str, bytes]) -> None:

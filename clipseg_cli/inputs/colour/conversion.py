@@ -20,6 +20,7 @@ BACKGROUND = (255, 255, 255)  # RGB behind transparent pixels: the white of the 
 ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 GREY_MODES = ("1", "L", "LA", "La")
 CMYK, LAB = "CMYK converted without an ICC profile", "LAB converted to sRGB"  # notes
+RARE_LAYOUT = "TIFF layout that many programs do not read"  # a note
 PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "YCbCr", "HSV")
 
 
@@ -46,8 +47,9 @@ def rgb(image: PIL.Image.Image, notes: list[str]) -> np.ndarray:
 
 
 def is_uncommon(notes: Sequence[str]) -> bool:
-    """Returns whether an image with these notes is CMYK, Lab, or of more than 8 bits: many readers fail at it."""
-    return any(note.endswith(levels.SCALED) or note in (CMYK, LAB, profiles.CMYK_CONVERTED) for note in notes)
+    """Returns whether many readers fail at an image with these notes: CMYK, Lab, more than 8 bits, a rare layout."""
+    uncommon = (CMYK, LAB, RARE_LAYOUT, profiles.CMYK_CONVERTED)
+    return any(note.endswith(levels.SCALED) or note in uncommon for note in notes)
 
 
 def _plain(image: PIL.Image.Image) -> PIL.Image.Image:

@@ -52,6 +52,7 @@ class Pages:
         if page.plane == 0 and not _misread(page.directory):
             pixels = self._by_pillow(page, notes)
         if pixels is None:
+            notes.append(conversion.RARE_LAYOUT)
             pixels = arrays.decode(page, self.options.max_pixels, notes)
         turn = 1
         with suppress(ValueError):

@@ -37,7 +37,7 @@ class Result:
     kind: str = ""  # of the file, a key of KINDS
     original: Callable[[], Content] | None = None  # returns the file itself; None for a frame, which has none
     orientation: int = 1  # the EXIF orientation of the file
-    uncommon: bool = False  # the file is CMYK, Lab, or of more than 8 bits, which readers take for something else
+    uncommon: bool = False  # the file is of a kind of pixels that many readers mistake: see `conversion.is_uncommon`
     frame: int | None = None  # the number of the frame in its file
     split: str = ""  # the part of a data set: train, val or test; "" without --split
 

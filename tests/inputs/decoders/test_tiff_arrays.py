@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from skimage import color
 
-from clipseg_cli.inputs.colour.conversion import BACKGROUND
+from clipseg_cli.inputs.colour.conversion import BACKGROUND, RARE_LAYOUT
 from clipseg_cli.inputs.decoders import tiff_codecs
 from image_files import as_rgb, overwritten, read, refused, tiff
 
@@ -116,7 +116,7 @@ def test_packed_bits_are_read(photo: np.ndarray, bits: int) -> None:
         image = read(tiff(packed, **tags))
         assert np.abs(image.pixels.astype(int) - wanted).max() <= 1
         if count > 1:
-            assert image.notes == ((f"{bits}-bit colour scaled to 8 bits",) if bits > 8 else ())
+            assert image.notes == (RARE_LAYOUT, *((f"{bits}-bit colour scaled to 8 bits",) if bits > 8 else ()))
 
 
 STRIPS, TILES, PLANES = {"rowsperstrip": 16}, {"tile": (32, 48)}, {"planarconfig": "separate"}
