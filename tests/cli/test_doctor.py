@@ -159,7 +159,7 @@ def test_doctor_says_which_files_can_be_read(monkeypatch: pytest.MonkeyPatch) ->
     """It lists the kinds that can be read, and for every other kind the pip line of its extra."""
     from clipseg_cli.cli.doctor import _kinds
 
-    assert "JPEG, PNG" in next(_kinds()).value and len([*_kinds()]) == 1
+    assert "JPEG, PNG" in next(_kinds()).value
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     reads, *others = _kinds()
     assert "JPEG, PNG" in reads.value and "HEIC" not in reads.value

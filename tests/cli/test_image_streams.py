@@ -16,8 +16,15 @@ from PIL import Image
 
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs.finding.image_stream import images
-from image_files import overwritten, saved
 from pictures import Program, Shell, iou, picture, records
+
+
+def saved(image: np.ndarray, form: str) -> bytes:
+    """Returns the bytes of an RGB image in one of Pillow's formats."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, form)
+    return file.getvalue()
+
 
 SEGMENT = "clipseg segment - -p red"
 FORMS = ("JPEG", "PNG", "PPM", "WEBP", "BMP", "JPEG", "GIF")
@@ -69,7 +76,8 @@ def test_a_failed_image_has_no_output(quick_clipseg: Program, tmp_path: Path) ->
     """The others keep their order, stderr names it, and the exit code is 3. A stream that breaks off is the same: what
     came before is done."""
     whole = opened(os.fsencode(quick_clipseg(f"{SEGMENT} -o -", stdin=b"".join(FRAMES)).stdout))
-    broken = overwritten(FRAMES[1], len(FRAMES[1]) // 2, bytes(9))
+    middle = len(FRAMES[1]) // 2
+    broken = FRAMES[1][:middle] + bytes(9) + FRAMES[1][middle + 9 :]
     done = quick_clipseg(f"{SEGMENT} -o -", stdin=FRAMES[0] + broken + b"".join(FRAMES[2:4]), expect=3)
     assert [each.size for each in opened(os.fsencode(done.stdout))] == [whole[index].size for index in (0, 2, 3)]
     assert "failed -#2: corrupt" in done.stderr and "3 of 4 images done, 1 failed" in done.stderr
