@@ -15,7 +15,7 @@ from clipseg_cli.errors import ImageError, UsageError
 from clipseg_cli.inputs import names
 from clipseg_cli.outputs.record import PER_LABEL
 from clipseg_cli.settings.names import fields, split, templates
-from clipseg_cli.settings.outputs import TOP_NAMES, Format
+from clipseg_cli.settings.outputs import Format, top_names
 from clipseg_cli.storage import store
 
 # The formats with one file per image, or per image and label, and their names without --name. All others are data sets,
@@ -90,7 +90,7 @@ class Names:
     def of(cls, name: Sequence[str], formats: Sequence[Format]) -> "Names":
         """Returns the names of a run with these values of --name and these formats."""
         found = templates(name)
-        own = {TOP_NAMES[form] for form in formats if form not in found}
+        own = [name for form in formats if form not in found for name in top_names(form)]
         return cls(found, frozenset(map(store.folded, (*own, *OWN))))
 
     def suffix(self, form: Format) -> str:
@@ -169,7 +169,7 @@ def check(
     for form, template in found.items():
         first = split(template)[0]
         for other in formats:
-            if other not in found and len(first) == 1 and store.folded(first[0]) == store.folded(TOP_NAMES[other]):
+            if other not in found and len(first) == 1 and store.folded(first[0]) in map(store.folded, top_names(other)):
                 raise UsageError(
                     f"--name {form}={template}: {first[0]}/ belongs to {other}; choose another, or name {other} too"
                 )

@@ -101,7 +101,8 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
     before = _read(run)
     plan = _plan(request, before)
     document = _describe(request, before, plan)
-    run_file.check_names(out, patterns(request.output.name, [prompt.label for prompt in plan.prompts]))
+    names = [prompt.label for prompt in plan.prompts]
+    run_file.check_names(out, patterns(request.output.name, names, plan.formats, plan.export.images))
     _admit(out, document, request)
     started = time.monotonic()
     store.write(out / RUN, run_file.to_json(document), fsync)

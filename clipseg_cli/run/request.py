@@ -63,8 +63,9 @@ class Request:
 
     @property
     def patterns(self) -> tuple[re.Pattern[str], ...]:
-        """What --name calls files, as paths below the output folder."""
-        return patterns(self.output.name, [prompt.label for prompt in self.query.prompts])
+        """What --name and --layout call files, as paths below the output folder."""
+        labels = [prompt.label for prompt in self.query.prompts]
+        return patterns(self.output.name, labels, self.formats, self.output.export.images)
 
     @property
     def out(self) -> str:

@@ -169,8 +169,8 @@ def admit(out: store.AnyPath, document: dict[str, Any], resume: bool) -> bool:
 def check_names(out: store.AnyPath, patterns: Sequence[re.Pattern[str]]) -> None:
     """Checks that a folder without a run holds no file that has the name of an output. Raises OutputError.
 
-    `patterns` are what --name calls the outputs. Other files of the user may lie in the folder, which stay. In a bucket
-    nothing is checked.
+    `patterns` are what --name and --layout call the outputs. Other files of the user may lie in the folder, which stay.
+    In a bucket nothing is checked.
     """
     if not patterns or not isinstance(out, Path) or earlier(out) is not None:
         return

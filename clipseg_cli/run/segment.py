@@ -108,7 +108,8 @@ def _to_folder(
     store.check(out)
     if store.folds(out):
         sources = _unfolded(sources)
-    if request.output.layout is not None and not any("{name}" in each for each in request.output.name):
+    named = request.output.name  # empty for a data set, whose own names all differ
+    if request.output.layout is not None and named and not any("{name}" in each for each in named):
         sources = _without_own_stem(sources, request.output.layout, note)
     checkpoint, job, document = _described(request)
     run_file.check_names(out, request.patterns)

@@ -16,8 +16,8 @@ class Preset:
     """The options of one layout."""
 
     reads: str  # what reads it, and with which option
-    names: Mapping[Format, str]  # the formats that it writes, with their names
-    polarity: Polarity  # of the prompted object
+    names: Mapping[Format, str]  # the formats that it writes, with their names; "" for a data set, which has its own
+    polarity: Polarity | None  # of the prompted object; None for a data set, which has no such mask
     orientation: Orientation  # in which the program reads images
 
 
@@ -64,6 +64,15 @@ LAYOUTS: dict[Layout, Preset] = {
     "darktable": Preset(
         "darktable, the module external raster masks", {"joined": "{dir}/{name}.pfm"}, "white", "stored",
     ),
+    "ultralytics": Preset(
+        "Ultralytics, yolo segment train data=OUT/data.yaml", {"ultralytics": ""}, None, "upright",
+    ),
+    "coco": Preset(
+        "Detectron2, FiftyOne, torchvision: annotations/ beside images/", {"instances": ""}, None, "upright",
+    ),
+    "imagefolder": Preset(
+        'Hugging Face datasets, load_dataset("imagefolder", data_dir=OUT)', {"imagefolder": ""}, None, "upright",
+    ),
 }  # fmt: skip
 OTHER: dict[Polarity, Polarity] = {"white": "black", "black": "white"}
 
@@ -72,7 +81,7 @@ def applied(options: OutputOptions) -> OutputOptions:
     """Returns the options with those of the layout filled in.
 
     Formats are added to those of the layout; a name or a polarity that is given goes before that of the layout. Raises
-    UsageError for --keep without a layout, or with --polarity.
+    UsageError for --keep without a layout, with --polarity, or with a layout that has no polarity.
     """
     export = options.export
     if options.keep and (options.layout is None or export.polarity is not None):
@@ -81,9 +90,12 @@ def applied(options: OutputOptions) -> OutputOptions:
         return options
     preset = LAYOUTS[options.layout]
     given = templates(options.name)
-    names = tuple(f"{form}={template}" for form, template in preset.names.items() if form not in given)
+    if options.keep and preset.polarity is None:
+        raise UsageError(f"--keep: --layout {options.layout} has no polarity to turn; leave out --keep")
+    names = tuple(f"{form}={template}" for form, template in preset.names.items() if template and form not in given)
     formats = dict.fromkeys((*preset.names, *options.formats))
-    polarity = export.polarity or (OTHER[preset.polarity] if options.keep else preset.polarity)
+    usual = preset.polarity and (OTHER[preset.polarity] if options.keep else preset.polarity)
+    polarity = export.polarity or usual
     orientation = preset.orientation if export.orientation == "upright" else export.orientation
     export = replace(export, polarity=polarity, orientation=orientation)
     return replace(options, formats=tuple(formats), name=(*names, *options.name), export=export)

@@ -20,6 +20,13 @@ FIELDS = {  # field: the regular expression of its values
     "frame": "[0-9]{6,}(?:~[0-9a-f]{8})?",
     "format": "[a-z0-9]+",
 }
+_PART = "(?:train|val|test)"
+# The files of the data sets of `--layout`; first the images, which --images none does not write.
+_SETS = {
+    "ultralytics": (re.compile(f"images/{_PART}/.+"), re.compile(rf"labels/{_PART}/.+|data\.yaml")),
+    "instances": (re.compile("images/.+"), re.compile(rf"annotations/instances_{_PART}\.json")),
+    "imagefolder": (re.compile(f"{_PART}/images/.+"), re.compile(rf"{_PART}/(?:masks/.+|metadata\.jsonl)")),
+}
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _FORMAT = re.compile(r"[a-z0-9]+(?==)")
 _NOT_PORTABLE = frozenset('\\:*?"<>|{}')  # some file systems refuse these, and ":" and "\" lead out of the folder
@@ -95,7 +102,14 @@ def pattern(template: str, labels: Iterable[str] = ()) -> re.Pattern[str]:
     return re.compile("".join(parts).removesuffix("/"))
 
 
-def patterns(names: Sequence[str], labels: Iterable[str]) -> tuple[re.Pattern[str], ...]:
-    """Returns an expression for each template among values of `parsed`, as `pattern` does."""
+def patterns(
+    names: Sequence[str], labels: Iterable[str], formats: Iterable[str] = (), images: str = "link"
+) -> tuple[re.Pattern[str], ...]:
+    """Returns expressions that match all outputs whose names a walk does not know, as paths below the output folder.
+
+    They are those of the templates among values of `parsed`, as `pattern` returns them, and of the data sets of
+    `--layout` among the formats. `images` is the value of `--images`.
+    """
     labels = [*labels]
-    return tuple(pattern(template, labels) for template in templates(names).values())
+    named = [pattern(template, labels) for template in templates(names).values()]
+    return (*named, *(each for form in formats for each in _SETS.get(form, ())[images == "none" :]))

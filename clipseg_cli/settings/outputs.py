@@ -27,6 +27,9 @@ Format = Literal[
     "webdataset",
     "parquet",
     "video",
+    "ultralytics",
+    "instances",
+    "imagefolder",
 ]
 Codec = Literal["ffv1", "h264", "vp9", "prores"]
 # The file or folder of each format at the top of the output folder. A run never reads these as inputs.
@@ -51,8 +54,15 @@ TOP_NAMES: dict[Format, str] = {
     "parquet": "manifest.parquet",
     "video": "videos",
 }
+# The data sets that only --layout writes, with what they have at the top of the output folder. Their names are common
+# ones, so a walk leaves out only the files that such a run writes: `names.patterns`.
+TOP_SETS: dict[Format, tuple[str, ...]] = {
+    "ultralytics": ("images", "labels", "data.yaml"),
+    "instances": ("images", "annotations"),
+    "imagefolder": ("train", "val", "test"),
+}
 FILMED: tuple[Format, ...] = ("mask", "cutout", "overlay")  # formats that become videos with -f video
-FORMATS = tuple(TOP_NAMES)
+FORMATS = tuple(TOP_NAMES)  # the choices of --format
 Print = Literal["paths", "none"]
 Polarity = Literal["white", "black"]
 Layout = Literal[
@@ -68,6 +78,9 @@ Layout = Literal[
     "iopaint",
     "comfyui",
     "darktable",
+    "ultralytics",
+    "coco",
+    "imagefolder",
 ]
 Orientation = Literal["upright", "stored"]
 Images = Literal["link", "copy", "none"]
@@ -80,6 +93,11 @@ def _formats(text: str) -> tuple[str, ...]:
         if name not in FORMATS:
             raise UsageError(f"--format {name}: no such format; choose from {', '.join(FORMATS)}")
     return names
+
+
+def top_names(form: Format) -> tuple[str, ...]:
+    """Returns the files and folders of a format at the top of the output folder."""
+    return TOP_SETS[form] if form in TOP_SETS else (TOP_NAMES[form],)
 
 
 def complete(formats: tuple[Format, ...]) -> tuple[Format, ...]:
@@ -145,16 +163,17 @@ class ExportOptions:
     images: Annotated[
         Images,
         Flag(
-            "Images in yolo, voc, labelme, labelstudio and webdataset: the original files, as reflinks or hard links "
-            "where possible, or as copies; or none. Only those that must be turned or converted are encoded again."
+            "Images in yolo, voc, labelme, labelstudio, webdataset and the data sets of --layout: the original files, "
+            "as reflinks or hard links where possible, or as copies; or none. Only those that must be turned or "
+            "converted are encoded again."
         ),
     ] = "link"
     flat: Annotated[bool, Flag("No subfolders in yolo, voc and labelme: sub/a becomes sub__a.")] = False
     split: Annotated[
         Shares | None,
         Flag(
-            "Split coco, yolo, voc and webdataset into these shares of the images, like 0.8,0.1,0.1. An image stays in "
-            "its part when others are added.",
+            "Split coco, yolo, voc, webdataset and the data sets of --layout into these shares of the images, like "
+            "0.8,0.1,0.1. An image stays in its part when others are added.",
             metavar="TRAIN,VAL,TEST",
             parse=_shares,
             spell=lambda shares: ",".join(map(str, shares)),

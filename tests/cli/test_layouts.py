@@ -65,7 +65,7 @@ def mask_as_read(path: Path, layout: str) -> np.ndarray:
     return read * 255 if layout == "darktable" else read
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", EXPECTED)
 def test_a_program_finds_its_masks_and_they_fit_the_pixels_that_it_reads(
     quick_clipseg: Program, turned: Path, tmp_path: Path, layout: str
 ) -> None:
@@ -101,8 +101,10 @@ def test_equal_stems_are_told_to_programs_that_go_by_stems(quick_clipseg: Progra
 
 
 def test_layouts_are_listed(quick_clipseg: Program) -> None:
-    """One line each, or as JSON. A wrong name is a usage error that lists them."""
+    """One line each, or as JSON. Those that are no data sets are tested here. A wrong name is a usage error that
+    lists them."""
     lines = quick_clipseg("clipseg layouts").stdout.splitlines()
+    assert {*EXPECTED} == {name for name, preset in LAYOUTS.items() if preset.polarity}
     assert [line.split()[0] for line in lines] == [*LAYOUTS] and all(len(line) < 100 for line in lines)
     assert "choose from colmap, " in quick_clipseg("clipseg segment x -p red --layout colmpa", 2).stderr
     assert json.loads(quick_clipseg("clipseg layouts --json").stdout)["kohya"]["polarity"] == "white"

@@ -40,9 +40,13 @@ def test_what_is_given_goes_before_the_layout() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [OutputOptions(keep=True), OutputOptions(layout="colmap", keep=True, export=ExportOptions(polarity="black"))],
+    [
+        OutputOptions(keep=True),
+        OutputOptions(layout="colmap", keep=True, export=ExportOptions(polarity="black")),
+        OutputOptions(layout="coco", keep=True),
+    ],
 )
 def test_keep_needs_a_polarity_to_turn(options: OutputOptions) -> None:
-    """Without a layout, or with --polarity, it would have no meaning."""
-    with pytest.raises(UsageError, match="--keep turns the polarity"):
+    """Without a layout, with --polarity, or with the layout of a data set, it would have no meaning."""
+    with pytest.raises(UsageError, match=r"--keep.* polarity"):
         applied(options)

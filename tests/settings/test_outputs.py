@@ -5,14 +5,14 @@ import pytest
 from clipseg_cli.errors import UsageError
 from clipseg_cli.outputs.writers import WRITERS
 from clipseg_cli.settings.flag import options
-from clipseg_cli.settings.outputs import FORMATS, OutputOptions
+from clipseg_cli.settings.outputs import FORMATS, TOP_SETS, OutputOptions
 
 OPTIONS = {option.name: option.flag for option in options(OutputOptions)}
 
 
 def test_every_format_has_a_writer() -> None:
-    """And every writer is a choice of --format."""
-    assert {*FORMATS} == {*WRITERS}
+    """And every writer is a choice of --format, or a data set of --layout."""
+    assert {*FORMATS, *TOP_SETS} == {*WRITERS}
 
 
 def test_formats_are_joined_by_commas() -> None:

@@ -176,10 +176,11 @@ def _run_file(path: str) -> dict[str, Any]:
 
 
 def named_by_run(folder: str) -> tuple[re.Pattern[str], ...]:
-    """Returns what the run in a folder, if there is one, calls outputs with --name, as paths below the folder."""
+    """Returns what the run in a folder, if there is one, calls outputs by --name or --layout, below the folder."""
     try:
         settings = _run_file(os.path.join(folder, "run.json")).get("settings", {})
-        return patterns(settings.get("name", ()), [prompt["label"] for prompt in settings["prompts"]])
+        labels = [prompt["label"] for prompt in settings["prompts"]]
+        return patterns(settings.get("name", ()), labels, settings.get("formats", ()), settings.get("images", "link"))
     except (AttributeError, KeyError, TypeError, ValueError, UsageError):  # not written by this program
         return ()
 

@@ -1,6 +1,6 @@
 """Writers, one per output format: they turn arrays into the bytes of files, and write nothing to disk.
 
-The keys of WRITERS are the choices of `--format`.
+The keys of WRITERS are the choices of `--format`, and the data sets that only `--layout` writes.
 """
 
 import importlib.util
@@ -8,7 +8,17 @@ from collections.abc import Callable, Iterator, Sequence
 
 from clipseg_cli.errors import UsageError
 from clipseg_cli.outputs.names import Names, Place, usual
-from clipseg_cli.outputs.writers import annotations, labelling, one_file, parquet, pixels, raster, video, webdataset
+from clipseg_cli.outputs.writers import (
+    annotations,
+    labelling,
+    one_file,
+    parquet,
+    pixels,
+    raster,
+    top_sets,
+    video,
+    webdataset,
+)
 from clipseg_cli.outputs.writers.result import File, Result
 from clipseg_cli.settings.masks import Mode
 from clipseg_cli.settings.outputs import Format
@@ -82,6 +92,9 @@ WRITERS: dict[Format, Writer] = {
     "webdataset": webdataset.webdataset,
     "parquet": parquet.masks,
     "video": video.fragments,
+    "ultralytics": top_sets.ultralytics,
+    "instances": top_sets.instances,
+    "imagefolder": top_sets.imagefolder,
 }
 # Modules that formats need. Each of these formats has an extra of its name.
 PACKAGES: dict[Format, str] = {"parquet": "pyarrow", "video": "av"}

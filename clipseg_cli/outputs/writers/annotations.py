@@ -16,6 +16,7 @@ from clipseg_cli.masks import cleanup, coco_codec, outline, soft_maps, yolo_code
 from clipseg_cli.outputs import colours
 from clipseg_cli.outputs.writers import photos, raster
 from clipseg_cli.outputs.writers.result import File, Result
+from clipseg_cli.settings.outputs import Format
 
 FRAGMENTS = ".clipseg-parts"  # folder of the fragments that `per_run.py` assembles
 LABELME = "5.5.0"  # version of the file format
@@ -32,6 +33,11 @@ def objects(result: Result) -> Iterator[tuple[int, NDArray[np.uint8]]]:
 
 def coco(stem: str, result: Result) -> Iterator[File]:
     """Yields a JSON fragment: the image and its annotations. `per_run.coco` adds the ids."""
+    yield f"{FRAGMENTS}/coco/{stem}.json", None, coco_json(result, result.name)
+
+
+def coco_json(result: Result, file_name: str) -> bytes:
+    """Returns the fragment of an image that the data set calls `file_name`."""
     height, width = result.masks[0].shape
     annotations = []
     for index, mask in objects(result):
@@ -48,11 +54,11 @@ def coco(stem: str, result: Result) -> Iterator[File]:
                 "score": round(result.scores[index], 4),
             }
         )
-    name = result.name.encode("utf-8", "backslashreplace").decode("utf-8")
+    name = file_name.encode("utf-8", "backslashreplace").decode("utf-8")
     image: dict[str, object] = {"file_name": name, "width": width, "height": height}
     image |= {} if result.frame is None else {"frame": result.frame}
     fragment = {"categories": list(result.labels), "image": image, "annotations": annotations}
-    yield f"{FRAGMENTS}/coco/{stem}.json", None, _json(fragment)
+    return _json(fragment)
 
 
 def _polygons(mask: NDArray[np.uint8]) -> list[list[int]]:
@@ -61,12 +67,18 @@ def _polygons(mask: NDArray[np.uint8]) -> list[list[int]]:
 
 
 def yolo(stem: str, result: Result) -> Iterator[File]:
-    """Yields the label file, one polygon per line, and the photo.
+    """Yields the label file, one polygon per line, and the photo. Raises ImageError."""
+    part = f"{result.split}/" if result.split else ""
+    yield from yolo_files("yolo", f"yolo/images/{part}{photos.flat(stem, result)}", result)
+
+
+def yolo_files(form: Format, photo: str, result: Result) -> Iterator[File]:
+    """Yields the label file and the photo, whose path without extension is `photo`. Raises ImageError.
 
     A line is the class, then x y pairs as fractions of width and height. Each component has its own line, and a
     zero-width channel connects each hole to the edge. Readers that draw at whole pixels get each component back: see
     `yolo_codec`. Trainers look for the label file under the photo's path, with the last folder `images` replaced
-    by `labels`. Raises ImageError.
+    by `labels`.
     """
     height, width = result.masks[0].shape
     indices, rings = [], []
@@ -79,9 +91,9 @@ def yolo(stem: str, result: Result) -> Iterator[File]:
         f"{index} " + " ".join(f"{fraction:.{yolo_codec.DIGITS}f}" for fraction in points.ravel().tolist()) + "\n"
         for index, points in zip(indices, polygons, strict=True)
     )
-    photo = f"yolo/images/{f'{result.split}/' if result.split else ''}{photos.flat(stem, result)}"
-    yield "/labels/".join(photo.rsplit("/images/", 1)) + ".txt", None, "".join(lines).encode()
-    yield from photos.photo("yolo", photo, result)
+    label = "/labels/".join(f"/{photo}".rsplit("/images/", 1))[1:]
+    yield f"{label}.txt", None, "".join(lines).encode()
+    yield from photos.photo(form, photo, result)
 
 
 def voc(stem: str, result: Result) -> Iterator[File]:

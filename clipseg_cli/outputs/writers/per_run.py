@@ -35,6 +35,8 @@ READ_FROM: dict[Format, str] = {
     "labelstudio": "labelstudio/tasks.json",
     "cvat": "cvat/annotations.xml",
     "webdataset": "webdataset/000000.tar",
+    "instances": "annotations/instances_{part}.json",
+    "imagefolder": "{part}/metadata.jsonl",
 }
 
 Fragments = Sequence[tuple[str, str]]  # (key of the image, path relative to the output folder), sorted
@@ -61,7 +63,9 @@ class DataSet:
 
 def read_from(form: Format, path: str, part: str) -> str:
     """Returns the path that a record gives for a file of an image in this part of a data set: what readers open."""
-    return f"webdataset/{part}-000000.tar" if form == "webdataset" and part else READ_FROM.get(form, path)
+    if form == "webdataset" and part:
+        return f"webdataset/{part}-000000.tar"
+    return READ_FROM[form].replace("{part}", part or SPLITS[0]) if form in READ_FROM else path
 
 
 def coco(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool, about: DataSet) -> None:
@@ -98,12 +102,41 @@ def coco_json(
     yield previous.removesuffix(b",\n") + (b"\n" if previous else b"") + b"]}\n"
 
 
+def instances(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool, about: DataSet) -> None:
+    """Writes annotations/instances_train.json and those of the other parts. Names of images are relative to images/."""
+    for part, chosen in about.parts(fragments).items():
+        contents = partial(store.contents, out, [path for _, path in chosen])
+        data = coco_json(contents, len(chosen), labels, ImageRoot("", ("images",)))
+        store.write(out / f"annotations/instances_{part}.json", data, fsync)
+
+
+def imagefolder(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool, about: DataSet) -> None:
+    """Writes train/metadata.jsonl and those of the other parts. A part without images has none."""
+    parts = about.parts(fragments)
+    for part in SPLITS:
+        path = out / f"{part}/metadata.jsonl"
+        if chosen := parts.get(part, ()):
+            store.write(path, store.contents(out, [fragment for _, fragment in chosen]), fsync)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def yolo(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool, about: DataSet) -> None:
     """Writes yolo/data.yaml. Paths are relative to it. Without a split, `train` and `val` name the same folder."""
+    store.write(out / "yolo/data.yaml", _data_yaml("images", fragments, labels, about), fsync)
+
+
+def ultralytics(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool, about: DataSet) -> None:
+    """Writes data.yaml, as `yolo` does. Without a split, `val` names the images of `train`."""
+    store.write(out / "data.yaml", _data_yaml("images/train", fragments, labels, about), fsync)
+
+
+def _data_yaml(whole: str, fragments: Fragments, labels: Sequence[str], about: DataSet) -> bytes:
+    """Returns data.yaml; `whole` is the folder of all images if they are not split."""
     names = "".join(f"  {index}: {_quoted(label)}\n" for index, label in enumerate(labels))
-    whole = "train: images\nval: images\n"
-    parts = "".join(f"{part}: images/{part}\n" for part in about.parts(fragments)) if about.splits else whole
-    store.write(out / "yolo/data.yaml", f"{parts}names:\n{names}".encode(), fsync)
+    named = dict.fromkeys((*SPLITS[:2], *about.parts(fragments)))
+    parts = "".join(f"{part}: {f'images/{part}' if about.splits else whole}\n" for part in named)
+    return f"{parts}names:\n{names}".encode()
 
 
 def voc(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool, about: DataSet) -> None:
@@ -228,4 +261,7 @@ DATA_SETS: dict[Format, Callable[[AnyPath, Fragments, Sequence[str], bool, DataS
     "voc": voc,
     "cvat": cvat,
     "webdataset": webdataset,
+    "ultralytics": ultralytics,
+    "instances": instances,
+    "imagefolder": imagefolder,
 }

@@ -33,6 +33,10 @@ _COMMON = {
 KEPT: dict[Format, dict[str, tuple[str, ...]]] = {
     # in IMG_FORMATS of Ultralytics, in `load_yolo_annotations` of supervision and in IMAGE_EXTENSIONS of Datumaro
     "yolo": _COMMON,
+    "ultralytics": _COMMON,
+    # what Pillow opens, with which Detectron2, FiftyOne, torchvision and datasets read images
+    "instances": _COMMON,
+    "imagefolder": _COMMON,
     # VOCSegmentation of torchvision and `load_voc_instances` of Detectron2 look for .jpg
     "voc": {"JPEG": (".jpg",)},
     # what Qt's readers show, and `_imread` of labelme opens
@@ -52,7 +56,7 @@ KEPT: dict[Format, dict[str, tuple[str, ...]]] = {
     },
 }
 # Readers that apply the EXIF orientation, so that masks in the pixel frame of the file would not fit.
-TURNING = ("labelme", "labelstudio")
+TURNING = ("labelme", "labelstudio", "ultralytics", "imagefolder")
 LOSSLESS = ("PNG", "BMP", "TIFF", "GIF", "PPM", "EXR", "HDR", "PFM", "PSD", "TGA", "QOI", "ICO")
 JOINT = "__"  # in place of "/", with --flat
 
