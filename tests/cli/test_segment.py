@@ -160,9 +160,9 @@ def test_a_terminal_on_stdin_is_not_read(tmp_path: Path, environment: dict[str, 
 
 @pytest.mark.slow
 def test_files_of_a_photo_that_was_converted_say_that_they_are_srgb(clipseg: Program, tmp_path: Path) -> None:
-    """Display P3: overlay, cutout, data sets' photos and single files carry sRGB, and hold the converted colours.
+    """Display P3: overlay, cutout, VOC's photo and single files carry sRGB, and hold the converted colours.
 
-    `post` repeats their bytes. A photo without a profile gives files that name no colour space.
+    `post` repeats their bytes. A data set that takes PNG holds the original. A photo without a profile gives files that name no colour space.
     """
     photo = picture(160, 120, 1)
     for name, profile in (("wide", icc.profile("Display P3")), ("plain", None)):
@@ -175,7 +175,8 @@ def test_files_of_a_photo_that_was_converted_say_that_they_are_srgb(clipseg: Pro
             for form in ("overlay", "cutout"):
                 clipseg(f"clipseg segment {name}.png -p 'a red circle' -f {form} -o {name}-{form}.{suffix}")
                 colour.append(tmp_path / f"{name}-{form}.{suffix}")
-        assert len(colour) == 10
+        assert len(colour) == 9
+        assert (tmp_path / name / f"yolo/images/{name}.png").read_bytes() == (tmp_path / f"{name}.png").read_bytes()
         for path in colour:
             with Image.open(path) as file:
                 info = file.info
@@ -185,7 +186,7 @@ def test_files_of_a_photo_that_was_converted_say_that_they_are_srgb(clipseg: Pro
         for path in (tmp_path / f"{name}-post").rglob("*.*"):
             if path.suffix in (".jpg", ".png"):
                 assert path.read_bytes() == (tmp_path / name / path.relative_to(tmp_path / f"{name}-post")).read_bytes()
-    with Image.open(tmp_path / "wide/yolo/images/wide.jpg") as file:
+    with Image.open(tmp_path / "wide/voc/JPEGImages/wide.jpg") as file:
         assert np.abs(np.asarray(file) - icc.in_srgb(photo, "Display P3").astype(int)).mean() < 3
     (row,) = records(tmp_path / "wide/manifest.jsonl")
     assert row["notes"] == "colours converted from Display P3 to sRGB"
