@@ -162,7 +162,8 @@ def test_a_terminal_on_stdin_is_not_read(tmp_path: Path, environment: dict[str, 
 def test_files_of_a_photo_that_was_converted_say_that_they_are_srgb(clipseg: Program, tmp_path: Path) -> None:
     """Display P3: overlay, cutout, VOC's photo and single files carry sRGB, and hold the converted colours.
 
-    `post` repeats their bytes. A data set that takes PNG holds the original. A photo without a profile gives files that name no colour space.
+    `post` repeats their bytes. A data set that takes PNG holds the original. A photo without a profile gives files that
+    name no colour space.
     """
     photo = picture(160, 120, 1)
     for name, profile in (("wide", icc.profile("Display P3")), ("plain", None)):
