@@ -60,18 +60,19 @@ def test_supervision_reads_yolo(tmp_path: Path) -> None:
             assert worst_of(mask, parts) >= LEAST
 
 
-def test_ultralytics_reads_yolo(tmp_path: Path) -> None:
-    """Its data set, at the images' own size and without augmentation, gives every component likewise."""
+@pytest.mark.parametrize(("form", "folder"), [("yolo", "yolo"), ("ultralytics", ".")])
+def test_ultralytics_reads_yolo(tmp_path: Path, form: str, folder: str) -> None:
+    """Its data set, from the data.yaml of the format or of the layout, at the images' own size and without
+    augmentation, gives every component likewise."""
     package("ultralytics")
     from ultralytics.cfg import get_cfg
     from ultralytics.data.dataset import YOLODataset
     from ultralytics.data.utils import check_det_dataset
 
-    images = data_set(tmp_path, "yolo")
-    (tmp_path / "yolo/data.yaml").write_text(f"path: {tmp_path}/yolo\n" + (tmp_path / "yolo/data.yaml").read_text())
-    data = check_det_dataset(str(tmp_path / "yolo/data.yaml"))
+    images = data_set(tmp_path, form)
+    data = check_det_dataset(str(tmp_path / folder / "data.yaml"))
     found = YOLODataset(
-        str(tmp_path / "yolo/images"),
+        data["val"],
         data=data,
         task="segment",
         imgsz=130,
