@@ -147,8 +147,9 @@ class History(RuleBasedStateMachine):
         for row in expected:
             for path in [mask["path"] for mask in row["masks"]] + [row["files"].get("overlay")]:
                 assert not path or (self.out / path).read_bytes() == (fresh / path).read_bytes(), path
+        # a run that was overwritten may leave files that no record names any more
+        self.damaged = {path for path in self.damaged if not (fresh / os.path.relpath(path, self.out)).exists()}
         shutil.rmtree(fresh)
-        self.damaged.clear()
         assert not temporary_files(self.out)
 
     @invariant()
