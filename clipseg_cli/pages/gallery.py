@@ -26,7 +26,7 @@ class Gallery:
     def __init__(self, folder: str, out: str) -> None:
         """Lists the images below `folder`, except those that runs wrote and those in the output folder `out`."""
         self.folder = folder
-        self.sources: list[Source] = [*islice(discover(InputOptions((folder,)), None, out), MAX_IMAGES)]
+        self.sources: list[Source] = [*islice(discover(InputOptions((folder,), frames="first"), None, out), MAX_IMAGES)]
         self.sizes: dict[int, tuple[int, int]] = {}  # image -> height, width; of the images decoded so far
         self._thumbnails: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
         self._lock = threading.Lock()

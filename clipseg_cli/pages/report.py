@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from clipseg_cli.inputs.frames.reader import FrameReader
 from clipseg_cli.outputs import manifest
 from clipseg_cli.outputs.record import key_of, readable_name
 from clipseg_cli.pages.report_compare import Comparison
@@ -43,7 +44,8 @@ def write(
         store.check(target.parent)
         labels = list(dict.fromkeys(label for run in runs for label in run.labels))
         page = Path(target.parent).absolute() if isinstance(target, Path) else None
-        look = Look(labels, LARGE if pairs.count <= FEW else SMALL, page, len(runs) > 1)
+        reader = stack.enter_context(FrameReader(near=os.cpu_count() or 1))
+        look = Look(labels, LARGE if pairs.count <= FEW else SMALL, page, reader, len(runs) > 1)
         stamp = hashlib.sha256("".join(run.records.digest for run in runs).encode()).hexdigest()[:16]
         files = stack.enter_context(ReportFiles(target, pairs.count, stamp))
         summary, comparison = _Summary(labels), Comparison(len(labels))

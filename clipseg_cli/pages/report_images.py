@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.errors import ImageError, UsageError
-from clipseg_cli.inputs import decode, orientation
+from clipseg_cli.inputs import orientation
+from clipseg_cli.inputs.frames.reader import FrameReader
+from clipseg_cli.inputs.kinds import KINDS
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.outputs import colours, drawing, manifest
@@ -32,6 +34,7 @@ from clipseg_cli.storage.store import AnyPath
 
 MAP = 192  # pixels: the longer side of a soft map on the page
 SOFT_FORMATS = ("soft", "soft16")  # keys under which a record names a soft map
+VIDEOS = frozenset(name for name, kind in KINDS.items() if kind.video)  # a browser does not show them as images
 UNCERTAIN = 0.1  # probability: a pixel this close to the threshold is uncertain
 
 Record = dict[str, Any]  # of a manifest
@@ -93,6 +96,7 @@ class Look:
     labels: list[str]  # of all runs
     side: int  # pixels: the longer side of a thumbnail
     folder: Path | None  # of the page, for relative URLs; None in a bucket
+    reader: FrameReader  # decodes the images
     compare: bool = False  # whether the page compares two runs
 
 
@@ -100,7 +104,7 @@ def image(records: Sequence[Record | None], runs: Sequence[Run], look: Look) -> 
     """Returns one image of the page from its record in each run; None where a run did not segment it."""
     known = [(record, run) for record, run in zip(records, runs, strict=True) if record is not None]
     record = known[0][0]
-    photo, path = next((found for each in known if (found := _photo(*each))[0] is not None), (None, ""))
+    photo, path = next((found for each in known if (found := _photo(*each, look.reader))[0] is not None), (None, ""))
     missing = photo is None
     height, width = max(1, record["height"]), max(1, record["width"])
     if photo is None:
@@ -207,10 +211,11 @@ def _small(grey: NDArray[np.uint8] | None) -> str | None:
     return None if grey is None else _data_url("png", raster.png(drawing.fitted(grey, MAP)))
 
 
-def _photo(record: Record, run: Run) -> tuple[NDArray[np.uint8] | None, str]:
+def _photo(record: Record, run: Run, reader: FrameReader) -> tuple[NDArray[np.uint8] | None, str]:
     """Reads the image of a record, uint8 (H, W, 3), and returns it with its path; None if it is gone or has changed.
 
-    In a run with --orientation stored, a file that a browser would turn has no path: it is shown as a thumbnail only.
+    A frame of a file has no path, and with --orientation stored neither has a file that a browser would turn: they are
+    shown as thumbnails only.
 
     Relative names are tried from the working directory, then from the directory of the run.
     """
@@ -218,16 +223,16 @@ def _photo(record: Record, run: Run) -> tuple[NDArray[np.uint8] | None, str]:
     for base in ("", run.about.get("directory") or ""):
         try:
             path = name if paths.is_url(name) else os.path.join(base, name)
-            pixels = decode.load(
-                Source(path, name, "", frame=record["frame"] or None), DecodeOptions(max_pixels=4 * MAX_PIXELS)
-            ).pixels
+            source = Source(path, name, "", frame=record["frame"] or None)
+            pixels = reader.load(source, DecodeOptions(max_pixels=4 * MAX_PIXELS)).pixels
         except ImageError:
             continue
         turned = run.stored and record["orientation"] != 1
         if turned:
             pixels = orientation.stored(pixels, record["orientation"])
         if pixels.shape[:2] == (record["height"], record["width"]):
-            return np.ascontiguousarray(pixels), "" if turned else path
+            alone = not (turned or record["frame"] or record["format"] in VIDEOS)
+            return np.ascontiguousarray(pixels), path if alone else ""
     return None, ""
 
 
