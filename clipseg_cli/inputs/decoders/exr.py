@@ -18,7 +18,7 @@ import OpenEXR
 
 from clipseg_cli.inputs.colour import conversion, linear
 from clipseg_cli.inputs.decoders import pillow
-from clipseg_cli.inputs.decoders.result import Decoded, damaged, too_large, unsupported
+from clipseg_cli.inputs.decoders.result import Decoded, check_size, damaged, too_large, unsupported
 from clipseg_cli.settings.inputs import DecodeOptions
 
 LARGEST_TILE = 1 << 24  # pixels of a tile, which is decoded whole
@@ -103,8 +103,7 @@ def _check(header: Header, max_pixels: int) -> None:
         width, height = _size(box)
         if min(width, height) < 1:
             raise damaged("an empty window")
-        if width * height > max_pixels:
-            raise too_large(f"{width} x {height} pixels")
+        check_size(width, height, max_pixels)
     width, height = _size(header.window)
     if len(header.channels) * width * min(height, BLOCK) > 4 * max(max_pixels, LARGEST_TILE):
         raise too_large(f"a block of {len(header.channels)} channels")

@@ -11,7 +11,7 @@ import numpy as np
 
 from clipseg_cli.inputs.colour import linear
 from clipseg_cli.inputs.decoders import pillow
-from clipseg_cli.inputs.decoders.result import Decoded, damaged, too_large, unsupported
+from clipseg_cli.inputs.decoders.result import Decoded, check_size, damaged, unsupported
 from clipseg_cli.settings.inputs import DecodeOptions
 
 LONGEST_HEADER = 1 << 20  # bytes
@@ -33,8 +33,7 @@ def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
     down, axis, lines, right, other, length = size.groups()
     if axis == other:
         raise damaged("one side only")
-    if int(lines) * int(length) > options.max_pixels:
-        raise too_large(f"{int(lines)} x {int(length)} pixels")
+    check_size(int(lines), int(length), options.max_pixels)
     if not int(lines) * int(length):
         raise damaged("a side of 0 pixels")
     matrix, notes = _matrix(data[: size.start()])

@@ -14,7 +14,7 @@ import pi_heif
 
 from clipseg_cli.inputs.colour import primaries
 from clipseg_cli.inputs.decoders import pillow
-from clipseg_cli.inputs.decoders.result import Decoded, too_large, unsupported
+from clipseg_cli.inputs.decoders.result import Decoded, check_size, unsupported
 from clipseg_cli.settings.inputs import DecodeOptions
 
 VERSION = 4  # bytes of version and flags, at the start of some boxes
@@ -25,15 +25,13 @@ def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
     """Decodes the primary image of a HEIC or HEIF file. Raises ImageError."""
     data = pillow.whole(file, options.max_pixels)
     for width, height in _sizes(memoryview(data)):
-        if width * height > options.max_pixels:
-            raise too_large(f"{width} x {height} pixels")
+        check_size(width, height, options.max_pixels)
     with pillow.reasons(CODECS):
         images = pi_heif.open_heif(io.BytesIO(data))
         if not len(images):
             raise unsupported("HEIF without a still image", "save its first image as HEIC or JPEG")
         width, height = images.size
-        if width * height > options.max_pixels:
-            raise too_large(f"{width} x {height} pixels")
+        check_size(width, height, options.max_pixels)
         image = images.to_pillow()
     image.info.pop("exif", None)
     if codes := image.info.get("nclx_profile"):

@@ -14,7 +14,7 @@ import PIL.Image
 import pillow_jxl
 
 from clipseg_cli.inputs.decoders import jpeg, pillow
-from clipseg_cli.inputs.decoders.result import Decoded, damaged, too_large, unsupported
+from clipseg_cli.inputs.decoders.result import Decoded, check_size, damaged, unsupported
 from clipseg_cli.inputs.kinds import pip_line
 from clipseg_cli.settings.inputs import DecodeOptions
 
@@ -42,8 +42,7 @@ def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
     """Decodes a JPEG XL; of an animation, its first frame. Raises ImageError."""
     data = pillow.whole(file, options.max_pixels)
     width, height, animated = _header(data)
-    if width * height > options.max_pixels:
-        raise too_large(f"{width} x {height} pixels")
+    check_size(width, height, options.max_pixels)
     if animated:
         return pillow.finished(_first_frame(data), notes=("first frame of an animation",))
     try:

@@ -10,7 +10,7 @@ import numpy as np
 
 from clipseg_cli.inputs.colour import linear
 from clipseg_cli.inputs.decoders import pillow
-from clipseg_cli.inputs.decoders.result import Decoded, damaged, too_large
+from clipseg_cli.inputs.decoders.result import Decoded, check_size, damaged
 from clipseg_cli.settings.inputs import DecodeOptions
 
 HEADER = re.compile(rb"PF\s+(\d{1,9})\s+(\d{1,9})\s+([+-]?[\d.]+(?:[eE][+-]?\d+)?)\s")
@@ -23,8 +23,7 @@ def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
     if header is None:
         raise damaged("no size and scale")
     width, height = int(header[1]), int(header[2])
-    if width * height > options.max_pixels:
-        raise too_large(f"{width} x {height} pixels")
+    check_size(width, height, options.max_pixels)
     count = 3 * width * height
     if not count or len(data) < header.end() + 4 * count:
         raise damaged("fewer pixels than its header says")

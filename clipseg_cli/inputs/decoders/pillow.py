@@ -38,7 +38,7 @@ from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs import orientation
 from clipseg_cli.inputs.colour import conversion, primaries
 from clipseg_cli.inputs.decoders import libtiff
-from clipseg_cli.inputs.decoders.result import Decoded, Sequence, damaged, too_large
+from clipseg_cli.inputs.decoders.result import Decoded, Sequence, check_size, damaged, too_large
 from clipseg_cli.settings.inputs import DecodeOptions
 
 # Called directly and not through PIL.Image.open: no other plug-in can run, and errors keep their reason.
@@ -101,7 +101,7 @@ class Frames:
             self.image = self.open()
         with reasons():
             self.image.seek(index)
-        _check_size(self.image, self.max_pixels)
+        check_size(*self.image.size, self.max_pixels)
         self.check(self.image, index)
         return finished(self.image, 1)
 
@@ -139,19 +139,13 @@ def opened(kind: str, file: BinaryIO, max_pixels: int, unread: str = UNREAD) -> 
     file.seek(0)
     with reasons(unread):
         image = PLUGINS[kind](file, "")
-    _check_size(image, max_pixels)
+    check_size(*image.size, max_pixels)
     if kind == "AVIF":
         file.seek(0)
         codes = primaries.nclx(file.read(HEADERS))
         image.info.setdefault("icc_profile", primaries.by_code(*codes))
         image.info["transfer"] = codes[1]
     return image
-
-
-def _check_size(image: ImageFile, max_pixels: int) -> None:
-    width, height = image.size
-    if width * height > max_pixels:
-        raise too_large(f"{width} x {height} pixels")
 
 
 def finished(image: PIL.Image.Image, frames: int = 0, notes: Iterable[str] = ()) -> Decoded:

@@ -7,7 +7,7 @@ import numpy as np
 
 from clipseg_cli.inputs.colour import levels
 from clipseg_cli.inputs.decoders import pillow
-from clipseg_cli.inputs.decoders.result import Decoded, damaged, too_large
+from clipseg_cli.inputs.decoders.result import Decoded, check_size, damaged
 from clipseg_cli.settings.inputs import DecodeOptions
 
 GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"  # with comments
@@ -25,8 +25,7 @@ def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
         return pillow.decode(kind, file, options)
     bands = 1 if header[1] == b"5" else 3
     width, height, white = int(header[2]), int(header[3]), int(header[4])
-    if width * height > options.max_pixels:
-        raise too_large(f"{width} x {height} pixels")
+    check_size(width, height, options.max_pixels)
     form, count = np.dtype("u1" if white < BYTE else ">u2"), width * height * bands
     data = pillow.whole(file, options.max_pixels)
     if not count or len(data) < header.end() + count * form.itemsize:

@@ -18,7 +18,7 @@ import PIL.Image
 
 from clipseg_cli.inputs.colour import linear
 from clipseg_cli.inputs.decoders import pillow
-from clipseg_cli.inputs.decoders.result import Decoded, damaged, too_large, unsupported
+from clipseg_cli.inputs.decoders.result import Decoded, check_size, damaged, unsupported
 from clipseg_cli.settings.inputs import DecodeOptions
 
 HEADER = struct.Struct(">4sH6xHIIHH")  # magic, then a Header
@@ -100,8 +100,7 @@ def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
 
 def _check(header: Header, max_pixels: int) -> None:
     """Raises ImageError for a header that is damaged, or that describes an image that cannot be read."""
-    if header.width * header.height > max_pixels:
-        raise too_large(f"{header.width} x {header.height} pixels")
+    check_size(header.width, header.height, max_pixels)
     if not header.width * header.height or header.version not in (1, PSB):
         raise damaged("no sound header")
     if header.mode not in MODES:

@@ -21,7 +21,7 @@ from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs import orientation
 from clipseg_cli.inputs.colour import conversion
 from clipseg_cli.inputs.decoders import jpeg, pillow, tiff_arrays
-from clipseg_cli.inputs.decoders.result import Decoded, damaged, too_large, unsupported
+from clipseg_cli.inputs.decoders.result import Decoded, check_size, damaged, too_large, unsupported
 from clipseg_cli.inputs.frames import tiff_pages
 from clipseg_cli.settings.inputs import DecodeOptions
 
@@ -47,8 +47,7 @@ def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
     with _without_complaints(), _reasons(), rawpy.RawPy() as raw:
         raw.open_buffer(io.BytesIO(data))
         sizes = raw.sizes
-        if sizes.raw_width * sizes.raw_height > options.max_pixels:
-            raise too_large(f"{sizes.raw_width} x {sizes.raw_height} pixels")
+        check_size(sizes.raw_width, sizes.raw_height, options.max_pixels)
         pixels = _preview(raw, options.max_pixels, notes) if options.raw == "preview" else None
         if data.startswith(PANASONIC) and len(data) * 7 < sizes.raw_width * sizes.raw_height * 8:
             raise damaged("it has too few bytes for its size")  # LibRaw would leave the rest black

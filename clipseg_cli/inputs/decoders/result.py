@@ -29,6 +29,12 @@ def too_large(what: str) -> ImageError:
     return ImageError("too_large", "load", f"{what} exceeds --max-pixels; raise that limit if there is enough memory")
 
 
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Raises ImageError `too_large` for an image of more than `max_pixels`."""
+    if width * height > max_pixels:
+        raise too_large(f"{width} x {height} pixels")
+
+
 def unsupported(what: str, way: str) -> ImageError:
     """Returns the error for a sound file that cannot be read, with a way that may help."""
     return ImageError("unsupported", "load", f"{what} is not supported; {way}")

@@ -15,7 +15,7 @@ import PIL.Image
 from clipseg_cli.inputs import orientation
 from clipseg_cli.inputs.colour import conversion, levels
 from clipseg_cli.inputs.decoders import tiff_codecs
-from clipseg_cli.inputs.decoders.result import damaged, too_large, unsupported
+from clipseg_cli.inputs.decoders.result import check_size, damaged, too_large, unsupported
 from clipseg_cli.inputs.frames.tiff_pages import (
     BITS,
     COMPRESSION,
@@ -149,8 +149,7 @@ def _bands(form: Layout) -> tuple[tuple[int, ...], int | None]:
 def _check(form: Layout, kept: int, max_pixels: int) -> None:
     """Raises ImageError for a page that is too large or of a layout that cannot be read."""
     pixels, tile = form.width * form.height, form.across * form.down
-    if pixels > max_pixels:
-        raise too_large(f"{form.width} x {form.height} pixels")
+    check_size(form.width, form.height, max_pixels)
     if form.bits not in WIDTHS.get(form.form, ()):
         raise unsupported(f"TIFF with {form.bits} bits of sample format {form.form}", "save it as 32-bit float")
     if pixels * kept * form.dtype.itemsize > LARGEST_PIXEL * max_pixels:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs.colour.conversion import BACKGROUND
 from clipseg_cli.inputs.decoders import video_listing
-from clipseg_cli.inputs.decoders.result import MOST_FRAMES, Decoded, damaged, too_large
+from clipseg_cli.inputs.decoders.result import MOST_FRAMES, Decoded, check_size, damaged
 from clipseg_cli.settings.inputs import DecodeOptions
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Video:
         context.thread_count, context.thread_type = THREADS, "AUTO"
         # the decoder refuses larger frames in the middle of a video; with a margin, since it counts whole blocks
         context.options = {"max_pixels": str(2 * self.max_pixels + 65536)}
-        self._check_size(context.width, context.height)
+        check_size(context.width, context.height, self.max_pixels)
         self._begin(video_listing.demuxed(self.container, self.stream), 0, None)
 
     def _begin(self, packets: "Iterator[Packet[VideoStream]]", origin: int, start: int | None) -> None:
@@ -169,14 +169,10 @@ class Video:
         self.container.close()
         self._open()
 
-    def _check_size(self, width: int, height: int) -> None:
-        if width * height > self.max_pixels:
-            raise too_large(f"{width} x {height} pixels")
-
     def _upright(self, frame: "VideoFrame", notes: list[str]) -> NDArray[np.uint8]:
         """Returns a frame as a player shows it: uint8 (H, W, 3) RGB. Adds notes. Raises ImageError `too_large`."""
         width, height = _square(frame.width, frame.height, self.stream.sample_aspect_ratio)
-        self._check_size(width, height)
+        check_size(width, height, self.max_pixels)
         name = frame.format.name
         transparent = any(component.is_alpha for component in frame.format.components)
         full = frame.color_range == ColorRange.JPEG or name.startswith("yuvj") or frame.format.is_rgb

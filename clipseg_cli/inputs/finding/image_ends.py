@@ -150,7 +150,7 @@ def _png(window: Window) -> int:
 
 def _gif(window: Window) -> int:
     window.reach(13)
-    at = 13 + _palette(window.data[10])
+    at = 13 + palette_size(window.data[10])
     while True:
         window.reach(at + 1)
         block, at = window.data[at], at + 1
@@ -158,11 +158,11 @@ def _gif(window: Window) -> int:
             return at
         if block in (0x21, 0x2C):  # an extension with its label; an image with its box, palette and code size
             window.reach(at + 9)
-            at = _sub_blocks(window, at + 1 if block == 0x21 else at + 10 + _palette(window.data[at + 8]))
+            at = _sub_blocks(window, at + 1 if block == 0x21 else at + 10 + palette_size(window.data[at + 8]))
 
 
-def _palette(flags: int) -> int:
-    """Returns the bytes of a GIF's palette."""
+def palette_size(flags: int) -> int:
+    """Returns the size in bytes of the colour table that the flags of a GIF, or of an image in it, announce."""
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 

@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs.decoders import pillow
+from clipseg_cli.inputs.finding.image_ends import palette_size
 from clipseg_cli.inputs.frames import tiff_pages
 from clipseg_cli.settings.inputs import MAX_PIXELS
 
@@ -25,7 +26,7 @@ LARGEST_BOX = 1 << 26  # bytes of a box that is read
 def gif(file: BinaryIO) -> Iterator[float]:
     """Yields how long each frame is shown, in seconds."""
     delay, flags = 0.0, file.read(13)[10]
-    file.seek(_colours(flags), io.SEEK_CUR)
+    file.seek(palette_size(flags), io.SEEK_CUR)
     while (block := file.read(1)) in (b"!", b","):
         if block == b"!":  # an extension
             label, content = file.read(1), next(blocks := _blocks(file), b"")
@@ -33,15 +34,10 @@ def gif(file: BinaryIO) -> Iterator[float]:
                 delay = int.from_bytes(content[1:3], "little") / 100
         else:
             yield delay
-            file.seek(_colours(file.read(9)[8]) + 1, io.SEEK_CUR)  # and the size of an LZW code
+            file.seek(palette_size(file.read(9)[8]) + 1, io.SEEK_CUR)  # and the size of an LZW code
             delay, blocks = 0.0, _blocks(file)
         for _ in blocks:
             pass
-
-
-def _colours(flags: int) -> int:
-    """Returns the size in bytes of the colour table that the flags announce."""
-    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
 def _blocks(file: BinaryIO) -> Iterator[bytes]:

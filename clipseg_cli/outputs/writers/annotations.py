@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from clipseg_cli.masks import cleanup, coco_codec, outline, soft_maps, yolo_codec
 from clipseg_cli.outputs import colours
+from clipseg_cli.outputs.record import readable_text
 from clipseg_cli.outputs.writers import photos, raster
 from clipseg_cli.outputs.writers.result import File, Result
 from clipseg_cli.settings.outputs import Format
@@ -54,7 +55,7 @@ def coco_json(result: Result, file_name: str) -> bytes:
                 "score": round(result.scores[index], 4),
             }
         )
-    name = file_name.encode("utf-8", "backslashreplace").decode("utf-8")
+    name = readable_text(file_name)
     image: dict[str, object] = {"file_name": name, "width": width, "height": height}
     image |= {} if result.frame is None else {"frame": result.frame}
     fragment = {"categories": list(result.labels), "image": image, "annotations": annotations}
@@ -147,7 +148,7 @@ def plain(text: str) -> str:
 
     What is not UTF-8 becomes an escape like `\\udcff`.
     """
-    return _valid(" ".join(text.split()).encode("utf-8", "backslashreplace").decode("utf-8"))
+    return _valid(readable_text(" ".join(text.split())))
 
 
 def labelme(stem: str, result: Result) -> Iterator[File]:

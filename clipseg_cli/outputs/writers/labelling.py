@@ -17,6 +17,7 @@ from clipseg_cli.errors import ImageError
 from clipseg_cli.masks import coco_codec, soft_maps
 from clipseg_cli.outputs import colours
 from clipseg_cli.outputs.image_root import ImageRoot
+from clipseg_cli.outputs.record import readable_text
 from clipseg_cli.outputs.writers import photos
 from clipseg_cli.outputs.writers.annotations import FRAGMENTS, objects, plain, xml
 from clipseg_cli.outputs.writers.result import File, Result
@@ -102,7 +103,7 @@ def labelstudio_config(labels: Sequence[str]) -> bytes:
 def cvat(stem: str, result: Result) -> Iterator[File]:
     """Yields an XML fragment: the image and its masks. `cvat_xml` numbers the images."""
     height, width = result.masks[0].shape
-    name = result.name.encode("utf-8", "backslashreplace").decode("utf-8")
+    name = readable_text(result.name)
     masks = "".join(_cvat_mask(result.labels[index], mask) for index, mask in objects(result))
     image = f'<image name="{xml(name)}" width="{width}" height="{height}">\n{masks}</image>\n'
     yield f"{FRAGMENTS}/cvat/{stem}.xml", None, image.encode()

@@ -6,6 +6,7 @@ import json
 import tarfile
 from collections.abc import Iterator
 
+from clipseg_cli.outputs.record import readable_text
 from clipseg_cli.outputs.writers import photos, raster
 from clipseg_cli.outputs.writers.annotations import FRAGMENTS
 from clipseg_cli.outputs.writers.result import File, Result
@@ -31,7 +32,7 @@ def webdataset(stem: str, result: Result) -> Iterator[File]:
     for path, _, content in photos.photo("webdataset", "photo", result):
         members[path.rpartition(".")[2]] = content.read() if isinstance(content, Original) else content
     members |= {f"{slug}.png": raster.mask_png(mask) for slug, mask in zip(result.slugs, result.masks, strict=True)}
-    name = result.name.encode("utf-8", "backslashreplace").decode("utf-8")
+    name = readable_text(result.name)
     document = json.dumps({"image": name, "masks": described}, ensure_ascii=False)
     members["json"] = document.encode("utf-8", "backslashreplace")
     data = io.BytesIO()
