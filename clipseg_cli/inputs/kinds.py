@@ -1,5 +1,6 @@
 """Kinds of image and video files: how each is recognised, and which decoder reads it. `KINDS` is the only list."""
 
+import functools
 import importlib.util
 import re
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ class Kind:
         return all(importlib.util.find_spec(name) is not None for name in self.packages)
 
 
+_video = functools.partial(Kind, decoder="video", extra="video", packages=("av",), video=True)
 # Extensions of camera raw files.
 RAW = (
     ".dng", ".nef", ".nrw", ".cr2", ".cr3", ".crw", ".arw", ".sr2", ".srf", ".raf", ".orf", ".rw2", ".rwl", ".pef",
@@ -58,30 +60,18 @@ KINDS = {
     "ICO": Kind(rb"\0\0\x01\0[^\0]\0.{3}[\0\xff][\0\x01]\0", (".ico",), "ico"),
     "DDS": Kind(rb"DDS \x7c\0\0\0", (".dds",), "dds"),
     "QOI": Kind(rb"qoif\0", (".qoi",), "qoi"),
-    "HDR": Kind(
-        rb"#\?(?:RADIANCE|RGBE)", decoder="hdr"
-    ),  # by its bytes alone: maps and medical images have headers named .hdr
+    # by its first bytes alone: maps and medical images have text files named .hdr
+    "HDR": Kind(rb"#\?(?:RADIANCE|RGBE)", decoder="hdr"),
     "PFM": Kind(rb"PF\s+\d+\s+\d+\s", (".pfm",), "pfm"),  # colour; PPM has the grey one
     "EXR": Kind(rb"\x76\x2f\x31\x01", (".exr",), "exr", "exr", ("OpenEXR",)),
-    "MP4": Kind(
+    "MP4": _video(
         # a size of less than 16 MiB: text may begin with "The free"
         rb".{4}(?:ftyp(?:iso|mp4|avc1|qt  |M4V|3g[p2]|dash|f4v |MSNV|XAVC|mmp4)|mdat)|\0.{3}(?:moov|wide|free|skip)",
         (".mp4", ".m4v", ".mov", ".3gp"),
-        "video",
-        "video",
-        ("av",),
-        video=True,
     ),
-    "Matroska": Kind(rb"\x1aE\xdf\xa3", (".mkv", ".webm"), "video", "video", ("av",), video=True),
-    "AVI": Kind(rb"RIFF.{4}AVI ", (".avi",), "video", "video", ("av",), video=True),
-    "MPEG": Kind(
-        rb"\0\0\x01[\xba\xb3]|(?:.{4})?G@[\0\x11][\x10-\x1f]",
-        (".mpg", ".mpeg", ".mts", ".m2ts"),
-        "video",
-        "video",
-        ("av",),
-        video=True,
-    ),
+    "Matroska": _video(rb"\x1aE\xdf\xa3", (".mkv", ".webm")),
+    "AVI": _video(rb"RIFF.{4}AVI ", (".avi",)),
+    "MPEG": _video(rb"\0\0\x01[\xba\xb3]|(?:.{4})?G@[\0\x11][\x10-\x1f]", (".mpg", ".mpeg", ".mts", ".m2ts")),
     "PDF": Kind(rb"%PDF-", document=True),
     "EPS": Kind(rb"%!PS|\xc5\xd0\xd3\xc6", document=True),
     "BLP": Kind(rb"BLP[12]", (".blp",)),
