@@ -2,14 +2,20 @@
 
 from dataclasses import asdict
 from json import dumps
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipseg_cli.cli import streams
 from clipseg_cli.cli.groups import Group, command
 from clipseg_cli.cli.status import Json
 from clipseg_cli.cli.terminal import as_text, say
-from clipseg_cli.settings.flag import Flag
+from clipseg_cli.errors import UsageError
+from clipseg_cli.settings.flag import Flag, local_path
+
+if TYPE_CHECKING:
+    from clipseg_cli.model.onnx_export import Deviation
 
 app = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode=None, help="Lists and downloads models.")
 
@@ -60,3 +66,43 @@ def models_path(
     from clipseg_cli.model import registry
 
     say(str(registry.locate(model, offline=True).path))
+
+
+@command(app, "export")
+def models_export(
+    model: Annotated[str, Flag("An alias, a Hugging Face id, or a directory.", argument=True)],
+    out: Annotated[
+        Path, Flag("Write the files to this folder.", ("--out", "-o"), "DIR", parse=local_path, panel="Output")
+    ],
+    onnx: Annotated[bool, Flag("Write ONNX files, which run without torch.", panel="Output")] = False,
+    int8: Annotated[
+        bool, Flag("Store the weights of CLIP as 8-bit integers: a quarter of the size.", panel="Output")
+    ] = False,
+) -> None:
+    """Writes a model as ONNX files.
+
+    The folder gets image.onnx, text.onnx, exemplar.onnx and decoder.onnx, a tokenizer and preprocess.json.
+    ONNX Runtime's results are compared with this program's; if logits differ by more than 0.0001, nothing is written.
+
+    \b
+    Example:
+      clipseg models export rd64-refined -o onnx --onnx
+    """
+    from clipseg_cli.model import onnx_export, registry
+
+    if not onnx:
+        raise UsageError("models export: say which files to write: --onnx")
+    onnx_export.require()
+    exact, rough = onnx_export.export(registry.locate(model, progress=True), out, int8)
+    _tell("float32 files", exact)
+    if rough is not None:
+        _tell("int8 files", rough)
+    say(str(out))
+
+
+def _tell(files: str, deviation: "Deviation") -> None:
+    streams.tell(
+        f"{files}: embeddings differ from this program's by at most {deviation.embedding:.2g}, "
+        f"logits by at most {deviation.logit:.2g} (mean {deviation.mean_logit:.2g}); "
+        f"{deviation.pixels:.2%} of the mask pixels of two drawn images differ\n"
+    )

@@ -10,12 +10,11 @@ further package is needed. N, P and T (tokens) are free; all other sizes are the
 but the token ids are int64.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
@@ -64,10 +63,10 @@ class Graph:
         return name
 
 
-def build(network: Network, side: int) -> dict[str, Any]:
-    """Returns the four graphs as ONNX models, by name. `network` is float32 on the CPU, for images of this side.
+def build(network: Network, side: int) -> Iterator[tuple[str, Any]]:
+    """Yields the name and the ONNX model of each of the four graphs.
 
-    Raises ModelError if one of them is too large for a file.
+    `network` is float32 on the CPU, for images of this side. Raises ModelError for a graph that no file can hold.
     """
     vision, decoder = network.vision, network.decoder
     tokens, width, dim = len(vision.positions), len(decoder.film_mul.weight), len(network.text.projection.weight)
@@ -76,7 +75,9 @@ def build(network: Network, side: int) -> dict[str, Any]:
 
     def image(graph: Graph) -> str:
         outputs = activations(graph, vision, "pixels", max(network.extract) + 1)
-        parts = [linear(graph, outputs[at], reduce) for at, reduce in zip(network.extract, decoder.reduces, strict=True)]
+        parts = [
+            linear(graph, outputs[at], reduce) for at, reduce in zip(network.extract, decoder.reduces, strict=True)
+        ]
         name: str = graph("Concat", *(graph("Unsqueeze", part, [1]) for part in parts), axis=1)
         return name
 
@@ -85,30 +86,20 @@ def build(network: Network, side: int) -> dict[str, Any]:
         start = graph("Gather", last, np.int64(0), axis=1)
         return linear(graph, norm(graph, start, vision.last_norm), vision.projection)
 
-    pixels: Inputs = {"pixels": (TensorProto.FLOAT, ("N", 3, side, side))}
-    support: Inputs = {"pixels": (TensorProto.FLOAT, ("P", 3, side, side))}
+    yield model("image", image, {"pixels": (TensorProto.FLOAT, ("N", 3, side, side))}, "features", features)
+    ids: Inputs = {"ids": (TensorProto.INT64, ("P", "T"))}
+    yield model("text", lambda graph: text(graph, network.text), ids, "embeddings", embeddings)
+    yield model("exemplar", exemplar, {"pixels": (TensorProto.FLOAT, ("P", 3, side, side))}, "embeddings", embeddings)
     pair: Inputs = {"features": (TensorProto.FLOAT, features), "embeddings": (TensorProto.FLOAT, embeddings)}
-    with torch.inference_mode():
-        return {
-            "image": model("image", image, pixels, "features", features),
-            "text": model(
-                "text",
-                lambda graph: text(graph, network.text),
-                {"ids": (TensorProto.INT64, ("P", "T"))},
-                "embeddings",
-                embeddings,
-            ),
-            "exemplar": model("exemplar", exemplar, support, "embeddings", embeddings),
-            "decoder": model(
-                "decoder", lambda graph: decode(graph, decoder, tokens), pair, "logits", ("N", "P", side, side)
-            ),
-        }
+    logits: Shape = ("N", "P", side, side)
+    yield model("decoder", lambda graph: decode(graph, decoder, tokens), pair, "logits", logits)
 
 
-def model(name: str, write: Callable[[Graph], str], inputs: Inputs, output: str, shape: Shape) -> Any:
-    """Returns the ONNX model of the graph that `write` adds its nodes to. Raises ModelError if it is too large."""
+def model(name: str, write: Callable[[Graph], str], inputs: Inputs, output: str, shape: Shape) -> tuple[str, Any]:
+    """Returns the name and the ONNX model of the nodes that `write` adds. Raises ModelError if it is too large."""
     graph = Graph()
-    last = write(graph)
+    with torch.inference_mode():  # as the network's own tensors
+        last = write(graph)
     graph.nodes.append(helper.make_node("Identity", [last], [output], name=output))
     if sum(len(each.raw_data) for each in graph.weights) > LARGEST:
         raise ModelError(f"the {name} graph has more than 2 GiB of weights, which one ONNX file cannot hold")
@@ -119,13 +110,15 @@ def model(name: str, write: Callable[[Graph], str], inputs: Inputs, output: str,
         [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)],
         graph.weights,
     )
-    return helper.make_model(
+    whole = helper.make_model(
         made,
         ir_version=IR_VERSION,
         opset_imports=[helper.make_opsetid("", OPSET)],
         producer_name="clipseg",
         producer_version=__version__,
     )
+    helper.set_model_props(whole, {"onnx.quant.pre_process": "onnxruntime.quant"})  # a quantizer has nothing to fuse
+    return name, whole
 
 
 def linear(graph: Graph, x: str, product: Linear, activation: Activation = IDENTITY) -> str:
@@ -152,7 +145,7 @@ def gelu(graph: Graph, x: str) -> str:
 
 ACTIVATE: dict[str, Callable[[Graph, str], str]] = {
     "none": lambda graph, x: x,
-    "relu": lambda graph, x: graph("Relu", x),  # type: ignore[no-any-return]
+    "relu": lambda graph, x: graph("Relu", x),
     "swish": swish,
     "gelu": gelu,
 }
@@ -204,7 +197,9 @@ def text(graph: Graph, tower: TextTower) -> str:
     x = graph("Add", graph("Gather", tower.tokens, "ids"), graph("Slice", tower.positions, [0], count))
     for layer in tower.layers:
         x = pre_norm(graph, x, layer, mask)
-    marked = "ids" if tower.end == 2 else graph("Cast", graph("Equal", "ids", np.int64(tower.end)), to=TensorProto.INT32)
+    marked = (
+        "ids" if tower.end == 2 else graph("Cast", graph("Equal", "ids", np.int64(tower.end)), to=TensorProto.INT32)
+    )
     last = graph("GatherND", x, graph("ArgMax", marked, axis=1, keepdims=1), batch_dims=1)  # the first end token
     return linear(graph, norm(graph, last, tower.norm), tower.projection)
 
@@ -229,7 +224,9 @@ def decode(graph: Graph, decoder: Decoder, tokens: int) -> str:
     """Adds the decoder: features of N images and embeddings of P prompts to logits (N, P, S, S)."""
     width = len(decoder.film_mul.weight)
     images = graph.size("features", 0)
-    mul, add = (graph("Unsqueeze", linear(graph, "embeddings", film), [1]) for film in (decoder.film_mul, decoder.film_add))
+    mul, add = (
+        graph("Unsqueeze", linear(graph, "embeddings", film), [1]) for film in (decoder.film_mul, decoder.film_add)
+    )
     x = ""
     for index, layer in enumerate(decoder.layers):
         part = graph("Unsqueeze", graph("Gather", "features", np.int64(index), axis=1), [1])  # (N, 1, tokens, width)
