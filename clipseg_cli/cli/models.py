@@ -1,5 +1,6 @@
 """`clipseg models`: lists models and downloads their weights."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from json import dumps
 from pathlib import Path
@@ -15,6 +16,8 @@ from clipseg_cli.errors import UsageError
 from clipseg_cli.settings.flag import Flag, local_path
 
 if TYPE_CHECKING:
+    from clipseg_cli.model.architecture import Tower
+    from clipseg_cli.model.description import Description
     from clipseg_cli.model.onnx_export import Deviation
 
 app = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode=None, help="Lists and downloads models.")
@@ -66,6 +69,62 @@ def models_path(
     from clipseg_cli.model import registry
 
     say(str(registry.locate(model, offline=True).path))
+
+
+@command(app, "info")
+def models_info(
+    model: Annotated[str, Flag("An alias, a Hugging Face id, or a directory.", argument=True)] = "rd64-refined",
+    json: Json = False,
+) -> None:
+    """Describes a model that is on this machine.
+
+    Shows its towers and decoder, default threshold, licence, commit, size and folder. Downloads nothing.
+
+    \b
+    Example:
+      clipseg models info shapes
+    """
+    from clipseg_cli.model.description import describe
+
+    found = describe(model)
+    if json:
+        say(dumps(asdict(found), default=str, indent=1))
+        return
+    for key, value in _rows(found):
+        say(f"{key:11} {value}")
+
+
+def _rows(found: "Description") -> Iterator[tuple[str, str]]:
+    """Yields what `models info` shows, line by line."""
+    names = {"clipseg": "CLIPSeg", "clip": "CLIP without a decoder"}
+    yield "model", f"{found.repo or found.model}, {names.get(found.kind, found.kind)}"
+    yield "folder", str(found.path)
+    if found.commit:
+        yield "commit", found.commit
+    weights = f", {found.parameters / 1e6:.1f} million parameters, {found.dtype}" if found.parameters else ""
+    yield "size", f"{found.size / 1e6:.0f} MB{weights}"
+    yield (
+        "licence",
+        "; ".join(filter(None, (found.licence and f"{found.licence} (its card)", found.terms))) or "no card",
+    )
+    if found.missing:
+        yield "incomplete", f"it has no {found.missing}"
+    if (clip := found.clip) is not None:
+        trained = f"patches of {clip.patch} pixels, trained on {clip.trained_side} x {clip.trained_side} pixels"
+        yield "vision", f"{_size(clip.vision)}; {trained}"
+        yield "text", f"{_size(clip.text)}; {clip.vocabulary} tokens, at most {clip.positions} in a prompt"
+        yield "embedding", f"{clip.dim} channels"
+    if (decoder := found.decoder) is not None:
+        layers = ", ".join(map(str, decoder.extract))
+        count = f"; {decoder.parameters / 1e6:.2f} million parameters" if decoder.parameters else ""
+        yield "decoder", f"reads vision layers {layers}, counted from 0; {decoder.reduce_dim} channels{count}"
+        yield "upsampling", "refined" if decoder.refined else "plain"
+        yield "images", f"warped to {decoder.side} x {decoder.side} pixels"
+        yield "threshold", f"{decoder.threshold:g}"
+
+
+def _size(tower: "Tower") -> str:
+    return f"{tower.depth} layers, width {tower.width}, {tower.heads} heads"
 
 
 @command(app, "export")

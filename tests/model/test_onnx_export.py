@@ -150,7 +150,6 @@ def test_a_missing_extra_is_named(clipseg: Program, monkeypatch: pytest.MonkeyPa
     assert "clipseg-cli[onnx]" in clipseg("clipseg models export shapes -o onnx --onnx", expect=2).stderr
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -175,8 +174,15 @@ def test_every_architecture_is_exported(tmp_path: Path, changes: dict[str, Any])
 
 @pytest.mark.slow
 def test_a_full_size_model_is_exported(find: Any, tmp_path: Path) -> None:
-    """The shape of rd64-refined: float32 within 1e-4, int8 a quarter of the size, and no file is left over."""
-    exact, rough = onnx_export.export(find("full"), tmp_path / "onnx", int8=True)
-    assert exact.logit < 1e-4 and rough is not None and rough.mean_logit < 0.3
+    """The shape of rd64-refined: within 1e-4, and no file is left over."""
+    exact, _ = onnx_export.export(find("full"), tmp_path / "onnx")
+    assert exact.logit < 1e-4
     sizes = {file.name: file.stat().st_size / 1e6 for file in (tmp_path / "onnx").iterdir()}
-    assert sizes.keys() == FILES and sizes["image.onnx"] < 80 and sizes["text.onnx"] < 70 and sizes["decoder.onnx"] < 5
+    assert sizes.keys() == FILES and 280 < sizes["image.onnx"] < 300 and sizes["decoder.onnx"] < 5
+
+
+@pytest.mark.slow
+def test_wide_layers_keep_their_accuracy_in_int8(find: Any, tmp_path: Path) -> None:
+    """The widths of rd64-refined, with fewer layers."""
+    exact, rough = onnx_export.export(find("wide"), tmp_path / "onnx", int8=True)
+    assert exact.logit < 1e-4 and rough is not None and exact.mean_logit < rough.mean_logit < 0.3
