@@ -80,25 +80,37 @@ def locate(
     `offline` and `download=False` make no request. `refresh` asks the hub even if the model is complete here.
     Raises UsageError for an invalid name, ModelError for weights that are missing, damaged or refused.
     """
+    path, repo, revision = resolve(model)
+    if repo is None:
+        assert path is not None
+        return _check(model, path, None, None)
+    incomplete = path is None or first_missing(path) is not None
+    if download and not offline and not hub.constants().HF_HUB_OFFLINE and (refresh or incomplete):
+        path = hub.pull(repo, revision, progress, refresh)
+    elif path is None or incomplete:
+        remedy = f"run `clipseg models pull {model}` with a network, or use `--model shapes`"
+        raise ModelError(f"the weights of {model} are not in {hub.cache()}: {remedy}")
+    return _check(model, path, repo, path.name)
+
+
+def resolve(model: str) -> tuple[Path | None, str | None, str]:
+    """Returns the folder of a model, complete or not, or None if it is not on this machine; hub id; revision.
+
+    The hub id is None for a directory and the bundled model. Makes no request. Raises UsageError for an invalid name.
+    """
     name, at, revision = model.partition("@")
     if model in ALIASES and not ALIASES[model].repo:
-        return _check(model, BUNDLED, None, None)
+        return BUNDLED, None, ""
     if name not in ALIASES and os.path.isdir(model):  # Path.is_dir would raise on an overlong name
-        return _check(model, Path(model), None, None)
+        return Path(model), None, ""
     repo = ALIASES[name].repo if name in ALIASES else name
     if not REPO.fullmatch(repo):
         hint = f"neither a directory, nor a hub id like org/name[@revision], nor one of {', '.join(ALIASES)}"
         raise UsageError(f"no model {model!r}: {hint}")
     if at and not REVISION.fullmatch(revision):
         raise UsageError(f"{revision!r} in {model!r} is not a revision: give a branch, tag, commit or refs/pr/N")
-    path = hub.snapshot(repo, revision or "main")
-    incomplete = path is None or first_missing(path) is not None
-    if download and not offline and not hub.constants().HF_HUB_OFFLINE and (refresh or incomplete):
-        path = hub.pull(repo, revision or "main", progress, refresh)
-    elif path is None or incomplete:
-        remedy = f"run `clipseg models pull {model}` with a network, or use `--model shapes`"
-        raise ModelError(f"the weights of {model} are not in {hub.cache()}: {remedy}")
-    return _check(model, path, repo, path.name)
+    revision = revision or "main"
+    return hub.snapshot(repo, revision), repo, revision
 
 
 def installed() -> tuple[Installed, ...]:
