@@ -54,8 +54,9 @@ def models_pull(
     Updates weights that are already on this machine if they are out of date. Prints their folder.
     """
     from clipseg_cli.model import registry
+    from clipseg_cli.model.checkpoint_files import KINDS
 
-    say(str(registry.locate(model, refresh=True, progress=True).path))
+    say(str(registry.locate(model, refresh=True, progress=True, kinds=KINDS).path))
 
 
 @command(app, "path")
@@ -67,8 +68,9 @@ def models_path(
     Exits 1 if it is not on this machine.
     """
     from clipseg_cli.model import registry
+    from clipseg_cli.model.checkpoint_files import KINDS
 
-    say(str(registry.locate(model, offline=True).path))
+    say(str(registry.locate(model, offline=True, kinds=KINDS).path))
 
 
 @command(app, "info")

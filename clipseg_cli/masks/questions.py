@@ -39,6 +39,7 @@ class Question:
     soft: Grid  # logits, 0 at the threshold: the mask prompt
     part: Cells  # where the soft map is above the threshold
     reach: Cells  # the cells in the box that are nearer to this part than to any other: SAM decides there
+    empty: Cells  # where the soft map is sure that the object is not
 
 
 def ask(levels: NDArray[np.uint8], threshold: float, most: int, side: int) -> tuple[Question, ...]:
@@ -104,6 +105,7 @@ def _question(part: Cells, near: Cells, soft: Grid, logits: Grid, empty: Cells, 
         soft=np.where(near, logits, -LIMIT).astype(np.float32),
         part=part,
         reach=near & _window(box, part),
+        empty=empty,
     )
 
 

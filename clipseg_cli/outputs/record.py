@@ -53,6 +53,7 @@ class Mask:
     presence: float  # presence score: see `soft_maps.presence`
     similarity: float = 0.0  # cosine similarity of image and prompt embeddings; 0 unless requested
     refined: bool = False  # by --refine
+    held_back: str = ""  # why --refine sam left the mask, or a part of it, as it was
     instances: tuple[Numbered, ...] | None = None  # None without --instances
     files: tuple[tuple[str, str], ...] = ()  # (format, path relative to the output folder) of the label's files
 
@@ -71,6 +72,7 @@ class Mask:
             "area_frac": round(float(self.area_frac), 6),
             "bbox": list(self.bbox),
             "refined": self.refined,
+            "held_back": self.held_back,
             **({} if self.instances is None else {"instances": [each.document() for each in self.instances]}),
             "path": files.get("mask", ""),
         } | {key: files.get(form, "") for form, key in PER_LABEL.items() if form in formats and form != "mask"}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from clipseg_cli.errors import ClipsegError, ImageError, lacks_memory
 from clipseg_cli.inputs.colour import conversion, profiles
-from clipseg_cli.masks import cleanup, instances, matting, soft_maps, threshold
+from clipseg_cli.masks import answers, cleanup, instances, matting, soft_maps, threshold
 from clipseg_cli.masks.threshold import Photo
 from clipseg_cli.outputs import splits
 from clipseg_cli.outputs.names import Names, Place
@@ -55,17 +55,19 @@ def finish(
     plan: MaskPlan,
     write: Write,
     original: Callable[[], store.Content] | None = None,
+    sam: answers.Sam | None = None,
 ) -> Record:
     """Writes the files of one image and returns its completed record, or a record of the error.
 
     `blank` is the record without masks, `output` the image's output path. `maps` yields one soft map per label,
     which is read before the next one. `photo` is called only if a step needs the image, and `original`, which returns
-    the file of the image, only if a data set takes it as it is. Raises OutputError.
+    the file of the image, only if a data set takes it as it is. `sam` has seen the image, for `--refine sam`. Raises
+    OutputError.
     """
     paths: dict[tuple[Format, int | None], str] = {}
     outputs: list[tuple[str, int]] = []
     try:
-        result, masks = _masks(blank, photo, maps, plan)
+        result, masks = _masks(blank, photo, maps, plan, sam)
         place = Place(output, blank.image, blank.frame)
         part = splits.split(place.stem, blank.frame is not None, plan.export.split)
         result = replace(result, original=original, split=part)
@@ -98,7 +100,9 @@ def finish(
     return replace(blank, masks=located, files=written(None), output=place.stem, outputs=tuple(outputs))
 
 
-def _masks(of: Record, photo: Photo, maps: Iterable[soft_maps.Scored], plan: MaskPlan) -> tuple[Result, list[Mask]]:
+def _masks(
+    of: Record, photo: Photo, maps: Iterable[soft_maps.Scored], plan: MaskPlan, sam: answers.Sam | None
+) -> tuple[Result, list[Mask]]:
     """Returns what the writers need of one image, and the masks of its record."""
     options, formats = plan.masks, plan.formats
     labels = tuple(prompt.label for prompt in plan.prompts)
@@ -106,16 +110,16 @@ def _masks(of: Record, photo: Photo, maps: Iterable[soft_maps.Scored], plan: Mas
     masks, softs, fines, alphas, blanks, index = [], [], [], [], [], None
     for scored, prompt, wanted in zip(maps, plan.prompts, plan.thresholds, strict=True):
         present = scored.presence >= options.min_presence
-        mask, at, opacity = threshold.cut(scored.map, photo, wanted, options.clean, present)
-        masks.append(mask)
-        alphas += [] if opacity is None else [(opacity, mask)]
+        cut = threshold.cut(scored.map, photo, wanted, options.clean, present, sam)
+        masks.append(cut.mask)
+        alphas += [] if cut.opacity is None else [(cut.opacity, cut.mask)]
         if compete or options.instances or {"soft", "npz"} & set(formats):
             softs.append(scored.map.soft())
         if "soft16" in formats:
             fines.append(scored.map.soft16())
-        refined = present and options.clean.refine != "none"
-        blank = Mask(prompt.label, prompt.text, at, scored.score, scored.mean, 0, 0.0, NOWHERE, scored.presence)
-        blanks.append(replace(blank, similarity=scored.similarity, refined=refined))
+        scores = scored.score, scored.mean
+        blank = Mask(prompt.label, prompt.text, cut.threshold, *scores, 0, 0.0, NOWHERE, scored.presence)
+        blanks.append(replace(blank, similarity=scored.similarity, refined=cut.refined, held_back=cut.held_back))
     if options.mode == "labels":
         masks = _split(soft_maps.compete(softs, masks, options.background), len(masks))
     masks = [cleanup.clean(mask, options.clean) for mask in masks]

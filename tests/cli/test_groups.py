@@ -55,7 +55,8 @@ VALUES: dict[type, dict[str, Any]] = {
         "polarity": "black", "layout": "kohya", "keep": True,
     },
     MaskOptions: {
-        "threshold": ("0.4", "cat=otsu"), "refine": "grabcut", "peak": 0.6, "open": 1, "close": 2, "fill_holes": "all",
+        "threshold": ("0.4", "cat=otsu"), "refine": "grabcut", "refine_model": "sam2.1-small", "refine_parts": 3,
+        "peak": 0.6, "open": 1, "close": 2, "fill_holes": "all",
         "min_area": 0.005, "keep_largest": 3, "grow": -4, "invert": True, "feather": 2.5, "min_presence": 0.1,
         "mode": "labels", "background": 0.3, "instances": True, "empty": "skip",
     },

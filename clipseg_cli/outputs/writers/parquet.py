@@ -88,6 +88,7 @@ def _schema(record: dict[str, Any]) -> Any:
     paths = [key for key in PER_LABEL.values() if any(key in mask for mask in record["masks"]) or key == "path"]
     mask = {"label": text, "prompt": text, "threshold": real, "score": real, "mean": real, "presence": real}
     mask |= {"similarity": real, "area": whole, "area_frac": real, "bbox": pa.list_(whole), "refined": pa.bool_()}
+    mask |= {"held_back": text}
     if any("instances" in mask for mask in record["masks"]):
         instance = {"id": whole, "area": whole, "bbox": pa.list_(whole), "score": real}
         mask |= {"instances": pa.list_(pa.struct(instance))}
