@@ -5,7 +5,7 @@ the lesson. The others point at a single object, preferably at one that touches 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -84,7 +84,13 @@ class SamBatchOptions:
 
 
 # what the network is told, and how often; only the first is what `--refine sam` tells
-PARTS_GIVEN = (("box points soft", 0.7), ("points soft", 0.06), ("box soft", 0.06), ("box points", 0.12), ("soft", 0.06))
+PARTS_GIVEN = (
+    ("box points soft", 0.7),
+    ("points soft", 0.06),
+    ("box soft", 0.06),
+    ("box points", 0.12),
+    ("soft", 0.06),
+)
 SINGLE_GIVEN = (("points", 0.4), ("box points", 0.25), ("box", 0.05), ("box points soft", 0.2), ("points soft", 0.1))
 ONE_SHARE = 0.15  # of the steps in which the network gives its single answer instead of three candidates
 
@@ -107,7 +113,9 @@ def batches(options: SamBatchOptions, segmenter: Segmenter, first_step: int = 0)
                 into += [{**row, "image_of": np.array(len(images))} for row in found]
             images.append(preprocess.preprocess(scene.image, preprocessing))
         one = {"one"} if rng.random() < ONE_SHARE else set()
-        parts_given, single_given = (frozenset({*chosen(each, rng).split(), *one}) for each in (PARTS_GIVEN, SINGLE_GIVEN))
+        parts_given, single_given = (
+            frozenset({*chosen(each, rng).split(), *one}) for each in (PARTS_GIVEN, SINGLE_GIVEN)
+        )
         given = parts_given, single_given
         yield SamBatch(torch.from_numpy(np.stack(images)), stacked(rows[0]), stacked(rows[1]), given)
         step += 1
@@ -115,9 +123,7 @@ def batches(options: SamBatchOptions, segmenter: Segmenter, first_step: int = 0)
 
 def image_settings(side: int) -> preprocess.Preprocessing:
     """Returns how the network sees images: warped to a square, with the mean and deviation of SAM 2."""
-    return preprocess.Preprocessing(
-        side, preprocess.BILINEAR, preprocess.grey_levels(preprocess.DEFAULTS | COLOURS)
-    )
+    return preprocess.Preprocessing(side, preprocess.BILINEAR, preprocess.grey_levels(preprocess.DEFAULTS | COLOURS))
 
 
 def chosen(table: tuple[tuple[str, float], ...], rng: np.random.Generator) -> str:

@@ -129,7 +129,7 @@ def answers(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the logits of C candidates per question, (Q, C, G, G), their predicted IoUs, (Q, C), and object scores.
 
-    given: what the network is told, see SamBatch. The candidates are SAM's three; with "one" in `given`, its single one.
+    given: what the network is told, see SamBatch. There are three candidates, or one if "one" is in `given`.
     """
     output = model(
         image_embeddings=[each[asked.image_of] for each in maps],
