@@ -85,13 +85,19 @@ class SamBatchOptions:
 
 # what the network is told, and how often; only the first is what `--refine sam` tells
 PARTS_GIVEN = (
-    ("box points soft", 0.7),
-    ("points soft", 0.06),
-    ("box soft", 0.06),
-    ("box points", 0.12),
-    ("soft", 0.06),
+    ("box points soft", 0.8),
+    ("points soft", 0.04),
+    ("box soft", 0.04),
+    ("box points", 0.08),
+    ("soft", 0.04),
 )
-SINGLE_GIVEN = (("points", 0.4), ("box points", 0.25), ("box", 0.05), ("box points soft", 0.2), ("points soft", 0.1))
+SINGLE_GIVEN = (
+    ("box points soft", 0.35),
+    ("points soft", 0.15),
+    ("box points", 0.2),
+    ("points", 0.25),
+    ("box", 0.05),
+)
 ONE_SHARE = 0.15  # of the steps in which the network gives its single answer instead of three candidates
 
 
@@ -205,7 +211,7 @@ def single_row(scene: Scene, grid: int, rng: np.random.Generator) -> dict[str, N
     """Returns a question about one object, preferably one that touches another, with its answer.
 
     Negative points lie on objects that touch it, otherwise beside it. The soft map covers all of them, without saying
-    where one ends.
+    where one ends; in half of the questions it is cut between their centres, as for `--instances`.
     """
     numbers = on_grid(scene.instances, grid)
     present = [int(number) for number in np.unique(numbers) if number]
@@ -216,9 +222,14 @@ def single_row(scene: Scene, grid: int, rng: np.random.Generator) -> dict[str, N
     positive = random_points(numbers == number, int(rng.integers(1, questions.POSITIVES + 1)), rng)
     rest = group & (numbers != number) if beside[number] else ~group
     negative = random_points(rest, int(rng.integers(0, questions.NEGATIVES + 1)), rng)
-    box = box_of(group if rng.random() < 0.5 else numbers == number)
-    box = box + rng.normal(0, 0.03, 4) * np.tile(box[2:] - box[:2], 2)
     soft = soft_maps.logit(blurred(group, grid, rng).astype(np.float32) / 255) * questions.SCALE
+    own = numbers == number
+    if rng.random() < 0.5:
+        nearest = nearest_centre([own, *(numbers == other for other in beside[number])])
+        soft = np.where(nearest == 0, soft, -questions.LIMIT)
+        own = group & (nearest == 0)
+    box = box_of(own if own.any() else group)
+    box = box + rng.normal(0, 0.03, 4) * np.tile(box[2:] - box[:2], 2)
     points = np.concatenate([positive, negative]) * CELL + (CELL - 1) / 2
     labels = np.array([1] * len(positive) + [0] * len(negative), np.int64)
     box = np.clip(box * CELL - 0.5, 0, grid * CELL - 1)
@@ -229,6 +240,18 @@ def neighbours(numbers: Numbers, number: int) -> list[int]:
     """Returns the instances that touch one."""
     around = cv2.dilate((numbers == number).view(np.uint8), np.ones((3, 3), np.uint8)) > 0
     return [int(other) for other in np.unique(numbers[around]) if other not in (0, number)]
+
+
+def nearest_centre(objects: list[questions.Cells]) -> NDArray[np.intp]:
+    """Returns which of the objects' centres, the cells farthest from their edges, is nearest to each cell."""
+    centres = [np.unravel_index(np.argmax(from_edge(each)), each.shape) for each in objects]
+    rows, columns = np.indices(objects[0].shape)
+    return np.argmin([np.hypot(rows - y, columns - x) for y, x in centres], 0)
+
+
+def from_edge(cells: questions.Cells) -> NDArray[np.float32]:
+    """Returns the distance of each cell to the next one outside `cells`."""
+    return np.asarray(cv2.distanceTransform(np.pad(cells.view(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1])
 
 
 def random_points(cells: questions.Cells, count: int, rng: np.random.Generator) -> NDArray[np.float32]:

@@ -23,6 +23,7 @@ from shapes.sam_batches import CELL, COLOURS, FULL, Questions, SamBatch
 
 WIDTHS, BLOCKS, HEADS = (32, 64, 96, 160), (1, 2, 3, 1), (1, 2, 3, 5)  # of the image encoder's four stages
 HIDDEN = 96  # channels of prompts and of the mask decoder
+PARTS_SHARE = 0.7  # of the loss that the questions about parts have; the rest is that of single objects
 MEAN_SHARE = 0.5  # of the loss of all candidates; the rest is that of the best one
 LOSS_WEIGHTS = {"edges": 1.0, "dice": 1.0, "iou": 0.5, "object": 0.05}
 
@@ -113,7 +114,7 @@ class SamTraining(nn.Module):
             losses(*answers(self.model, maps, asked, given), asked)
             for asked, given in zip((batch.parts, batch.single), batch.given, strict=True)
         ]
-        return {name: sum(term[name] for term in terms) / len(terms) for name in LOSS_WEIGHTS}
+        return {name: PARTS_SHARE * terms[0][name] + (1 - PARTS_SHARE) * terms[1][name] for name in LOSS_WEIGHTS}
 
 
 def image_maps(model: Sam2Model, images: Tensor) -> list[Tensor]:

@@ -16,7 +16,7 @@ from clipseg_cli.model.registry import WEIGHTS
 from clipseg_cli.model.sam import Sam
 from clipseg_cli.model.segmenter import Segmenter
 from shapes import refinement_benchmark, sam_batches, sam_model, train, train_sam
-from shapes.sam_batches import CELL, Questions, SamBatch, SamBatchOptions
+from shapes.sam_batches import CELL, SamBatch, SamBatchOptions
 from shapes.scenes import SceneOptions, draw_scene
 
 FOLDER = WEIGHTS / "shapes-sam"
@@ -118,7 +118,9 @@ def test_most_points_of_the_questions_about_parts_are_right(batch: SamBatch) -> 
         ({1: 0.1, 2: 0.3}, [1], []),  # not about any object
     ],
 )
-def test_a_part_means_the_objects_of_the_query(covered: dict[int, float], asked: list[int], expected: list[int]) -> None:
+def test_a_part_means_the_objects_of_the_query(
+    covered: dict[int, float], asked: list[int], expected: list[int]
+) -> None:
     """A part means the objects of the query that it covers; if there are none, any that it covers mostly."""
     numbers, part = np.zeros((20, 20), np.uint8), np.zeros((20, 20), bool)
     for number, share in covered.items():
