@@ -16,6 +16,7 @@ CONFIG, SAFETENSORS, PICKLE = "config.json", "model.safetensors", "pytorch_model
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")  # transformers up to 4; transformers 5
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either group is enough
 OTHERS = (*PREPROCESSORS, *sum(TOKENIZERS, ()), "tokenizer_config.json", "special_tokens_map.json")
+CARD = "README.md"  # says how the model was made, and its licence
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clipseg_cli.errors import ModelError
-from clipseg_cli.model.checkpoint_files import CONFIG, OTHERS, PICKLE, SAFETENSORS, Kind, check_config
+from clipseg_cli.model.checkpoint_files import CARD, CONFIG, OTHERS, PICKLE, SAFETENSORS, Kind, check_config
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git blob id of a small file; sha256 of a large one
@@ -72,7 +72,7 @@ def pull(repo: str, revision: str, progress: bool, refresh: bool, kinds: tuple[K
             )
         _fetch(repo, commit, CONFIG, progress, refresh)
         check_config(path, kinds)  # before 600 MB of another kind of model are downloaded
-        for name in (*OTHERS, SAFETENSORS if SAFETENSORS in offered else PICKLE):
+        for name in (CARD, *OTHERS, SAFETENSORS if SAFETENSORS in offered else PICKLE):
             if name in offered:
                 _fetch(repo, commit, name, progress, refresh)
         if revision != commit:

@@ -14,6 +14,7 @@ from clipseg_cli.model.checkpoint_files import (
     CLIPSEG,
     CONFIG,
     DEFAULT_THRESHOLD,
+    KINDS,
     PICKLE,
     SAFETENSORS,
     SAM,
@@ -109,13 +110,32 @@ def locate(
     `kinds` are the kinds of network that are accepted.
     Raises UsageError for an invalid name, ModelError for weights that are missing, damaged or refused.
     """
+    path, repo, revision = resolve(model, kinds)
+    if repo is None:
+        assert path is not None
+        return _check(model, path, None, None, kinds)
+    incomplete = path is None or first_missing(path) is not None
+    if download and not offline and not hub.constants().HF_HUB_OFFLINE and (refresh or incomplete):
+        path = hub.pull(repo, revision, progress, refresh, kinds)
+    elif path is None or incomplete:
+        remedy = f"run `clipseg models pull {model}` with a network, or {kinds[0].instead}"
+        raise ModelError(f"the weights of {model} are not in {hub.cache()}: {remedy}")
+    return _check(model, path, repo, path.name, kinds)
+
+
+def resolve(model: str, kinds: tuple[Kind, ...] = KINDS) -> tuple[Path | None, str | None, str]:
+    """Returns the folder of a model, complete or not, or None if it is not on this machine; hub id; revision.
+
+    The hub id is None for a directory and a bundled model. Makes no request. Raises UsageError for an invalid name, and
+    for an alias of another kind.
+    """
     name, at, revision = model.partition("@")
     if name in ALIASES and ALIASES[name].kind not in kinds:
         raise UsageError(f"{model} is a {ALIASES[name].kind.name} model; a {kinds[0].name} model is needed here")
     if model in ALIASES and not ALIASES[model].repo:
-        return _check(model, WEIGHTS / model, None, None, kinds)
+        return WEIGHTS / model, None, ""
     if name not in ALIASES and os.path.isdir(model):  # Path.is_dir would raise on an overlong name
-        return _check(model, Path(model), None, None, kinds)
+        return Path(model), None, ""
     repo = ALIASES[name].repo if name in ALIASES else name
     if not REPO.fullmatch(repo):
         known = (alias for alias, one in ALIASES.items() if one.kind in kinds)
@@ -123,14 +143,8 @@ def locate(
         raise UsageError(f"no model {model!r}: {hint}")
     if at and not REVISION.fullmatch(revision):
         raise UsageError(f"{revision!r} in {model!r} is not a revision: give a branch, tag, commit or refs/pr/N")
-    path = hub.snapshot(repo, revision or "main")
-    incomplete = path is None or first_missing(path) is not None
-    if download and not offline and not hub.constants().HF_HUB_OFFLINE and (refresh or incomplete):
-        path = hub.pull(repo, revision or "main", progress, refresh, kinds)
-    elif path is None or incomplete:
-        remedy = f"run `clipseg models pull {model}` with a network, or {kinds[0].instead}"
-        raise ModelError(f"the weights of {model} are not in {hub.cache()}: {remedy}")
-    return _check(model, path, repo, path.name, kinds)
+    revision = revision or "main"
+    return hub.snapshot(repo, revision), repo, revision
 
 
 def installed() -> tuple[Installed, ...]:

@@ -202,7 +202,7 @@ def _plan(request: Request, before: dict[str, Any]) -> MaskPlan:
     given = [replace(prompt, threshold=kept.get(prompt.label)) for prompt in known]
     chosen = resolve_thresholds(request.masks.threshold, given, 0.5)
     formats = complete(request.output.formats)
-    writers.check(len(known), request.masks.mode, formats)
+    writers.check(len(known), request.masks, formats)
     if "soft16" in formats and "soft16" not in before["settings"]["formats"]:
         raise UsageError(f"{request.run} has only 8-bit soft maps: run it again with -f soft16")
     slugs = unique_slugs(prompt.label for prompt in known)

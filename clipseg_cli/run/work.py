@@ -40,7 +40,7 @@ def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[F
     """Returns what to do with each image. Raises UsageError; OutputError if the features folder is not writable."""
     query, encode = request.query, request.encode
     chosen = resolve_thresholds(request.masks.threshold, query.prompts, checkpoint.threshold)
-    writers.check(len(query.prompts), request.masks.mode, formats)
+    writers.check(len(query.prompts), request.masks, formats)
     embedding_file.check(query.saved, checkpoint.weights, request.model.model)
     if encode.features is not None:
         if paths.is_url(encode.features):

@@ -128,6 +128,13 @@ class MaskOptions:
     mode: Annotated[
         Mode, Flag("binary: masks may overlap. labels: each pixel belongs to its most probable label only.")
     ] = "binary"
+    instances: Annotated[
+        bool,
+        Flag(
+            "Keep the objects of a label apart: each connected component gets an annotation of its own (coco, yolo, "
+            "voc, labelme, labelstudio, cvat), a number (-f instances) and a score."
+        ),
+    ] = False
     background: Annotated[
         float,
         Flag(
