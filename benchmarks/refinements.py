@@ -1,8 +1,8 @@
 """What each refinement costs, in time and memory: `python -m benchmarks.refinements`.
 
-Runs `clipseg segment` with the bundled model on drawn images in which it finds one object, and prints a table; `--write`
-puts it into docs/masks.md. The SAM has random weights and the size of SAM 2.1 tiny. Its answers are useless and cost as
-much as good ones. Time is processor time, so that other work on the machine counts little.
+Runs `clipseg segment` with the bundled model on drawn images in which it finds one object, and prints a table.
+`--write` puts it into docs/masks.md. The SAM has random weights and the size of SAM 2.1 tiny: its answers are useless
+and cost as much as good ones. Time is processor time, so that other work on the machine counts little.
 """
 
 import argparse
