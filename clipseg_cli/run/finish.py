@@ -101,7 +101,7 @@ def _masks(of: Record, photo: Photo, maps: Iterable[soft_maps.Scored], plan: Mas
     """Returns what the writers need of one image, and the masks of its record."""
     options, formats = plan.masks, plan.formats
     labels = tuple(prompt.label for prompt in plan.prompts)
-    compete = options.mode == "labels" or "labels" in formats
+    compete = options.mode == "labels" or bool({"labels", "semantic"} & {*formats})
     masks, softs, fines, alphas, blanks, index = [], [], [], [], [], None
     for scored, prompt, wanted in zip(maps, plan.prompts, plan.thresholds, strict=True):
         present = scored.presence >= options.min_presence

@@ -28,6 +28,7 @@ Format = Literal[
     "parquet",
     "video",
     "ultralytics",
+    "semantic",
     "instances",
     "imagefolder",
 ]
@@ -58,6 +59,7 @@ TOP_NAMES: dict[Format, str] = {
 # ones, so a walk leaves out only the files that such a run writes: `names.patterns`.
 TOP_SETS: dict[Format, tuple[str, ...]] = {
     "ultralytics": ("images", "labels", "data.yaml"),
+    "semantic": ("images", "masks", "data.yaml"),
     "instances": ("images", "annotations"),
     "imagefolder": ("train", "val", "test"),
 }
@@ -79,6 +81,7 @@ Layout = Literal[
     "comfyui",
     "darktable",
     "ultralytics",
+    "ultralytics-semantic",
     "coco",
     "imagefolder",
 ]

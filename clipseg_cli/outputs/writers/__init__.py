@@ -93,6 +93,7 @@ WRITERS: dict[Format, Writer] = {
     "parquet": parquet.masks,
     "video": video.fragments,
     "ultralytics": top_sets.ultralytics,
+    "semantic": top_sets.semantic,
     "instances": top_sets.instances,
     "imagefolder": top_sets.imagefolder,
 }
@@ -115,14 +116,15 @@ def files(form: Format, place: Place, result: Result, names: Names) -> Iterator[
 def check(labels: int, mode: Mode, formats: Sequence[Format]) -> None:
     """Raises UsageError for a format that needs another package, or cannot hold all labels.
 
-    An 8-bit label image holds 255 beside the background. Pascal VOC holds one less, because it reserves 255 for "void".
+    An 8-bit label image holds 255 beside the background. Pascal VOC and Ultralytics hold one less, because 255 is
+    "void" there.
     """
     for form in formats:
         if form in PACKAGES and importlib.util.find_spec(PACKAGES[form]) is None:
             raise UsageError(f"-f {form} needs one more package: pip install 'clipseg-cli[{form}]'")
-    limit = 254 if "voc" in formats else 255
-    if labels > limit and (mode == "labels" or {"labels", "voc"} & {*formats}):
+    limit = 254 if {"voc", "semantic"} & {*formats} else 255
+    if labels > limit and (mode == "labels" or {"labels", "voc", "semantic"} & {*formats}):
         raise UsageError(
-            f"there are {labels} labels, but --mode labels and the formats labels and voc hold at most {limit}: "
-            "use fewer prompts, or another mode and format"
+            f"there are {labels} labels, but --mode labels, -f labels, -f voc and --layout ultralytics-semantic hold at "
+            f"most {limit}: use fewer prompts, or another mode and format"
         )
