@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 
+from clipseg_cli.inputs import names
 from clipseg_cli.outputs.splits import SPLITS
 from clipseg_cli.outputs.writers import annotations, photos, pixels, raster
 from clipseg_cli.outputs.writers.annotations import FRAGMENTS
@@ -26,9 +27,13 @@ def ultralytics(stem: str, result: Result) -> Iterator[File]:
 def semantic(stem: str, result: Result) -> Iterator[File]:
     """Yields the label image, as `-f labels` has it, and the photo, in masks/train/ and images/train/ or its part.
 
-    Raises ImageError.
+    Ultralytics finds the mask of a photo by the last folder `images` of its path, so that there is only one. Raises
+    ImageError.
     """
-    path = f"{result.split or SPLITS[0]}/{photos.flat(stem, result)}"
+    name = photos.flat(stem, result)
+    if "images" in name.split("/")[:-1]:
+        name = store.portable(names.renamed(name.replace("/", photos.JOINT), name))
+    path = f"{result.split or SPLITS[0]}/{name}"
     yield f"masks/{path}.png", None, pixels.labels_png(result)
     yield from photos.photo("semantic", f"images/{path}", result)
 
