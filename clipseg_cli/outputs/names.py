@@ -170,8 +170,8 @@ def check(
         if shared := {*top_names(form)} & {*top_names(other)}:
             free = form if form in USUAL else other
             raise UsageError(
-                f"--layout and -f {free} would both write to {min(shared)}/: run them apart, or name the files of {free} "
-                f"with --name '{free}=own/{USUAL[free].partition('/')[2]}'"
+                f"--layout and -f {free} would both write to {min(shared)}/: run them apart, or move the files of "
+                f"{free}, as with --name '{free}=own/{USUAL[free].partition('/')[2]}'"
             )
     for form, template in found.items():
         first = split(template)[0]

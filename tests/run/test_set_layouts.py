@@ -1,4 +1,4 @@
-"""`--layout ultralytics`, `ultralytics-semantic`, `coco` and `imagefolder`: data sets of whole runs, as their readers find and read them."""
+"""Layouts that are data sets, of whole runs, as their readers find and read them."""
 
 import json
 import re

@@ -125,6 +125,6 @@ def check(labels: int, mode: Mode, formats: Sequence[Format]) -> None:
     limit = 254 if {"voc", "semantic"} & {*formats} else 255
     if labels > limit and (mode == "labels" or {"labels", "voc", "semantic"} & {*formats}):
         raise UsageError(
-            f"there are {labels} labels, but --mode labels, -f labels, -f voc and --layout ultralytics-semantic hold at "
-            f"most {limit}: use fewer prompts, or another mode and format"
+            f"there are {labels} labels, but --mode labels and the formats labels and voc hold at most {limit}, and so "
+            "does --layout ultralytics-semantic: use fewer prompts, or another mode and format"
         )
