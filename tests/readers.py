@@ -37,7 +37,7 @@ def _install() -> str:
     if not folder.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as made:
-            pip = f"{sys.executable} -m pip install -q --no-deps --only-binary :all: --target"
+            pip = f"{sys.executable} -m pip install -q --no-deps --no-compile --only-binary :all: --target"
             try:
                 subprocess.run(
                     [*pip.split(), f"{made}/all", "-r", str(LIST)], capture_output=True, timeout=LIMIT, check=True

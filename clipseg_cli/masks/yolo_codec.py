@@ -41,7 +41,8 @@ def draw(mask: NDArray[np.uint8], points: NDArray[np.float32]) -> None:
     `points` are fractions of the mask's sides: x, y, x, y, ... Raises ValueError for an odd number of them.
     """
     height, width = mask.shape
-    cv2.fillPoly(mask, [(points.reshape(-1, 2) * np.float32((width, height))).astype(np.int32)], 255)
+    sides = np.array((width, height), np.float32)
+    cv2.fillPoly(mask, [(points.reshape(-1, 2) * sides).astype(np.int32)], 255)
 
 
 def _lengths(counts: list[int], side: int) -> list[int]:
