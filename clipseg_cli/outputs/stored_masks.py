@@ -122,7 +122,7 @@ def _grey(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
 # From the formats that hold every label exactly to those that do not.
 READERS: dict[Format, Callable[[StoredMasks, Record, bytes], Masks]] = {
     "imagefolder": _imagefolder,
-    "instances": _coco,
+    "annotations": _coco,
     "coco": _coco,
     "ultralytics": _yolo,
     "yolo": _yolo,

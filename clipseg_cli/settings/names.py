@@ -25,7 +25,7 @@ _PART = "(?:train|val|test)"
 _SETS = {
     "ultralytics": (re.compile(f"images/{_PART}/.+"), re.compile(rf"labels/{_PART}/.+|data\.yaml")),
     "semantic": (re.compile(f"images/{_PART}/.+"), re.compile(rf"masks/{_PART}/.+|data\.yaml")),
-    "instances": (re.compile("images/.+"), re.compile(rf"annotations/instances_{_PART}\.json")),
+    "annotations": (re.compile("images/.+"), re.compile(rf"annotations/instances_{_PART}\.json")),
     "imagefolder": (re.compile(f"{_PART}/images/.+"), re.compile(rf"{_PART}/(?:masks/.+|metadata\.jsonl)")),
 }
 _FIELD = re.compile(r"\{([^{}]*)\}")

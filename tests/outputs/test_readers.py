@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipseg_cli.masks import cleanup
 from clipseg_cli.outputs.writers.result import Result
-from mask_shapes import MASKS, assemble, result, ring
+from mask_shapes import MASKS, assemble, components, result, ring
 from readers import package
 from yolo_readers import LEAST
 
@@ -43,11 +42,11 @@ def data_set(out: Path, form: Any, **export: Any) -> dict[str, Result]:
 
 def worst_of(mask: np.ndarray, found: list[np.ndarray]) -> float:
     """The smallest IoU of a component with the best of the masks found, bool (H, W), of which there are as many."""
-    components = cleanup.components(mask)
-    assert len(found) == len(components)
+    parts = components(mask)
+    assert len(found) == len(parts)
     if not found:
         return 1.0
-    one, other = (np.array([each.ravel() > 0 for each in masks], np.float32) for masks in (components, found))
+    one, other = (np.array([each.ravel() > 0 for each in masks], np.float32) for masks in (parts, found))
     common = one @ other.T
     return float((common / (one.sum(1)[:, None] + other.sum(1) - common)).max(1).min())
 
@@ -143,14 +142,14 @@ def test_datumaro_reads_cvat(tmp_path: Path) -> None:
     from PIL import Image
 
     mask = MASKS["blobs 3"]
-    assemble(tmp_path, "cvat", {"a": result(mask, ring(), components=True)})
+    assemble(tmp_path, "cvat", {"a": result(mask, ring(), apart=True)})
     (tmp_path / "cvat/images").mkdir(parents=True)
     Image.new("RGB", (130, 90)).save(tmp_path / "cvat/images/a.jpg")
     (item,) = Dataset.import_from(str(tmp_path / "cvat"), "cvat")
     assert item.id == "a"
     for label, expected in enumerate((mask, ring())):
         own = [each for each in item.annotations if each.type == AnnotationType.mask and each.label == label]
-        assert len(own) == len(cleanup.components(expected))
+        assert len(own) == len(components(expected))
         assert np.array_equal(sum(each.image for each in own) > 0, expected > 0)
 
 
