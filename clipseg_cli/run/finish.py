@@ -106,7 +106,7 @@ def _masks(
     """Returns what the writers need of one image, and the masks of its record."""
     options, formats = plan.masks, plan.formats
     labels = tuple(prompt.label for prompt in plan.prompts)
-    compete = options.mode == "labels" or bool({"labels", "instances"} & {*formats})
+    compete = options.mode == "labels" or bool({"labels", "instances", "semantic"} & {*formats})
     masks, softs, fines, alphas, blanks, index = [], [], [], [], [], None
     for scored, prompt, wanted in zip(maps, plan.prompts, plan.thresholds, strict=True):
         present = scored.presence >= options.min_presence
