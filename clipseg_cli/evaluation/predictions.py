@@ -176,7 +176,7 @@ def _from_record(out: Path, record: dict[str, Any], stored: bool, output: str | 
         soft = mask.get("soft") or mask.get("soft16")
         for path in (mask["path"], soft):
             if output is None and path and len(parts := path.split("/", 2)) == 3:
-                stems.append(parts[2].removesuffix(".png"))
+                stems.append(parts[2].rpartition(".")[0])
         predictions.append(
             Prediction(
                 mask["label"],

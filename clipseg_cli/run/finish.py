@@ -54,17 +54,21 @@ def finish(
     plan: MaskPlan,
     write: Write,
     original: Callable[[], store.Content] | None = None,
+    clear: NDArray[np.bool_] | None = None,
 ) -> Record:
     """Writes the files of one image and returns its completed record, or a record of the error.
 
     `blank` is the record without masks, `output` the image's output path. `maps` yields one soft map per label,
     which is read before the next one. `photo` is called only if a step needs the image, and `original`, which returns
-    the file of the image, only if a data set takes it as it is. Raises OutputError.
+    the file of the image, only if a data set takes it as it is. `clear`, (H, W), says which pixels have no data: masks
+    and soft maps never have them. Raises OutputError.
     """
     paths: dict[tuple[Format, int | None], str] = {}
     outputs: list[tuple[str, int]] = []
     try:
-        result, masks = _masks(blank, photo, maps, plan)
+        if clear is not None:
+            maps = (replace(each, map=soft_maps.WithoutData(each.map, clear)) for each in maps)
+        result, masks = _masks(blank, photo, maps, plan, clear)
         place = Place(output, blank.image, blank.frame)
         part = splits.split(place.stem, blank.frame is not None, plan.export.split)
         result = replace(result, original=original, split=part)
@@ -97,7 +101,9 @@ def finish(
     return replace(blank, masks=located, files=written(None), output=place.stem, outputs=tuple(outputs))
 
 
-def _masks(of: Record, photo: Photo, maps: Iterable[soft_maps.Scored], plan: MaskPlan) -> tuple[Result, list[Mask]]:
+def _masks(
+    of: Record, photo: Photo, maps: Iterable[soft_maps.Scored], plan: MaskPlan, clear: NDArray[np.bool_] | None
+) -> tuple[Result, list[Mask]]:
     """Returns what the writers need of one image, and the masks of its record."""
     options, formats = plan.masks, plan.formats
     labels = tuple(prompt.label for prompt in plan.prompts)
@@ -107,7 +113,7 @@ def _masks(of: Record, photo: Photo, maps: Iterable[soft_maps.Scored], plan: Mas
         present = scored.presence >= options.min_presence
         mask, at, opacity = threshold.cut(scored.map, photo, wanted, options.clean, present)
         masks.append(mask)
-        alphas += [] if opacity is None else [(opacity, mask)]
+        alphas += [] if opacity is None else [(soft_maps.cleared(opacity, clear), mask)]
         if compete or {"soft", "npz"} & set(formats):
             softs.append(scored.map.soft())
         if "soft16" in formats:
@@ -117,7 +123,7 @@ def _masks(of: Record, photo: Photo, maps: Iterable[soft_maps.Scored], plan: Mas
         blanks.append(replace(blank, similarity=scored.similarity, refined=refined))
     if options.mode == "labels":
         masks = _split(soft_maps.compete(softs, masks, options.background), len(masks))
-    masks = [cleanup.clean(mask, options.clean) for mask in masks]
+    masks = [soft_maps.cleared(cleanup.clean(mask, options.clean), clear) for mask in masks]
     if compete:
         index = soft_maps.compete(softs, masks)
     if index is not None and options.mode == "labels":  # masks must not overlap after --grow either
@@ -142,6 +148,9 @@ def _masks(of: Record, photo: Photo, maps: Iterable[soft_maps.Scored], plan: Mas
         orientation=of.orientation,
         uncommon=conversion.is_uncommon(of.notes),
         frame=of.frame,
+        georeference=of.georeference,
+        turn=of.orientation,
+        presences=tuple(blank.presence for blank in blanks),
     )
     if plan.export.orientation == "stored" and of.orientation != 1:
         result = result.stored(of.orientation)

@@ -293,6 +293,7 @@ def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Wri
         notes=notes,
         identity=identity,
         orientation=image.orientation,
+        georeference=image.georeference,
     )
 
     progress(source, "mask")
@@ -310,7 +311,7 @@ def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Wri
             yield soft_maps.Scored(large, float(probability.max()), float(probability.mean()), presence, alike)
 
     file = None if source.frame is not None else partial(photos.original, source, identity, job.checksum)
-    return finish(blank, source.output, lambda: image.pixels, maps(), job.plan, noted, file)
+    return finish(blank, source.output, lambda: image.pixels, maps(), job.plan, noted, file, image.clear)
 
 
 def _batches(items: Iterable[T | None], size: int) -> Iterator[list[T]]:

@@ -4,6 +4,7 @@ The keys of WRITERS are the choices of `--format`, and the data sets that only `
 """
 
 import importlib.util
+import os
 from collections.abc import Callable, Iterator, Sequence
 
 from clipseg_cli.errors import UsageError
@@ -18,6 +19,7 @@ from clipseg_cli.outputs.writers import (
     top_sets,
     video,
     webdataset,
+    world,
 )
 from clipseg_cli.outputs.writers.result import File, Result
 from clipseg_cli.settings.masks import Mode
@@ -96,6 +98,7 @@ WRITERS: dict[Format, Writer] = {
     "instances": top_sets.instances,
     "imagefolder": top_sets.imagefolder,
 }
+LOCATED: tuple[Format, ...] = ("mask", "soft", "soft16", "labels", "joined")  # formats that keep the georeference
 # Modules that formats need. Each of these formats has an extra of its name.
 PACKAGES: dict[Format, str] = {"parquet": "pyarrow", "video": "av"}
 
@@ -105,11 +108,22 @@ def files(form: Format, place: Place, result: Result, names: Names) -> Iterator[
 
     Raises ImageError if the image cannot be written so.
     """
-    if form not in names.templates:
+    for path, index, data in _made(form, place, result, names):
+        yield path, index, data
+        if form in LOCATED:
+            yield from ((beside, index, content) for beside, content in world.files(path, result))
+
+
+def _made(form: Format, place: Place, result: Result, names: Names) -> Iterator[File]:
+    """Yields the files of a format. Those in `LOCATED` are GeoTIFFs if the image is one and no name says otherwise."""
+    named = form in names.templates
+    if not named and not (form in LOCATED and result.georeference.is_geotiff):
         yield from WRITERS[form](place.stem, result)
         return
-    for index, data in one_file.encoded(form, names.suffix(form), place.stem, result):
-        yield names.path(form, place, "" if index is None else result.slugs[index]), index, data
+    for index, data in one_file.encoded(form, names.suffix(form) if named else ".tif", place.stem, result):
+        slug = "" if index is None else result.slugs[index]
+        path = names.path(form, place, slug) if named else os.path.splitext(usual(form, place.stem, slug))[0] + ".tif"
+        yield path, index, data
 
 
 def check(labels: int, mode: Mode, formats: Sequence[Format]) -> None:

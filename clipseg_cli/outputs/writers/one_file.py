@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from clipseg_cli.errors import ImageError, UsageError
 from clipseg_cli.inputs.kinds import EXTENSIONS
 from clipseg_cli.outputs.image_root import ImageRoot
-from clipseg_cli.outputs.writers import annotations, labelling, per_run, photos, pixels, raster
+from clipseg_cli.outputs.writers import annotations, geotiff, labelling, per_run, photos, pixels, raster
 from clipseg_cli.outputs.writers.result import File, Result
 from clipseg_cli.settings.outputs import ExportOptions, Format
 from clipseg_cli.storage.originals import Original
@@ -143,7 +143,10 @@ def encoded(form: Format, suffix: str, stem: str, result: Result) -> Iterator[tu
         array = PIXELS[form](result, index or 0)
         if suffix == ".webp" and max(array.shape[:2]) > WEBP_SIDE:
             raise ImageError("too_large", "write", f"WebP holds at most {WEBP_SIDE} pixels a side: use .png or .tif")
-        yield index, ENCODERS[suffix](array, form, result.converted)
+        if suffix == ".tif" and result.georeference.is_geotiff:
+            yield index, geotiff.encoded(array, result.georeference, result.turn, result.converted)
+        else:
+            yield index, ENCODERS[suffix](array, form, result.converted)
 
 
 def _png(array: NDArray[Any], form: Format, srgb: bool) -> bytes:
