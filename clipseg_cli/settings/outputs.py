@@ -25,6 +25,8 @@ Format = Literal[
     "cvat",
     "svg",
     "webdataset",
+    "geojson",
+    "gpkg",
     "parquet",
     "video",
     "ultralytics",
@@ -51,6 +53,8 @@ TOP_NAMES: dict[Format, str] = {
     "cvat": "cvat",
     "svg": "svg",
     "webdataset": "webdataset",
+    "geojson": "masks.geojson",
+    "gpkg": "masks.gpkg",
     "parquet": "manifest.parquet",
     "video": "videos",
 }

@@ -8,10 +8,12 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 
 from clipseg_cli.errors import UsageError
+from clipseg_cli.inputs.kinds import pip_line
 from clipseg_cli.outputs.names import Names, Place, usual
 from clipseg_cli.outputs.writers import (
     annotations,
     labelling,
+    map_layers,
     one_file,
     parquet,
     pixels,
@@ -92,6 +94,8 @@ WRITERS: dict[Format, Writer] = {
     "cvat": labelling.cvat,
     "svg": annotations.svg,
     "webdataset": webdataset.webdataset,
+    "geojson": map_layers.geojson,
+    "gpkg": map_layers.gpkg,
     "parquet": parquet.masks,
     "video": video.fragments,
     "ultralytics": top_sets.ultralytics,
@@ -99,8 +103,13 @@ WRITERS: dict[Format, Writer] = {
     "imagefolder": top_sets.imagefolder,
 }
 LOCATED: tuple[Format, ...] = ("mask", "soft", "soft16", "labels", "joined")  # formats that keep the georeference
-# Modules that formats need. Each of these formats has an extra of its name.
-PACKAGES: dict[Format, str] = {"parquet": "pyarrow", "video": "av"}
+# The extra that a format needs, and the modules that it installs.
+PACKAGES: dict[Format, tuple[str, tuple[str, ...]]] = {
+    "parquet": ("parquet", ("pyarrow",)),
+    "video": ("video", ("av",)),
+    "geojson": ("geo", ("rasterio", "pyproj")),
+    "gpkg": ("geo", ("rasterio", "pyproj", "pyogrio")),
+}
 
 
 def files(form: Format, place: Place, result: Result, names: Names) -> Iterator[File]:
@@ -132,8 +141,9 @@ def check(labels: int, mode: Mode, formats: Sequence[Format]) -> None:
     An 8-bit label image holds 255 beside the background. Pascal VOC holds one less, because it reserves 255 for "void".
     """
     for form in formats:
-        if form in PACKAGES and importlib.util.find_spec(PACKAGES[form]) is None:
-            raise UsageError(f"-f {form} needs one more package: pip install 'clipseg-cli[{form}]'")
+        extra, modules = PACKAGES.get(form, ("", ()))
+        if any(importlib.util.find_spec(name) is None for name in modules):
+            raise UsageError(f"-f {form} needs one more package: {pip_line(extra)}")
     limit = 254 if "voc" in formats else 255
     if labels > limit and (mode == "labels" or {"labels", "voc"} & {*formats}):
         raise UsageError(

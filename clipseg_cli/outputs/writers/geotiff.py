@@ -18,7 +18,7 @@ from clipseg_cli.inputs.frames.tiff_pages import Field
 from clipseg_cli.inputs.georeference import Georeference, for_masks
 
 TILE = 256  # pixels: the side of a tile
-SHORT, LONG, BYTES = 3, 4, 7  # types of tags
+SHORT, LONG, BYTES, DOUBLE = 3, 4, 7, 12  # types of tags
 HEADER = 8  # bytes
 GREY, RGB, DEFLATE, DIFFERENCES, STRAIGHT = 1, 2, 8, 2, 2  # values of tags
 
@@ -76,6 +76,11 @@ def _packed(tile: NDArray[Any]) -> bytes:
 
 def _numbers(tag: int, kind: int, values: list[int]) -> Field:
     return Field(tag, kind, len(values), struct.pack(f"<{len(values)}{'H' if kind == SHORT else 'I'}", *values))
+
+
+def doubles(tag: int, values: list[float]) -> Field:
+    """Returns a tag of float64 numbers."""
+    return Field(tag, DOUBLE, len(values), struct.pack(f"<{len(values)}d", *values))
 
 
 def _directory(fields: Iterable[Field], at: int) -> bytes:
