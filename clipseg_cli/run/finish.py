@@ -18,7 +18,7 @@ from clipseg_cli.masks.threshold import Photo
 from clipseg_cli.outputs import splits
 from clipseg_cli.outputs.names import Names, Place
 from clipseg_cli.outputs.record import Mask, Record
-from clipseg_cli.outputs.writers import files, one_file, per_run, photos, video
+from clipseg_cli.outputs.writers import REFUSING, files, one_file, per_run, photos, video
 from clipseg_cli.outputs.writers.one_file import OneFile
 from clipseg_cli.outputs.writers.result import Result
 from clipseg_cli.prompts.slugs import unique_slugs
@@ -72,7 +72,7 @@ def finish(
         place = Place(output, blank.image, blank.frame)
         part = splits.split(place.stem, blank.frame is not None, plan.export.split)
         result = replace(result, original=original, split=part)
-        for form in video.written(plan.formats, blank):
+        for form in sorted(video.written(plan.formats, blank), key=lambda form: form not in REFUSING):
             made = (
                 one_file.write(plan.file, place.stem, result) if plan.file else files(form, place, result, plan.names)
             )

@@ -103,6 +103,7 @@ WRITERS: dict[Format, Writer] = {
     "imagefolder": top_sets.imagefolder,
 }
 LOCATED: tuple[Format, ...] = ("mask", "soft", "soft16", "labels", "joined")  # formats that keep the georeference
+REFUSING: tuple[Format, ...] = ("geojson", "gpkg")  # formats that cannot hold some images: written first, or nothing is
 # The extra that a format needs, and the modules that it installs.
 PACKAGES: dict[Format, tuple[str, tuple[str, ...]]] = {
     "parquet": ("parquet", ("pyarrow",)),

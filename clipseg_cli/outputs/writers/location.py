@@ -24,6 +24,7 @@ Ring = NDArray[np.float64]
 Polygon = list[Ring]
 WGS84 = "EPSG:4326"
 STEP = 64  # pixels: longer edges get points between their ends, since straight edges are curved in another system
+FARTHEST = 540  # degrees of longitude: some systems go on beyond the antimeridian
 TRANSFORMED = (
     {georeference.TRANSFORMATION},
     {georeference.PIXEL_SCALE, georeference.TIE_POINTS},
@@ -44,7 +45,7 @@ def of(result: Result) -> Location:
     place = result.georeference
     tags = {field.tag for field in place.tags}
     inside = any(needed <= tags for needed in TRANSFORMED)
-    own = _of_tags(place if inside else Georeference(place.tags + _UNIT)) if place.is_geotiff else None
+    own = _of_tags(place if inside else Georeference(place.tags + _SOME)) if place.is_geotiff else None
     if inside and own is not None:
         transform = own.transform
     elif place.world:
@@ -63,8 +64,8 @@ def of(result: Result) -> Location:
 
 
 # A transformation for the tags of a file whose own one is in a world file: GDAL reads the reference system alone.
-_UNIT = (
-    geotiff.doubles(georeference.PIXEL_SCALE, [1, 1, 0]),
+_SOME = (
+    geotiff.doubles(georeference.PIXEL_SCALE, [2, 2, 0]),
     geotiff.doubles(georeference.TIE_POINTS, [0, 0, 0, 0, 0, 0]),
 )
 
@@ -77,6 +78,8 @@ def _of_tags(place: Georeference) -> Location:
     data = geotiff.encoded(np.zeros((1, 1), np.uint8), place, 1)
     try:
         with rasterio.MemoryFile(data) as file, file.open() as image:
+            if image.transform.is_identity:
+                raise _refused("GDAL finds no sound transformation in its tags")
             a, b, c, d, e, f = tuple(image.transform)[:6]
             system = "" if image.crs is None else image.crs.to_wkt()
     except rasterio.errors.RasterioError as error:
@@ -151,8 +154,8 @@ def to_wgs84(shape: Sequence[Polygon], system: str) -> list[Polygon]:
 
     def moved(ring: Ring) -> Ring:
         degrees = np.stack(transformer.transform(*ring.T), axis=1)
-        if not np.isfinite(degrees).all():
-            raise _refused("a part of it lies where its reference system has no coordinates")
+        if not (np.abs(degrees) <= (FARTHEST, 90)).all():  # infinite, NaN, or another system than the file says
+            raise _refused("its coordinates are outside its reference system, or those of another one")
         degrees[:, 0] = np.unwrap(degrees[:, 0], period=360)
         return np.asarray(degrees)
 

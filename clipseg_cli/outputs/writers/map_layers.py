@@ -8,6 +8,7 @@ from one fragment per image, as in `per_run`. For one image, `single_geojson` an
 """
 
 import base64
+import contextlib
 import json
 import struct
 import tempfile
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from clipseg_cli.errors import ImageError
 from clipseg_cli.outputs.record import readable_text
 from clipseg_cli.outputs.writers import location
 from clipseg_cli.outputs.writers.annotations import FRAGMENTS, objects
@@ -77,36 +80,32 @@ def _contents(files: Iterator[File]) -> Iterator[bytes]:
 
 def _features(result: Result) -> Iterator[dict[str, Any]]:
     """Yields the GeoJSON features of an image. Raises ImageError."""
-    for properties, _, shape in _objects(result, location.of(result), True):
+    where = location.of(result)
+    for properties, mask in _objects(result):
+        shape = location.to_wgs84(location.polygons(mask, where), where.system)
         coordinates = [
             [np.round([*ring, ring[0]], DIGITS).tolist() for ring in location.right_handed(polygon)]
             for polygon in shape
         ]
         geometry = {"type": "MultiPolygon", "coordinates": coordinates}
-        yield {"type": "Feature", "geometry": geometry, "properties": properties}
+        yield {"type": "Feature", "geometry": geometry, "properties": properties | {"area_m2": _area(shape)}}
 
 
 def _layer(result: Result) -> dict[str, Any]:
     """Returns the reference system of an image and its features. Raises ImageError."""
     where = location.of(result)
-    known = location.is_known(where.system)
-    rows = [
-        [*properties.values(), base64.b64encode(_binary(own)).decode()]
-        for properties, own, _ in _objects(result, where, known)
-    ]
-    return {"system": where.system if known else "", "rows": rows}
-
-
-def _objects(
-    result: Result, where: location.Location, known: bool
-) -> Iterator[tuple[dict[str, Any], list[location.Polygon], list[location.Polygon]]]:
-    """Yields the properties of each annotation, its polygons in the image's own system, and in WGS 84.
-
-    The last are empty, and the area is 0, unless the reference system is `known`.
-    """
-    for index, mask in objects(result):
+    rows = []
+    for properties, mask in _objects(result):
         own = location.polygons(mask, where)
-        degrees = location.to_wgs84(own, where.system) if known else []
+        with contextlib.suppress(ImageError):  # a system without degrees: the area stays unknown
+            properties["area_m2"] = _area(location.to_wgs84(own, where.system))
+        rows.append([*properties.values(), base64.b64encode(_binary(own)).decode()])
+    return {"system": where.system if location.is_known(where.system) else "", "rows": rows}
+
+
+def _objects(result: Result) -> Iterator[tuple[dict[str, Any], NDArray[np.uint8]]]:
+    """Yields the properties of each annotation, in the order of `COLUMNS`, and its mask. The last is still unknown."""
+    for index, mask in objects(result):
         properties = {
             "image": readable_text(result.name),
             "frame": result.frame or 0,
@@ -114,9 +113,13 @@ def _objects(
             "presence": float(result.presences[index]),
             "score": round(float(result.scores[index]), 4),
             "area_px": int(np.count_nonzero(mask)),
-            "area_m2": round(location.area(degrees), 4),
+            "area_m2": None,
         }
-        yield properties, own, degrees
+        yield properties, mask
+
+
+def _area(shape: Sequence[location.Polygon]) -> float:
+    return round(location.area(shape), 4)
 
 
 def _binary(shape: Iterable[location.Polygon]) -> bytes:
@@ -172,7 +175,7 @@ def _append(path: Path, layer: str, system: str, rows: Sequence[Sequence[Any]]) 
     pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": DATE})
     values = list(zip(*rows, strict=True)) if rows else [()] * (len(COLUMNS) + 1)
     columns = [np.array(column, kind) for column, kind in zip(values, COLUMNS.values(), strict=False)]
-    shapes = np.array([base64.b64decode(text) for text in values[-1]] + [None], object)[:-1]
+    shapes = np.array([*map(base64.b64decode, values[-1]), None], object)[:-1]  # None: no array of bytes
     pyogrio.raw.write(
         path, shapes, columns, list(COLUMNS), layer=layer, driver="GPKG", geometry_type="MultiPolygon",
         crs=system or UNKNOWN, append=bool(rows), dataset_options={"VERSION": "1.2"},
