@@ -22,6 +22,7 @@ GREY_MODES = ("1", "L", "LA", "La")
 CMYK, LAB = "CMYK converted without an ICC profile", "LAB converted to sRGB"  # notes
 RARE_LAYOUT = "TIFF layout that many programs do not read"  # a note
 CHOSEN_BANDS = " shown"  # ends a note
+ALPHA = " taken as transparency"  # ends a note
 NOT_ALPHA = " is marked as transparency, but does not look like it: ignored"  # ends a note
 PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "YCbCr", "HSV")
 

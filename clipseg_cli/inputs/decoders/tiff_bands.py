@@ -121,7 +121,7 @@ def _judged(samples: np.ndarray, alpha: int, notes: list[str]) -> tuple[np.ndarr
     band = samples[:, :, -1]
     if no_data.is_transparency(band):
         if (band != band.max()).any() or not band.any():
-            notes.append(f"band {alpha + 1} taken as transparency")
+            notes.append(f"band {alpha + 1}{conversion.ALPHA}")
         return samples, alpha
     notes.append(f"band {alpha + 1}{conversion.NOT_ALPHA}")
     return samples[:, :, :-1], None
