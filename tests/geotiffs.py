@@ -16,10 +16,12 @@ TIE = (33922, "d", 6, (0.0, 0.0, 0.0, 500_000.0, 5_500_000.0, 0.0), True)
 UTM = ((1024, 0, 1, 1), (1025, 0, 1, 1), (3072, 0, 1, 32632))  # the keys of SYSTEM
 
 
-def by_gdal(bands: np.ndarray, mask: np.ndarray | None = None, names: Any = None, **options: Any) -> bytes:
+def by_gdal(
+    bands: np.ndarray, mask: np.ndarray | None = None, names: Any = None, tags: Any = None, **options: Any
+) -> bytes:
     """Returns a GeoTIFF of bands (B, H, W), at PLACE unless the options say otherwise.
 
-    `mask`, (H, W), is its internal mask; `names` are the colour interpretations of its bands.
+    `mask`, (H, W), is its internal mask; `names` are the colour interpretations of its bands; `tags` are metadata.
     """
     count, height, width = bands.shape
     profile = {"crs": SYSTEM, "transform": PLACE, "count": count, "height": height, "width": width} | options
@@ -29,10 +31,18 @@ def by_gdal(bands: np.ndarray, mask: np.ndarray | None = None, names: Any = None
         with file.open(**profile) as image:
             if names is not None:
                 image.colorinterp = names
+            image.update_tags(**(tags or {}))
             image.write(bands)
             if mask is not None:
                 image.write_mask(mask)
         return bytes(file.getbuffer())
+
+
+def opened(data: bytes) -> tuple[Any, ...]:
+    """Returns what rasterio says of a file: transform, system, bounds, no-data value, metadata."""
+    with warnings.catch_warnings(), rasterio.MemoryFile(data) as file, file.open() as image:
+        warnings.simplefilter("ignore", PendingDeprecationWarning)  # of rasterio's own use of affine
+        return image.transform, image.crs, image.bounds, image.nodata, image.tags()
 
 
 def keys(*entries: tuple[int, int, int, int]) -> tuple[Any, ...]:
