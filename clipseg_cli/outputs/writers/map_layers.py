@@ -109,7 +109,7 @@ def _objects(result: Result) -> Iterator[tuple[dict[str, Any], NDArray[np.uint8]
         properties = {
             "image": readable_text(result.name),
             "frame": result.frame or 0,
-            "label": result.labels[index],
+            "label": readable_text(result.labels[index]),
             "presence": float(result.presences[index]),
             "score": round(float(result.scores[index]), 4),
             "area_px": int(np.count_nonzero(mask)),
