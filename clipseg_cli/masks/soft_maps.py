@@ -245,6 +245,12 @@ class Scored:
     mean: float  # mean probability
     presence: float  # rounded to 4 digits, as in the record, so that a later run makes the same decision
     similarity: float = 0.0  # cosine similarity of the image's and the prompt's embedding; 0 unless requested
+    clear: NDArray[np.bool_] | None = None  # (H, W): pixels without data, which no mask has; None if there are none
+
+    @property
+    def known(self) -> Map:
+        """The soft map, 0 where there are no data."""
+        return self.map if self.clear is None else WithoutData(self.map, self.clear)
 
 
 def presence(logits: NDArray[np.float32], share: float = PRESENCE_SHARE) -> float:

@@ -14,23 +14,26 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_cli.errors import ImageError, Stage, lacks_memory
+from clipseg_cli.errors import ImageError, Stage
 from clipseg_cli.inputs import decode
 from clipseg_cli.inputs.frames.reader import FrameReader
 from clipseg_cli.inputs.kinds import KINDS
 from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.masks import smoothing, soft_maps, tiles
 from clipseg_cli.model.feature_store import FeatureStore
+from clipseg_cli.model.registry import Checkpoint
 from clipseg_cli.outputs.record import Identity, Record
 from clipseg_cli.outputs.writers import photos
 from clipseg_cli.prompts.expressions import Expression
 from clipseg_cli.run.finish import MaskPlan, Write, finish
+from clipseg_cli.run.refiner import Encoded, Refiner, in_halves
 from clipseg_cli.run.steady import Frame, Steady
 from clipseg_cli.settings.inputs import DecodeOptions
 from clipseg_cli.settings.model import EncodeOptions
 from clipseg_cli.storage import paths, store
 
 if TYPE_CHECKING:
+    from clipseg_cli.model.sam import Sam
     from clipseg_cli.model.segmenter import Embeddings, Segmenter
 
 REMOTE_THREADS = 16  # threads that read, and as many that write, if each mostly waits for a remote server
@@ -54,6 +57,7 @@ class Job:
     checksum: bool = False  # identifies an input by content, not by size and time
     remote: bool = False  # images or outputs are not on this machine
     smooth: float = 0.0  # seconds before and after a frame of a video over which its soft maps are averaged
+    sam: Checkpoint | None = None  # the network of --refine sam
 
 
 def run(
@@ -62,15 +66,18 @@ def run(
     load_model: Callable[[], "tuple[Segmenter, Embeddings]"],
     write: Write,
     progress: Progress = lambda source, stage: None,
+    load_sam: "Callable[[], Sam] | None" = None,
 ) -> Iterator[Record]:
     """Yields one record per source, in their order. A failed image has a record too; OutputError ends the run.
 
-    The network is loaded and the prompts are embedded when the first image needs them. At most a few batches are in
+    The network is loaded and the prompts are embedded when the first image needs them; the SAM of `--refine sam`, when
+    the first image shows a label. At most a few batches are in
     memory, whatever the number of sources. None among the sources is a pause: the records of all sources before it are
     yielded before the next source is asked for.
     """
     threads = REMOTE_THREADS if job.remote else max(2, min(8, os.cpu_count() or 1))
     network = _Network(load_model, job.encode)
+    refiner = None if load_sam is None else Refiner(load_sam)
 
     def read(source: Source) -> Read:
         return _read(source, job, reader, progress) if source.frame is not None else (source, None)
@@ -86,8 +93,11 @@ def run(
             if not batch:
                 yield None
             alone = [replace(item, pixels=()) if job.smooth and item.of_video else item for item in batch]
-            for item, seen in zip(batch, _seen(alone, job, network), strict=True):
-                yield item, _steadied(item.source, steady) if job.smooth and item.of_video else seen
+            results = [
+                _steadied(item.source, steady) if job.smooth and item.of_video else seen
+                for item, seen in zip(batch, _seen(alone, job, network), strict=True)
+            ]
+            yield from zip(batch, results if refiner is None else _refinable(batch, results, job, refiner), strict=True)
 
     with (
         FrameReader() as reader,
@@ -108,6 +118,29 @@ def _seen(batch: "Sequence[Loaded]", job: Job, network: "_Network") -> "list[See
     pixels = [view for item in batch for view in item.pixels]
     seen = itertools.chain.from_iterable(map(network.see, _batches(pixels, job.batch_size)))
     return [_joined(item, list(itertools.islice(seen, len(item.pixels)))) for item in batch]
+
+
+def _refinable(
+    batch: "Sequence[Loaded]", results: "list[Seen | ImageError | None]", job: Job, refiner: Refiner
+) -> "list[Seen | ImageError | None]":
+    """Returns the network's results, those that show a label with the image as SAM has encoded it."""
+    shown = [index for index, seen in enumerate(results) if isinstance(seen, Seen) and _shows(seen, job)]
+    photos = [image.pixels for index in shown if (image := batch[index].image) is not None]
+    for index, encoded in zip(shown, refiner.see(photos) if shown else (), strict=True):
+        seen = results[index]
+        assert isinstance(seen, Seen)
+        results[index] = encoded if isinstance(encoded, ImageError) else replace(seen, sam=encoded)
+    return results
+
+
+def _shows(seen: "Seen", job: Job) -> bool:
+    """Returns whether the mask of some label may not be empty. An enlarged map nowhere exceeds the map itself."""
+    maps = soft_maps.combine(seen.logits, job.rules, job.texts)
+    return any(
+        round(soft_maps.presence(logits), 4) >= job.plan.masks.min_presence
+        and (isinstance(threshold, str) or bool(soft_maps.cut(logits, threshold).any()))
+        for logits, threshold in zip(maps, job.plan.thresholds, strict=True)
+    )
 
 
 def _steady(job: Job, network: "_Network", reader: FrameReader) -> "Steady[Loaded]":
@@ -163,34 +196,23 @@ class _Network:
             return self.made
 
     def see(self, views: Sequence[NDArray[np.uint8]]) -> "list[Seen | ImageError]":
-        """Returns the network's result for each view, which is uint8 (S, S, 3).
+        """Returns the network's result for each view, which is uint8 (S, S, 3): an ImageError if memory runs out."""
+        failed = ImageError("out_of_memory", "encode", "not enough memory for the network; give fewer prompts at once")
+        return [seen or failed for seen in in_halves(self._see, views)]
 
-        If memory runs out, tries each half of the views, and so on. If it runs out for a single view, the result is an
-        ImageError.
-        """
-        if not views:
-            return []
-        try:
-            return list(self._see(views))
-        except Exception as error:
-            if not lacks_memory(error):
-                raise
-        # outside the handler: the error would keep the memory of the failed attempt
-        half = len(views) // 2
-        if half:
-            return self.see(views[:half]) + self.see(views[half:])
-        return [ImageError("out_of_memory", "encode", "not enough memory for the network; give fewer prompts at once")]
-
-    def _see(self, views: Sequence[NDArray[np.uint8]]) -> "Iterator[Seen]":
+    def _see(self, views: Sequence[NDArray[np.uint8]]) -> "list[Seen]":
         segmenter, embeddings = self.get()
         pooled = self.options.similarity
         if self.store is None:
             features = segmenter.encode(views, pooled=pooled)
         else:
             features = self.store.encode(segmenter, views, pooled=pooled)
-        for index, logits in enumerate(segmenter.logits(features, embeddings)):
-            image = None if features.pooled is None else features.pooled[index]
-            yield Seen(logits, None if image is None else cosines(embeddings.values, image))
+        maps = segmenter.logits(features, embeddings)
+        if features.pooled is None:
+            return [Seen(logits) for logits in maps]
+        return [
+            Seen(*each) for each in zip(maps, (cosines(embeddings.values, one) for one in features.pooled), strict=True)
+        ]
 
 
 def cosines(rows: NDArray[np.float32], one: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -204,7 +226,8 @@ class Seen:
     """The network's result for one view or one image."""
 
     logits: NDArray[np.float32]  # one map per term: (T, S, S) for a view, (T, h, w) for an image
-    similarity: NDArray[np.float32] | None  # (T,), the cosine similarity of the image with each term
+    similarity: NDArray[np.float32] | None = None  # (T,), the cosine similarity of the image with each term
+    sam: Encoded | None = None  # of an image that shows a label, with --refine sam
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,10 +331,11 @@ def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Wri
             large = soft_maps.LogitMap(label, (height, width))
             alike = 0.0 if similarity is None or not isinstance(rule, int) else float(similarity[rule])
             presence = round(soft_maps.presence(label), 4)
-            yield soft_maps.Scored(large, float(probability.max()), float(probability.mean()), presence, alike)
+            scores = float(probability.max()), float(probability.mean()), presence, alike
+            yield soft_maps.Scored(large, *scores, image.clear)
 
     file = None if source.frame is not None else partial(photos.original, source, identity, job.checksum)
-    return finish(blank, source.output, lambda: image.pixels, maps(), job.plan, noted, file, image.clear)
+    return finish(blank, source.output, lambda: image.pixels, maps(), job.plan, noted, file, seen.sam)
 
 
 def _batches(items: Iterable[T | None], size: int) -> Iterator[list[T]]:

@@ -105,13 +105,13 @@ def _layer(result: Result) -> dict[str, Any]:
 
 def _objects(result: Result) -> Iterator[tuple[dict[str, Any], NDArray[np.uint8]]]:
     """Yields the properties of each annotation, in the order of `COLUMNS`, and its mask. The last is still unknown."""
-    for index, mask in objects(result):
+    for index, mask, score in objects(result):
         properties = {
             "image": readable_text(result.name),
             "frame": result.frame or 0,
             "label": readable_text(result.labels[index]),
             "presence": float(result.presences[index]),
-            "score": round(float(result.scores[index]), 4),
+            "score": round(score, 4),
             "area_px": int(np.count_nonzero(mask)),
             "area_m2": None,
         }
