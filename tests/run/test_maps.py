@@ -165,7 +165,8 @@ def test_world_files_go_with_the_masks(quick_clipseg: Program, tmp_path: Path) -
         PIL.Image.fromarray(np.ascontiguousarray(stored(scene, value))).save(tmp_path / f"i/{value}.png", exif=exif)
         (tmp_path / f"i/{value}.pgw").write_text(world)
         (tmp_path / f"i/{value}.prj").write_text(pyproj.CRS(SYSTEM).to_wkt("WKT1_ESRI"))
-    quick_clipseg("clipseg segment i -p 'a red circle' -f mask,soft,overlay,gpkg -o out")
+    said = quick_clipseg("clipseg segment i -p 'a red circle' -f mask,soft,overlay,gpkg -o out").stderr
+    assert "left out" not in said
     quick_clipseg("clipseg segment i -p 'a red circle' -f mask,gpkg --orientation stored -o raw")
     assert not [*(tmp_path / "out/overlays").glob("*w")]
     for value in (1, 6):

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from clipseg_cli.inputs.source import Source
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.prompts import highlight
 from clipseg_cli.prompts.recipes import RECIPES
+from clipseg_cli.settings.inputs import DecodeOptions
 from clipseg_cli.storage import paths
 
 if TYPE_CHECKING:
@@ -102,7 +103,11 @@ def _box(text: str) -> tuple[int, int, int, int]:
 
 
 def visual_prompt(
-    segmenter: "Segmenter", exemplar: Exemplar, recipe: str, region_prompt: str | None
+    segmenter: "Segmenter",
+    exemplar: Exemplar,
+    recipe: str,
+    region_prompt: str | None,
+    decoding: DecodeOptions = decode.DEFAULTS,
 ) -> NDArray[np.float32]:
     """Returns an exemplar as the model sees it: float32 (3, S, S) in normalised colour.
 
@@ -110,7 +115,7 @@ def visual_prompt(
     neither mask nor box. Raises UsageError for a file that cannot be read and for an empty region.
     """
     try:
-        pixels = decode.load(Source(exemplar.path, exemplar.path, "")).pixels
+        pixels = _decoded(exemplar.path, decoding)
         region = _region(segmenter, exemplar, region_prompt, pixels)
     except ImageError as error:
         raise UsageError(f"the exemplar {exemplar.path} cannot be used: {error}") from error
@@ -120,6 +125,17 @@ def visual_prompt(
         )
     pixels, region = _reduced(pixels, region, recipe, segmenter.side)
     return np.ascontiguousarray(highlight.highlight(pixels, region, recipe, segmenter.side).transpose(2, 0, 1))
+
+
+def _decoded(path: str, decoding: DecodeOptions) -> NDArray[np.uint8]:
+    """Returns an exemplar, uint8 (H, W, 3), with the bands of `--bands` if it is a TIFF that has them."""
+    source = Source(path, path, "")
+    try:
+        return decode.load(source, replace(decode.DEFAULTS, bands=decoding.bands, stretch=decoding.stretch)).pixels
+    except ImageError as error:
+        if error.kind != "unsupported":
+            raise
+        return decode.load(source).pixels
 
 
 def _region(
