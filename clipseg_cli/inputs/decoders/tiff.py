@@ -86,8 +86,8 @@ class Pages:
             notes.clear()
             return None, None
         _check_jpegs(page.directory)
-        clear = no_data.found(pixels, georeference.no_data(page.directory))
-        if not clear.any():
+        value = georeference.no_data(page.directory)
+        if value is None or not (clear := no_data.found(pixels, value)).any():
             return pixels, None
         pixels[clear] = conversion.BACKGROUND
         return pixels, clear

@@ -138,7 +138,9 @@ def _rgb(
     shown = samples[:, :, :-1] if has_alpha else samples
     clear = no_data.found(shown, georeference.no_data(form.directory))
     if has_alpha and geo:
-        clear |= samples[:, :, -1] == 0
+        alpha = samples[:, :, -1]
+        clear |= alpha == 0
+        has_alpha = bool(((alpha > 0) & (alpha < alpha.max())).any())  # otherwise `_blank` does all
     if form.photometric == arrays.PALETTE:
         return _blank(_from_palette(form, samples[:, :, 0]), clear), clear
     if form.photometric in (arrays.LAB, arrays.ICC_LAB):
@@ -173,7 +175,10 @@ def _alpha(form: arrays.Layout, band: np.ndarray, geo: bool) -> np.ndarray:
     """Returns transparency as uint8. That of a GeoTIFF is full at its highest value, whatever its type holds."""
     if not geo:
         return _eight(form, band, "alpha", [])
-    return np.asarray((band * (255.0 / max(float(band.max()), 1e-9))).round(), np.uint8)
+    highest = band.max() or 1
+    if form.form == arrays.UNSIGNED and form.bits <= 16:
+        return levels.scaled(band, int(highest), "alpha", [])
+    return np.asarray((band.astype(np.float32) * np.float32(255 / highest)).round().clip(0, 255), np.uint8)
 
 
 def _eight(

@@ -129,7 +129,7 @@ def test_an_exemplar_has_the_bands_of_the_images(segmenter: Segmenter, tmp_path:
     (tmp_path / "four.tif").write_bytes(by_gdal(four, photometric="minisblack"))
     files = [("four.tif", (1, 2, 3)), ("swapped.png", (1, 2, 3)), ("four.tif", (5, 5, 5)), ("four.tif", (4, 2, 1))]
     views = [
-        visual_prompt(segmenter, Exemplar(str(tmp_path / name), "x"), RECIPE, None, DecodeOptions(bands=bands))
+        visual_prompt(segmenter, Exemplar("x", str(tmp_path / name)), RECIPE, None, DecodeOptions(bands=bands))
         for name, bands in files
     ]
     assert np.array_equal(views[0], views[1]) and np.array_equal(views[1], views[2])
