@@ -7,9 +7,8 @@ docs/masks.md.
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +46,7 @@ class Case:
     segmenter: Segmenter
     embedding: Embeddings
     refiner: Refiner
+    known: dict[tuple[int, bool], soft_maps.LogitMap] = field(default_factory=dict)
 
     @property
     def expected(self) -> NDArray[np.bool_]:
@@ -55,7 +55,10 @@ class Case:
 
     def soft_map(self, tile: int = 1, flip: bool = False) -> soft_maps.LogitMap:
         """Returns the soft map of `clipseg segment --tile --flip`."""
-        return soft_maps.LogitMap(full_size_logits(self.segmenter, self.embedding, self.scene.image, tile, flip))
+        if (tile, flip) not in self.known:
+            logits = full_size_logits(self.segmenter, self.embedding, self.scene.image, tile, flip)
+            self.known[tile, flip] = soft_maps.LogitMap(logits)
+        return self.known[tile, flip]
 
     def cut(self, refinement: Refine = "none", tile: int = 1, flip: bool = False) -> Mask:
         """Returns the mask of `clipseg segment --refine --tile --flip`."""
@@ -193,17 +196,11 @@ QUESTIONS: dict[str, Method] = {
 
 @dataclass(frozen=True)
 class Score:
-    """What one method did with one case. `seconds` are of processor time, CLIPSeg included."""
+    """How good the mask of one method is for one case."""
 
     query: queries.Query
     iou: float
     boundary_f: float
-    seconds: float
-
-    @property
-    def figures(self) -> tuple[float, float, float]:
-        """The numbers of the table."""
-        return self.iou, self.boundary_f, self.seconds
 
 
 def cases(segmenter: Segmenter, refiner: Refiner, scenes: int) -> Iterator[Case]:
@@ -225,24 +222,22 @@ def measure(segmenter: Segmenter, sam: str, scenes: int, methods: dict[str, Meth
     for case in cases(segmenter, Refiner(lambda: Sam.load(sam, device=segmenter.device)), scenes):
         expected = case.expected
         for name, make_mask in methods.items():
-            began = time.process_time()
             mask = make_mask(case) > 0
-            seconds = time.process_time() - began
             iou = np.count_nonzero(mask & expected) / max(1, np.count_nonzero(mask | expected))
             boundary_f = metrics.boundary_f(mask, expected, TOLERANCE / np.hypot(*mask.shape))
-            scores[name].append(Score(case.query, iou, boundary_f, seconds))
+            scores[name].append(Score(case.query, iou, boundary_f))
     return scores
 
 
 def as_markdown(scores: dict[str, list[Score]]) -> str:
     """Returns a table of scores; the others are compared with the first method."""
-    means = {name: np.mean([each.figures for each in rows], 0) for name, rows in scores.items()}
+    means = {name: np.mean([(each.iou, each.boundary_f) for each in rows], 0) for name, rows in scores.items()}
     first, start = next(iter(means.items()))
     rows = [
-        (name, f"{iou:.3f}", f"{boundary:.3f}", f"{iou - start[0]:+.3f}, {boundary - start[1]:+.3f}", f"{seconds:.2f}")
-        for name, (iou, boundary, seconds) in means.items()
+        (name, f"{iou:.3f}", f"{boundary:.3f}", f"{iou - start[0]:+.3f}, {boundary - start[1]:+.3f}")
+        for name, (iou, boundary) in means.items()
     ]
-    return table(("", "mean IoU", "boundary F", f"against {first}", "seconds"), rows)
+    return table(("", "mean IoU", "boundary F", f"against {first}"), rows)
 
 
 def gains(scores: dict[str, list[Score]], name: str) -> dict[str, float]:
@@ -263,7 +258,6 @@ def main() -> None:
     parser.add_argument("--only", choices=("methods", "questions"), help="measure one of the two tables")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/masks.md")
     given = parser.parse_args()
-    torch.set_num_threads(1)  # so that processor time is time
     segmenter = Segmenter.load(given.model)
     for kind, methods, marks in (("methods", METHODS, METHOD_MARKS), ("questions", QUESTIONS, QUESTION_MARKS)):
         if given.only not in (None, kind):
@@ -271,8 +265,7 @@ def main() -> None:
         scores = measure(segmenter, given.refine_model, given.scenes, methods)
         text = (
             f"{given.scenes} held-out scenes of 1600 x 1200 pixels, one prompt each, models `{given.model}` and "
-            f"`{given.refine_model}`; boundary F at {TOLERANCE} pixels; seconds of one processor core per mask, "
-            f"CLIPSeg included:\n\n{as_markdown(scores)}"
+            f"`{given.refine_model}`; boundary F at {TOLERANCE} pixels:\n\n{as_markdown(scores)}"
         )
         if kind == "methods":
             gained = gains(scores, "`--refine sam`")
