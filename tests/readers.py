@@ -34,7 +34,7 @@ def _install() -> str:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipseg-tests"
     version = hashlib.sha256(LIST.read_bytes()).hexdigest()[:8]
     folder = cache / f"readers-{version}-{sys.implementation.cache_tag}"
-    pip = "-m pip install -q --no-deps --no-compile --only-binary :all: --target".split()
+    pip = ["-m", "pip", "install", "-q", "--no-deps", "--no-compile", "--only-binary", ":all:", "--target"]
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as made:
