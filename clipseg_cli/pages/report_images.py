@@ -28,7 +28,7 @@ from clipseg_cli.outputs.stored_masks import StoredMasks
 from clipseg_cli.outputs.writers import raster
 from clipseg_cli.pages.report_compare import compared
 from clipseg_cli.settings.flag import fill, spelled
-from clipseg_cli.settings.inputs import MAX_PIXELS, DecodeOptions
+from clipseg_cli.settings.inputs import MAX_PIXELS, recorded
 from clipseg_cli.settings.masks import MaskOptions
 from clipseg_cli.storage import paths
 from clipseg_cli.storage.store import AnyPath
@@ -229,7 +229,7 @@ def _photo(record: Record, run: Run, reader: FrameReader) -> tuple[NDArray[np.ui
         try:
             path = name if paths.is_url(name) else os.path.join(base, name)
             source = Source(path, name, "", frame=record["frame"] or None)
-            pixels = reader.load(source, DecodeOptions(max_pixels=4 * MAX_PIXELS)).pixels
+            pixels = reader.load(source, recorded(run.about.get("settings", {}), 4 * MAX_PIXELS)).pixels
         except ImageError:
             continue
         turned = run.stored and record["orientation"] != 1

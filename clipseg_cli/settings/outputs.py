@@ -26,6 +26,8 @@ Format = Literal[
     "cvat",
     "svg",
     "webdataset",
+    "geojson",
+    "gpkg",
     "parquet",
     "video",
     "ultralytics",
@@ -54,6 +56,8 @@ TOP_NAMES: dict[Format, str] = {
     "cvat": "cvat",
     "svg": "svg",
     "webdataset": "webdataset",
+    "geojson": "masks.geojson",
+    "gpkg": "masks.gpkg",
     "parquet": "manifest.parquet",
     "video": "videos",
 }

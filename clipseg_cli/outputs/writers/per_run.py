@@ -18,7 +18,7 @@ from clipseg_cli.outputs import manifest
 from clipseg_cli.outputs.image_root import ImageRoot
 from clipseg_cli.outputs.record import key_of, readable_name
 from clipseg_cli.outputs.splits import SPLITS
-from clipseg_cli.outputs.writers import annotations, labelling, parquet
+from clipseg_cli.outputs.writers import annotations, labelling, map_layers, parquet
 from clipseg_cli.outputs.writers.annotations import FRAGMENTS
 from clipseg_cli.settings.outputs import Format
 from clipseg_cli.storage import store
@@ -31,6 +31,8 @@ OWN_SHARD = re.compile(rf"(?:(?:{'|'.join(SPLITS)})-)?\d+\.tar")
 # In place of the fragment, a record names the file that a reader opens. Until a run ends, that is the first shard.
 READ_FROM: dict[Format, str] = {
     "coco": "coco.json",
+    "geojson": "masks.geojson",
+    "gpkg": "masks.gpkg",
     "parquet": "manifest.parquet",
     "labelstudio": "labelstudio/tasks.json",
     "cvat": "cvat/annotations.xml",
@@ -268,6 +270,8 @@ def _fragments(out: AnyPath, name: Format) -> Iterator[tuple[str, str]]:
 PER_RUN: dict[Format, Callable[[AnyPath, Fragments, Sequence[str], bool], None]] = {
     "labels": labels,
     "labelstudio": labelstudio,
+    "geojson": map_layers.write_geojson,
+    "gpkg": map_layers.write_gpkg,
     "parquet": parquet.table,
 }
 DATA_SETS: dict[Format, Callable[[AnyPath, Fragments, Sequence[str], bool, DataSet], None]] = {
