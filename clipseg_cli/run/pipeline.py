@@ -321,6 +321,7 @@ def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Wri
         notes=notes,
         identity=identity,
         orientation=image.orientation,
+        georeference=image.georeference,
     )
 
     progress(source, "mask")
@@ -335,7 +336,8 @@ def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Wri
             large = soft_maps.LogitMap(label, (height, width))
             alike = 0.0 if similarity is None or not isinstance(rule, int) else float(similarity[rule])
             presence = round(soft_maps.presence(label), 4)
-            yield soft_maps.Scored(large, float(probability.max()), float(probability.mean()), presence, alike)
+            scores = float(probability.max()), float(probability.mean()), presence, alike
+            yield soft_maps.Scored(large, *scores, image.clear)
 
     file = None if source.frame is not None else partial(photos.original, source, identity, job.checksum)
     return finish(blank, source.output, lambda: image.pixels, maps(), job.plan, noted, file, seen.sam)
