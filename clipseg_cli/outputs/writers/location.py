@@ -24,6 +24,7 @@ Ring = NDArray[np.float64]
 Polygon = list[Ring]
 WGS84 = "EPSG:4326"
 STEP = 64  # pixels: longer edges get points between their ends, since straight edges are curved in another system
+LARGEST = 1e15  # of a coordinate: beyond, float64 cannot tell metres apart
 FARTHEST = 540  # degrees of longitude: some systems go on beyond the antimeridian
 TRANSFORMED = (
     {georeference.TRANSFORMATION},
@@ -59,8 +60,11 @@ def of(result: Result) -> Location:
     system = (
         own.system if own is not None and own.system else place.projection.decode("utf-8", "replace").strip("\0 \r\n")
     )
-    turned = orientation.matrix(result.turn, *result.masks[0].shape)
-    return Location(transform @ turned, system)
+    height, width = result.masks[0].shape
+    transform = transform @ orientation.matrix(result.turn, height, width)
+    if not (np.abs(transform @ np.array([(0, 0, 1), (width, height, 1)]).T) < LARGEST).all():
+        raise _refused("its coordinates are no sound ones")
+    return Location(transform, system)
 
 
 # A transformation for the tags of a file whose own one is in a world file: GDAL reads the reference system alone.
