@@ -23,6 +23,7 @@ from pictures import Program, picture, records
 
 ROTATED = PLACE @ Affine.rotation(20) @ Affine.shear(5)
 FORMATS = "mask,soft,soft16,labels,joined,geojson,gpkg"
+LATIN = "My site in S\xe3o Paulo|\0".encode("latin-1")
 TEXT = (34737, "s", 12, b"My own grid|", True)  # the text of geo keys
 PROMPTS = "-p 'a red circle' -p 'a blue square'"
 
@@ -217,6 +218,16 @@ def test_an_image_that_lies_nowhere_is_refused(quick_clipseg: Program, tmp_path:
                 assert len(masks) == 1 and pyogrio.read_info(tmp_path / f"{form}-{name}/masks.gpkg")["features"] == 1
     quick_clipseg("clipseg segment keys.tif -p 'a red circle' -f mask -o alone")
     assert b"My own grid|" in (tmp_path / "alone/masks/a-red-circle/keys.tif").read_bytes()
+
+
+def test_names_of_systems_may_be_in_any_encoding(quick_clipseg: Program, tmp_path: Path) -> None:
+    """Text in the geo keys that is not UTF-8 costs no map, and is in the mask as it was."""
+    text = (34737, "s", len(LATIN), LATIN, True)
+    system = keys(*UTM[:2], (1026, 34737, len(LATIN) - 1, 0), UTM[2])
+    (tmp_path / "a.tif").write_bytes(by_tags(picture(60, 40, 5), SCALE, TIE, system, text))
+    quick_clipseg("clipseg segment a.tif -p 'a red circle' -f mask,geojson -o out")
+    assert LATIN in (tmp_path / "out/masks/a-red-circle/a.tif").read_bytes()
+    assert json.loads((tmp_path / "out/masks.geojson").read_bytes())["features"][0]["properties"]["area_m2"] > 0
 
 
 def test_one_file_may_be_a_map(quick_clipseg: Program, maps: Path, tmp_path: Path) -> None:

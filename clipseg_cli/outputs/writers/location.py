@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs import georeference, orientation
+from clipseg_cli.inputs.frames.tiff_pages import TEXT
 from clipseg_cli.inputs.georeference import Georeference
 from clipseg_cli.masks import outline
 from clipseg_cli.outputs.writers import geotiff
@@ -24,6 +25,7 @@ Ring = NDArray[np.float64]
 Polygon = list[Ring]
 WGS84 = "EPSG:4326"
 STEP = 64  # pixels: longer edges get points between their ends, since straight edges are curved in another system
+ASCII = bytes(range(128)) + b"?" * 128  # a table: all other bytes become question marks
 LARGEST = 1e15  # of a coordinate: beyond, float64 cannot tell metres apart
 FARTHEST = 540  # degrees of longitude: some systems go on beyond the antimeridian
 TRANSFORMED = (
@@ -79,14 +81,18 @@ def _of_tags(place: Georeference) -> Location:
     import rasterio
 
     _quieten(rasterio.errors.NotGeoreferencedWarning)
-    data = geotiff.encoded(np.zeros((1, 1), np.uint8), place, 1)
+    # rasterio fails at text that is not UTF-8, such as names in Latin-1; no number depends on it
+    plain = (
+        field._replace(content=field.content.translate(ASCII)) if field.kind == TEXT else field for field in place.tags
+    )
+    data = geotiff.encoded(np.zeros((1, 1), np.uint8), Georeference(tuple(plain)), 1)
     try:
         with rasterio.MemoryFile(data) as file, file.open() as image:
             if image.transform.is_identity:
                 raise _refused("GDAL finds no sound transformation in its tags")
             a, b, c, d, e, f = tuple(image.transform)[:6]
             system = "" if image.crs is None else image.crs.to_wkt()
-    except rasterio.errors.RasterioError as error:
+    except (rasterio.errors.RasterioError, ValueError) as error:
         raise _refused(f"GDAL cannot read its tags ({error})") from error
     return Location(np.array([[a, b, c], [d, e, f], [0, 0, 1]], np.float64), system)
 
