@@ -48,7 +48,8 @@ def of(result: Result) -> Location:
     place = result.georeference
     tags = {field.tag for field in place.tags}
     inside = any(needed <= tags for needed in TRANSFORMED)
-    own = _of_tags(place if inside else Georeference(place.tags + _SOME)) if place.is_geotiff else None
+    others = tuple(field for field in place.tags if field.tag not in {each.tag for each in _SOME})
+    own = _of_tags(place if inside else Georeference(others + _SOME)) if place.is_geotiff else None
     if inside and own is not None:
         transform = own.transform
     elif place.world:
