@@ -106,7 +106,7 @@ def _masks(
     """Returns what the writers need of one image, and the masks of its record."""
     options, formats = plan.masks, plan.formats
     labels = tuple(prompt.label for prompt in plan.prompts)
-    compete = options.mode == "labels" or bool({"labels", "instances"} & {*formats})
+    compete = options.mode == "labels" or bool({"labels", "instances", "semantic"} & {*formats})
     masks, softs, fines, alphas, blanks, index, clear = [], [], [], [], [], None, None
     for scored, prompt, wanted in zip(maps, plan.prompts, plan.thresholds, strict=True):
         present = scored.presence >= options.min_presence
@@ -122,7 +122,7 @@ def _masks(
         blank = Mask(prompt.label, prompt.text, cut.threshold, *scores, 0, 0.0, NOWHERE, scored.presence)
         blanks.append(replace(blank, similarity=scored.similarity, refined=cut.refined, held_back=cut.held_back))
     if options.mode == "labels":
-        masks = _split(soft_maps.compete(softs, masks, options.background), len(masks))
+        masks = _split(soft_maps.compete(softs, masks, options.background or None), len(masks))
     masks = [soft_maps.cleared(cleanup.clean(mask, options.clean), clear) for mask in masks]
     if compete:
         index = soft_maps.compete(softs, masks)

@@ -31,6 +31,7 @@ Format = Literal[
     "parquet",
     "video",
     "ultralytics",
+    "semantic",
     "annotations",
     "imagefolder",
 ]
@@ -64,6 +65,7 @@ TOP_NAMES: dict[Format, str] = {
 # ones, so a walk leaves out only the files that such a run writes: `names.patterns`.
 TOP_SETS: dict[Format, tuple[str, ...]] = {
     "ultralytics": ("images", "labels", "data.yaml"),
+    "semantic": ("images", "masks", "data.yaml"),
     "annotations": ("images", "annotations"),
     "imagefolder": ("train", "val", "test"),
 }
@@ -85,6 +87,7 @@ Layout = Literal[
     "comfyui",
     "darktable",
     "ultralytics",
+    "ultralytics-semantic",
     "coco",
     "imagefolder",
 ]

@@ -209,7 +209,7 @@ def test_an_image_that_lies_nowhere_is_refused(quick_clipseg: Program, tmp_path:
     for form in ("geojson", "gpkg"):
         done = quick_clipseg(f"clipseg segment i -p 'a red circle' -f mask,{form} -o {form}", expect=3)
         rows = {row["image"]: row for row in records(tmp_path / form / "manifest.jsonl")}
-        written = {path.stem for path in (tmp_path / form).glob("masks/*/i/*")}
+        written = {path.stem for path in (tmp_path / form).glob("masks/*/*")}
         for name, (_, why, only) in files.items():
             error = rows[f"i/{name}.tif"]["error"]
             refused = only in ("", form)

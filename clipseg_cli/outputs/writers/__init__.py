@@ -104,6 +104,7 @@ WRITERS: dict[Format, Writer] = {
     "parquet": parquet.masks,
     "video": video.fragments,
     "ultralytics": top_sets.ultralytics,
+    "semantic": top_sets.semantic,
     "annotations": top_sets.annotated,
     "imagefolder": top_sets.imagefolder,
 }
@@ -151,7 +152,8 @@ def _made(form: Format, place: Place, result: Result, names: Names) -> Iterator[
 def check(labels: int, masks: MaskOptions, formats: Sequence[Format]) -> None:
     """Raises UsageError for a format that needs another package or option, or cannot hold all labels.
 
-    An 8-bit label image holds 255 beside the background. Pascal VOC holds one less, because it reserves 255 for "void".
+    An 8-bit label image holds 255 beside the background. Pascal VOC and Ultralytics hold one less, because 255 is
+    "void" there.
     """
     for form in formats:
         extra, modules = PACKAGES.get(form, ("", ()))
@@ -159,9 +161,9 @@ def check(labels: int, masks: MaskOptions, formats: Sequence[Format]) -> None:
             raise UsageError(f"-f {form} needs one more package: {pip_line(extra)}")
     if "instances" in formats and not masks.instances:
         raise UsageError("-f instances needs --instances, which keeps the objects of a label apart")
-    limit = 254 if "voc" in formats else 255
-    if labels > limit and (masks.mode == "labels" or {"labels", "instances", "voc"} & {*formats}):
+    limit = 254 if {"voc", "semantic"} & {*formats} else 255
+    if labels > limit and (masks.mode == "labels" or {"labels", "instances", "voc", "semantic"} & {*formats}):
         raise UsageError(
             f"there are {labels} labels, but --mode labels and the formats labels, instances and voc hold at most "
-            f"{limit}: use fewer prompts, or another mode and format"
+            f"{limit}, and so does --layout ultralytics-semantic: use fewer prompts, or another mode and format"
         )

@@ -133,12 +133,27 @@ def ultralytics(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync
     store.write(out / "data.yaml", _data_yaml("images/train", fragments, labels, about), fsync)
 
 
+def semantic(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool, about: DataSet) -> None:
+    """Writes data.yaml, as `ultralytics` does, with the folder of the masks. Class 0 is the background."""
+    data = _data_yaml("images/train", fragments, ("background", *labels), about)
+    store.write(out / "data.yaml", b"masks_dir: masks\n" + data, fsync)
+
+
 def _data_yaml(whole: str, fragments: Fragments, labels: Sequence[str], about: DataSet) -> bytes:
-    """Returns data.yaml; `whole` is the folder of all images if they are not split."""
+    """Returns data.yaml; `whole` is the folder of all images if they are not split.
+
+    Ultralytics needs train and val, and refuses folders that are missing. So a part without images names those of
+    another part, and a comment says so.
+    """
     names = "".join(f"  {index}: {_quoted(label)}\n" for index, label in enumerate(labels))
-    named = dict.fromkeys((*SPLITS[:2], *about.parts(fragments)))
-    parts = "".join(f"{part}: {f'images/{part}' if about.splits else whole}\n" for part in named)
-    return f"{parts}names:\n{names}".encode()
+    parts = about.parts(fragments)
+    filled = [part for part, chosen in parts.items() if chosen] or SPLITS[:1]
+    lines = []
+    for part in dict.fromkeys((*SPLITS[:2], *parts)):
+        own = part in filled or not about.splits
+        folder = f"images/{part if own else filled[0]}" if about.splits else whole
+        lines.append(f"{part}: {folder}{'' if own else f'  # {part} has no images of its own'}\n")
+    return f"{''.join(lines)}names:\n{names}".encode()
 
 
 def voc(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool, about: DataSet) -> None:
@@ -266,6 +281,7 @@ DATA_SETS: dict[Format, Callable[[AnyPath, Fragments, Sequence[str], bool, DataS
     "cvat": cvat,
     "webdataset": webdataset,
     "ultralytics": ultralytics,
+    "semantic": semantic,
     "annotations": annotated,
     "imagefolder": imagefolder,
 }
