@@ -40,6 +40,7 @@ def run(start: Start, out: Path, recipe: Recipe, **options: Any) -> list[Progres
     return list(train(start[1], out, ModelOptions(device="cpu", dtype="fp32"), recipe, (), TEMPLATES[:2], new))
 
 
+@pytest.mark.slow
 def test_a_new_decoder_learns_and_transformers_reads_the_result(start: Start, tmp_path: Path) -> None:
     """CLIP's tensors are those of the CLIP, and transformers' own classes give the same logits within 1e-4."""
     stages = run(start, tmp_path / "out", Recipe(steps=45, batch=8, check=15, hold=0.25, rate=3e-3), refined=True)
