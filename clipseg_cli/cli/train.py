@@ -30,8 +30,8 @@ def train(
         Flag("Write the new model to this folder.", ("--out", "-o"), "MODEL_DIR", parse=local_path, panel="Output"),
     ],
     model: ModelOptions,
-    new: NewDecoder,
     recipe: Recipe,
+    new: NewDecoder,
     console: ConsoleOptions,
     replay: Annotated[
         str | None,
