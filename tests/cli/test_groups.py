@@ -20,7 +20,7 @@ from clipseg_cli.settings.model import EncodeOptions, ModelOptions
 from clipseg_cli.settings.outputs import OutputOptions
 from clipseg_cli.settings.prompts import PromptOptions
 from clipseg_cli.settings.run import ConsoleOptions, RunOptions
-from clipseg_cli.settings.training import Recipe
+from clipseg_cli.settings.training import NewDecoder, Recipe
 from pictures import Program
 
 COMMANDS: dict[str, Any] = {
@@ -76,6 +76,9 @@ VALUES: dict[type, dict[str, Any]] = {
     Recipe: {
         "steps": 9, "batch": 3, "rate": 0.01, "absent": 0.3, "blend": 0.4, "hold": 0.2, "check": 5, "patience": 2,
         "replay_weight": 0.5, "seed": 6,
+    },
+    NewDecoder: {
+        "from_clip": "openai/clip", "reduce_dim": 16, "extract_layers": (3, 7, 9), "refined": True, "side": 224,
     },
     ProtocolOptions: {
         "protocol": "coco-20i", "data": Path("coco"), "folds": (2, 3), "split": "val", "seed": 1, "limit": 8,
