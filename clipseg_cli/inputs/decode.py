@@ -39,6 +39,12 @@ class Image:
     notes: tuple[str, ...]  # what was converted or ignored: "first of 12 frames", "broken EXIF ignored"
     orientation: int = 1  # the EXIF orientation that was applied to the stored pixels
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        height, width = self.pixels.shape[:2]
+        return height, width
+
 
 def load(source: Source, options: DecodeOptions = DEFAULTS) -> Image:
     """Decodes a source. Safe to call from several threads; no Python code prints anything.

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -24,14 +23,19 @@ from clipseg_cli.model.feature_store import FeatureStore
 from clipseg_cli.outputs.record import Identity, Record
 from clipseg_cli.outputs.writers import photos
 from clipseg_cli.prompts.expressions import Expression
+from clipseg_cli.run import known_images
 from clipseg_cli.run.finish import MaskPlan, Write, finish
+from clipseg_cli.run.known_images import KnownImage, KnownImages, Mark
 from clipseg_cli.run.steady import Frame, Steady
 from clipseg_cli.settings.inputs import DecodeOptions
 from clipseg_cli.settings.model import EncodeOptions
 from clipseg_cli.storage import paths, store
+from clipseg_cli.storage.cache import Cache, Place
 
 if TYPE_CHECKING:
-    from clipseg_cli.model.segmenter import Embeddings, Segmenter
+    from clipseg_cli.model.segmenter import Embeddings, Features, Segmenter
+
+    Input = NDArray[np.uint8] | Features  # of the network: a view, (S, S, 3), or its features from an earlier run
 
 REMOTE_THREADS = 16  # threads that read, and as many that write, if each mostly waits for a remote server
 
@@ -52,6 +56,7 @@ class Job:
     encode: EncodeOptions = field(default_factory=EncodeOptions)
     decoding: DecodeOptions = field(default_factory=DecodeOptions)
     checksum: bool = False  # identifies an input by content, not by size and time
+    kept: Place | None = None  # where the features of images are kept; None: nowhere
     remote: bool = False  # images or outputs are not on this machine
     smooth: float = 0.0  # seconds before and after a frame of a video over which its soft maps are averaged
 
@@ -70,7 +75,7 @@ def run(
     yielded before the next source is asked for.
     """
     threads = REMOTE_THREADS if job.remote else max(2, min(8, os.cpu_count() or 1))
-    network = _Network(load_model, job.encode)
+    network = _Network(load_model, job)
 
     def read(source: Source) -> Read:
         return _read(source, job, reader, progress) if source.frame is not None else (source, None)
@@ -79,13 +84,16 @@ def run(
         return _load(item, job, network, progress)
 
     def finished(item: tuple[Loaded, Seen | ImageError | None]) -> Record:
-        return _finish(*item, job, write, progress)
+        record = _finish(*item, job, write, progress)
+        if record.ok:
+            network.keep(*item)
+        return record
 
     def decoded(loaded: Iterable[Loaded | None]) -> Iterator[tuple[Loaded, Seen | ImageError | None] | None]:
         for batch in _batches(loaded, job.batch_size):
             if not batch:
                 yield None
-            alone = [replace(item, pixels=()) if job.smooth and item.of_video else item for item in batch]
+            alone = [replace(item, inputs=()) if job.smooth and item.of_video else item for item in batch]
             for item, seen in zip(batch, _seen(alone, job, network), strict=True):
                 yield item, _steadied(item.source, steady) if job.smooth and item.of_video else seen
 
@@ -105,9 +113,9 @@ def run(
 
 def _seen(batch: "Sequence[Loaded]", job: Job, network: "_Network") -> "list[Seen | ImageError | None]":
     """Returns the network's result for each image of a batch; None if it was not loaded."""
-    pixels = [view for item in batch for view in item.pixels]
-    seen = itertools.chain.from_iterable(map(network.see, _batches(pixels, job.batch_size)))
-    return [_joined(item, list(itertools.islice(seen, len(item.pixels)))) for item in batch]
+    inputs: Iterator[list[Input]] = _batches([each for item in batch for each in item.inputs], job.batch_size)
+    seen = itertools.chain.from_iterable(map(network.see, inputs))
+    return [_joined(item, list(itertools.islice(seen, len(item.inputs)))) for item in batch]
 
 
 def _steady(job: Job, network: "_Network", reader: FrameReader) -> "Steady[Loaded]":
@@ -115,7 +123,8 @@ def _steady(job: Job, network: "_Network", reader: FrameReader) -> "Steady[Loade
 
     def load(source: Source) -> Loaded:
         item = _load(_read(source, job, reader, _untold), job, network, _untold)
-        return replace(item, image=None, guide=smoothing.guide(item.pixels[0]) if item.pixels else None)
+        first = next((each for each in item.inputs if isinstance(each, np.ndarray)), None)
+        return replace(item, image=None, guide=None if first is None else smoothing.guide(first))
 
     def encode(batch: list[Loaded]) -> list[Frame | ImageError]:
         return [_kept(item, seen) for item, seen in zip(batch, _seen(batch, job, network), strict=True)]
@@ -145,11 +154,12 @@ def _untold(source: Source, stage: Stage) -> None:
 
 
 class _Network:
-    """The network and the embeddings of the query, both loaded by the first thread that needs them."""
+    """The network, the embeddings of the query and what earlier runs kept, loaded by the first thread in need."""
 
-    def __init__(self, load: Callable[[], "tuple[Segmenter, Embeddings]"], options: EncodeOptions) -> None:
-        self.load, self.options = load, options
+    def __init__(self, load: Callable[[], "tuple[Segmenter, Embeddings]"], job: Job) -> None:
+        self.load, self.job = load, job
         self.store: FeatureStore | None = None
+        self.images: KnownImages | None = None
         self.lock = threading.Lock()
         self.made: tuple[Segmenter, Embeddings] | None = None
 
@@ -157,13 +167,23 @@ class _Network:
         """Returns the segmenter and the embeddings, loaded on first use."""
         with self.lock:
             if self.made is None:
-                self.made = self.load()
-                folder = self.options.features
-                self.store = None if folder is None else FeatureStore.of(Path(folder), self.made[0])
+                self.made, job = self.load(), self.job
+                if job.kept is not None:
+                    self.store = FeatureStore.of(Cache(job.kept), self.made[0])
+                    self.images = KnownImages(self.store, job.encode, job.decoding, job.checksum)
             return self.made
 
-    def see(self, views: Sequence[NDArray[np.uint8]]) -> "list[Seen | ImageError]":
-        """Returns the network's result for each view, which is uint8 (S, S, 3).
+    def find(self, of: Mark | None, source: Source) -> "tuple[KnownImage, tuple[Features, ...]] | None":
+        """Returns an image that an earlier run has seen. Loads nothing: meanwhile, the first images are decoded."""
+        return None if self.images is None else self.images.find(of, source)
+
+    def keep(self, loaded: "Loaded", seen: "Seen | ImageError | None") -> None:
+        """Notes an image for later runs."""
+        if self.images is not None and loaded.image is not None and isinstance(seen, Seen):
+            self.images.keep(loaded.mark, loaded.image, seen.entries)
+
+    def see(self, views: "Sequence[Input]") -> "list[Seen | ImageError]":
+        """Returns the network's result for each view, which is uint8 (S, S, 3), or its features.
 
         If memory runs out, tries each half of the views, and so on. If it runs out for a single view, the result is an
         ImageError.
@@ -181,16 +201,16 @@ class _Network:
             return self.see(views[:half]) + self.see(views[half:])
         return [ImageError("out_of_memory", "encode", "not enough memory for the network; give fewer prompts at once")]
 
-    def _see(self, views: Sequence[NDArray[np.uint8]]) -> "Iterator[Seen]":
+    def _see(self, views: "Sequence[Input]") -> "Iterator[Seen]":
         segmenter, embeddings = self.get()
-        pooled = self.options.similarity
+        pooled, names = self.job.encode.similarity, [""] * len(views)
         if self.store is None:
-            features = segmenter.encode(views, pooled=pooled)
+            features = segmenter.encode([view for view in views if isinstance(view, np.ndarray)], pooled=pooled)
         else:
-            features = self.store.encode(segmenter, views, pooled=pooled)
+            features, names = self.store.encode(segmenter, views, pooled=pooled)
         for index, logits in enumerate(segmenter.logits(features, embeddings)):
             image = None if features.pooled is None else features.pooled[index]
-            yield Seen(logits, None if image is None else cosines(embeddings.values, image))
+            yield Seen(logits, None if image is None else cosines(embeddings.values, image), (names[index],))
 
 
 def cosines(rows: NDArray[np.float32], one: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -205,6 +225,7 @@ class Seen:
 
     logits: NDArray[np.float32]  # one map per term: (T, S, S) for a view, (T, h, w) for an image
     similarity: NDArray[np.float32] | None  # (T,), the cosine similarity of the image with each term
+    entries: tuple[str, ...] = ()  # where the features of its views are stored; "": nowhere, or they were found there
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,9 +233,10 @@ class Loaded:
     """A source with its pixels, or with the record of its failure."""
 
     source: Source
-    image: decode.Image | None = None
+    image: decode.Image | KnownImage | None = None
     views: tuple[tiles.View, ...] = ()  # the views of the image that the network sees
-    pixels: tuple[NDArray[np.uint8], ...] = ()  # (S, S, 3), one per view
+    inputs: "tuple[Input, ...]" = ()  # one per view
+    mark: Mark | None = None  # see `known_images.mark`
     identity: Identity | None = None
     record: Record | None = None
     guide: NDArray[np.float32] | None = None  # (S, S, 3): see `smoothing.guide`
@@ -247,21 +269,29 @@ def _load(item: Read, job: Job, network: _Network, progress: Progress) -> Loaded
     progress(source, "load")
     try:
         identity = None if source.data is not None else identify(source, job.checksum)
+        mark = None if job.kept is None else known_images.mark(source, identity, job.checksum)
     except (OSError, ValueError) as error:
         return failed(paths.fault(error, "load"))
     try:
         if isinstance(image, ImageError):
             return failed(image)
+        if (found := network.find(mark, source)) is not None:
+            known, features = found
+            return Loaded(source, known, _views(known.size, job), features, None, identity)
         if image is None:
             image = decode.load(source, job.decoding)
         progress(source, "encode")
-        (height, width, _), segmenter = image.pixels.shape, network.get()[0]
-        views = tiles.views(height, width, job.encode.tile, job.encode.flip)
-        return Loaded(source, image, views, tuple(segmenter.resize(view.of(image.pixels)) for view in views), identity)
+        segmenter, views = network.get()[0], _views(image.size, job)
+        resized = tuple(segmenter.resize(view.of(image.pixels)) for view in views)
+        return Loaded(source, image, views, resized, mark, identity)
     except ImageError as error:
         return failed(error)
     except MemoryError:
         return failed(ImageError("out_of_memory", "load", "not enough memory to decode it"))
+
+
+def _views(size: tuple[int, int], job: Job) -> tuple[tiles.View, ...]:
+    return tiles.views(*size, job.encode.tile, job.encode.flip)
 
 
 def _joined(loaded: Loaded, seen: "list[Seen | ImageError]") -> "Seen | ImageError | None":
@@ -270,7 +300,8 @@ def _joined(loaded: Loaded, seen: "list[Seen | ImageError]") -> "Seen | ImageErr
     if failed is not None or not seen:
         return failed
     good = [each for each in seen if isinstance(each, Seen)]
-    return Seen(tiles.joined(loaded.views, [each.logits for each in good]), good[0].similarity)
+    entries = tuple(name for each in good for name in each.entries)
+    return Seen(tiles.joined(loaded.views, [each.logits for each in good]), good[0].similarity, entries)
 
 
 def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Write, progress: Progress) -> Record:
@@ -282,15 +313,14 @@ def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Wri
         return Record.of(source).failed(seen)
     assert image is not None and seen is not None
     logits, similarity = seen.logits, seen.similarity
-    height, width = image.pixels.shape[:2]
-    notes, identity = image.notes, loaded.identity
+    (height, width), identity = image.size, loaded.identity
     blank = replace(
         Record.of(source),
         width=width,
         height=height,
         format=image.format,
         frames=image.frames,
-        notes=notes,
+        notes=image.notes,
         identity=identity,
         orientation=image.orientation,
     )
