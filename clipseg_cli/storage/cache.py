@@ -55,7 +55,7 @@ def user_folder() -> Path | None:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where entries are kept, and how many bytes of the disk they may take; None: as many as there are."""
+    """Where entries are kept, and how many bytes of the disk they may take; None: no limit."""
 
     folder: Path
     limit: int | None = None
@@ -158,7 +158,7 @@ class Cache:
         mine = self.known - sum(entry.size for entry in old)
         aim = limit - size
         if self.known > aim:
-            aim -= limit // LOOKS  # so that the next ones fit too
+            aim -= limit // LOOKS // BLOCK * BLOCK  # so that the next ones fit too
         for entry in old:
             if self.known <= aim or mine + size > LARGEST_SHARE * limit:
                 break
