@@ -42,8 +42,7 @@ def method(tile: int = 1, flip: bool = False, refinement: Refine = "none") -> Me
 
     def mask(segmenter: Segmenter, embedding: Embeddings, scene: Scene) -> NDArray[np.uint8]:
         logits = soft_maps.LogitMap(full_size_logits(segmenter, embedding, scene.image, tile, flip))
-        mask, _, _ = threshold.cut(logits, lambda: scene.image, segmenter.threshold, CleanUp(refinement))
-        return mask
+        return threshold.cut(logits, lambda: scene.image, segmenter.threshold, CleanUp(refinement)).mask
 
     return mask
 

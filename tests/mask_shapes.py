@@ -13,6 +13,7 @@ import pytest
 from pycocotools.coco import COCO
 from scipy import ndimage
 
+from clipseg_cli.masks.instances import separate
 from clipseg_cli.outputs.writers import WRITERS, per_run
 from clipseg_cli.outputs.writers.result import Result
 from clipseg_cli.settings.outputs import ExportOptions
@@ -41,8 +42,15 @@ MASKS |= {f"blobs {seed}": blobs(seed) for seed in range(12)}
 every_mask = pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 
 
-def result(*masks: np.ndarray, **export: Any) -> Result:
-    """The input of the writers for an image with these masks; keywords are export options."""
+def components(mask: np.ndarray) -> list[np.ndarray]:
+    """The connected components of a mask by scipy, uint8 (H, W), 0 and 255; the largest first, then the topmost."""
+    numbers, count = ndimage.label(mask, np.ones((3, 3)))
+    found = [np.where(numbers == number, 255, 0).astype(np.uint8) for number in range(1, count + 1)]
+    return sorted(found, key=lambda each: (-np.count_nonzero(each), *(axis.min() for axis in np.nonzero(each))))
+
+
+def result(*masks: np.ndarray, apart: bool = False, **export: Any) -> Result:
+    """The input of the writers for an image with these masks, with --instances if `apart`, and with export options."""
     height, width = masks[0].shape
     return Result(
         name="imgs/a.jpg",
@@ -56,6 +64,7 @@ def result(*masks: np.ndarray, **export: Any) -> Result:
         fines=tuple(mask.astype(np.uint16) * 257 for mask in masks),
         alphas=(),
         index=None,
+        instances=tuple(separate(mask, mask) for mask in masks) if apart else None,
         skip=tuple(False for _ in masks),
         feather=0,
         export=ExportOptions(**export),

@@ -57,7 +57,7 @@ def _program(
 command(app, "segment")(segment.segment)
 command(app, "oneshot")(segment.oneshot)
 command(app, "find")(find.find)
-command(app, "post")(post.post)
+command(app, "post", without=("model", "backend"))(post.post)
 command(app, "embed", without=("expr", "embedding", "show_exemplar", "verbose", "progress", "no_color"))(embed.embed)
 command(app, "report", without=("verbose", "progress", "no_color", "config"))(report.report)
 command(app, "status")(status.status)

@@ -56,7 +56,8 @@ def _labels(summary: "Summary", single: bool) -> list[str]:
     for name, label in [*summary.labels.items()][:LABELS]:
         median = f", median share {share(label.median())}" if label.found else ""
         unsure = f", {label.unsure} unsure" if label.unsure else ""
-        told.append(f"{escape(name)}: found in {label.found} of {summary.done} images{median}{unsure}")
+        held = f", {label.held_back} not refined by SAM" if label.held_back else ""
+        told.append(f"{escape(name)}: found in {label.found} of {summary.done} images{median}{unsure}{held}")
     if (more := len(summary.labels) - LABELS) > 0:
         told.append(f"and {more} more labels" + ("" if single else ": see run.json"))
     return told

@@ -28,6 +28,7 @@ USUAL: dict[Format, str] = {
     "overlay": "overlays/{dir}/{stem}.jpg",
     "cutout": "cutouts/{label}/{dir}/{stem}.png",
     "labels": "labels/{dir}/{stem}.png",
+    "instances": "instances/{dir}/{stem}.png",
     "joined": "joined/{dir}/{stem}.png",
     "alpha": "alpha/{dir}/{stem}.png",
     "labelme": "labelme/{dir}/{stem}.json",

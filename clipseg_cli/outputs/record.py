@@ -25,6 +25,20 @@ Identity = list[int | str]  # of an input file: [size in bytes, mtime in nanosec
 
 
 @dataclass(frozen=True, slots=True)
+class Numbered:
+    """An instance, and its number in the image."""
+
+    id: int  # from 1, over all labels
+    area: int  # pixels
+    bbox: tuple[int, int, int, int]  # x, y, width, height in pixels
+    score: float  # the soft map's maximum in it
+
+    def document(self) -> dict[str, Any]:
+        """Returns the instance as JSON types."""
+        return {"id": self.id, "area": self.area, "bbox": list(self.bbox), "score": round(self.score, 4)}
+
+
+@dataclass(frozen=True, slots=True)
 class Mask:
     """The result of one prompt on one image. Areas are in pixels, scores in [0, 1]."""
 
@@ -39,6 +53,8 @@ class Mask:
     presence: float  # presence score: see `soft_maps.presence`
     similarity: float = 0.0  # cosine similarity of image and prompt embeddings; 0 unless requested
     refined: bool = False  # by --refine
+    held_back: str = ""  # why --refine sam left the mask, or a part of it, as it was
+    instances: tuple[Numbered, ...] | None = None  # None without --instances
     files: tuple[tuple[str, str], ...] = ()  # (format, path relative to the output folder) of the label's files
 
     def document(self, formats: Sequence[str]) -> dict[str, Any]:
@@ -56,6 +72,8 @@ class Mask:
             "area_frac": round(float(self.area_frac), 6),
             "bbox": list(self.bbox),
             "refined": self.refined,
+            "held_back": self.held_back,
+            **({} if self.instances is None else {"instances": [each.document() for each in self.instances]}),
             "path": files.get("mask", ""),
         } | {key: files.get(form, "") for form, key in PER_LABEL.items() if form in formats and form != "mask"}
 

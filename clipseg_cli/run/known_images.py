@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +26,10 @@ from clipseg_cli.outputs.record import Identity
 from clipseg_cli.settings.inputs import DecodeOptions
 from clipseg_cli.settings.model import EncodeOptions
 from clipseg_cli.storage import buckets, paths
-from clipseg_cli.storage.cache import code_digest, entry_name
+from clipseg_cli.storage.cache import Cache, Place, code_digest, entry_name
 
 if TYPE_CHECKING:
-    from clipseg_cli.model.segmenter import Features
+    from clipseg_cli.model.segmenter import Features, Segmenter
 
 KIND = "image"  # extension of the entries
 # Seconds: a file that changed later than this may change again without another time. FAT has the coarsest clock.
@@ -94,6 +94,13 @@ class KnownImages:
         origins = [paths.fingerprint(each.origin) for each in found if each is not None and each.origin]
         code = code_digest(Path(__file__).parent.parent)
         self.setup = hashlib.sha256(store.setup + code + json.dumps([options, origins]).encode()).digest()
+
+    @classmethod
+    def of(
+        cls, place: Place, encode: EncodeOptions, decoding: DecodeOptions, checksum: bool, segmenter: "Segmenter"
+    ) -> Self:
+        """Opens the cache of a folder for a segmenter."""
+        return cls(FeatureStore.of(Cache(place), segmenter), encode, decoding, checksum)
 
     def find(self, of: Mark | None, source: Source) -> "tuple[KnownImage, tuple[Features, ...]] | None":
         """Returns an image and the features of its views, if they are all there."""

@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -13,29 +12,31 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_cli.errors import ImageError, Stage, lacks_memory
+from clipseg_cli.errors import ImageError, Stage
 from clipseg_cli.inputs import decode
 from clipseg_cli.inputs.frames.reader import FrameReader
 from clipseg_cli.inputs.kinds import KINDS
 from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.masks import smoothing, soft_maps, tiles
-from clipseg_cli.model.feature_store import FeatureStore
+from clipseg_cli.model.registry import Checkpoint
 from clipseg_cli.outputs.record import Identity, Record
 from clipseg_cli.outputs.writers import photos
 from clipseg_cli.prompts.expressions import Expression
 from clipseg_cli.run import known_images
 from clipseg_cli.run.finish import MaskPlan, Write, finish
 from clipseg_cli.run.known_images import KnownImage, KnownImages, Mark
+from clipseg_cli.run.network import Network, Seen
+from clipseg_cli.run.refiner import Refiner
 from clipseg_cli.run.steady import Frame, Steady
 from clipseg_cli.settings.inputs import DecodeOptions
 from clipseg_cli.settings.model import EncodeOptions
 from clipseg_cli.storage import paths, store
-from clipseg_cli.storage.cache import Cache, Place
+from clipseg_cli.storage.cache import Place
 
 if TYPE_CHECKING:
-    from clipseg_cli.model.segmenter import Embeddings, Features, Segmenter
-
-    Input = NDArray[np.uint8] | Features  # of the network: a view, (S, S, 3), or its features from an earlier run
+    from clipseg_cli.model.sam import Sam
+    from clipseg_cli.model.segmenter import Embeddings, Segmenter
+    from clipseg_cli.run.network import Input
 
 REMOTE_THREADS = 16  # threads that read, and as many that write, if each mostly waits for a remote server
 
@@ -59,6 +60,7 @@ class Job:
     kept: Place | None = None  # where the features of images are kept; None: nowhere
     remote: bool = False  # images or outputs are not on this machine
     smooth: float = 0.0  # seconds before and after a frame of a video over which its soft maps are averaged
+    sam: Checkpoint | None = None  # the network of --refine sam
 
 
 def run(
@@ -67,15 +69,19 @@ def run(
     load_model: Callable[[], "tuple[Segmenter, Embeddings]"],
     write: Write,
     progress: Progress = lambda source, stage: None,
+    load_sam: "Callable[[], Sam] | None" = None,
 ) -> Iterator[Record]:
     """Yields one record per source, in their order. A failed image has a record too; OutputError ends the run.
 
-    The network is loaded and the prompts are embedded when the first image needs them. At most a few batches are in
+    The network is loaded and the prompts are embedded when the first image needs them; the SAM of `--refine sam`, when
+    the first image shows a label. At most a few batches are in
     memory, whatever the number of sources. None among the sources is a pause: the records of all sources before it are
     yielded before the next source is asked for.
     """
     threads = REMOTE_THREADS if job.remote else max(2, min(8, os.cpu_count() or 1))
-    network = _Network(load_model, job)
+    found = partial(KnownImages.of, job.kept, job.encode, job.decoding, job.checksum) if job.kept else None
+    network = Network(load_model, job.encode.similarity, found)
+    refiner = None if load_sam is None else Refiner(load_sam)
 
     def read(source: Source) -> Read:
         return _read(source, job, reader, progress) if source.frame is not None else (source, None)
@@ -84,9 +90,9 @@ def run(
         return _load(item, job, network, progress)
 
     def finished(item: tuple[Loaded, Seen | ImageError | None]) -> Record:
-        record = _finish(*item, job, write, progress)
-        if record.ok:
-            network.keep(*item)
+        (loaded, seen), record = item, _finish(*item, job, write, progress)
+        if record.ok and loaded.image is not None and isinstance(seen, Seen):
+            network.keep(loaded.mark, loaded.image, seen)
         return record
 
     def decoded(loaded: Iterable[Loaded | None]) -> Iterator[tuple[Loaded, Seen | ImageError | None] | None]:
@@ -94,8 +100,11 @@ def run(
             if not batch:
                 yield None
             alone = [replace(item, inputs=()) if job.smooth and item.of_video else item for item in batch]
-            for item, seen in zip(batch, _seen(alone, job, network), strict=True):
-                yield item, _steadied(item.source, steady) if job.smooth and item.of_video else seen
+            results = [
+                _steadied(item.source, steady) if job.smooth and item.of_video else seen
+                for item, seen in zip(batch, _seen(alone, job, network), strict=True)
+            ]
+            yield from zip(batch, results if refiner is None else _refinable(batch, results, job, refiner), strict=True)
 
     with (
         FrameReader() as reader,
@@ -111,14 +120,37 @@ def run(
         yield from filter(None, ahead(finishers, finished, decoded(loaded), job.batch_size))
 
 
-def _seen(batch: "Sequence[Loaded]", job: Job, network: "_Network") -> "list[Seen | ImageError | None]":
+def _seen(batch: "Sequence[Loaded]", job: Job, network: "Network") -> "list[Seen | ImageError | None]":
     """Returns the network's result for each image of a batch; None if it was not loaded."""
     inputs: Iterator[list[Input]] = _batches([each for item in batch for each in item.inputs], job.batch_size)
     seen = itertools.chain.from_iterable(map(network.see, inputs))
     return [_joined(item, list(itertools.islice(seen, len(item.inputs)))) for item in batch]
 
 
-def _steady(job: Job, network: "_Network", reader: FrameReader) -> "Steady[Loaded]":
+def _refinable(
+    batch: "Sequence[Loaded]", results: "list[Seen | ImageError | None]", job: Job, refiner: Refiner
+) -> "list[Seen | ImageError | None]":
+    """Returns the network's results, those that show a label with the image as SAM has encoded it."""
+    shown = [index for index, seen in enumerate(results) if isinstance(seen, Seen) and _shows(seen, job)]
+    photos = [image.pixels for index in shown if (image := batch[index].image) is not None]
+    for index, encoded in zip(shown, refiner.see(photos) if shown else (), strict=True):
+        seen = results[index]
+        assert isinstance(seen, Seen)
+        results[index] = encoded if isinstance(encoded, ImageError) else replace(seen, sam=encoded)
+    return results
+
+
+def _shows(seen: "Seen", job: Job) -> bool:
+    """Returns whether the mask of some label may not be empty. An enlarged map nowhere exceeds the map itself."""
+    maps = soft_maps.combine(seen.logits, job.rules, job.texts)
+    return any(
+        round(soft_maps.presence(logits), 4) >= job.plan.masks.min_presence
+        and (isinstance(threshold, str) or bool(soft_maps.cut(logits, threshold).any()))
+        for logits, threshold in zip(maps, job.plan.thresholds, strict=True)
+    )
+
+
+def _steady(job: Job, network: "Network", reader: FrameReader) -> "Steady[Loaded]":
     """Returns what steadies the frames of videos. It decodes them itself, apart from those that are written."""
 
     def load(source: Source) -> Loaded:
@@ -153,81 +185,6 @@ def _untold(source: Source, stage: Stage) -> None:
     """Tells nobody of a frame that is not written itself."""
 
 
-class _Network:
-    """The network, the embeddings of the query and what earlier runs kept, loaded by the first thread in need."""
-
-    def __init__(self, load: Callable[[], "tuple[Segmenter, Embeddings]"], job: Job) -> None:
-        self.load, self.job = load, job
-        self.store: FeatureStore | None = None
-        self.images: KnownImages | None = None
-        self.lock = threading.Lock()
-        self.made: tuple[Segmenter, Embeddings] | None = None
-
-    def get(self) -> "tuple[Segmenter, Embeddings]":
-        """Returns the segmenter and the embeddings, loaded on first use."""
-        with self.lock:
-            if self.made is None:
-                self.made, job = self.load(), self.job
-                if job.kept is not None:
-                    self.store = FeatureStore.of(Cache(job.kept), self.made[0])
-                    self.images = KnownImages(self.store, job.encode, job.decoding, job.checksum)
-            return self.made
-
-    def find(self, of: Mark | None, source: Source) -> "tuple[KnownImage, tuple[Features, ...]] | None":
-        """Returns an image that an earlier run has seen. Loads nothing: meanwhile, the first images are decoded."""
-        return None if self.images is None else self.images.find(of, source)
-
-    def keep(self, loaded: "Loaded", seen: "Seen | ImageError | None") -> None:
-        """Notes an image for later runs."""
-        if self.images is not None and loaded.image is not None and isinstance(seen, Seen):
-            self.images.keep(loaded.mark, loaded.image, seen.entries)
-
-    def see(self, views: "Sequence[Input]") -> "list[Seen | ImageError]":
-        """Returns the network's result for each view, which is uint8 (S, S, 3), or its features.
-
-        If memory runs out, tries each half of the views, and so on. If it runs out for a single view, the result is an
-        ImageError.
-        """
-        if not views:
-            return []
-        try:
-            return list(self._see(views))
-        except Exception as error:
-            if not lacks_memory(error):
-                raise
-        # outside the handler: the error would keep the memory of the failed attempt
-        half = len(views) // 2
-        if half:
-            return self.see(views[:half]) + self.see(views[half:])
-        return [ImageError("out_of_memory", "encode", "not enough memory for the network; give fewer prompts at once")]
-
-    def _see(self, views: "Sequence[Input]") -> "Iterator[Seen]":
-        segmenter, embeddings = self.get()
-        pooled, names = self.job.encode.similarity, [""] * len(views)
-        if self.store is None:
-            features = segmenter.encode([view for view in views if isinstance(view, np.ndarray)], pooled=pooled)
-        else:
-            features, names = self.store.encode(segmenter, views, pooled=pooled)
-        for index, logits in enumerate(segmenter.logits(features, embeddings)):
-            image = None if features.pooled is None else features.pooled[index]
-            yield Seen(logits, None if image is None else cosines(embeddings.values, image), (names[index],))
-
-
-def cosines(rows: NDArray[np.float32], one: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Returns the cosine similarity of each row (T, dim) with `one` (dim,): float32 (T,), in [-1, 1]."""
-    lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(one)
-    return np.asarray(rows @ one / np.maximum(lengths, np.float32(1e-12)), np.float32)
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """The network's result for one view or one image."""
-
-    logits: NDArray[np.float32]  # one map per term: (T, S, S) for a view, (T, h, w) for an image
-    similarity: NDArray[np.float32] | None  # (T,), the cosine similarity of the image with each term
-    entries: tuple[str, ...] = ()  # where the features of its views are stored; "": nowhere, or they were found there
-
-
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A source with its pixels, or with the record of its failure."""
@@ -258,7 +215,7 @@ def _read(source: Source, job: Job, reader: FrameReader, progress: Progress) -> 
         return source, error
 
 
-def _load(item: Read, job: Job, network: _Network, progress: Progress) -> Loaded:
+def _load(item: Read, job: Job, network: Network, progress: Progress) -> Loaded:
     source, image = item
 
     def failed(error: ImageError) -> Loaded:
@@ -275,7 +232,7 @@ def _load(item: Read, job: Job, network: _Network, progress: Progress) -> Loaded
     try:
         if isinstance(image, ImageError):
             return failed(image)
-        if (found := network.find(mark, source)) is not None:
+        if job.sam is None and (found := network.find(mark, source)) is not None:  # SAM needs the pixels
             known, features = found
             return Loaded(source, known, _views(known.size, job), features, None, identity)
         if image is None:
@@ -340,7 +297,7 @@ def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Wri
             yield soft_maps.Scored(large, float(probability.max()), float(probability.mean()), presence, alike)
 
     file = None if source.frame is not None else partial(photos.original, source, identity, job.checksum)
-    return finish(blank, source.output, lambda: image.pixels, maps(), job.plan, noted, file)
+    return finish(blank, source.output, lambda: image.pixels, maps(), job.plan, noted, file, seen.sam)
 
 
 def _batches(items: Iterable[T | None], size: int) -> Iterator[list[T]]:

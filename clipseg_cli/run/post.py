@@ -27,6 +27,7 @@ from clipseg_cli.inputs.names import stem as stem_of
 from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.masks.refine import REFINEMENTS
+from clipseg_cli.model import registry
 from clipseg_cli.outputs import films, manifest, names, writers
 from clipseg_cli.outputs.ledger import Ledger
 from clipseg_cli.outputs.manifest import MANIFEST, RUN
@@ -36,13 +37,15 @@ from clipseg_cli.outputs.writers import one_file, per_run, photos, raster
 from clipseg_cli.prompts.slugs import unique_slugs
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.prompts.thresholds import resolve_thresholds
-from clipseg_cli.run import run_file, sharing
+from clipseg_cli.run import refiner, run_file, sharing, work
 from clipseg_cli.run.finish import MaskPlan, Write, finish
 from clipseg_cli.run.pipeline import ahead
+from clipseg_cli.run.refiner import Once, Refiner
 from clipseg_cli.run.summary import Summary
 from clipseg_cli.settings.flag import decisive
 from clipseg_cli.settings.inputs import MAX_PIXELS, DecodeOptions
 from clipseg_cli.settings.masks import MaskOptions
+from clipseg_cli.settings.model import ModelOptions, devices
 from clipseg_cli.settings.names import patterns, templates
 from clipseg_cli.settings.outputs import OutputOptions, complete
 from clipseg_cli.storage import paths, store
@@ -63,6 +66,7 @@ class Request:
     overwrite: bool = False
     max_pixels: int = MAX_PIXELS
     command: tuple[str, ...] = ()
+    network: ModelOptions = field(default_factory=ModelOptions)  # device, precision and `offline` of --refine sam
 
     def __post_init__(self) -> None:
         REFINEMENTS[self.masks.clean.refine].check()
@@ -83,7 +87,7 @@ def placed(request: Request, note: Callable[[str], None]) -> Request:
     if request.output.out is not None:
         return request
     before = _read(request.run)
-    document = _describe(request, before, _plan(request, before))
+    document = _describe(request, before, _plan(request, before), _sam(request, before))
     out, told = run_file.take_folder(request.out, document, not request.overwrite)
     if told:
         note(told)
@@ -100,7 +104,8 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
     run, out, fsync = request.run, store.as_path(request.out), request.output.fsync
     before = _read(run)
     plan = _plan(request, before)
-    document = _describe(request, before, plan)
+    sam = _sam(request, before)
+    document = _describe(request, before, plan, sam)
     names = [prompt.label for prompt in plan.prompts]
     run_file.check_names(out, patterns(request.output.name, names, plan.formats, plan.export.images))
     _admit(out, document, request)
@@ -116,7 +121,11 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
     with Ledger(out, fsync) as ledger, FrameReader(threads) as reader, ThreadPoolExecutor(threads) as pool:
         load = partial(reader.load, options=decoding)
         kept = _Run(run, directory, before["settings"].get("orientation") == "stored", _stems(run, before))
-        again = partial(_again, run=kept, load=load, plan=plan, write=write)
+        options = replace(request.network, device=devices(request.network.device)[0])
+        load_sam = None if sam is None else partial(work.load_sam, options, sam, lambda notice: note(notice.line))
+        again = partial(
+            _again, run=kept, load=load, plan=plan, write=write, sam=None if load_sam is None else Refiner(load_sam)
+        )
 
         def take(row: Row) -> Row | Record | None:
             taken = ledger.take(key_of(row), partial(_identify, row, run, directory))
@@ -141,7 +150,14 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
     store.write(out / RUN, run_file.to_json(document | run_file.ending(summary)), fsync)
 
 
-def _describe(request: Request, before: dict[str, Any], plan: MaskPlan) -> dict[str, Any]:
+def _sam(request: Request, before: dict[str, Any]) -> registry.Checkpoint | None:
+    """Returns the network of `--refine sam`; None without that."""
+    return refiner.located(request.masks.clean, str(before["settings"].get("model")), request.network.offline)
+
+
+def _describe(
+    request: Request, before: dict[str, Any], plan: MaskPlan, sam: registry.Checkpoint | None
+) -> dict[str, Any]:
     """Returns the content of run.json."""
     prompts = [
         {"label": prompt.label, "text": prompt.text, "threshold": threshold}
@@ -155,7 +171,8 @@ def _describe(request: Request, before: dict[str, Any], plan: MaskPlan) -> dict[
             "post": {"run": str(request.run), "settings": before["settings"]},
             "prompts": prompts,
             "formats": list(plan.formats),
-            **decisive(request.masks, request.output),
+            **decisive(request.masks, request.output, *(() if sam is None else (request.network,))),
+            **run_file.refinement(sam),
         },
         "own_thresholds": before.get("own_thresholds", {}),
         "directory": before.get("directory", os.getcwd()),
@@ -185,7 +202,7 @@ def _plan(request: Request, before: dict[str, Any]) -> MaskPlan:
     given = [replace(prompt, threshold=kept.get(prompt.label)) for prompt in known]
     chosen = resolve_thresholds(request.masks.threshold, given, 0.5)
     formats = complete(request.output.formats)
-    writers.check(len(known), request.masks.mode, formats)
+    writers.check(len(known), request.masks, formats)
     if "soft16" in formats and "soft16" not in before["settings"]["formats"]:
         raise UsageError(f"{request.run} has only 8-bit soft maps: run it again with -f soft16")
     slugs = unique_slugs(prompt.label for prompt in known)
@@ -251,7 +268,13 @@ class _Run:
 
 
 def _again(
-    row: Row | Record, *, run: _Run, load: Callable[[Source], decode.Image], plan: MaskPlan, write: Write
+    row: Row | Record,
+    *,
+    run: _Run,
+    load: Callable[[Source], decode.Image],
+    plan: MaskPlan,
+    write: Write,
+    sam: Refiner | None = None,
 ) -> Record:
     """Writes the files of one image of the run again and returns its record. A record is passed on."""
     if isinstance(row, Record):
@@ -297,7 +320,8 @@ def _again(
             soft_map = soft_maps.StoredMap(levels)
             yield soft_maps.Scored(soft_map, mask["score"], mask["mean"], mask["presence"], mask["similarity"])
 
-    return finish(blank, stem, photo, maps(), plan, write, None if source.frame is not None else original)
+    kept = None if source.frame is not None else original
+    return finish(blank, stem, photo, maps(), plan, write, kept, None if sam is None else Once(sam, photo))
 
 
 def _levels(path: store.AnyPath, shape: tuple[int, int]) -> NDArray[Any]:

@@ -24,6 +24,7 @@ class Label:
     """What was found of one label."""
 
     found: int = 0  # images in which its mask is not empty
+    held_back: int = 0  # images in which --refine sam left its mask, or a part of it, as it was
     unsure: int = 0  # images whose presence score is at most NEAR away from what it takes to be found
     shares: Counter[float] = field(default_factory=Counter)  # of the image, in three digits: at most 3,701 keys
     best: tuple[float, float] = (0.0, 0.0)  # the highest presence score, and the threshold of its image
@@ -87,6 +88,7 @@ class Summary:
             if mask["area"]:
                 label.found += 1
                 label.shares[float(f"{mask['area_frac']:.3g}")] += 1
+            label.held_back += bool(mask["held_back"])
             label.unsure += round(abs(presence - max(threshold, self.min_presence)), 4) <= NEAR
             label.best = max(label.best, (presence, threshold))
 
@@ -102,6 +104,7 @@ class Summary:
         return {
             "labels": {
                 name: {"found": label.found, "median_area_frac": label.median(), "unsure": label.unsure}
+                | ({"held_back": label.held_back} if label.held_back else {})
                 for name, label in self.labels.items()
             },
             "failed": dict(sorted(self.failures.items())),

@@ -12,22 +12,24 @@ from typing import TYPE_CHECKING
 from clipseg_cli.errors import OutputError, Stage, UsageError
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.model import registry
+from clipseg_cli.model.checkpoint_files import KINDS
 from clipseg_cli.outputs import writers
 from clipseg_cli.outputs.manifest import RUN
 from clipseg_cli.outputs.names import Names
 from clipseg_cli.outputs.record import Record
 from clipseg_cli.prompts.thresholds import resolve_thresholds
-from clipseg_cli.run import pipeline
+from clipseg_cli.run import pipeline, refiner
 from clipseg_cli.run.engines import workers
 from clipseg_cli.run.engines.table import ENGINES, inline
 from clipseg_cli.run.finish import MaskPlan
 from clipseg_cli.run.query import embed, embedding_file
 from clipseg_cli.run.request import Request
-from clipseg_cli.settings.model import EncodeOptions
+from clipseg_cli.settings.model import EncodeOptions, ModelOptions
 from clipseg_cli.settings.outputs import Format
 from clipseg_cli.storage import cache, paths, store
 
 if TYPE_CHECKING:
+    from clipseg_cli.model.sam import Sam
     from clipseg_cli.model.segmenter import Embeddings, Segmenter
 
 AHEAD = 8  # batches that a worker gets before it returns their records: more than its pipeline holds
@@ -38,7 +40,7 @@ def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[F
     """Returns what to do with each image. Raises UsageError."""
     query, encode = request.query, request.encode
     chosen = resolve_thresholds(request.masks.threshold, query.prompts, checkpoint.threshold)
-    writers.check(len(query.prompts), request.masks.mode, formats)
+    writers.check(len(query.prompts), request.masks, formats)
     embedding_file.check(query.saved, checkpoint.weights, request.model.model)
     # a guess is enough: an image gives the same bits at any batch size
     device = request.per_device()[0].model.device.replace("auto", _likely_device())
@@ -60,6 +62,7 @@ def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[F
         _kept(encode),
         any(map(paths.is_url, (request.out, *request.inputs.inputs))),
         request.inputs.video.smooth,
+        refiner.located(request.masks.clean, request.model.model, request.model.offline) if formats else None,
     )
 
 
@@ -107,9 +110,7 @@ def _process(
 
     On another machine the weights may be elsewhere, but the output folder must be the parent's. Raises OutputError.
     """
-    if not checkpoint.weights.exists():
-        named = f"{checkpoint.repo}@{checkpoint.revision}" if checkpoint.repo else request.model.model
-        checkpoint = registry.locate(named, offline=request.model.offline)
+    checkpoint = _here(checkpoint, request.model.offline)
     out = store.as_path(request.out)
     if job.plan.formats and isinstance(out, Path) and not (out / RUN).exists():
         node = socket.gethostname()
@@ -121,7 +122,26 @@ def _process(
     def write(path: str, data: store.Content) -> None:
         store.write(out / path, data, request.output.fsync)
 
-    return pipeline.run(sources, job, partial(load_model, request, checkpoint, send), write, progress)
+    load_refiner = None if job.sam is None else partial(load_sam, request.model, job.sam, send)
+    return pipeline.run(sources, job, partial(load_model, request, checkpoint, send), write, progress, load_refiner)
+
+
+def _here(checkpoint: registry.Checkpoint, offline: bool) -> registry.Checkpoint:
+    """Returns a checkpoint as it is on this machine, which may be another one than the parent's."""
+    if checkpoint.weights.exists():
+        return checkpoint
+    named = f"{checkpoint.repo}@{checkpoint.revision}" if checkpoint.repo else checkpoint.name
+    return registry.locate(named, offline=offline, kinds=KINDS)
+
+
+def load_sam(options: ModelOptions, checkpoint: registry.Checkpoint, notify: workers.Notify) -> "Sam":
+    """Returns the loaded network of `--refine sam`. Notifies of the model, device and precision."""
+    from clipseg_cli.model.sam import Sam
+
+    sam = Sam.load(_here(checkpoint, options.offline), device=options.device, dtype=options.dtype)
+    at = f" ({checkpoint.repo} at {checkpoint.revision})" if checkpoint.repo else ""
+    notify(workers.Notice(f"refinement by {checkpoint.name}{at} on {sam.device} in {sam.dtype}"))
+    return sam
 
 
 def load_model(

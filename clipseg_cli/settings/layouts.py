@@ -68,7 +68,7 @@ LAYOUTS: dict[Layout, Preset] = {
         "Ultralytics, yolo segment train data=OUT/data.yaml", {"ultralytics": ""}, None, "upright",
     ),
     "coco": Preset(
-        "Detectron2, FiftyOne, torchvision: annotations/ beside images/", {"instances": ""}, None, "upright",
+        "Detectron2, FiftyOne, torchvision: annotations/ beside images/", {"annotations": ""}, None, "upright",
     ),
     "imagefolder": Preset(
         'Hugging Face datasets, load_dataset("imagefolder", data_dir=OUT)', {"imagefolder": ""}, None, "upright",

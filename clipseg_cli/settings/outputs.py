@@ -15,6 +15,7 @@ Format = Literal[
     "overlay",
     "cutout",
     "labels",
+    "instances",
     "joined",
     "alpha",
     "coco",
@@ -28,7 +29,7 @@ Format = Literal[
     "parquet",
     "video",
     "ultralytics",
-    "instances",
+    "annotations",
     "imagefolder",
 ]
 Codec = Literal["ffv1", "h264", "vp9", "prores"]
@@ -41,6 +42,7 @@ TOP_NAMES: dict[Format, str] = {
     "overlay": "overlays",
     "cutout": "cutouts",
     "labels": "labels",
+    "instances": "instances",
     "joined": "joined",
     "alpha": "alpha",
     "coco": "coco.json",
@@ -58,7 +60,7 @@ TOP_NAMES: dict[Format, str] = {
 # ones, so a walk leaves out only the files that such a run writes: `names.patterns`.
 TOP_SETS: dict[Format, tuple[str, ...]] = {
     "ultralytics": ("images", "labels", "data.yaml"),
-    "instances": ("images", "annotations"),
+    "annotations": ("images", "annotations"),
     "imagefolder": ("train", "val", "test"),
 }
 FILMED: tuple[Format, ...] = ("mask", "cutout", "overlay")  # formats that become videos with -f video
@@ -153,9 +155,6 @@ class ExportOptions:
             default="white, or as --layout says",
         ),
     ] = None
-    components: Annotated[
-        bool, Flag("Write one annotation per connected component (coco, yolo, voc, labelme, labelstudio, cvat).")
-    ] = False
     polygons: Annotated[bool, Flag("Write polygons to coco.json instead of run lengths.")] = False
     palette: Annotated[
         bool, Flag("Write the PNGs of -f labels with a palette of the labels' colours, instead of plain grey.")

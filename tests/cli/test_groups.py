@@ -49,15 +49,16 @@ VALUES: dict[type, dict[str, Any]] = {
     },
     OutputOptions: {
         "out": "out", "formats": ("mask", "coco"), "json": True, "print_": "none", "report": True, "preview": True,
-        "orientation": "stored", "palette": True, "components": True, "polygons": True, "backdrop": (255, 0, 9),
+        "orientation": "stored", "palette": True, "polygons": True, "backdrop": (255, 0, 9),
         "codec": "vp9", "fsync": True, "images": "copy", "flat": True, "split": (0.5, 0.25, 0.25),
         "name": ("mask={label}/{dir}/{stem}.png", "overlay={dir}/{stem}.jpg"),
         "polarity": "black", "layout": "kohya", "keep": True,
     },
     MaskOptions: {
-        "threshold": ("0.4", "cat=otsu"), "refine": "grabcut", "peak": 0.6, "open": 1, "close": 2, "fill_holes": "all",
+        "threshold": ("0.4", "cat=otsu"), "refine": "grabcut", "refine_model": "sam2.1-small", "refine_parts": 3,
+        "peak": 0.6, "open": 1, "close": 2, "fill_holes": "all",
         "min_area": 0.005, "keep_largest": 3, "grow": -4, "invert": True, "feather": 2.5, "min_presence": 0.1,
-        "mode": "labels", "background": 0.3, "empty": "skip",
+        "mode": "labels", "background": 0.3, "instances": True, "empty": "skip",
     },
     ModelOptions: {
         "model": "./mine", "offline": True, "device": "cuda:0,1", "dtype": "fp16", "backend": "transformers",

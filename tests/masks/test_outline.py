@@ -3,8 +3,8 @@
 import cv2
 import numpy as np
 
-from clipseg_cli.masks import cleanup, outline
-from mask_shapes import every_mask
+from clipseg_cli.masks import outline
+from mask_shapes import components, every_mask
 
 
 def even_odd(rings: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
@@ -23,7 +23,7 @@ def test_outlines_run_between_the_pixels(mask: np.ndarray) -> None:
     """The exact outline, filled by the even-odd rule, is the mask, pixel for pixel."""
     rings = [ring for part in outline.edges(mask) for ring in (part.outer, *part.holes)]
     assert np.array_equal(even_odd(rings, mask.shape), mask > 0)
-    assert len(outline.edges(mask)) == len(cleanup.components(mask))
+    assert len(outline.edges(mask)) == len(components(mask))
 
 
 @every_mask

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipseg_cli.masks import cleanup
 from clipseg_cli.outputs.writers.result import Result
-from mask_shapes import MASKS, assemble, result, ring
+from mask_shapes import MASKS, assemble, components, result, ring
 from pictures import iou
 from yolo_readers import LEAST
 
@@ -40,9 +39,9 @@ def data_set(out: Path, form: Any, **export: Any) -> dict[str, Result]:
 
 def worst_of(mask: np.ndarray, found: list[np.ndarray]) -> float:
     """The smallest IoU of a component with the best of the masks found, bool (H, W), of which there are as many."""
-    components = [component > 0 for component in cleanup.components(mask)]
-    assert len(found) == len(components)
-    return min((max(iou(each, part) for each in found) for part in components), default=1.0)
+    parts = [part > 0 for part in components(mask)]
+    assert len(found) == len(parts)
+    return min((max(iou(each, part) for each in found) for part in parts), default=1.0)
 
 
 def test_supervision_reads_yolo(tmp_path: Path) -> None:
@@ -117,14 +116,14 @@ def test_datumaro_reads_cvat(tmp_path: Path) -> None:
     from PIL import Image
 
     mask = MASKS["blobs 3"]
-    assemble(tmp_path, "cvat", {"a": result(mask, ring(), components=True)})
+    assemble(tmp_path, "cvat", {"a": result(mask, ring(), apart=True)})
     (tmp_path / "cvat/images/imgs").mkdir(parents=True)
     Image.new("RGB", (130, 90)).save(tmp_path / "cvat/images/imgs/a.jpg")
     (item,) = Dataset.import_from(str(tmp_path / "cvat"), "cvat")
     assert item.id == "imgs/a"
     for label, expected in enumerate((mask, ring())):
         own = [each for each in item.annotations if each.type == AnnotationType.mask and each.label == label]
-        assert len(own) == len(cleanup.components(expected))
+        assert len(own) == len(components(expected))
         assert np.array_equal(sum(each.image for each in own) > 0, expected > 0)
 
 

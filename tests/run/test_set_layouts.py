@@ -91,7 +91,7 @@ def test_pycocotools_reads_coco_beside_its_images(
                 found = [data.annToMask(each) for each in data.imgToAnns[number] if each["category_id"] == category]
                 assert np.array_equal(np.any(found, 0) if found else mask * 0, mask > 0)
     assert sorted(seen) == sorted(Path(name).name for name in NAMES)
-    named = {row["files"]["instances"] for row in records(out / "manifest.jsonl")}
+    named = {row["files"]["annotations"] for row in records(out / "manifest.jsonl")}
     assert all((out / each).is_file() for each in named)
 
 

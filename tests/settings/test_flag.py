@@ -23,10 +23,11 @@ GROUPS = (
 )  # fmt: skip
 # every option on which the content of the outputs depends; prompts, thresholds and formats are recorded by themselves
 DECISIVE = {
-    "refine", "peak", "open", "close", "fill_holes", "min_area", "keep_largest", "grow", "invert", "feather",
+    "refine", "refine_model", "refine_parts",
+    "peak", "open", "close", "fill_holes", "min_area", "keep_largest", "grow", "invert", "feather",
     "min_presence", "mode", "background", "empty",
     "tile", "flip", "size", "similarity", "dtype", "backend",
-    "components", "polygons", "palette", "backdrop", "orientation", "name", "polarity",
+    "instances", "polygons", "palette", "backdrop", "orientation", "name", "polarity",
     "images", "flat", "split",
     "frames", "raw", "max_pixels", "checksum", "smooth", "codec",
 }  # fmt: skip

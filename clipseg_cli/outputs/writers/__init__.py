@@ -20,7 +20,7 @@ from clipseg_cli.outputs.writers import (
     webdataset,
 )
 from clipseg_cli.outputs.writers.result import File, Result
-from clipseg_cli.settings.masks import Mode
+from clipseg_cli.settings.masks import MaskOptions
 from clipseg_cli.settings.outputs import Format
 
 # Takes the image's output path without suffix, and its result. The record names the first file yielded.
@@ -56,6 +56,10 @@ def _labels(stem: str, result: Result) -> Iterator[File]:
     yield usual("labels", stem), None, pixels.labels_png(result)
 
 
+def _instances(stem: str, result: Result) -> Iterator[File]:
+    yield usual("instances", stem), None, raster.png(pixels.instances(result))
+
+
 def _joined(stem: str, result: Result) -> Iterator[File]:
     if not all(result.skip):
         yield usual("joined", stem), None, raster.mask_png(pixels.joined(result))
@@ -80,6 +84,7 @@ WRITERS: dict[Format, Writer] = {
     "overlay": _overlay,
     "cutout": _cutout,
     "labels": _labels,
+    "instances": _instances,
     "joined": _joined,
     "alpha": _alpha,
     "coco": annotations.coco,
@@ -93,7 +98,7 @@ WRITERS: dict[Format, Writer] = {
     "parquet": parquet.masks,
     "video": video.fragments,
     "ultralytics": top_sets.ultralytics,
-    "instances": top_sets.instances,
+    "annotations": top_sets.annotated,
     "imagefolder": top_sets.imagefolder,
 }
 # Modules that formats need. Each of these formats has an extra of its name.
@@ -112,17 +117,19 @@ def files(form: Format, place: Place, result: Result, names: Names) -> Iterator[
         yield names.path(form, place, "" if index is None else result.slugs[index]), index, data
 
 
-def check(labels: int, mode: Mode, formats: Sequence[Format]) -> None:
-    """Raises UsageError for a format that needs another package, or cannot hold all labels.
+def check(labels: int, masks: MaskOptions, formats: Sequence[Format]) -> None:
+    """Raises UsageError for a format that needs another package or option, or cannot hold all labels.
 
     An 8-bit label image holds 255 beside the background. Pascal VOC holds one less, because it reserves 255 for "void".
     """
     for form in formats:
         if form in PACKAGES and importlib.util.find_spec(PACKAGES[form]) is None:
             raise UsageError(f"-f {form} needs one more package: pip install 'clipseg-cli[{form}]'")
+    if "instances" in formats and not masks.instances:
+        raise UsageError("-f instances needs --instances, which keeps the objects of a label apart")
     limit = 254 if "voc" in formats else 255
-    if labels > limit and (mode == "labels" or {"labels", "voc"} & {*formats}):
+    if labels > limit and (masks.mode == "labels" or {"labels", "instances", "voc"} & {*formats}):
         raise UsageError(
-            f"there are {labels} labels, but --mode labels and the formats labels and voc hold at most {limit}: "
-            "use fewer prompts, or another mode and format"
+            f"there are {labels} labels, but --mode labels and the formats labels, instances and voc hold at most "
+            f"{limit}: use fewer prompts, or another mode and format"
         )

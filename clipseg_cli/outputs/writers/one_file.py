@@ -33,6 +33,7 @@ FITTING: dict[Format, tuple[str, ...]] = {
     "soft16": (".png", ".tif", ".npy", ".pgm"),
     "cutout": (".png", ".webp", ".tif"),
     "labels": (".png", ".tif", ".npy", ".pgm"),
+    "instances": (".png", ".tif", ".npy", ".pgm"),
     "joined": (".png", ".tif", ".webp", ".npy", ".pgm", ".pfm"),
     "alpha": (".png", ".tif", ".webp"),
     "cvat": (".xml",),
@@ -97,7 +98,7 @@ def choose(out: str, formats: Sequence[Format], labels: int, export: ExportOptio
     if labels > 1 and form in ONE_LABEL:
         raise UsageError(
             f"-o {out} holds the {form} of one prompt, but there are {labels}: name a folder, or give a format that "
-            "holds all prompts (overlay, labels, npz, svg, coco, labelme, cvat)"
+            "holds all prompts (overlay, labels, instances, npz, svg, coco, labelme, cvat)"
         )
     return OneFile(STDOUT if root == STDOUT else out, form, suffix or fitting[0])
 
@@ -183,6 +184,7 @@ PIXELS: dict[Format, Callable[[Result, int], NDArray[Any]]] = {
     "soft16": lambda result, index: result.fines[index],
     "cutout": pixels.cutout,
     "labels": lambda result, index: pixels.labels(result),
+    "instances": lambda result, index: pixels.instances(result),
     "joined": lambda result, index: pixels.joined(result),
     "alpha": lambda result, index: pixels.alpha(result),
 }

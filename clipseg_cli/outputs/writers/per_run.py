@@ -35,7 +35,7 @@ READ_FROM: dict[Format, str] = {
     "labelstudio": "labelstudio/tasks.json",
     "cvat": "cvat/annotations.xml",
     "webdataset": "webdataset/000000.tar",
-    "instances": "annotations/instances_{part}.json",
+    "annotations": "annotations/instances_{part}.json",
     "imagefolder": "{part}/metadata.jsonl",
 }
 
@@ -102,7 +102,7 @@ def coco_json(
     yield previous.removesuffix(b",\n") + (b"\n" if previous else b"") + b"]}\n"
 
 
-def instances(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool, about: DataSet) -> None:
+def annotated(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool, about: DataSet) -> None:
     """Writes annotations/instances_train.json and those of the other parts. Names of images are relative to images/."""
     for part, chosen in about.parts(fragments).items():
         contents = partial(store.contents, out, [path for _, path in chosen])
@@ -262,6 +262,6 @@ DATA_SETS: dict[Format, Callable[[AnyPath, Fragments, Sequence[str], bool, DataS
     "cvat": cvat,
     "webdataset": webdataset,
     "ultralytics": ultralytics,
-    "instances": instances,
+    "annotations": annotated,
     "imagefolder": imagefolder,
 }

@@ -35,7 +35,7 @@ KEPT: dict[Format, dict[str, tuple[str, ...]]] = {
     "yolo": _COMMON,
     "ultralytics": _COMMON,
     # what Pillow opens, with which Detectron2, FiftyOne, torchvision and datasets read images
-    "instances": _COMMON,
+    "annotations": _COMMON,
     "imagefolder": _COMMON,
     # VOCSegmentation of torchvision and `load_voc_instances` of Detectron2 look for .jpg
     "voc": {"JPEG": (".jpg",)},

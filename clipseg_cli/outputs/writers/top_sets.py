@@ -23,12 +23,12 @@ def ultralytics(stem: str, result: Result) -> Iterator[File]:
     yield from annotations.yolo_files("ultralytics", photo, result)
 
 
-def instances(stem: str, result: Result) -> Iterator[File]:
+def annotated(stem: str, result: Result) -> Iterator[File]:
     """Yields a JSON fragment, as that of coco.json, and the photo in images/. Raises ImageError."""
     photo = f"images/{photos.flat(stem, result)}"
-    fragment = annotations.coco_json(result, photos.named("instances", photo, result))
-    yield f"{FRAGMENTS}/instances/{stem}.json", None, fragment
-    yield from photos.photo("instances", photo, result)
+    fragment = annotations.coco_json(result, photos.named("annotations", photo, result))
+    yield f"{FRAGMENTS}/annotations/{stem}.json", None, fragment
+    yield from photos.photo("annotations", photo, result)
 
 
 def imagefolder(stem: str, result: Result) -> Iterator[File]:
