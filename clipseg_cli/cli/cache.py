@@ -16,7 +16,6 @@ from clipseg_cli.settings.flag import Flag, local_path
 if TYPE_CHECKING:
     from clipseg_cli.storage.cache import Place
 
-KIND = "features"  # of the entries that are encoded images; the others say which image is which
 app = typer.Typer(
     cls=Group, no_args_is_help=True, rich_markup_mode=None, help="Shows or deletes the encoded images that runs keep."
 )
@@ -34,6 +33,7 @@ def cache_info(folder: Folder = None, json: Json = False) -> None:
     Example:
       clipseg cache info --json | jq .bytes
     """
+    from clipseg_cli.model.feature_store import KIND
     from clipseg_cli.outputs.record import readable_text
     from clipseg_cli.storage.paths import escape
 
@@ -61,14 +61,17 @@ def cache_clear(folder: Folder = None) -> None:
 
     Masks and other outputs stay. The next run encodes its images again. Runs in progress are not harmed.
     """
+    from clipseg_cli.model.feature_store import KIND
+
     usage = _place(folder).clear()
     say(f"deleted {usage.counts[KIND]:,} encoded images, {usage.size / 1e6:,.1f} MB")
 
 
 def _place(folder: Path | None) -> "Place":
-    from clipseg_cli.storage import cache
+    from clipseg_cli.model import feature_store
+    from clipseg_cli.storage.cache import Place
 
-    place = cache.features() if folder is None else cache.Place(folder)
+    place = feature_store.user_place() if folder is None else Place(folder)
     if place is None:
         raise UsageError("there is no folder for a cache: set HOME, or CLIPSEG_CACHE to a folder")
     return place

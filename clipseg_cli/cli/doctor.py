@@ -93,13 +93,13 @@ def examine(device: str = "auto", dtype: Dtype = "auto") -> Iterator[Finding]:
 
 def _kept() -> str:
     """Returns where runs keep encoded images, and how many there are."""
-    from clipseg_cli.storage import cache
+    from clipseg_cli.model import feature_store
 
-    place = cache.features()
+    place = feature_store.user_place()
     if place is None:
         return "not kept, because there is no folder for a cache: set HOME, or CLIPSEG_CACHE to a folder"
     usage = place.usage()
-    return f"{usage.counts['features']:,} in {place.folder} ({usage.size / 1e6:.0f} MB; see clipseg cache)"
+    return f"{usage.counts[feature_store.KIND]:,} in {place.folder} ({usage.size / 1e6:.0f} MB; see clipseg cache)"
 
 
 def _kinds() -> Iterator[Finding]:

@@ -16,12 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.storage import paths
-from clipseg_cli.storage.cache import Cache, code_digest, entry_name
+from clipseg_cli.storage.cache import Cache, Place, code_digest, entry_name, user_folder
 
 if TYPE_CHECKING:
     from clipseg_cli.model.segmenter import Features, Segmenter
 
 KIND = "features"  # extension of the entries
+LIMIT = 2_000_000_000  # bytes that the user's cache may take of the disk, unless told otherwise
+
+
+def user_place(limit: int | None = None) -> Place | None:
+    """Returns the place in the user's cache for the features of images; None if the user has no home."""
+    folder = user_folder()
+    return None if folder is None else Place(folder / "features", LIMIT if limit is None else limit)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from clipseg_cli.errors import OutputError, Stage, UsageError
 from clipseg_cli.inputs.source import Source
-from clipseg_cli.model import registry
+from clipseg_cli.model import feature_store, registry
 from clipseg_cli.model.checkpoint_files import KINDS
 from clipseg_cli.outputs import writers
 from clipseg_cli.outputs.manifest import RUN
@@ -71,7 +71,7 @@ def _kept(encode: EncodeOptions) -> cache.Place | None:
     if encode.features == "none":
         return None
     if encode.features == "auto":
-        return cache.features(encode.features_limit)
+        return feature_store.user_place(encode.features_limit)
     if paths.is_url(paths.local(encode.features)):
         raise UsageError(f"--features {encode.features}: name a local folder; buckets are not supported here")
     return cache.Place(Path(paths.local(encode.features)), encode.features_limit)

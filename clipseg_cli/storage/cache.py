@@ -30,15 +30,6 @@ _ENTRY = re.compile(r"[0-9a-f]{64}\.[a-z]+")
 _FOLDER = re.compile(r"[0-9a-f]{2}")
 
 
-LIMIT = 2_000_000_000  # bytes that the user's cache may take of the disk, unless told otherwise
-
-
-def features(limit: int | None = None) -> "Place | None":
-    """Returns the place in the user's cache for the features of images; None if the user has no home."""
-    folder = user_folder()
-    return None if folder is None else Place(folder / "features", LIMIT if limit is None else limit)
-
-
 def user_folder() -> Path | None:
     """Returns the folder for what this program may keep: CLIPSEG_CACHE, else the system's; None if there is no home."""
     if chosen := os.environ.get("CLIPSEG_CACHE"):

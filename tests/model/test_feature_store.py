@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from clipseg_cli.masks import tiles
-from clipseg_cli.model.feature_store import KIND, FeatureStore
+from clipseg_cli.model.feature_store import KIND, FeatureStore, user_place
 from clipseg_cli.model.segmenter import Segmenter
 from clipseg_cli.storage.cache import Cache, Place
 from pictures import Program, Shell, picture, save
@@ -81,6 +81,13 @@ def test_an_entry_of_another_image_is_not_used(segmenter: Segmenter, tmp_path: P
     target.parent.mkdir(exist_ok=True)
     shutil.copy(entry, target)
     assert torch.equal(store.encode(segmenter, second)[0].tensor, expected.tensor)
+
+
+def test_the_users_cache_has_a_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of 2 GB, or another one."""
+    monkeypatch.setenv("CLIPSEG_CACHE", str(tmp_path))
+    assert user_place() == Place(tmp_path / "features", 2_000_000_000)
+    assert user_place(7) == Place(tmp_path / "features", 7)
 
 
 def test_dtype_and_size_have_entries_of_their_own(load: Callable[..., Segmenter], tmp_path: Path) -> None:

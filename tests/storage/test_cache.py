@@ -253,9 +253,8 @@ def test_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.delenv("XDG_CACHE_HOME")
         assert cache.user_folder() == Path.home() / ".cache/clipseg"
     monkeypatch.setenv("CLIPSEG_CACHE", str(tmp_path / "mine"))
-    place = cache.features()
-    assert place == Place(tmp_path / "mine/features", cache.LIMIT)
-    assert place is not None and cache.features(7) == Place(place.folder, 7)
+    assert cache.user_folder() == tmp_path / "mine"
+    place = Place(tmp_path / "mine/features")
     Cache(place).write(name(1), CONTENT)
     if os.name == "posix":
         assert place.folder.stat().st_mode & 0o077 == 0
