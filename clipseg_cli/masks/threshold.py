@@ -50,8 +50,8 @@ def cut(
         mask = np.where(redrawn > 127, np.uint8(255), np.uint8(0))
     if clean.refine == "sam":
         worked = sam is not None and bool(mask.any())
-    if sam is not None and worked:
-        mask, held_back = answers.refine(soft_map.soft(), mask, threshold, clean.refine_parts, sam)
+        if sam is not None and worked:
+            mask, held_back = answers.refine(soft_map.soft(), mask, threshold, clean.refine_parts, sam)
     if clean.peak is not None:
         mask = cleanup.reaching(mask, soft_map.cut(clean.peak))
     return Cut(mask, threshold, opacity, worked and not held_back, held_back)

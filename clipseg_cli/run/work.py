@@ -162,4 +162,4 @@ def load_model(
     at = f" ({checkpoint.repo} at {checkpoint.revision})" if checkpoint.repo else ""
     line = f"model {checkpoint.name}{at} on {segmenter.device} in {segmenter.dtype}, {segmenter.backend} backend"
     notify(workers.Notice(line, {"device": segmenter.device, "dtype": segmenter.dtype, "backend": segmenter.backend}))
-    return segmenter, embed.embed(segmenter, request.query)
+    return segmenter, embed.embed(segmenter, request.query, request.inputs.decoding)

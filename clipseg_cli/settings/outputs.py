@@ -26,9 +26,12 @@ Format = Literal[
     "cvat",
     "svg",
     "webdataset",
+    "geojson",
+    "gpkg",
     "parquet",
     "video",
     "ultralytics",
+    "semantic",
     "annotations",
     "imagefolder",
 ]
@@ -53,6 +56,8 @@ TOP_NAMES: dict[Format, str] = {
     "cvat": "cvat",
     "svg": "svg",
     "webdataset": "webdataset",
+    "geojson": "masks.geojson",
+    "gpkg": "masks.gpkg",
     "parquet": "manifest.parquet",
     "video": "videos",
 }
@@ -60,6 +65,7 @@ TOP_NAMES: dict[Format, str] = {
 # ones, so a walk leaves out only the files that such a run writes: `names.patterns`.
 TOP_SETS: dict[Format, tuple[str, ...]] = {
     "ultralytics": ("images", "labels", "data.yaml"),
+    "semantic": ("images", "masks", "data.yaml"),
     "annotations": ("images", "annotations"),
     "imagefolder": ("train", "val", "test"),
 }
@@ -81,6 +87,7 @@ Layout = Literal[
     "comfyui",
     "darktable",
     "ultralytics",
+    "ultralytics-semantic",
     "coco",
     "imagefolder",
 ]

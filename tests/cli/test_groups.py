@@ -45,7 +45,7 @@ VALUES: dict[type, dict[str, Any]] = {
         "inputs": ("imgs", "a b.jpg"), "files_from": "-", "null": True, "extensions": (".jpg", ".png"),
         "exclude": ("*.tmp", "-x"), "max_depth": 3, "follow": True, "hidden": True, "limit": 7, "shard": (2, 5),
         "frames": "1:9:2", "every": 2, "fps": 12.5, "start": 1.5, "end": 90.0, "smooth": 0.25,
-        "raw": "develop", "max_pixels": 1000,
+        "raw": "develop", "bands": (4, 3, 2), "stretch": (2.5, 98.0), "max_pixels": 1000,
     },
     OutputOptions: {
         "out": "out", "formats": ("mask", "coco"), "json": True, "print_": "none", "report": True, "preview": True,

@@ -29,7 +29,7 @@ DECISIVE = {
     "tile", "flip", "size", "similarity", "dtype", "backend",
     "instances", "polygons", "palette", "backdrop", "orientation", "name", "polarity",
     "images", "flat", "split",
-    "frames", "raw", "max_pixels", "checksum", "smooth", "codec",
+    "frames", "raw", "bands", "stretch", "max_pixels", "checksum", "smooth", "codec",
 }  # fmt: skip
 
 
