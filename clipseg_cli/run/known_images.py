@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.inputs import decode
+from clipseg_cli.inputs.georeference import Georeference
 from clipseg_cli.inputs.kinds import KINDS
 from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.model.feature_store import FeatureStore
@@ -70,6 +71,8 @@ class KnownImage:
     frames: int
     notes: tuple[str, ...]
     orientation: int
+    georeference: Georeference  # by the files beside it
+    clear: None = None
 
     @cached_property
     def pixels(self) -> NDArray[np.uint8]:
@@ -112,12 +115,19 @@ class KnownImages:
         whole = tuple(each for each in features if each is not None)
         size, notes = (facts["size"][0], facts["size"][1]), tuple(facts["notes"])
         told = size, facts["format"], facts["frames"], notes, facts["orientation"]
-        image = KnownImage(source, of, self.decoding, self.checksum, *told)
+        place = decode.placed(source, facts["format"])
+        image = KnownImage(source, of, self.decoding, self.checksum, *told, place)
         return (image, whole) if len(whole) == len(features) else None
 
     def keep(self, of: Mark | None, image: decode.Image | KnownImage, views: Sequence[str]) -> None:
-        """Notes an image and the entries of its views' features. A known image is noted already."""
+        """Notes an image and the entries of its views' features.
+
+        A known image is noted already. An image with a georeference of its own, or without data somewhere, is not: its
+        outputs need more than an entry holds.
+        """
         if of is None or isinstance(image, KnownImage) or not all(views):
+            return
+        if image.clear is not None or image.georeference.tags:
             return
         facts = {"size": image.size, "format": image.format, "frames": image.frames, "notes": image.notes}
         content = json.dumps(facts | {"orientation": image.orientation, "views": views})

@@ -26,7 +26,7 @@ from clipseg_cli.run import known_images
 from clipseg_cli.run.finish import MaskPlan, Write, finish
 from clipseg_cli.run.known_images import KnownImage, KnownImages, Mark
 from clipseg_cli.run.network import Network, Seen
-from clipseg_cli.run.refiner import Refiner
+from clipseg_cli.run.refiner import Encoded, Refiner
 from clipseg_cli.run.steady import Frame, Steady
 from clipseg_cli.settings.inputs import DecodeOptions
 from clipseg_cli.settings.model import EncodeOptions

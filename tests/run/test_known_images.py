@@ -113,18 +113,23 @@ def test_each_way_of_encoding_has_its_own_entries(
 def test_a_file_that_was_replaced_is_read_again(
     clipseg: Program, imgs: Path, decoded: list[str], tmp_path: Path
 ) -> None:
-    """Also by one of the same size and time, by one that is damaged, and if it is deleted or refused now."""
+    """Also by one of the same size and time, by one that is damaged, and if it is deleted or refused now.
+
+    A world file that is now beside an image counts too.
+    """
     clipseg(f"{RUN} -p 'a red circle' -f mask -o first", expect=3)
     kept = {path.name: (path.read_bytes(), path.stat()) for path in imgs.iterdir()}
     data, _ = kept["8.png"]
     (imgs / "8.png").write_bytes(data[:-30] + bytes(30))
     shutil.copy(imgs / "turned.jpg", imgs / "9.png")
     (imgs / "7.png").unlink()
+    (imgs / "6.pgw").write_text("1\n0\n0\n-1\n500000\n4000000\n")
     for name in ("8.png", "9.png"):
         os.utime(imgs / name, ns=(kept[name][1].st_atime_ns, kept[name][1].st_mtime_ns))
     clipseg(f"{RUN} -p 'a red circle' -f mask -o second", expect=3)
     clipseg("clipseg segment imgs -q --features none -p 'a red circle' -f mask -o plain", expect=3)
     assert content(tmp_path / "second") == content(tmp_path / "plain")
+    assert (tmp_path / "second/masks/a-red-circle/6.pgw").exists()
     rows = {row["image"]: row for row in records(tmp_path / "second/manifest.jsonl")}
     assert rows["imgs/8.png"]["error"]["class"] == "corrupt" and rows["imgs/9.png"]["width"] == 60
     clipseg(f"{RUN} -p 'a red circle' -f mask --max-pixels 100 -o small", expect=3)
