@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 import typer
 
-from clipseg_cli.cli import main, models
+from clipseg_cli.cli import cache, main, models
 from clipseg_cli.cli.groups import PANELS, command
 from clipseg_cli.errors import UsageError
 from clipseg_cli.settings.evaluation import ProtocolOptions
@@ -25,7 +25,7 @@ from pictures import Program
 
 COMMANDS: dict[str, Any] = {
     f"{prefix}{each.name}": each.cls
-    for prefix, app in (("", main.app), ("models ", models.app))
+    for prefix, app in (("", main.app), ("models ", models.app), ("cache ", cache.app))
     for each in app.registered_commands
 }
 # what a command line must have for its options to be read
@@ -65,6 +65,7 @@ VALUES: dict[type, dict[str, Any]] = {
     },
     EncodeOptions: {
         "tile": 2, "flip": True, "size": 96, "batch_size": 5, "similarity": True, "features": "kept",
+        "features_limit": 500_000_000,
     },
     RunOptions: {
         "resume": False, "dry_run": True, "max_errors": 4, "fail_fast": True, "jobs": 2, "engine": "ray",
