@@ -5,6 +5,7 @@ With the options of the run it writes the same bytes as the run: both end in `fi
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import time
@@ -334,13 +335,13 @@ def _again(
 
 def _georeference(folder: store.AnyPath, soft: list[str]) -> Georeference:
     """Returns the georeference of an image, which its soft maps have too."""
-    if not soft or isinstance(folder, Url):
+    if not soft:
         return NOWHERE
-    path = str(folder / soft[0])
-    found = georeference.beside(path)
+    found = NOWHERE if isinstance(folder, Url) else georeference.beside(str(folder / soft[0]))
     if soft[0].endswith((".tif", ".tiff")):
-        with contextlib.suppress(OSError, ValueError), open(path, "rb") as file:
-            found = replace(found, tags=georeference.of_tiff(next(tiff_pages.directories(file))).tags)
+        with contextlib.suppress(OSError, ValueError):
+            first = next(tiff_pages.directories(io.BytesIO((folder / soft[0]).read_bytes())))
+            found = replace(found, tags=georeference.of_tiff(first).tags)
     return found
 
 

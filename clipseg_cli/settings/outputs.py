@@ -234,7 +234,7 @@ class OutputOptions:
         Flag(
             "Write to this folder, to a file for a single image, or to stdout (-) for images one after another. The "
             "suffix of a file, also of -.pgm, decides the format: .png .jpg .webp .tif .pgm .ppm .npy .npz .json .svg "
-            ".xml.",
+            ".xml .geojson .gpkg.",
             ("--out", "-o"),
             "DIR|FILE|-",
             default="clipseg-out (post: clipseg-post), or -2, -3, ... after runs with other settings",

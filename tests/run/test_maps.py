@@ -23,6 +23,7 @@ from pictures import Program, picture, records
 
 ROTATED = PLACE @ Affine.rotation(20) @ Affine.shear(5)
 FORMATS = "mask,soft,soft16,labels,joined,geojson,gpkg"
+LATIN = "My site in S\xe3o Paulo|\0".encode("latin-1")
 TEXT = (34737, "s", 12, b"My own grid|", True)  # the text of geo keys
 PROMPTS = "-p 'a red circle' -p 'a blue square'"
 
@@ -202,21 +203,32 @@ def test_an_image_that_lies_nowhere_is_refused(quick_clipseg: Program, tmp_path:
         "degrees": (by_gdal(bands, crs="EPSG:4326"), "outside its reference system", "geojson"),
         "flat": (by_tags(scene, flat, TIE, keys(*UTM)), "no sound transformation", ""),
     }  # fmt: skip
-    for name, (data, why, only) in files.items():
-        (tmp_path / f"{name}.tif").write_bytes(data)
-        for form in ("geojson", "gpkg"):
-            done = quick_clipseg(
-                f"clipseg segment {name}.tif -p 'a red circle' -f mask,{form} -o {form}-{name}", expect=None
-            )
+    (tmp_path / "i").mkdir()
+    for name, (data, _, _) in files.items():
+        (tmp_path / f"i/{name}.tif").write_bytes(data)
+    for form in ("geojson", "gpkg"):
+        done = quick_clipseg(f"clipseg segment i -p 'a red circle' -f mask,{form} -o {form}", expect=3)
+        rows = {row["image"]: row for row in records(tmp_path / form / "manifest.jsonl")}
+        written = {path.stem for path in (tmp_path / form).glob("masks/*/*")}
+        for name, (_, why, only) in files.items():
+            error = rows[f"i/{name}.tif"]["error"]
             refused = only in ("", form)
-            assert done.returncode == (3 if refused else 0), (name, form, done.stderr)
-            masks = [*(tmp_path / f"{form}-{name}").glob("masks/*/*.*")]
-            if refused:
-                assert why in done.stderr and not masks and "Traceback" not in done.stderr
-            else:
-                assert len(masks) == 1 and pyogrio.read_info(tmp_path / f"{form}-{name}/masks.gpkg")["features"] == 1
-    quick_clipseg("clipseg segment keys.tif -p 'a red circle' -f mask -o alone")
-    assert b"My own grid|" in (tmp_path / "alone/masks/a-red-circle/keys.tif").read_bytes()
+            assert (name not in written) == refused and (why in error["message"]) == refused, (form, name)
+            assert error["class"] == ("unsupported" if refused else "")
+        assert "Traceback" not in done.stderr
+    assert pyogrio.read_info(tmp_path / "gpkg/masks.gpkg", layer="masks_2")["features"] >= 1
+    quick_clipseg("clipseg segment i/keys.tif -p 'a red circle' -f mask -o alone")
+    assert b"My own grid|" in (tmp_path / "alone/masks/a-red-circle/i/keys.tif").read_bytes()
+
+
+def test_names_of_systems_may_be_in_any_encoding(quick_clipseg: Program, tmp_path: Path) -> None:
+    """Text in the geo keys that is not UTF-8 costs no map, and is in the mask as it was."""
+    text = (34737, "s", len(LATIN), LATIN, True)
+    system = keys(*UTM[:2], (1026, 34737, len(LATIN) - 1, 0), UTM[2])
+    (tmp_path / "a.tif").write_bytes(by_tags(picture(60, 40, 5), SCALE, TIE, system, text))
+    quick_clipseg("clipseg segment a.tif -p 'a red circle' -f mask,geojson -o out")
+    assert LATIN in (tmp_path / "out/masks/a-red-circle/a.tif").read_bytes()
+    assert json.loads((tmp_path / "out/masks.geojson").read_bytes())["features"][0]["properties"]["area_m2"] > 0
 
 
 def test_one_file_may_be_a_map(quick_clipseg: Program, maps: Path, tmp_path: Path) -> None:

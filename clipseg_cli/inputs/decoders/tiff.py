@@ -54,9 +54,9 @@ class Pages:
         if page.plane == 0 and not bands and not _misread(page.directory):
             pixels, clear = self._by_pillow(page, notes)
         if pixels is None:
-            if not bands or page.directory.number(tiff_pages.SAMPLES, 1) > 4:
-                notes.append(conversion.RARE_LAYOUT)
             pixels, clear = tiff_bands.decode(page, self.options, notes)
+            if not bands or page.directory.number(tiff_pages.SAMPLES, 1) > 4:
+                notes.insert(0, conversion.RARE_LAYOUT)
         masked = tiff_bands.masked(page, self.options.max_pixels)
         if masked is not None and masked.shape == pixels.shape[:2]:
             clear = masked if clear is None else masked | clear

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs import georeference, orientation
+from clipseg_cli.inputs.frames.tiff_pages import TEXT
 from clipseg_cli.inputs.georeference import Georeference
 from clipseg_cli.masks import outline
 from clipseg_cli.outputs.writers import geotiff
@@ -24,6 +25,8 @@ Ring = NDArray[np.float64]
 Polygon = list[Ring]
 WGS84 = "EPSG:4326"
 STEP = 64  # pixels: longer edges get points between their ends, since straight edges are curved in another system
+ASCII = bytes(range(128)) + b"?" * 128  # a table: all other bytes become question marks
+LARGEST = 1e15  # of a coordinate: beyond, float64 cannot tell metres apart
 FARTHEST = 540  # degrees of longitude: some systems go on beyond the antimeridian
 TRANSFORMED = (
     {georeference.TRANSFORMATION},
@@ -45,7 +48,8 @@ def of(result: Result) -> Location:
     place = result.georeference
     tags = {field.tag for field in place.tags}
     inside = any(needed <= tags for needed in TRANSFORMED)
-    own = _of_tags(place if inside else Georeference(place.tags + _SOME)) if place.is_geotiff else None
+    others = tuple(field for field in place.tags if field.tag not in {each.tag for each in _SOME})
+    own = _of_tags(place if inside else Georeference(others + _SOME)) if place.is_geotiff else None
     if inside and own is not None:
         transform = own.transform
     elif place.world:
@@ -59,8 +63,11 @@ def of(result: Result) -> Location:
     system = (
         own.system if own is not None and own.system else place.projection.decode("utf-8", "replace").strip("\0 \r\n")
     )
-    turned = orientation.matrix(result.turn, *result.masks[0].shape)
-    return Location(transform @ turned, system)
+    height, width = result.masks[0].shape
+    transform = transform @ orientation.matrix(result.turn, height, width)
+    if not (np.abs(transform @ np.array([(0, 0, 1), (width, height, 1)]).T) < LARGEST).all():
+        raise _refused("its coordinates are no sound ones")
+    return Location(transform, system)
 
 
 # A transformation for the tags of a file whose own one is in a world file: GDAL reads the reference system alone.
@@ -75,14 +82,18 @@ def _of_tags(place: Georeference) -> Location:
     import rasterio
 
     _quieten(rasterio.errors.NotGeoreferencedWarning)
-    data = geotiff.encoded(np.zeros((1, 1), np.uint8), place, 1)
+    # rasterio fails at text that is not UTF-8, such as names in Latin-1; no number depends on it
+    plain = (
+        field._replace(content=field.content.translate(ASCII)) if field.kind == TEXT else field for field in place.tags
+    )
+    data = geotiff.encoded(np.zeros((1, 1), np.uint8), Georeference(tuple(plain)), 1)
     try:
         with rasterio.MemoryFile(data) as file, file.open() as image:
             if image.transform.is_identity:
                 raise _refused("GDAL finds no sound transformation in its tags")
             a, b, c, d, e, f = tuple(image.transform)[:6]
             system = "" if image.crs is None else image.crs.to_wkt()
-    except rasterio.errors.RasterioError as error:
+    except (rasterio.errors.RasterioError, ValueError) as error:
         raise _refused(f"GDAL cannot read its tags ({error})") from error
     return Location(np.array([[a, b, c], [d, e, f], [0, 0, 1]], np.float64), system)
 

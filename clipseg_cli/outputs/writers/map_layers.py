@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_cli.errors import ImageError
+from clipseg_cli.errors import ImageError, OutputError
 from clipseg_cli.outputs.record import readable_text
 from clipseg_cli.outputs.writers import location
 from clipseg_cli.outputs.writers.annotations import FRAGMENTS, objects
@@ -168,7 +168,7 @@ def _package(fragments: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _append(path: Path, layer: str, system: str, rows: Sequence[Sequence[Any]]) -> None:
-    """Writes rows to a layer, which is made if there are none."""
+    """Writes rows to a layer, which is made if there are none. Raises OutputError."""
     import pyogrio
     import pyogrio.raw
 
@@ -176,7 +176,10 @@ def _append(path: Path, layer: str, system: str, rows: Sequence[Sequence[Any]]) 
     values = list(zip(*rows, strict=True)) if rows else [()] * (len(COLUMNS) + 1)
     columns = [np.array(column, kind) for column, kind in zip(values, COLUMNS.values(), strict=False)]
     shapes = np.array([*map(base64.b64decode, values[-1]), None], object)[:-1]  # None: no array of bytes
-    pyogrio.raw.write(
-        path, shapes, columns, list(COLUMNS), layer=layer, driver="GPKG", geometry_type="MultiPolygon",
-        crs=system or UNKNOWN, append=bool(rows), dataset_options={"VERSION": "1.2"},
-    )  # fmt: skip
+    try:
+        pyogrio.raw.write(
+            path, shapes, columns, list(COLUMNS), layer=layer, driver="GPKG", geometry_type="MultiPolygon",
+            crs=system or UNKNOWN, append=bool(rows), dataset_options={"VERSION": "1.2"},
+        )  # fmt: skip
+    except (RuntimeError, ValueError) as error:  # GDAL's, for example of a full disk
+        raise OutputError(f"{TOP_NAMES['gpkg']} cannot be written: {error}") from error

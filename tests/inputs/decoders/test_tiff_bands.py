@@ -207,3 +207,18 @@ def test_no_data_turns_with_the_image(colours: np.ndarray) -> None:
         image = read(by_tags(values, *tags))
         assert image.orientation == 6 and image.clear is not None
         assert np.array_equal(image.clear, np.rot90((pixels == 0).all(axis=2), -1))
+
+
+def test_damaged_tags_are_an_error_of_the_image(colours: np.ndarray) -> None:
+    """Whatever byte of the directory is changed, the file is read or fails with a reason."""
+    good = by_gdal(np.concatenate([colours, colours[:1]]).astype(np.int16), nodata=3)
+    at = int.from_bytes(good[4:8], "little")
+    random = np.random.default_rng(0)
+    for _ in range(150):
+        bad = bytearray(good)
+        bad[at + int(random.integers(300))] = int(random.integers(256))
+        try:
+            image = read(bytes(bad), max_pixels=100_000)
+        except ImageError:
+            continue
+        assert image.clear is None or image.clear.shape == image.pixels.shape[:2]
