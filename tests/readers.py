@@ -34,19 +34,17 @@ def _install() -> str:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipseg-tests"
     version = hashlib.sha256(LIST.read_bytes()).hexdigest()[:8]
     folder = cache / f"readers-{version}-{sys.implementation.cache_tag}"
-    if not folder.is_dir():
+    pip = ["-m", "pip", "install", "-q", "--no-deps", "--no-compile", "--only-binary", ":all:", "--target"]
+    try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as made:
-            pip = f"{sys.executable} -m pip install -q --no-deps --no-compile --only-binary :all: --target"
-            try:
-                subprocess.run(
-                    [*pip.split(), f"{made}/all", "-r", str(LIST)], capture_output=True, timeout=LIMIT, check=True
-                )
-            except subprocess.TimeoutExpired:
-                return f"pip took more than {LIMIT} s"
-            except subprocess.CalledProcessError as error:
-                return (error.stderr.decode(errors="replace").strip().splitlines() or ["pip failed"])[-1]
-            if not folder.is_dir():  # another run may have been faster
+            if not folder.is_dir():
+                command = [sys.executable, *pip, f"{made}/all", "-r", str(LIST)]
+                subprocess.run(command, capture_output=True, timeout=LIMIT, check=True)
                 Path(made, "all").rename(folder)
+    except subprocess.CalledProcessError as error:
+        return (error.stderr.decode(errors="replace").strip().splitlines() or ["pip failed"])[-1]
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
     sys.path.append(str(folder))
     return ""

@@ -42,6 +42,12 @@ class Image:
     clear: np.ndarray | None = None  # bool (H, W): pixels without data, which masks never have; None if all have some
     georeference: Georeference = NOWHERE
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        height, width = self.pixels.shape[:2]
+        return height, width
+
 
 def load(source: Source, options: DecodeOptions = DEFAULTS) -> Image:
     """Decodes a source. Safe to call from several threads; no Python code prints anything.
@@ -56,10 +62,15 @@ def load(source: Source, options: DecodeOptions = DEFAULTS) -> Image:
         if source.frame is not None:
             return finished(kind, decoder.sequence(kind, file, options).decode(source.frame), alone=True)
         image = finished(kind, decoder.decode(kind, file, options))
-    if source.data is not None or is_url(source.path) or KINDS[image.format].video:
-        return image
-    found = georeference.beside(source.path)
+    found = placed(source, image.format)
     return replace(image, georeference=replace(found, tags=image.georeference.tags)) if found.world else image
+
+
+def placed(source: Source, kind: str) -> Georeference:
+    """Returns where an image of this kind lies by the files beside it."""
+    if source.data is not None or is_url(source.path) or KINDS[kind].video:
+        return NOWHERE
+    return georeference.beside(source.path)
 
 
 @contextmanager

@@ -90,7 +90,8 @@ def strips(logits: NDArray[np.float32], height: int, width: int) -> Iterator[tup
     position = ((np.arange(height) + 0.5) * (rows / height) - 0.5).clip(0, rows - 1)
     above = position.astype(np.intp)
     fraction = (position - above).astype(np.float32)[:, None]
-    slope = np.diff(logits, axis=0, append=logits[-1:])
+    slope = np.zeros_like(logits)
+    np.subtract(logits[1:], logits[:-1], out=slope[:-1])
     step = max(1, STRIP // width)
     for top in range(0, height, step):
         span = slice(top, min(top + step, height))
