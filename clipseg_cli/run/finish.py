@@ -107,11 +107,12 @@ def _masks(
     options, formats = plan.masks, plan.formats
     labels = tuple(prompt.label for prompt in plan.prompts)
     compete = options.mode == "labels" or bool({"labels", "instances"} & {*formats})
-    masks, softs, fines, alphas, blanks, index = [], [], [], [], [], None
+    masks, softs, fines, alphas, blanks, divisions, index = [], [], [], [], [], [], None
     for scored, prompt, wanted in zip(maps, plan.prompts, plan.thresholds, strict=True):
         present = scored.presence >= options.min_presence
-        cut = threshold.cut(scored.map, photo, wanted, options.clean, present, sam)
+        cut = threshold.cut(scored.map, photo, wanted, options.clean, present, sam, options.divides)
         masks.append(cut.mask)
+        divisions.append(cut.division)
         alphas += [] if cut.opacity is None else [(cut.opacity, cut.mask)]
         if compete or options.instances or {"soft", "npz"} & set(formats):
             softs.append(scored.map.soft())
@@ -147,14 +148,12 @@ def _masks(
         orientation=of.orientation,
         uncommon=conversion.is_uncommon(of.notes),
         frame=of.frame,
+        instances=tuple(map(instances.separate, masks, softs, divisions)) if options.instances else None,
     )
     if plan.export.orientation == "stored" and of.orientation != 1:
         result = result.stored(of.orientation)
     measured = [_measured(blank, mask) for blank, mask in zip(blanks, result.masks, strict=True)]
-    if not options.instances:
-        return result, measured
-    groups = tuple(map(instances.separate, result.masks, result.softs))
-    return replace(result, instances=groups), _with_instances(measured, groups)
+    return result, measured if result.instances is None else _with_instances(measured, result.instances)
 
 
 def _measured(blank: Mask, mask: NDArray[np.uint8]) -> Mask:
