@@ -1,9 +1,10 @@
-"""Scores `--instances` on scenes in which objects of one kind touch, and on one object alone: `python -m shapes.touching`.
+"""Scores `--instances` on scenes of objects of one kind that touch, or of one alone: `python -m shapes.touching`.
 
 Prints panoptic quality with objects that touch joined and divided, as docs/masks.md has it.
 """
 
 import argparse
+import sys
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,7 +119,7 @@ def main() -> None:
         [kind, f"`--touching {name}`", f"{each.pq:.3f}", f"{each.sq:.3f}", f"{each.rq:.3f}"]
         for (kind, name), each in sorted(totals.items())
     ]
-    print(table(["objects", "", "PQ", "SQ", "RQ"], rows))
+    sys.stdout.write(table(["objects", "", "PQ", "SQ", "RQ"], rows) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,18 +85,18 @@ def clipseg(
     pipes, workers, imports), use `shell`.
     """
     from clipseg_cli.cli.main import main
+    from clipseg_cli.model.sam import Sam
     from clipseg_cli.model.segmenter import Segmenter
     from clipseg_cli.run.engines import table as engines
 
-    load = Segmenter.load
-
-    def once(model: Any, **options: Any) -> Segmenter:
-        key = (str(model), *sorted(options.items()))
+    def once(load: Any, model: Any, **options: Any) -> Any:
+        key = (load.__self__, str(model), *sorted(options.items()))
         if key not in loaded:
             loaded[key] = load(model, **options)
-        return loaded[key]  # type: ignore[no-any-return]
+        return loaded[key]
 
-    monkeypatch.setattr(Segmenter, "load", once)
+    for network in (Segmenter, Sam):
+        monkeypatch.setattr(network, "load", partial(once, network.load))
     monkeypatch.setitem(engines.ENGINES, "local", engines.inline)
     monkeypatch.chdir(tmp_path)
 

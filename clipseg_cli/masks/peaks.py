@@ -85,14 +85,15 @@ def divided(own: NDArray[np.uint8], numbers: NDArray[np.integer[Any]], seeded: C
 def _basins(height: NDArray[np.float32], inside: NDArray[np.bool_]) -> tuple[Numbers, NDArray[np.int64]]:
     """Returns the number of each cell's peak, 0 outside, and the row and column of each peak, int64 (K, 2).
 
-    Cells are flooded from the highest down. A cell without a flooded neighbour is a new peak. Where two floods meet,
-    the lower peak is joined to the higher if it is less than PROMINENCE above the cell; otherwise both go on.
+    Cells are flooded from the highest down. A cell without a flooded neighbour is a new peak; any other is of the peak
+    of its highest neighbour. Where two floods meet, the lower peak is joined to the higher if it is less than
+    PROMINENCE above the cell; otherwise both go on.
     """
     rows, columns = np.nonzero(inside)
     order = np.argsort(-height[rows, columns], kind="stable")
     peaks: list[tuple[int, int]] = []  # by number, from 1
     root = [0]  # of a number: the peak that it was joined to, maybe by way of others
-    numbers = np.zeros((height.shape[0] + 2, height.shape[1] + 2), np.int32)  # with a margin
+    numbers, heights = np.pad(np.zeros(height.shape, np.int32), 1), np.pad(height, 1, constant_values=-np.inf)
 
     def top(number: int) -> float:
         return float(height[peaks[number - 1]])
@@ -103,13 +104,16 @@ def _basins(height: NDArray[np.float32], inside: NDArray[np.bool_]) -> tuple[Num
         return number
 
     for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
-        around = numbers[row : row + 3, column : column + 3].ravel().tolist()
-        near = sorted({joined(number) for number in around if number}, key=lambda number: (-top(number), number))
+        window = slice(row, row + 3), slice(column, column + 3)
+        flooded = numbers[window]
+        near = sorted({joined(number) for number in flooded[flooded > 0].tolist()}, key=lambda number: (-top(number), number))
         if not near:
             peaks.append((row, column))
             root.append(len(peaks))
-            near = [len(peaks)]
-        numbers[row + 1, column + 1] = near[0]
+            numbers[row + 1, column + 1] = len(peaks)
+            continue
+        highest = np.where(flooded > 0, heights[window], -np.inf).argmax()  # uphill: the other flood must not leak in
+        numbers[row + 1, column + 1] = flooded.flat[highest]
         for number in near[1:]:
             if top(number) - height[row, column] < PROMINENCE:
                 root[number] = near[0]

@@ -52,11 +52,11 @@ def cut(
         redrawn = refinement.redraw(photo(), soft_map.soft(), mask)
         opacity = redrawn if refinement.soft_edges else None
         mask = np.where(redrawn > 127, np.uint8(255), np.uint8(0))
+    division = None
     if clean.refine == "sam":
         worked = sam is not None and bool(mask.any())
-    division = None
-    if sam is not None and worked:
-        mask, held_back, division = answers.refine(soft_map.soft(), mask, threshold, clean.refine_parts, sam, apart)
+        if sam is not None and worked:
+            mask, held_back, division = answers.refine(soft_map.soft(), mask, threshold, clean.refine_parts, sam, apart)
     elif apart and (found := peaks.find(soft_map.soft(), threshold)):
         division = divide(found, (mask.shape[0], mask.shape[1]))
     if clean.peak is not None:

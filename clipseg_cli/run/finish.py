@@ -122,7 +122,7 @@ def _masks(
         blank = Mask(prompt.label, prompt.text, cut.threshold, *scores, 0, 0.0, NOWHERE, scored.presence)
         blanks.append(replace(blank, similarity=scored.similarity, refined=cut.refined, held_back=cut.held_back))
     if options.mode == "labels":
-        masks = _split(soft_maps.compete(softs, masks, options.background), len(masks))
+        masks = _split(soft_maps.compete(softs, masks, options.background or None), len(masks))
     masks = [cleanup.clean(mask, options.clean) for mask in masks]
     if compete:
         index = soft_maps.compete(softs, masks)

@@ -97,7 +97,9 @@ def run(
                 _steadied(item.source, steady) if job.smooth and item.of_video else seen
                 for item, seen in zip(batch, _seen(alone, job, network), strict=True)
             ]
-            yield from zip(batch, results if refiner is None else _refinable(batch, results, job, refiner), strict=True)
+            if refiner is not None:
+                results = _refinable(batch, results, job, partial(refiner.see, each=loaders.map))
+            yield from zip(batch, results, strict=True)
 
     with (
         FrameReader() as reader,
@@ -121,12 +123,15 @@ def _seen(batch: "Sequence[Loaded]", job: Job, network: "_Network") -> "list[See
 
 
 def _refinable(
-    batch: "Sequence[Loaded]", results: "list[Seen | ImageError | None]", job: Job, refiner: Refiner
+    batch: "Sequence[Loaded]",
+    results: "list[Seen | ImageError | None]",
+    job: Job,
+    see: "Callable[[Sequence[NDArray[np.uint8]]], list[Encoded | ImageError]]",
 ) -> "list[Seen | ImageError | None]":
-    """Returns the network's results, those that show a label with the image as SAM has encoded it."""
+    """Returns the network's results. Those that show a label have the image as SAM has encoded it, by `see`."""
     shown = [index for index, seen in enumerate(results) if isinstance(seen, Seen) and _shows(seen, job)]
     photos = [image.pixels for index in shown if (image := batch[index].image) is not None]
-    for index, encoded in zip(shown, refiner.see(photos) if shown else (), strict=True):
+    for index, encoded in zip(shown, see(photos) if shown else (), strict=True):
         seen = results[index]
         assert isinstance(seen, Seen)
         results[index] = encoded if isinstance(encoded, ImageError) else replace(seen, sam=encoded)

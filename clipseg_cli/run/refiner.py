@@ -1,9 +1,9 @@
 """The SAM network of a run with `--refine sam`: it encodes images in batches and answers questions about each."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from clipseg_cli.settings.masks import CleanUp
 if TYPE_CHECKING:
     from clipseg_cli.model.sam import Embedding, Sam
 
+Pixels = NDArray[np.uint8]
+Map = Callable[[Callable[[Pixels], Pixels], Iterable[Pixels]], Iterable[Pixels]]  # like `map`
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -66,11 +68,16 @@ class Refiner:
                 self.sam = self.load()
             return self.sam
 
-    def see(self, photos: Sequence[NDArray[np.uint8]]) -> "list[Encoded | ImageError]":
-        """Returns each image, uint8 (H, W, 3), in encoded form, or an error if memory runs out for it alone."""
+    def see(
+        self, photos: Sequence[NDArray[np.uint8]], each: "type[map[Any]] | Map" = map
+    ) -> "list[Encoded | ImageError]":
+        """Returns each image, uint8 (H, W, 3), in encoded form, or an error if memory runs out for it alone.
+
+        `each` resizes the images; the `map` of a pool does so in its threads.
+        """
         sam = self.get()
         sizes = [photo.shape[:2] for photo in photos]
-        embeddings = in_halves(sam.encode, [sam.resize(photo) for photo in photos])
+        embeddings = in_halves(sam.encode, [*each(sam.resize, photos)])
         return [
             ImageError("out_of_memory", "encode", "not enough memory for the SAM network; choose a smaller one")
             if embedding is None
