@@ -106,7 +106,9 @@ def _basins(height: NDArray[np.float32], inside: NDArray[np.bool_]) -> tuple[Num
     for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
         window = slice(row, row + 3), slice(column, column + 3)
         flooded = numbers[window]
-        near = sorted({joined(number) for number in flooded[flooded > 0].tolist()}, key=lambda number: (-top(number), number))
+        near = sorted(
+            {joined(number) for number in flooded[flooded > 0].tolist()}, key=lambda number: (-top(number), number)
+        )
         if not near:
             peaks.append((row, column))
             root.append(len(peaks))
