@@ -12,8 +12,6 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from checkpoints import Size, write_checkpoint, write_sam
-from pictures import picture
-from pictures import save as save_drawing
 
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")  # of scikit-image, which ships with them
 DISTINCT = 100_000_000  # pixels of distinct images of one size; the others are hard links to them
@@ -35,11 +33,6 @@ def sam(folder: Path) -> Path:
     from transformers import Sam2Config
 
     return write_sam(folder / "sam", Sam2Config())
-
-
-def drawings(folder: Path, width: int, height: int, count: int) -> list[Path]:
-    """Returns the paths of new JPEGs in a folder, each with a red disc that the bundled model finds."""
-    return [save_drawing(folder / f"{width}-{seed}.jpg", picture(width, height, seed)) for seed in range(count)]
 
 
 def photographs(folder: Path, width: int, height: int, count: int) -> Path:

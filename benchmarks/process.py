@@ -19,7 +19,6 @@ class Timing:
     stamps: tuple[float, ...]  # seconds from the start of the process to each line
     total: float  # seconds from its start to its end
     memory: float  # peak physical memory in bytes
-    cpu: float  # seconds of processor time, child processes included
 
     @property
     def rate(self) -> float:
@@ -49,4 +48,4 @@ def run(arguments: Sequence[str], environment: Mapping[str, str] | None = None) 
         child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise RuntimeError(f"{' '.join(arguments)} exited with {child.returncode}:\n{errors[-2000:]}")
-    return Timing(tuple(lines), tuple(stamps), total, usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime)
+    return Timing(tuple(lines), tuple(stamps), total, usage.ru_maxrss * 1024)

@@ -63,6 +63,24 @@ def write_checkpoint(
     return path
 
 
+def write_clip(path: Path, **vision: Any) -> Path:
+    """Writes a plain CLIP with random weights, as transformers saves it. `vision` changes its vision tower."""
+    import torch
+    from transformers import CLIPConfig, CLIPModel
+
+    path.mkdir(parents=True, exist_ok=True)
+    write_tokenizer(path, TINY_MERGES)
+    write_json(path / "preprocessor_config.json", {"image_processor_type": "CLIPImageProcessor", "crop_size": 64})
+    text = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
+    tower = {"hidden_size": 48, "num_hidden_layers": 5, "num_attention_heads": 6, "intermediate_size": 96}
+    tower |= {"patch_size": 16, "image_size": 64} | vision
+    tokens = {"vocab_size": 514 + TINY_MERGES, "bos_token_id": 512 + TINY_MERGES, "eos_token_id": 513 + TINY_MERGES}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        CLIPModel(CLIPConfig(text_config=text | tokens, vision_config=tower, projection_dim=24)).save_pretrained(path)
+    return path
+
+
 def network(path: Path, seed: int) -> Any:
     """Returns the CLIPSeg of `path`/config.json with random weights, in eval mode.
 

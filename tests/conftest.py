@@ -20,13 +20,21 @@ from pictures import Program, Shell
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test uses what runs of the user have kept, or adds to it."""
+    os.environ |= {"CLIPSEG_CACHE": str(tmp_path_factory.mktemp("cache")), "CLIPSEG_FEATURES": "none"}
+
+
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """An environment in which `clipseg` is this checkout's (or wheel's) and no configuration of the user counts."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("CLIPSEG_")}
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
     home = {"XDG_CONFIG_HOME": str(tmp_path / "config"), "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
-    return kept | home | {"PATH": path, "CLIPSEG_MODEL": "shapes"}
+    # a cache of its own, which it must ask for: a run that keeps nothing is quicker
+    cache = {"CLIPSEG_CACHE": str(tmp_path / "cache"), "CLIPSEG_FEATURES": "none"}
+    return kept | home | cache | {"PATH": path, "CLIPSEG_MODEL": "shapes"}
 
 
 @pytest.fixture

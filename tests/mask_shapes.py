@@ -13,6 +13,7 @@ import pytest
 from pycocotools.coco import COCO
 from scipy import ndimage
 
+from clipseg_cli.inputs.georeference import Georeference
 from clipseg_cli.masks.instances import separate
 from clipseg_cli.outputs.writers import WRITERS, per_run
 from clipseg_cli.outputs.writers.result import Result
@@ -37,6 +38,11 @@ def ring() -> np.ndarray:
     return cv2.circle(cv2.circle(mask, (45, 50), 20, 0, -1), (110, 40), 12, 255, -1)
 
 
+DEGREES = (
+    'GEOGCS["WGS 84",DATUM["WGS_1984",SPHEROID["WGS 84",6378137,298.257223563]],PRIMEM["Greenwich",0],'
+    'UNIT["degree",0.0174532925199433]]'
+)
+PLACE = Georeference(world=b"0.001\n0\n0\n-0.001\n9\n50\n", projection=DEGREES.encode())
 MASKS = {"ring": ring(), "empty": np.zeros((90, 130), np.uint8), "full": np.full((90, 130), 255, np.uint8)}
 MASKS |= {f"blobs {seed}": blobs(seed) for seed in range(12)}
 every_mask = pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
@@ -68,6 +74,8 @@ def result(*masks: np.ndarray, apart: bool = False, **export: Any) -> Result:
         skip=tuple(False for _ in masks),
         feather=0,
         export=ExportOptions(**export),
+        georeference=PLACE,
+        presences=tuple(0.8 for _ in masks),
     )
 
 

@@ -7,6 +7,7 @@ import typer
 
 from clipseg_cli import __version__
 from clipseg_cli.cli import (
+    cache,
     calibrate,
     doctor,
     embed,
@@ -68,6 +69,7 @@ command(app, "protocol", without=("backend", "verbose", "progress", "no_color"))
 command(app, "ui", without=("quiet", "verbose", "progress", "no_color"))(ui.ui)
 command(app, "layouts")(layouts.layouts)
 app.add_typer(models.app, name="models")
+app.add_typer(cache.app, name="cache")
 command(app, "doctor")(doctor.doctor)
 
 

@@ -98,8 +98,11 @@ def models_info(
 
 def _rows(found: "Description") -> Iterator[tuple[str, str]]:
     """Yields what `models info` shows, line by line."""
-    names = {"clipseg": "CLIPSeg", "clip": "CLIP without a decoder"}
-    yield "model", f"{found.repo or found.model}, {names.get(found.kind, found.kind)}"
+    from clipseg_cli.model.checkpoint_files import KINDS
+
+    uses = {"CLIP": " without a decoder: train one with `clipseg train --from-clip`", "SAM 2": ", for --refine sam"}
+    name = next((kind.name for kind in KINDS if found.kind in kind.types), found.kind)
+    yield "model", f"{found.repo or found.model}, {name}{uses.get(name, '')}"
     yield "folder", str(found.path)
     if found.commit:
         yield "commit", found.commit

@@ -32,6 +32,7 @@ def lines(summary: "Summary", out: str = "", single: bool = False, again: str = 
     told += [
         summary.files_left_out(),
         _frames_left(summary.frames_left),
+        _alphas(*summary.alphas),
         _next(summary, out, single, again, report) if out else "",
     ]
     return [*filter(None, told)]
@@ -39,6 +40,13 @@ def lines(summary: "Summary", out: str = "", single: bool = False, again: str = 
 
 def _frames_left(count: int) -> str:
     return f"left out: {count} further frames of files with several; --frames all includes them" if count else ""
+
+
+def _alphas(taken: int, ignored: int) -> str:
+    """Returns what became of bands of GeoTIFFs that are marked as transparency; "" if there are none."""
+    told = [f"taken as such in {taken} images"] if taken else []
+    told += [f"ignored in {ignored}, where its values are not mostly 0 or full"] if ignored else []
+    return f"band marked as transparency: {', '.join(told)}" if told else ""
 
 
 def _heading(summary: "Summary", out: str, single: bool) -> str:

@@ -319,6 +319,7 @@ class CocoFile:
     annotations: dict[tuple[int, str], list[Annotation]]  # by (image id, category name)
     stem_of: dict[str, str]  # stem or full name of an image: its key in `images`
     by_name: dict[str, list[str]]  # last component of a stem or full name: stems and full names
+    image_root: str = ""  # the folder that this program's files name, as it was typed; "" in other files
 
     def stems(self, label: str) -> Iterator[str]:
         """Yields the stem of every image, whatever the label."""
@@ -387,4 +388,7 @@ def read_coco(path: Path) -> CocoFile:
     for name in stem_of:
         by_name[name.rsplit("/", 1)[-1]].append(name)
     labels = tuple(dict.fromkeys(categories.values()))
-    return CocoFile(path, labels, {stem: by_id[number] for stem, number in stems}, annotations, stem_of, by_name)
+    images = {stem: by_id[number] for stem, number in stems}
+    info = content.get("info")
+    root = str(info.get("image_root", "")) if isinstance(info, dict) else ""
+    return CocoFile(path, labels, images, annotations, stem_of, by_name, root)

@@ -225,7 +225,7 @@ def _from_record(out: Path, record: dict[str, Any], stored: bool, output: str | 
         scores = {each["id"]: each["score"] for each in mask["instances"]} if "instances" in mask else None
         for path in (mask["path"], soft):
             if output is None and path and len(parts := path.split("/", 2)) == 3:
-                stems.append(parts[2].removesuffix(".png"))
+                stems.append(parts[2].rpartition(".")[0])
         predictions.append(
             Prediction(
                 mask["label"],

@@ -32,7 +32,8 @@ class Kind:
 CLIPSEG = Kind("CLIPSeg", ("clipseg",), "use `--model shapes`")
 # the released SAM 2.1 and EdgeTAM are stored as their video models, which contain the image model
 SAM = Kind("SAM 2", ("sam2", "sam2_video", "edgetam", "edgetam_video"), "use `--refine guided`", tokenizer=False)
-KINDS = (CLIPSEG, SAM)
+CLIP = Kind("CLIP", ("clip",), "give the directory of a CLIP")  # only to train a decoder for it
+KINDS = (CLIPSEG, SAM, CLIP)
 
 LONGEST_HEADER = 100_000_000  # bytes: the safetensors library's own limit
 
@@ -62,9 +63,10 @@ def check_config(path: Path, kinds: tuple[Kind, ...] = (CLIPSEG,)) -> dict[str, 
     config = read_config(path)
     if kind_of(config) not in kinds:
         wanted = kinds[0]
+        bare = "; a plain CLIP needs a decoder: `clipseg train --from-clip`" if kind_of(config) is CLIP else ""
         raise ModelError(
             f"{path / CONFIG} describes a {config.get('model_type')!r} model, not {wanted.types[0]!r}: "
-            f"choose a {wanted.name} checkpoint"
+            f"choose a {wanted.name} checkpoint{bare}"
         )
     return config
 

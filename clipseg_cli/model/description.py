@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from clipseg_cli.errors import ModelError
 from clipseg_cli.model import hub
 from clipseg_cli.model.architecture import TEXT, VISION, WHOLE, Tower, positive, read_architecture, section, tower
-from clipseg_cli.model.checkpoint_files import CARD, CONFIG, default_threshold, first_missing, read_config
+from clipseg_cli.model.checkpoint_files import CARD, CONFIG, default_threshold, first_missing, kind_of, read_config
 from clipseg_cli.model.preprocess import read_preprocessing
 from clipseg_cli.model.registry import ALIASES, resolve
 
@@ -58,7 +58,7 @@ class Description:
     dtype: str  # of the weights; several are joined by a comma; "" if the weights are a pickle
     licence: str  # the field of its card; "" if it has no card, or its card no such field
     terms: str  # what this program knows about the licence of an alias; "" for other models
-    missing: str | None  # the first file that a CLIPSeg needs and this one lacks
+    missing: str | None  # the first file that a model of its kind needs and this one lacks
     clip: Clip | None  # None for a model that is neither CLIPSeg nor CLIP
     decoder: Decoder | None  # None for a model that is not CLIPSeg
 
@@ -75,7 +75,7 @@ def describe(model: str) -> Description:
     if not config:
         raise ModelError(f"{path} has no readable {CONFIG}: it is not a checkpoint in Hugging Face's layout")
     kind = str(config.get("model_type"))
-    missing = first_missing(path) if kind == "clipseg" else None
+    missing = first_missing(path) if kind_of(config) is not None else None
     weights = _weights(path)
     name = model.partition("@")[0]
     return Description(

@@ -109,7 +109,7 @@ def _write(checkpoint: Checkpoint, work: Path, int8: bool) -> tuple[Deviation, D
         "opset": onnx_graphs.OPSET,
         "weights": "int8" if int8 else "float32",
         "image": _image_settings(checkpoint.path, segmenter.side),
-        "text": {"tokenizer": TOKENIZER, "longest": segmenter.longest},
+        "text": {"tokenizer": TOKENIZER, "longest": segmenter.longest, "end": end},
         "threshold": segmenter.threshold,
         "files": files,
         "deviation": asdict(rough or exact),

@@ -7,6 +7,7 @@ logits = segmenter.logits(features, embeddings)  # float32 (1, 2, S, S)
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
 
@@ -190,12 +191,26 @@ class Segmenter:
         n, prompts = len(features), len(embeddings)
         result = torch.empty((n, prompts, self.side, self.side))
         conditional = torch.from_numpy(np.require(embeddings.values, np.float32, ["C", "W"])).to(self.device)
-        # one image at a time: the last bits of a product may depend on its number of rows, but the logits of an image
-        # must not depend on the other images of the batch
-        for i in range(n):
+
+        def decode(index: int) -> None:
+            # one image at a time: the last bits of a product may depend on its number of rows, but the logits of an
+            # image must not depend on the other images of the batch
+            image = slice(index, index + 1)
             for p in range(0, prompts, PROMPTS_AT_ONCE):
-                image, group = slice(i, i + 1), slice(p, p + PROMPTS_AT_ONCE)
+                group = slice(p, p + PROMPTS_AT_ONCE)
                 result[image, group] = self.network.decode(features.tensor[image], conditional[group])
+
+        threads = torch.get_num_threads() if self.device == "cpu" else 1
+        if min(n, threads) == 1:
+            for index in range(n):
+                decode(index)
+        else:  # the decoder's products are too small to be worth dividing among threads
+            torch.set_num_threads(max(1, threads // n))  # also of threads that begin now
+            try:
+                with ThreadPoolExecutor(min(n, threads)) as pool:
+                    list(pool.map(decode, range(n)))
+            finally:
+                torch.set_num_threads(threads)
         return as_numpy(result)
 
     def decode(self, features: Features, embeddings: Embeddings | Sequence[str]) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from clipseg_cli.errors import ImageError, OutputError
+from clipseg_cli.inputs.georeference import NOWHERE, Georeference
 from clipseg_cli.inputs.source import Source, key, readable
 
 VERSION = 2
@@ -99,6 +100,7 @@ class Record:
     orientation: int = 1  # the EXIF orientation that was applied
     split: str = ""  # its part of a data set: see `splits.split`
     photos: tuple[int, int] = (0, 0)  # in its data sets: original files, and images that were encoded again
+    georeference: Georeference = NOWHERE  # of the image
     formats: tuple[str, ...] = ()  # of the run: each has a path in the JSON
     kept: dict[str, Any] | None = None  # the JSON document of another run, if the image was skipped
 

@@ -19,7 +19,7 @@ from clipseg_cli.masks.threshold import Photo
 from clipseg_cli.outputs import splits
 from clipseg_cli.outputs.names import Names, Place
 from clipseg_cli.outputs.record import Mask, Numbered, Record
-from clipseg_cli.outputs.writers import files, one_file, per_run, photos, video
+from clipseg_cli.outputs.writers import REFUSING, files, one_file, per_run, photos, video
 from clipseg_cli.outputs.writers.one_file import OneFile
 from clipseg_cli.outputs.writers.result import Result
 from clipseg_cli.prompts.slugs import unique_slugs
@@ -61,8 +61,8 @@ def finish(
 
     `blank` is the record without masks, `output` the image's output path. `maps` yields one soft map per label,
     which is read before the next one. `photo` is called only if a step needs the image, and `original`, which returns
-    the file of the image, only if a data set takes it as it is. `sam` has seen the image, for `--refine sam`. Raises
-    OutputError.
+    the file of the image, only if a data set takes it as it is. `sam` has seen the image, for `--refine sam`. Pixels
+    without data are in no mask and no soft map. Raises OutputError.
     """
     paths: dict[tuple[Format, int | None], str] = {}
     outputs: list[tuple[str, int]] = []
@@ -71,7 +71,7 @@ def finish(
         place = Place(output, blank.image, blank.frame)
         part = splits.split(place.stem, blank.frame is not None, plan.export.split)
         result = replace(result, original=original, split=part)
-        for form in video.written(plan.formats, blank):
+        for form in sorted(video.written(plan.formats, blank), key=lambda form: form not in REFUSING):
             made = (
                 one_file.write(plan.file, place.stem, result) if plan.file else files(form, place, result, plan.names)
             )
@@ -106,24 +106,25 @@ def _masks(
     """Returns what the writers need of one image, and the masks of its record."""
     options, formats = plan.masks, plan.formats
     labels = tuple(prompt.label for prompt in plan.prompts)
-    compete = options.mode == "labels" or bool({"labels", "instances"} & {*formats})
-    masks, softs, fines, alphas, blanks, divisions, index = [], [], [], [], [], [], None
+    compete = options.mode == "labels" or bool({"labels", "instances", "semantic"} & {*formats})
+    masks, softs, fines, alphas, blanks, divisions, index, clear = [], [], [], [], [], [], None, None
     for scored, prompt, wanted in zip(maps, plan.prompts, plan.thresholds, strict=True):
         present = scored.presence >= options.min_presence
-        cut = threshold.cut(scored.map, photo, wanted, options.clean, present, sam, options.divides)
+        soft_map, clear = scored.known, scored.clear
+        cut = threshold.cut(soft_map, photo, wanted, options.clean, present, sam, options.divides)
         masks.append(cut.mask)
         divisions.append(cut.division)
-        alphas += [] if cut.opacity is None else [(cut.opacity, cut.mask)]
+        alphas += [] if cut.opacity is None else [(soft_maps.cleared(cut.opacity, clear), cut.mask)]
         if compete or options.instances or {"soft", "npz"} & set(formats):
-            softs.append(scored.map.soft())
+            softs.append(soft_map.soft())
         if "soft16" in formats:
-            fines.append(scored.map.soft16())
+            fines.append(soft_map.soft16())
         scores = scored.score, scored.mean
         blank = Mask(prompt.label, prompt.text, cut.threshold, *scores, 0, 0.0, NOWHERE, scored.presence)
         blanks.append(replace(blank, similarity=scored.similarity, refined=cut.refined, held_back=cut.held_back))
     if options.mode == "labels":
         masks = _split(soft_maps.compete(softs, masks, options.background or None), len(masks))
-    masks = [cleanup.clean(mask, options.clean) for mask in masks]
+    masks = [soft_maps.cleared(cleanup.clean(mask, options.clean), clear) for mask in masks]
     if compete:
         index = soft_maps.compete(softs, masks)
     if index is not None and options.mode == "labels":  # masks must not overlap after --grow either
@@ -148,6 +149,9 @@ def _masks(
         orientation=of.orientation,
         uncommon=conversion.is_uncommon(of.notes),
         frame=of.frame,
+        georeference=of.georeference,
+        turn=of.orientation,
+        presences=tuple(blank.presence for blank in blanks),
         instances=tuple(map(instances.separate, masks, softs, divisions)) if options.instances else None,
     )
     if plan.export.orientation == "stored" and of.orientation != 1:

@@ -5,6 +5,7 @@ With the options of the run it writes the same bytes as the run: both end in `fi
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import time
@@ -20,9 +21,12 @@ from numpy.typing import NDArray
 
 from clipseg_cli import __version__
 from clipseg_cli.errors import ImageError, OutputError, UsageError
-from clipseg_cli.inputs import decode, orientation
+from clipseg_cli.inputs import decode, georeference, orientation
+from clipseg_cli.inputs.decoders import no_data
 from clipseg_cli.inputs.finding import folders
+from clipseg_cli.inputs.frames import tiff_pages
 from clipseg_cli.inputs.frames.reader import FrameReader
+from clipseg_cli.inputs.georeference import NOWHERE, Georeference
 from clipseg_cli.inputs.names import stem as stem_of
 from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.masks import soft_maps
@@ -43,12 +47,13 @@ from clipseg_cli.run.pipeline import ahead
 from clipseg_cli.run.refiner import Once, Refiner
 from clipseg_cli.run.summary import Summary
 from clipseg_cli.settings.flag import decisive
-from clipseg_cli.settings.inputs import MAX_PIXELS, DecodeOptions
+from clipseg_cli.settings.inputs import MAX_PIXELS, recorded
 from clipseg_cli.settings.masks import MaskOptions
 from clipseg_cli.settings.model import ModelOptions, devices
 from clipseg_cli.settings.names import patterns, templates
 from clipseg_cli.settings.outputs import OutputOptions, complete
 from clipseg_cli.storage import paths, store
+from clipseg_cli.storage.buckets import Url
 
 OUT = "clipseg-post"  # the default output folder
 SOFT = ("soft16", "soft")  # keys of a soft map's path in a record, the finer map first
@@ -116,7 +121,7 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
         store.write(out / path, data, fsync)
 
     directory = before.get("directory", "")
-    decoding = DecodeOptions(before["settings"].get("raw", "preview"), request.max_pixels)
+    decoding = recorded(before["settings"], request.max_pixels)
     threads = max(2, min(8, os.cpu_count() or 1))
     with Ledger(out, fsync) as ledger, FrameReader(threads) as reader, ThreadPoolExecutor(threads) as pool:
         load = partial(reader.load, options=decoding)
@@ -297,31 +302,47 @@ def _again(
     except ImageError as error:
         return blank.failed(error)
     source = Source(_photo(row, run.directory), before.image, stem, frame=_frame(row, stem))
-    blank = replace(blank, frame=source.frame)
+    blank = replace(blank, frame=source.frame, georeference=_georeference(run.folder, stored))
 
     @cache
-    def photo() -> NDArray[np.uint8]:
-        image = load(source)
-        if image.pixels.shape[:2] != shown:
+    def image() -> decode.Image:
+        found = load(source)
+        if found.pixels.shape[:2] != shown:
             raise ImageError("changed", "load", f"it is not the image of the run ({shown[1]} x {shown[0]} pixels)")
-        return image.pixels
+        return found
 
     def original() -> store.Content:
         try:
             seen = identify(source, False)
         except (OSError, ValueError) as error:
             raise paths.fault(error, "load") from error
-        photo()  # it is the image of the run
+        image()  # it is the image of the run
         return photos.original(source, seen)
 
     def maps() -> Iterator[soft_maps.Scored]:
         for mask, path in zip(row["masks"], stored, strict=True):
             levels = np.ascontiguousarray(orientation.upright(_levels(run.folder / path, shape), turn))
             soft_map = soft_maps.StoredMap(levels)
-            yield soft_maps.Scored(soft_map, mask["score"], mask["mean"], mask["presence"], mask["similarity"])
+            scores = mask["score"], mask["mean"], mask["presence"], mask["similarity"]
+            yield soft_maps.Scored(soft_map, *scores, image().clear if no_data.is_noted(notes) else None)
+
+    def photo() -> NDArray[np.uint8]:
+        return image().pixels
 
     kept = None if source.frame is not None else original
     return finish(blank, stem, photo, maps(), plan, write, kept, None if sam is None else Once(sam, photo))
+
+
+def _georeference(folder: store.AnyPath, soft: list[str]) -> Georeference:
+    """Returns the georeference of an image, which its soft maps have too."""
+    if not soft:
+        return NOWHERE
+    found = NOWHERE if isinstance(folder, Url) else georeference.beside(str(folder / soft[0]))
+    if soft[0].endswith((".tif", ".tiff")):
+        with contextlib.suppress(OSError, ValueError):
+            first = next(tiff_pages.directories(io.BytesIO((folder / soft[0]).read_bytes())))
+            found = replace(found, tags=georeference.of_tiff(first).tags)
+    return found
 
 
 def _levels(path: store.AnyPath, shape: tuple[int, int]) -> NDArray[Any]:
@@ -341,7 +362,7 @@ def _stems(run: store.AnyPath, before: dict[str, Any]) -> Callable[[Row], str]:
     It is in the path of a soft map, soft/<label>/<stem>.png; if --name has changed that, in the journal.
     """
     if not {*SOFT} & {*templates(before["settings"].get("name", ()))}:
-        return lambda row: _stored(row)[0].split("/", 2)[2].removesuffix(".png")
+        return lambda row: _stored(row)[0].split("/", 2)[2].rpartition(".")[0]
     known = manifest.outputs(run)
 
     def stem(row: Row) -> str:

@@ -293,7 +293,8 @@ def show_exemplars(request: Request, path: Path) -> None:
     checkpoint = _located(request)
     segmenter, _ = work.load_model(request, checkpoint, lambda notice: None)
     query = request.query
-    views = [visual_prompt(segmenter, each, query.recipe, query.region_prompt) for each in query.exemplars]
+    decoding = request.inputs.decoding
+    views = [visual_prompt(segmenter, each, query.recipe, query.region_prompt, decoding) for each in query.exemplars]
     store.write(path, raster.colour_png(np.hstack([highlight.denormalised(view.transpose(1, 2, 0)) for view in views])))
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from clipseg_cli.inputs.colour import conversion
 from clipseg_cli.inputs.finding.search import LeftOut
 from clipseg_cli.outputs.record import Record
 from clipseg_cli.storage.paths import escape
@@ -60,6 +61,7 @@ class Summary:
     before: int = 0  # of these, by an earlier run
     photos: tuple[int, int] = (0, 0)  # in data sets: original files, and images that were encoded again
     frames_left: int = 0  # further frames of files of which only the first was processed
+    alphas: tuple[int, int] = (0, 0)  # GeoTIFFs of which a band was taken as transparency, and those where it was not
     seconds: float = 0.0  # of the whole run
 
     @property
@@ -82,6 +84,9 @@ class Summary:
         self.photos = self.photos[0] + record.photos[0], self.photos[1] + record.photos[1]
         document = record.document()
         self.frames_left += document["frames"] - 1
+        notes = document["notes"].split("; ")
+        taken, ignored = (any(each.endswith(end) for each in notes) for end in (conversion.ALPHA, conversion.NOT_ALPHA))
+        self.alphas = self.alphas[0] + taken, self.alphas[1] + ignored
         for mask in document["masks"]:  # the same digits as those that a resumed run reads
             label = self.labels.setdefault(mask["label"], Label())
             presence, threshold = mask["presence"], mask["threshold"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from clipseg_cli.errors import OutputError, Stage, UsageError
 from clipseg_cli.inputs.source import Source
-from clipseg_cli.model import registry
+from clipseg_cli.model import feature_store, registry
 from clipseg_cli.model.checkpoint_files import KINDS
 from clipseg_cli.outputs import writers
 from clipseg_cli.outputs.manifest import RUN
@@ -24,9 +24,9 @@ from clipseg_cli.run.engines.table import ENGINES, inline
 from clipseg_cli.run.finish import MaskPlan
 from clipseg_cli.run.query import embed, embedding_file
 from clipseg_cli.run.request import Request
-from clipseg_cli.settings.model import ModelOptions
+from clipseg_cli.settings.model import EncodeOptions, ModelOptions
 from clipseg_cli.settings.outputs import Format
-from clipseg_cli.storage import paths, store
+from clipseg_cli.storage import cache, paths, store
 
 if TYPE_CHECKING:
     from clipseg_cli.model.sam import Sam
@@ -37,15 +37,11 @@ BATCH = {"cpu": 4}  # images encoded at once, by device; 16 elsewhere
 
 
 def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[Format, ...]) -> pipeline.Job:
-    """Returns what to do with each image. Raises UsageError; OutputError if the features folder is not writable."""
+    """Returns what to do with each image. Raises UsageError."""
     query, encode = request.query, request.encode
     chosen = resolve_thresholds(request.masks.threshold, query.prompts, checkpoint.threshold)
     writers.check(len(query.prompts), request.masks, formats)
     embedding_file.check(query.saved, checkpoint.weights, request.model.model)
-    if encode.features is not None:
-        if paths.is_url(encode.features):
-            raise UsageError(f"--features {encode.features}: name a local folder; buckets are not supported here")
-        store.check(Path(encode.features))
     # a guess is enough: an image gives the same bits at any batch size
     device = request.per_device()[0].model.device.replace("auto", _likely_device())
     return pipeline.Job(
@@ -63,10 +59,22 @@ def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[F
         encode,
         request.inputs.decoding,
         request.run.checksum,
+        _kept(encode),
         any(map(paths.is_url, (request.out, *request.inputs.inputs))),
         request.inputs.video.smooth,
         refiner.located(request.masks.clean, request.model.model, request.model.offline) if formats else None,
     )
+
+
+def _kept(encode: EncodeOptions) -> cache.Place | None:
+    """Returns where the features of images are kept. Raises UsageError for a bucket."""
+    if encode.features == "none":
+        return None
+    if encode.features == "auto":
+        return feature_store.user_place(encode.features_limit)
+    if paths.is_url(paths.local(encode.features)):
+        raise UsageError(f"--features {encode.features}: name a local folder; buckets are not supported here")
+    return cache.Place(Path(paths.local(encode.features)), encode.features_limit)
 
 
 def _likely_device() -> str:
@@ -154,4 +162,4 @@ def load_model(
     at = f" ({checkpoint.repo} at {checkpoint.revision})" if checkpoint.repo else ""
     line = f"model {checkpoint.name}{at} on {segmenter.device} in {segmenter.dtype}, {segmenter.backend} backend"
     notify(workers.Notice(line, {"device": segmenter.device, "dtype": segmenter.dtype, "backend": segmenter.backend}))
-    return segmenter, embed.embed(segmenter, request.query)
+    return segmenter, embed.embed(segmenter, request.query, request.inputs.decoding)

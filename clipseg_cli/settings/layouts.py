@@ -67,6 +67,9 @@ LAYOUTS: dict[Layout, Preset] = {
     "ultralytics": Preset(
         "Ultralytics, yolo segment train data=OUT/data.yaml", {"ultralytics": ""}, None, "upright",
     ),
+    "ultralytics-semantic": Preset(
+        "Ultralytics, yolo semantic train data=OUT/data.yaml", {"semantic": ""}, None, "upright",
+    ),
     "coco": Preset(
         "Detectron2, FiftyOne, torchvision: annotations/ beside images/", {"annotations": ""}, None, "upright",
     ),

@@ -26,9 +26,12 @@ Format = Literal[
     "cvat",
     "svg",
     "webdataset",
+    "geojson",
+    "gpkg",
     "parquet",
     "video",
     "ultralytics",
+    "semantic",
     "annotations",
     "imagefolder",
 ]
@@ -53,6 +56,8 @@ TOP_NAMES: dict[Format, str] = {
     "cvat": "cvat",
     "svg": "svg",
     "webdataset": "webdataset",
+    "geojson": "masks.geojson",
+    "gpkg": "masks.gpkg",
     "parquet": "manifest.parquet",
     "video": "videos",
 }
@@ -60,6 +65,7 @@ TOP_NAMES: dict[Format, str] = {
 # ones, so a walk leaves out only the files that such a run writes: `names.patterns`.
 TOP_SETS: dict[Format, tuple[str, ...]] = {
     "ultralytics": ("images", "labels", "data.yaml"),
+    "semantic": ("images", "masks", "data.yaml"),
     "annotations": ("images", "annotations"),
     "imagefolder": ("train", "val", "test"),
 }
@@ -81,6 +87,7 @@ Layout = Literal[
     "comfyui",
     "darktable",
     "ultralytics",
+    "ultralytics-semantic",
     "coco",
     "imagefolder",
 ]
@@ -227,7 +234,7 @@ class OutputOptions:
         Flag(
             "Write to this folder, to a file for a single image, or to stdout (-) for images one after another. The "
             "suffix of a file, also of -.pgm, decides the format: .png .jpg .webp .tif .pgm .ppm .npy .npz .json .svg "
-            ".xml.",
+            ".xml .geojson .gpkg.",
             ("--out", "-o"),
             "DIR|FILE|-",
             default="clipseg-out (post: clipseg-post), or -2, -3, ... after runs with other settings",

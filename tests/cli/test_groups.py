@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 import typer
 
-from clipseg_cli.cli import main, models
+from clipseg_cli.cli import cache, main, models
 from clipseg_cli.cli.groups import PANELS, command
 from clipseg_cli.errors import UsageError
 from clipseg_cli.settings.evaluation import ProtocolOptions
@@ -20,12 +20,12 @@ from clipseg_cli.settings.model import EncodeOptions, ModelOptions
 from clipseg_cli.settings.outputs import OutputOptions
 from clipseg_cli.settings.prompts import PromptOptions
 from clipseg_cli.settings.run import ConsoleOptions, RunOptions
-from clipseg_cli.settings.training import Recipe
+from clipseg_cli.settings.training import NewDecoder, Recipe
 from pictures import Program
 
 COMMANDS: dict[str, Any] = {
     f"{prefix}{each.name}": each.cls
-    for prefix, app in (("", main.app), ("models ", models.app))
+    for prefix, app in (("", main.app), ("models ", models.app), ("cache ", cache.app))
     for each in app.registered_commands
 }
 # what a command line must have for its options to be read
@@ -46,7 +46,7 @@ VALUES: dict[type, dict[str, Any]] = {
         "inputs": ("imgs", "a b.jpg"), "files_from": "-", "null": True, "extensions": (".jpg", ".png"),
         "exclude": ("*.tmp", "-x"), "max_depth": 3, "follow": True, "hidden": True, "limit": 7, "shard": (2, 5),
         "frames": "1:9:2", "every": 2, "fps": 12.5, "start": 1.5, "end": 90.0, "smooth": 0.25,
-        "raw": "develop", "max_pixels": 1000,
+        "raw": "develop", "bands": (4, 3, 2), "stretch": (2.5, 98.0), "max_pixels": 1000,
     },
     OutputOptions: {
         "out": "out", "formats": ("mask", "coco"), "json": True, "print_": "none", "report": True, "preview": True,
@@ -66,6 +66,7 @@ VALUES: dict[type, dict[str, Any]] = {
     },
     EncodeOptions: {
         "tile": 2, "flip": True, "size": 96, "batch_size": 5, "similarity": True, "features": "kept",
+        "features_limit": 500_000_000,
     },
     RunOptions: {
         "resume": False, "dry_run": True, "max_errors": 4, "fail_fast": True, "jobs": 2, "engine": "ray",
@@ -77,6 +78,9 @@ VALUES: dict[type, dict[str, Any]] = {
     Recipe: {
         "steps": 9, "batch": 3, "rate": 0.01, "absent": 0.3, "blend": 0.4, "hold": 0.2, "check": 5, "patience": 2,
         "replay_weight": 0.5, "seed": 6,
+    },
+    NewDecoder: {
+        "from_clip": "openai/clip", "reduce_dim": 16, "extract_layers": (3, 7, 9), "refined": True, "side": 224,
     },
     ProtocolOptions: {
         "protocol": "coco-20i", "data": Path("coco"), "folds": (2, 3), "split": "val", "seed": 1, "limit": 8,

@@ -44,3 +44,13 @@ def test_a_component_with_thousands_of_holes_is_cut_open() -> None:
     (part,) = outline.centres(mask)
     assert len(part.holes) > 5000
     assert np.array_equal(cv2.fillPoly(np.zeros_like(mask), [outline.cut_open(part)], 255), mask)
+
+
+@every_mask
+def test_polygons_are_simple(mask: np.ndarray) -> None:
+    """They fill the mask exactly, no ring visits a point twice, and there is one for each 4-connected component."""
+    parts = outline.polygons(mask)
+    rings = [ring for part in parts for ring in (part.outer, *part.holes)]
+    assert np.array_equal(even_odd(rings, mask.shape), mask > 0)
+    assert all(len(np.unique(ring, axis=0)) == len(ring) for ring in rings)
+    assert len(parts) == cv2.connectedComponents(mask, connectivity=4)[0] - 1

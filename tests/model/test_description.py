@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers import CLIPConfig, CLIPModel
 
-from checkpoints import write_checkpoint, write_json
+from checkpoints import write_checkpoint, write_clip, write_json
 from clipseg_cli.errors import ModelError, UsageError
 from clipseg_cli.model.architecture import Tower
 from clipseg_cli.model.description import Clip, describe
@@ -14,17 +13,6 @@ from oracle import edit
 from pictures import Program
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"
-
-
-def write_clip(path: Path) -> Path:
-    """Writes a small plain CLIP, as transformers saves it."""
-    text = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
-    vision = {"hidden_size": 48, "num_hidden_layers": 5, "num_attention_heads": 6, "patch_size": 8, "image_size": 64}
-    config = CLIPConfig(
-        text_config=text | {"vocab_size": 99}, vision_config=vision | {"intermediate_size": 96}, projection_dim=24
-    )
-    CLIPModel(config).save_pretrained(path)
-    return path
 
 
 def test_a_directory_is_described(released: Path) -> None:
@@ -44,16 +32,19 @@ def test_a_plain_clip_is_described(clipseg: Program, tmp_path: Path) -> None:
     found = describe(str(write_clip(tmp_path / "clip")))
     assert found.kind == "clip" and found.decoder is None and found.missing is None
     vision, text = Tower(5, 48, 96, 6, 1e-5, "quick_gelu"), Tower(3, 32, 64, 4, 1e-5, "quick_gelu")
-    assert found.clip == Clip(vision, text, patch=8, trained_side=64, vocabulary=99, positions=77, dim=24)
-    assert "CLIP without a decoder" in clipseg("clipseg models info clip").stdout
+    assert found.clip == Clip(vision, text, patch=16, trained_side=64, vocabulary=814, positions=77, dim=24)
+    assert "CLIP without a decoder: train one" in clipseg("clipseg models info clip").stdout
+    assert "needs a decoder" in clipseg("clipseg segment x -m clip -p cat", expect=1).stderr
 
 
 def test_another_network_is_named(clipseg: Program, tmp_path: Path) -> None:
-    """Its kind, size and licence, whatever its config.json holds beside them."""
+    """Its kind, size and licence, whatever its config.json holds beside them; also one that this program cannot run."""
     write_json(tmp_path / "config.json", {"model_type": "sam2_video", "vision_config": {"hidden_size": "?"}})
     (tmp_path / "README.md").write_text("---\nlicense: other\nlicense_name: mine\nlicense_link: LICENSE\n---\n# A\n")
     shown = clipseg("clipseg models info .").stdout
-    assert "sam2_video" in shown and "other mine LICENSE (its card)" in shown and "decoder" not in shown
+    assert "SAM 2, for --refine sam" in shown and "other mine LICENSE (its card)" in shown and "decoder" not in shown
+    write_json(tmp_path / "config.json", {"model_type": "vit"})
+    assert "., vit\n" in clipseg("clipseg models info .").stdout
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ def test_a_name_with_a_suffix_of_files_is_a_file(out: str, file: bool, tmp_path:
         ("a.json", (), ("coco", ".json")),
         ("a.json", ("labelme",), ("labelme", ".json")),
         ("a.xml", (), ("cvat", ".xml")),
+        ("a.gpkg", (), ("gpkg", ".gpkg")),
         ("a.svg", (), ("svg", ".svg")),
         ("a.png", ("overlay",), ("overlay", ".png")),
         ("a.png", ("soft16",), ("soft16", ".png")),
@@ -149,7 +150,7 @@ def test_a_file_is_what_its_suffix_says_and_holds_the_values(form: Any, suffix: 
         assert np.array_equal(array, expected)
 
 
-@pytest.mark.parametrize("form", [form for form in FITTING if form not in ("coco", "cvat", "labelme", "overlay")])
+@pytest.mark.parametrize("form", sorted(FITTING.keys() - {"coco", "cvat", "labelme", "overlay", "geojson", "gpkg"}))
 def test_the_usual_file_is_that_of_a_folder(form: Any) -> None:
     """Byte for byte; a file for all images excepted."""
     image = replace(result(ring(), apart=True), index=ring() // 255)

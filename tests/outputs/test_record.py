@@ -16,6 +16,7 @@ from pycocotools import mask as coco_masks
 from clipseg_cli.errors import ImageError
 from clipseg_cli.outputs.record import Mask, Record
 from clipseg_cli.settings.outputs import FORMATS
+from mask_shapes import PLACE
 from pictures import Program, picture, records, save
 
 SCHEMA = json.loads((files("clipseg_cli.outputs") / "record.schema.json").read_text())
@@ -56,6 +57,9 @@ def test_a_run_writes_what_the_schema_says(clipseg: Program, tmp_path: Path) -> 
     save(tmp_path / "i/a.png", picture())
     save(tmp_path / "i/none.png", picture() * 0)
     (tmp_path / "i/bad.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
+    for name in ("a", "none"):  # maps need a place
+        (tmp_path / f"i/{name}.pgw").write_bytes(PLACE.world)
+        (tmp_path / f"i/{name}.prj").write_bytes(PLACE.projection)
     clipseg(
         f"clipseg segment i -p 'a red circle' -p red -f {','.join(FORMATS)} --instances --empty skip -o o", expect=3
     )

@@ -64,7 +64,13 @@ def test_any_png_can_be_as_long_as_an_image(capfd: pytest.CaptureFixture[str]) -
 
 @pytest.mark.parametrize(
     "formats, mode, limit",
-    [(("labels",), "binary", 255), (("instances",), "binary", 255), (("voc",), "binary", 254), ((), "labels", 255)],
+    [
+        (("labels",), "binary", 255),
+        (("instances",), "binary", 255),
+        (("voc",), "binary", 254),
+        (("semantic",), "binary", 254),
+        ((), "labels", 255),
+    ],
 )
 def test_a_label_image_holds_at_most_255_labels(formats: Any, mode: Any, limit: int) -> None:
     """One less for Pascal VOC, which reserves a value; other formats have no limit."""

@@ -15,11 +15,11 @@ from clipseg_cli.settings.model import EncodeOptions, ModelOptions
 from clipseg_cli.settings.outputs import OutputOptions
 from clipseg_cli.settings.prompts import PromptOptions
 from clipseg_cli.settings.run import ConsoleOptions, RunOptions
-from clipseg_cli.settings.training import Recipe
+from clipseg_cli.settings.training import NewDecoder, Recipe
 
 GROUPS = (
     PromptOptions, InputOptions, OutputOptions, MaskOptions, ModelOptions, EncodeOptions, RunOptions, ConsoleOptions,
-    Recipe, ProtocolOptions,
+    Recipe, NewDecoder, ProtocolOptions,
 )  # fmt: skip
 # every option on which the content of the outputs depends; prompts, thresholds and formats are recorded by themselves
 DECISIVE = {
@@ -29,7 +29,7 @@ DECISIVE = {
     "tile", "flip", "size", "similarity", "dtype", "backend",
     "instances", "touching", "polygons", "palette", "backdrop", "orientation", "name", "polarity",
     "images", "flat", "split",
-    "frames", "raw", "max_pixels", "checksum", "smooth", "codec",
+    "frames", "raw", "bands", "stretch", "max_pixels", "checksum", "smooth", "codec",
 }  # fmt: skip
 
 

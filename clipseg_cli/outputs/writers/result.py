@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.inputs import orientation
+from clipseg_cli.inputs.georeference import NOWHERE, Georeference
 from clipseg_cli.masks.instances import Instance
 from clipseg_cli.outputs import colours
 from clipseg_cli.settings.outputs import ExportOptions
@@ -40,6 +41,9 @@ class Result:
     orientation: int = 1  # the EXIF orientation of the file
     uncommon: bool = False  # the file is of a kind of pixels that many readers mistake: see `conversion.is_uncommon`
     frame: int | None = None  # the number of the frame in its file
+    georeference: Georeference = NOWHERE  # of the image
+    turn: int = 1  # the EXIF orientation between the file's own pixels, which the georeference is of, and these arrays
+    presences: tuple[float, ...] = ()  # presence scores, in [0, 1]
     instances: tuple[tuple[Instance, ...], ...] | None = None  # of each label; None without --instances
     split: str = ""  # the part of a data set: train, val or test; "" without --split
 
@@ -63,6 +67,7 @@ class Result:
                 tuple(each.moved(turned(each.whole(mask.shape))) for each in group)
                 for group, mask in zip(self.instances, self.masks, strict=True)
             ),
+            turn=1,
         )
 
     def colour(self, index: int) -> tuple[int, int, int]:
