@@ -106,7 +106,7 @@ class Segmenter:
 
     checkpoint: Checkpoint
     device: str  # "cpu", "cuda", "cuda:1", "mps"
-    dtype: str  # "fp32", "bf16", "fp16"
+    dtype: str  # "fp32", "bf16", "fp16", "int8"
     backend: str  # "fast", "transformers"
     side: int  # pixels: images are warped to side x side, and logits have this size
     dim: int  # channels of an embedding
@@ -136,6 +136,8 @@ class Segmenter:
             raise UsageError(f"there is no backend {backend!r}; choose from {', '.join(BACKENDS)}")
         device = pick_device(device)
         precision = pick_dtype(dtype, device)
+        if precision == "int8" and backend != "fast":
+            raise UsageError(f"backend {backend} has no int8: use --backend fast, or --dtype auto")
         checkpoint = locate(model, offline=offline) if isinstance(model, str) else model
         preprocessing, shape = read_preprocessing(checkpoint.path), read_architecture(checkpoint.path)
         side = size if size is not None else preprocessing.side

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipseg_cli.datasets import training_data
-from clipseg_cli.errors import OutputError
+from clipseg_cli.errors import OutputError, UsageError
 from clipseg_cli.model import registry
 from clipseg_cli.run.query.terms import check_templates
 from clipseg_cli.settings.model import ModelOptions
@@ -79,6 +79,8 @@ def train(
     from clipseg_cli.training.fit import Fit, trainable
 
     check_templates(templates)
+    if model.dtype == "int8":
+        raise UsageError("--dtype int8 cannot be trained in: use fp32, bf16 or auto, and int8 with the new model")
     examples = training_data.read(data)
     checkpoint = registry.locate(model.model, offline=model.offline, progress=True)
     work = out / WORK
