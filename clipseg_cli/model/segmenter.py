@@ -8,6 +8,7 @@ logits = segmenter.logits(features, embeddings)  # float32 (1, 2, S, S)
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol, Self
 
 import numpy as np
@@ -21,6 +22,7 @@ from clipseg_cli.model.architecture import Architecture, read_architecture
 from clipseg_cli.model.devices import DTYPES, pick_device, pick_dtype
 from clipseg_cli.model.preprocess import Preprocessing, preprocess, read_preprocessing, resize
 from clipseg_cli.model.registry import Checkpoint, locate
+from clipseg_cli.model.threads import side_by_side
 from clipseg_cli.model.tokenizer import ClipTokenizer, read_tokenizer, refuse_blank, refuse_long
 from clipseg_cli.settings.model import Backend, Dtype
 
@@ -112,6 +114,7 @@ class Segmenter:
     dim: int  # channels of an embedding
     longest: int  # maximum tokens of a prompt, start and end included
     threshold: float  # the checkpoint's default threshold, a probability
+    threads: int  # of a CPU, that the images of a batch share; elsewhere 1
     network: Network = field(repr=False)
     processor: Processor = field(repr=False)
 
@@ -156,6 +159,7 @@ class Segmenter:
             dim=shape.dim,
             longest=shape.positions,
             threshold=checkpoint.threshold,
+            threads=torch.get_num_threads() if device == "cpu" else 1,
             network=network,
             processor=processor,
         )
@@ -181,8 +185,8 @@ class Segmenter:
         pixels = self.pixels(images)
         # on a CPU a batch is not faster, and the last bits of a product may depend on its number of rows
         step = 1 if self.device == "cpu" else len(pixels)
-        parts = (pixels[start : start + step] for start in range(0, len(pixels), step))
-        encoded = [self.network.encode(part, pooled=pooled) for part in parts]
+        parts = [pixels[start : start + step] for start in range(0, len(pixels), step)]
+        encoded = side_by_side(partial(self.network.encode, pooled=pooled), parts, self.threads)
         return Features.concatenate(
             [Features(tensor, None if embedding is None else as_numpy(embedding)) for tensor, embedding in encoded]
         )
@@ -192,12 +196,15 @@ class Segmenter:
         n, prompts = len(features), len(embeddings)
         result = torch.empty((n, prompts, self.side, self.side))
         conditional = torch.from_numpy(np.require(embeddings.values, np.float32, ["C", "W"])).to(self.device)
-        # one image at a time: the last bits of a product may depend on its number of rows, but the logits of an image
-        # must not depend on the other images of the batch
-        for i in range(n):
+
+        def decode(i: int) -> None:
             for p in range(0, prompts, PROMPTS_AT_ONCE):
                 image, group = slice(i, i + 1), slice(p, p + PROMPTS_AT_ONCE)
                 result[image, group] = self.network.decode(features.tensor[image], conditional[group])
+
+        # one image at a time: the last bits of a product may depend on its number of rows, but the logits of an image
+        # must not depend on the other images of the batch
+        side_by_side(decode, range(n), self.threads)
         return as_numpy(result)
 
     def decode(self, features: Features, embeddings: Embeddings | Sequence[str]) -> NDArray[np.float32]:

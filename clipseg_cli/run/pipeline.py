@@ -1,7 +1,6 @@
 """The core of a run: sources in, records out. Threads load images ahead of the network and write masks behind it."""
 
 import itertools
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +23,7 @@ from clipseg_cli.model.feature_store import FeatureStore
 from clipseg_cli.outputs.record import Identity, Record
 from clipseg_cli.outputs.writers import photos
 from clipseg_cli.prompts.expressions import Expression
+from clipseg_cli.run.engines.crew import cores
 from clipseg_cli.run.finish import MaskPlan, Write, finish
 from clipseg_cli.run.steady import Frame, Steady
 from clipseg_cli.settings.inputs import DecodeOptions
@@ -69,7 +69,7 @@ def run(
     memory, whatever the number of sources. None among the sources is a pause: the records of all sources before it are
     yielded before the next source is asked for.
     """
-    threads = REMOTE_THREADS if job.remote else max(2, min(8, os.cpu_count() or 1))
+    threads = REMOTE_THREADS if job.remote else max(2, min(8, cores()))
     network = _Network(load_model, job.encode)
 
     def read(source: Source) -> Read:

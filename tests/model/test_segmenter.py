@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,12 +46,13 @@ def test_results_do_not_depend_on_the_batch(load: Any, name: str, dtype: str) ->
 def test_results_do_not_depend_on_the_number_of_threads(load: Any, dtype: str) -> None:
     """Features and logits have the same bits with any number, so that worker processes may share the cores."""
     segmenter, usual = load("shapes", dtype), torch.get_num_threads()
-    embeddings, results = segmenter.embed(PROMPTS), []
+    embeddings, images, results = segmenter.embed(PROMPTS), photographs()[:2], []
     try:
-        for threads in (1, 2, 5, 7, 16):
+        for threads, of_them in ((1, 1), (5, 1), (5, 5)):  # one image after another, or both beside each other
             torch.set_num_threads(threads)
-            features = segmenter.encode(photographs()[:1], pooled=True)
-            results.append([features.tensor.numpy(), features.pooled, segmenter.logits(features, embeddings)])
+            sharing = replace(segmenter, threads=of_them)
+            features = sharing.encode(images, pooled=True)
+            results.append([features.tensor.numpy(), features.pooled, sharing.logits(features, embeddings)])
     finally:
         torch.set_num_threads(usual)
     for other in results[1:]:
