@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -38,10 +38,11 @@ class Crew:
 
     def document(self) -> dict[str, Any]:
         """Returns it as JSON types, for run.json."""
-        return asdict(self)
+        return {"processes": self.processes, "threads": self.threads, "why": self.why}
 
     def __str__(self) -> str:
-        count = "1 worker process" if self.processes == 1 else f"up to {self.processes} worker processes"
+        count = f"{self.processes} worker process{'es' * (self.processes > 1)}"
+        count = f"up to {count}" if self.patient and self.processes > 1 else count
         return f"{count} of {self.threads} thread{'s' * (self.threads > 1)}: {self.why}"
 
 
