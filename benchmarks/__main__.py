@@ -58,7 +58,7 @@ def measurements(benchmark: Benchmark, short: bool) -> dict[str, Callable[[], st
         "throughput": lambda: benchmark.throughput(SHORT if short else FULL),
         "startup": benchmark.startup,
         "network": lambda: benchmark.network(0.05 if short else 1.5),
-        "features": lambda: benchmark.features(8 if short else 32),
+        "features": lambda: benchmark.features(8 if short else 96),
         "memory": lambda: benchmark.memory(SHORT_MEMORY_COUNTS if short else MEMORY_COUNTS),
         "page": lambda: benchmark.page([str(benchmark.model)] if short else ["shapes", str(benchmark.model)]),
     }

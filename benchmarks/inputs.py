@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from checkpoints import Size, write_checkpoint
+from checkpoints import Size, write_checkpoint, write_sam
 
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")  # of scikit-image, which ships with them
 DISTINCT = 100_000_000  # pixels of distinct images of one size; the others are hard links to them
@@ -26,6 +26,13 @@ def checkpoint(folder: Path, size: Size) -> Path:
     if not (path / "model.safetensors").exists():
         write_checkpoint(path, size=size)
     return path
+
+
+def sam(folder: Path) -> Path:
+    """Returns the folder of a random SAM with the architecture of SAM 2.1 tiny, 126 MB."""
+    from transformers import Sam2Config
+
+    return write_sam(folder / "sam", Sam2Config())
 
 
 def photographs(folder: Path, width: int, height: int, count: int) -> Path:

@@ -32,7 +32,9 @@ def main() -> None:
         masks[dtype], scores[dtype] = np.stack(soft) > segmenter.threshold, round(presence_ap(bins), 5)
     both, either = masks["fp32"] & masks["int8"], masks["fp32"] | masks["int8"]
     iou = np.count_nonzero(both) / np.count_nonzero(either)
-    print(json.dumps({"levels": int8.levels(), "questions": len(questions), "iou": round(iou, 5), "presence_ap": scores}))
+    print(
+        json.dumps({"levels": int8.levels(), "questions": len(questions), "iou": round(iou, 5), "presence_ap": scores})
+    )
 
 
 if __name__ == "__main__":

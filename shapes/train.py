@@ -112,6 +112,8 @@ def average_gradients(parameters: list[nn.Parameter], progress: float) -> float:
 class Trainer:
     """The state of a run in one process: model, optimisers, step, and progress in [0, 1]."""
 
+    sides = SMALL, FULL
+
     def __init__(self, rank: int, out: Path, recipe: Recipe, start: Path | None, device: str) -> None:
         self.rank, self.out, self.recipe, self.device = rank, out, recipe, device
         self.folder = out / "model" if rank == 0 else out / f"model-{rank}"
@@ -127,9 +129,14 @@ class Trainer:
             self.training.heads.load_state_dict(self.heads_of(start.parent))
         self.average = copy.deepcopy(model).eval()
         self.optimisers = create_optimisers(self.training, recipe.muon_rate, recipe.rate)
+        self.rates, self.weights = (recipe.muon_rate, recipe.rate, HEADS_RATE), LOSS_WEIGHTS
+        self.begin()
+
+    def begin(self) -> None:
+        """Sets the run to its first step."""
         self.parameters = list(self.training.parameters())
         self.step, self.progress, self.side = 0, 0.0, 0
-        self.batches: Iterator[Batch] = iter(())
+        self.batches: Iterator[Any] = iter(())
         self.began = time.monotonic()
 
     def heads_of(self, run: Path) -> dict[str, Tensor]:
@@ -158,22 +165,27 @@ class Trainer:
         """Starts the time of the run; after `load`, the time that is left of it."""
         self.began = time.monotonic() - self.progress * self.recipe.minutes * 60
 
-    def next_batch(self) -> Batch:
+    def next_batch(self) -> Any:
         """Returns a batch of the present stage."""
-        recipe, side = self.recipe, SMALL if self.progress < self.recipe.small else FULL
+        side = self.sides[0] if self.progress < self.recipe.small else self.sides[1]
         if side != self.side:
-            self.side, seed = side, recipe.seed + 1000 * self.rank
-            options = BatchOptions(side, images=recipe.images, exemplars=recipe.images * 3 // 8, seed=seed)
-            self.batches = iter(data_loader(BatchStream(options, self.step), recipe.workers))
+            self.side = side
+            self.batches = self.stream(side, self.recipe.seed + 1000 * self.rank)
         return next(self.batches)
+
+    def stream(self, side: int, seed: int) -> Iterator[Any]:
+        """Returns batches of images of this side, from the present step on."""
+        recipe = self.recipe
+        options = BatchOptions(side, images=recipe.images, exemplars=recipe.images * 3 // 8, seed=seed)
+        return iter(data_loader(BatchStream(options, self.step), recipe.workers))
 
     def advance(self) -> tuple[dict[str, Tensor], float]:
         """Makes one step; returns its loss terms and the factor of the learning rate."""
         recipe = self.recipe
         batch = self.next_batch()
-        self.training.detach_heads = self.new_heads and self.step < DETACHED_STEPS
+        self.prepare()
         terms = self.training(batch)
-        loss = sum(LOSS_WEIGHTS[name] * term for name, term in terms.items())
+        loss = sum(self.weights[name] * term for name, term in terms.items())
         torch.autograd.backward(torch.as_tensor(loss))
         if recipe.minutes:
             progress = (time.monotonic() - self.began) / (recipe.minutes * 60)
@@ -182,7 +194,7 @@ class Trainer:
         self.progress = average_gradients(self.parameters, progress)
         finite = bool(nn.utils.clip_grad_norm_(self.parameters, 1.0).isfinite())
         factor = rate_factor(self.step, self.progress, recipe)
-        for optimiser, rate in zip(self.optimisers, (recipe.muon_rate, recipe.rate, HEADS_RATE), strict=True):
+        for optimiser, rate in zip(self.optimisers, self.rates, strict=True):
             for group in optimiser.param_groups:
                 group["lr"] = rate * factor * group["share"]
             if finite:  # otherwise the step is skipped
@@ -192,6 +204,10 @@ class Trainer:
         if self.rank == 0:
             self.update_average()
         return terms, factor
+
+    def prepare(self) -> None:
+        """Prepares the model for the present step."""
+        self.training.detach_heads = self.new_heads and self.step < DETACHED_STEPS
 
     @torch.no_grad()
     def update_average(self) -> None:
@@ -235,20 +251,29 @@ def train(rank: int, out: Path, recipe: Recipe, resume: bool, start: Path | None
 
     scenes: of the evaluation during the run; 0 for none.
     """
+    join(rank, out, recipe)
+    trainer = Trainer(rank, out, recipe, start, device)
+    run(trainer, resume, build_evaluation_set(scenes, EVALUATION_SEED) if rank == 0 and scenes else None)
+
+
+def join(rank: int, out: Path, recipe: Recipe) -> None:
+    """Joins the processes of a training, each with one thread."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     rendezvous = f"file://{(out / 'rendezvous').absolute()}"
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=recipe.processes)
-    trainer = Trainer(rank, out, recipe, start, device)
-    evaluation_set = build_evaluation_set(scenes, EVALUATION_SEED) if rank == 0 and scenes else None
+
+
+def run(trainer: Trainer, resume: bool, evaluation_set: EvaluationSet | None = None) -> None:
+    """Trains to the end, in one of the joined processes."""
     if resume:
         trainer.load()
     dist.barrier()
     trainer.start_clock()
-    log, saved = Log(out / "log.jsonl", evaluation_set), time.monotonic()
+    log, saved = Log(trainer.out / "log.jsonl", evaluation_set), time.monotonic()
     while trainer.progress < 1:
         terms, factor = trainer.advance()
-        if rank:
+        if trainer.rank:
             continue
         log.add(terms)
         now, last = time.monotonic(), trainer.progress >= 1

@@ -63,6 +63,24 @@ def write_checkpoint(
     return path
 
 
+def write_clip(path: Path, **vision: Any) -> Path:
+    """Writes a plain CLIP with random weights, as transformers saves it. `vision` changes its vision tower."""
+    import torch
+    from transformers import CLIPConfig, CLIPModel
+
+    path.mkdir(parents=True, exist_ok=True)
+    write_tokenizer(path, TINY_MERGES)
+    write_json(path / "preprocessor_config.json", {"image_processor_type": "CLIPImageProcessor", "crop_size": 64})
+    text = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
+    tower = {"hidden_size": 48, "num_hidden_layers": 5, "num_attention_heads": 6, "intermediate_size": 96}
+    tower |= {"patch_size": 16, "image_size": 64} | vision
+    tokens = {"vocab_size": 514 + TINY_MERGES, "bos_token_id": 512 + TINY_MERGES, "eos_token_id": 513 + TINY_MERGES}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        CLIPModel(CLIPConfig(text_config=text | tokens, vision_config=tower, projection_dim=24)).save_pretrained(path)
+    return path
+
+
 def network(path: Path, seed: int) -> Any:
     """Returns the CLIPSeg of `path`/config.json with random weights, in eval mode.
 
@@ -235,3 +253,49 @@ TOKENIZER: dict[str, Any] = {
     "processor_class": "CLIPSegProcessor",
     "tokenizer_class": "CLIPTokenizer",
 }
+
+
+def sam_config(side: int = 128) -> dict[str, Any]:
+    """Returns the configuration of a SAM 2 of 118,483 parameters for images of side x side pixels."""
+    quarter = side // 4
+    backbone = {
+        "model_type": "sam2_hiera_det_model", "hidden_size": 8, "image_size": [side, side],
+        "embed_dim_per_stage": [8, 16, 32, 64], "num_attention_heads_per_stage": [1, 1, 2, 2],
+        "blocks_per_stage": [1, 1, 2, 1], "global_attention_blocks": [3], "window_size_per_stage": [8, 4, 8, 4],
+    }  # fmt: skip
+    return {
+        "vision_config": {
+            "backbone_config": backbone, "backbone_channel_list": [64, 32, 16, 8], "fpn_hidden_size": 32,
+            "backbone_feature_sizes": [[quarter // step] * 2 for step in (1, 2, 4)],
+        },
+        "prompt_encoder_config": {"hidden_size": 32, "image_size": side, "mask_input_channels": 8},
+        "mask_decoder_config": {
+            "hidden_size": 32, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 16,
+        },
+    }  # fmt: skip
+
+
+def write_sam(path: Path, config: Any = None, seed: int = 1) -> Path:
+    """Writes the directory of a random SAM 2 and returns it. `config` is a Sam2Config; None: that of `sam_config`.
+
+    All matrices are drawn with unit gain, so that its answers depend on image and prompts; with the default seed, the
+    candidates of its answers have both signs.
+    """
+    import torch
+    from safetensors.torch import save_file
+    from transformers import Sam2Config, Sam2Model
+
+    config = config or Sam2Config(**sam_config())
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        model = Sam2Model(config).eval()
+        for name, tensor in model.named_parameters():
+            if tensor.ndim > 1 and "embed" not in name:
+                tensor.normal_(std=(tensor[0].numel()) ** -0.5)
+    path.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(path)
+    save_file({name: each.contiguous() for name, each in model.state_dict().items()}, path / "model.safetensors")
+    side = config.prompt_encoder_config.image_size
+    settings = {"image_processor_type": "Sam2ImageProcessorFast", "size": {"height": side, "width": side}}
+    write_json(path / "preprocessor_config.json", settings)
+    return path

@@ -28,7 +28,7 @@ BOTH = "-p 'a red circle' -p star='a blue star'"
 COMMANDS = (
     f"segment samples {BOTH} -f mask,soft,soft16,overlay,cutout,labels,npz,svg -o out",
     f"segment samples {BOTH} -f coco,yolo,voc,labelme,webdataset -o out",
-    f"segment samples {BOTH} -f coco,yolo,svg --components --polygons --backdrop '#336699' -f cutout -o out",
+    f"segment samples {BOTH} -f coco,yolo,svg --polygons --backdrop '#336699' -f cutout -o out",
     f"segment samples {BOTH} -f mask -t otsu -t star=p90 --open 2 --close 3 --fill-holes all --min-area 0.2% -o out",
     f"segment samples {BOTH} -f mask,cutout --refine guided --peak 0.6 --grow 3 --feather 2.5 -o out",
     f"segment samples {BOTH} -f mask,cutout --refine grabcut --keep-largest 1 --min-area 50 -o out",

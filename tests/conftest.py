@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,21 @@ from pictures import Program, Shell
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test uses what runs of the user have kept, or adds to it."""
+    os.environ |= {"CLIPSEG_CACHE": str(tmp_path_factory.mktemp("cache")), "CLIPSEG_FEATURES": "none"}
+
+
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """An environment in which `clipseg` is this checkout's (or wheel's) and no configuration of the user counts."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("CLIPSEG_")}
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
     home = {"XDG_CONFIG_HOME": str(tmp_path / "config"), "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
-    return kept | home | {"PATH": path, "CLIPSEG_MODEL": "shapes"}
+    # a cache of its own, which it must ask for: a run that keeps nothing is quicker
+    cache = {"CLIPSEG_CACHE": str(tmp_path / "cache"), "CLIPSEG_FEATURES": "none"}
+    return kept | home | cache | {"PATH": path, "CLIPSEG_MODEL": "shapes"}
 
 
 @pytest.fixture
@@ -84,18 +93,18 @@ def clipseg(
     pipes, workers, imports), use `shell`.
     """
     from clipseg_cli.cli.main import main
+    from clipseg_cli.model.sam import Sam
     from clipseg_cli.model.segmenter import Segmenter
     from clipseg_cli.run.engines import table as engines
 
-    load = Segmenter.load
-
-    def once(model: Any, **options: Any) -> Segmenter:
-        key = (str(model), *sorted(options.items()))
+    def once(load: Any, model: Any, **options: Any) -> Any:
+        key = (load.__self__, str(model), *sorted(options.items()))
         if key not in loaded:
             loaded[key] = load(model, **options)
-        return loaded[key]  # type: ignore[no-any-return]
+        return loaded[key]
 
-    monkeypatch.setattr(Segmenter, "load", once)
+    for network in (Segmenter, Sam):
+        monkeypatch.setattr(network, "load", partial(once, network.load))
     monkeypatch.setitem(engines.ENGINES, "local", engines.inline)
     monkeypatch.chdir(tmp_path)
 

@@ -19,15 +19,18 @@ ROOT = Path(__file__).parents[1]
 LOCATE = """
 import dataclasses, json, sys
 from clipseg_cli.errors import ClipsegError
-from clipseg_cli.model import hub, registry
+from clipseg_cli.model import checkpoint_files, hub, registry
 hub.PAUSE = 0.01
+options = json.loads(sys.argv[2])
+if "kinds" in options:
+    options["kinds"] = tuple(kind for kind in checkpoint_files.KINDS if kind.name in options["kinds"])
 answers = []
 for model in json.loads(sys.argv[1]):
     try:
         if model == "?":
             rows = registry.installed()
         else:
-            rows = (registry.locate(model, **json.loads(sys.argv[2])),)
+            rows = (registry.locate(model, **options),)
         answers.append([dataclasses.asdict(row) for row in rows])
     except ClipsegError as error:
         answers.append({"error": type(error).__name__, "message": str(error)})
@@ -146,7 +149,10 @@ class Machine:
         return [text["stdout"] for text in texts]
 
     def ask(self, *models: str, **options: Any) -> list[Any]:
-        """Returns the result of `locate` for each model in one process. "?" stands for a call of `installed`."""
+        """Returns the result of `locate` for each model in one process. "?" stands for a call of `installed`.
+
+        The option `kinds` holds names of kinds.
+        """
         answer = json.loads(self.run(LOCATE, json.dumps(models), json.dumps(options)))
         self.torch = answer["torch"]
         return list(answer["answers"])

@@ -13,6 +13,8 @@ import pytest
 from pycocotools.coco import COCO
 from scipy import ndimage
 
+from clipseg_cli.inputs.georeference import Georeference
+from clipseg_cli.masks.instances import separate
 from clipseg_cli.outputs.writers import WRITERS, per_run
 from clipseg_cli.outputs.writers.result import Result
 from clipseg_cli.settings.outputs import ExportOptions
@@ -36,13 +38,25 @@ def ring() -> np.ndarray:
     return cv2.circle(cv2.circle(mask, (45, 50), 20, 0, -1), (110, 40), 12, 255, -1)
 
 
+DEGREES = (
+    'GEOGCS["WGS 84",DATUM["WGS_1984",SPHEROID["WGS 84",6378137,298.257223563]],PRIMEM["Greenwich",0],'
+    'UNIT["degree",0.0174532925199433]]'
+)
+PLACE = Georeference(world=b"0.001\n0\n0\n-0.001\n9\n50\n", projection=DEGREES.encode())
 MASKS = {"ring": ring(), "empty": np.zeros((90, 130), np.uint8), "full": np.full((90, 130), 255, np.uint8)}
 MASKS |= {f"blobs {seed}": blobs(seed) for seed in range(12)}
 every_mask = pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 
 
-def result(*masks: np.ndarray, **export: Any) -> Result:
-    """The input of the writers for an image with these masks; keywords are export options."""
+def components(mask: np.ndarray) -> list[np.ndarray]:
+    """The connected components of a mask by scipy, uint8 (H, W), 0 and 255; the largest first, then the topmost."""
+    numbers, count = ndimage.label(mask, np.ones((3, 3)))
+    found = [np.where(numbers == number, 255, 0).astype(np.uint8) for number in range(1, count + 1)]
+    return sorted(found, key=lambda each: (-np.count_nonzero(each), *(axis.min() for axis in np.nonzero(each))))
+
+
+def result(*masks: np.ndarray, apart: bool = False, **export: Any) -> Result:
+    """The input of the writers for an image with these masks, with --instances if `apart`, and with export options."""
     height, width = masks[0].shape
     return Result(
         name="imgs/a.jpg",
@@ -56,9 +70,12 @@ def result(*masks: np.ndarray, **export: Any) -> Result:
         fines=tuple(mask.astype(np.uint16) * 257 for mask in masks),
         alphas=(),
         index=None,
+        instances=tuple(separate(mask, mask) for mask in masks) if apart else None,
         skip=tuple(False for _ in masks),
         feather=0,
         export=ExportOptions(**export),
+        georeference=PLACE,
+        presences=tuple(0.8 for _ in masks),
     )
 
 

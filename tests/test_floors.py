@@ -219,6 +219,7 @@ def test_files_and_functions_stay_small() -> None:
         ["--version"],
         ["segment", "--help"],
         ["models", "list"],
+        ["models", "info", "shapes"],
         ["layouts"],
         ["segment", "x"],
         ["segment", "-p", "a", "-t", "9"],

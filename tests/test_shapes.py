@@ -25,7 +25,6 @@ from shapes import (
     losses,
     prompt_benchmark,
     queries,
-    refinement_benchmark,
 )
 from shapes.batches import KINDS, BatchOptions, mirrored, training_batches
 from shapes.clipart import draw_clipart
@@ -387,17 +386,6 @@ def test_a_section_of_a_page_is_replaced(tmp_path: Path) -> None:
     replace_section(page, table(("a", "b"), [("1", 2)]))
     expected = "# Title\n<!-- figures -->\n| a | b |\n|---|---|\n| 1 | 2 |\n<!-- end of figures -->\nend\n"
     assert page.read_text() == expected
-
-
-@pytest.mark.slow
-def test_every_refinement_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`shapes.refinement_benchmark` gives each method a mean IoU and a boundary F, and a row of the table."""
-    monkeypatch.setattr(refinement_benchmark, "HEIGHT", 240)
-    scores = refinement_benchmark.measure(Segmenter.load("shapes", device="cpu"), 1)
-    assert list(scores) == list(refinement_benchmark.METHODS)
-    assert all(0 <= value <= 1 for pair in scores.values() for value in pair)
-    rows = refinement_benchmark.as_markdown(scores, 1, "shapes").splitlines()
-    assert all(any(row.startswith(f"| {name} |") for row in rows) for name in scores)
 
 
 def test_the_fine_tuning_data_shows_the_new_object(tmp_path: Path) -> None:

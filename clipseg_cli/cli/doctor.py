@@ -88,8 +88,20 @@ def examine(device: str = "auto", dtype: Dtype = "auto") -> Iterator[Finding]:
         missing = f"not on this machine; download it with: clipseg models pull {model.name}"
         value = f"{model.path} ({model.size / 1e6:.0f} MB)" if model.path else missing
         yield Finding(f"model {model.name}", value)
+    yield Finding("encoded images", _kept())
     yield from _self_test(device, dtype)
     yield _int8_speed()
+
+
+def _kept() -> str:
+    """Returns where runs keep encoded images, and how many there are."""
+    from clipseg_cli.model import feature_store
+
+    place = feature_store.user_place()
+    if place is None:
+        return "not kept, because there is no folder for a cache: set HOME, or CLIPSEG_CACHE to a folder"
+    usage = place.usage()
+    return f"{usage.counts[feature_store.KIND]:,} in {place.folder} ({usage.size / 1e6:.0f} MB; see clipseg cache)"
 
 
 def _kinds() -> Iterator[Finding]:

@@ -1,8 +1,9 @@
 """`clipseg eval`: scores predictions against ground truth."""
 
+from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,10 +28,17 @@ GroundTruth = Annotated[
     ),
 ]
 
+Instances = Annotated[
+    bool,
+    Flag(
+        "Score objects instead of pixels: COCO's mask AP and panoptic quality. PRED is a run with `--instances "
+        "-f instances`, or, like GT, a COCO file or PNGs that number the objects. Needs the extra eval.",
+        panel="Output",
+    ),
+]
+
 
 def _least(text: str) -> tuple[tuple[str, float], ...]:
-    from clipseg_cli.evaluation.evaluate import SCORES
-
     name, _, value = text.rpartition("=")
     try:
         least = float(value)
@@ -38,8 +46,11 @@ def _least(text: str) -> tuple[tuple[str, float], ...]:
         least = float("nan")
     if not 0 <= least <= 1:  # nan too
         raise UsageError(f"--fail-under {text}: write a number from 0 to 1, like 0.6 or recall=0.8")
-    if (name or "miou") not in SCORES:
-        raise UsageError(f"--fail-under {text}: no such score; choose from {', '.join(SCORES)}")
+    from clipseg_cli.evaluation import evaluate, instances
+
+    known = (*evaluate.SCORES, *instances.SCORES)
+    if (name or "miou") not in known:
+        raise UsageError(f"--fail-under {text}: no such score; choose from {', '.join(known)}")
     return ((name or "miou", least),)
 
 
@@ -72,6 +83,7 @@ def evaluate(
         Classes,
         Flag("Average miou over all pairs of image and label (images), or over labels (labels).", panel="Output"),
     ] = "images",
+    instances: Instances = False,
     debug: Debug = False,
 ) -> None:
     """Scores predictions against ground truth.
@@ -83,44 +95,64 @@ def evaluate(
       clipseg segment photos/ -p cat -p dog -f mask -f soft -o out && clipseg eval out gt/
       clipseg eval out gt --json | jq -e '.miou > 0.6'
       clipseg eval masks/ instances.json --fail-under 0.6 --fail-under recall=0.8
+      clipseg eval out instances.json --instances
     """
-    from clipseg_cli.evaluation import evaluate as scores
+    from clipseg_cli.evaluation import evaluate as pixels
+    from clipseg_cli.evaluation import instances as objects
 
-    evaluation = scores.evaluate(pred, gt, classes)
+    if instances and (curves is not None or classes != "images"):
+        raise UsageError("--instances scores objects: leave out --curves and --classes")
+    evaluation = objects.evaluate(pred, gt) if instances else pixels.evaluate(pred, gt, classes)
     for note in evaluation.notes:
         streams.tell(f"clipseg: {note}\n")
-    if curves is not None:
+    if curves is not None and not isinstance(evaluation, objects.InstanceEvaluation):
         _draw(evaluation, curves)
     document = evaluation.document()
-    say(dumps(document, ensure_ascii=False) if json else _table(evaluation))
-    low = []
-    for name, least in dict(fail_under).items():
-        if name not in document:
-            raise UsageError(f"--fail-under {name}: this score needs soft maps; run with -f soft")
-        if document[name] is None or document[name] < least:
-            low.append(f"{name} is {document[name]}, below {least:g}")
+    columns = ("objects", "predictions", *objects.SCORES) if instances else ("threshold", *pixels.SCORES)
+    say(dumps(document, ensure_ascii=False) if json else _table(document, columns))
+    low = _below(document, dict(fail_under), instances)
     if low:
         streams.tell(f"clipseg: {'; '.join(low)}\n")
         raise typer.Exit(1)
 
 
-def _table(evaluation: "Evaluation") -> str:
+def _table(document: dict[str, Any], columns: Sequence[str]) -> str:
     """Returns the scores as text: one row per label, and one for all labels."""
     from rich.table import Table
 
-    from clipseg_cli.evaluation.evaluate import SCORES
-
-    document = evaluation.document()
     rows = [*document["labels"].items(), ("all", document)]
-    shown = [name for name in ("threshold", *SCORES) if any(row.get(name) is not None for _, row in rows)]
+    shown = [name for name in columns if any(row.get(name) is not None for _, row in rows)]
     table = Table("label", "pairs", *(name.replace("_", " ") for name in shown), box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
     for label, row in rows:
-        values = ("" if row.get(name) is None else f"{row[name]:.3f}" for name in shown)
+        values = (_shown(row.get(name)) for name in shown)
         table.add_row(label or "masks", str(row["pairs"]), *values)
     best = [f"{name} {value:.3f} at {threshold:.2f}" for name, (value, threshold) in document.get("best", {}).items()]
     return "\n".join([as_text(table, 200, markup=False), *(["best thresholds: " + ", ".join(best)] if best else [])])
+
+
+def _below(document: dict[str, Any], least: dict[str, float], instances: bool) -> list[str]:
+    """Returns a text for each score that is too low. Raises UsageError for a score that there is not."""
+    from clipseg_cli.evaluation.instances import SCORES
+
+    for name in least:
+        if name not in document and instances:
+            raise UsageError(
+                f"--fail-under {name}: a score of pixels; --instances has {', '.join(SCORES)}, like pq=0.5"
+            )
+        if name not in document:
+            needs = "--instances" if name in SCORES else "soft maps; run with -f soft"
+            raise UsageError(f"--fail-under {name}: this score needs {needs}")
+    return [
+        f"{name} is {document[name]}, below {value:g}"
+        for name, value in least.items()
+        if document[name] is None or document[name] < value
+    ]
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
 def _draw(evaluation: "Evaluation", folder: Path) -> None:

@@ -7,6 +7,7 @@ import typer
 
 from clipseg_cli import __version__
 from clipseg_cli.cli import (
+    cache,
     calibrate,
     doctor,
     embed,
@@ -56,7 +57,7 @@ def _program(
 command(app, "segment")(segment.segment)
 command(app, "oneshot")(segment.oneshot)
 command(app, "find")(find.find)
-command(app, "post")(post.post)
+command(app, "post", without=("model", "backend"))(post.post)
 command(app, "embed", without=("expr", "embedding", "show_exemplar", "verbose", "progress", "no_color"))(embed.embed)
 command(app, "report", without=("verbose", "progress", "no_color", "config"))(report.report)
 command(app, "status")(status.status)
@@ -68,6 +69,7 @@ command(app, "protocol", without=("backend", "verbose", "progress", "no_color"))
 command(app, "ui", without=("quiet", "verbose", "progress", "no_color"))(ui.ui)
 command(app, "layouts")(layouts.layouts)
 app.add_typer(models.app, name="models")
+app.add_typer(cache.app, name="cache")
 command(app, "doctor")(doctor.doctor)
 
 

@@ -8,6 +8,7 @@ import typer
 from clipseg_cli.settings.flag import Flag
 from clipseg_cli.settings.inputs import MAX_PIXELS
 from clipseg_cli.settings.masks import MaskOptions
+from clipseg_cli.settings.model import ModelOptions
 from clipseg_cli.settings.outputs import OutputOptions
 from clipseg_cli.settings.run import ConsoleOptions
 
@@ -18,6 +19,7 @@ def post(
     ],
     masks: MaskOptions,
     output: OutputOptions,
+    network: ModelOptions,
     console: ConsoleOptions,
     overwrite: Annotated[bool, Flag("Overwrite another run in the output folder.", panel="Run")] = False,
     max_pixels: Annotated[
@@ -26,7 +28,7 @@ def post(
 ) -> None:
     """Makes new masks from a run's soft maps.
 
-    Applies other thresholds, clean-up and formats without loading the model.
+    Applies other thresholds, clean-up and formats without loading the model. Only --refine sam loads a network.
 
     \b
     Examples:
@@ -44,7 +46,7 @@ def post(
     from clipseg_cli.storage import store
 
     output = layouts.applied(output)
-    request = runs.Request(store.as_path(run), masks, output, overwrite, max_pixels, tuple(sys.argv[1:]))
+    request = runs.Request(store.as_path(run), masks, output, overwrite, max_pixels, tuple(sys.argv[1:]), network)
     counts = Summary(masks.min_presence)
     with Terminal(console) as terminal:
         terminal.begin(None)

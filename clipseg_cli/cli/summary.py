@@ -32,6 +32,7 @@ def lines(summary: "Summary", out: str = "", single: bool = False, again: str = 
     told += [
         summary.files_left_out(),
         _frames_left(summary.frames_left),
+        _alphas(*summary.alphas),
         _next(summary, out, single, again, report) if out else "",
     ]
     return [*filter(None, told)]
@@ -39,6 +40,13 @@ def lines(summary: "Summary", out: str = "", single: bool = False, again: str = 
 
 def _frames_left(count: int) -> str:
     return f"left out: {count} further frames of files with several; --frames all includes them" if count else ""
+
+
+def _alphas(taken: int, ignored: int) -> str:
+    """Returns what became of bands of GeoTIFFs that are marked as transparency; "" if there are none."""
+    told = [f"taken as such in {taken} images"] if taken else []
+    told += [f"ignored in {ignored}, where its values are not mostly 0 or full"] if ignored else []
+    return f"band marked as transparency: {', '.join(told)}" if told else ""
 
 
 def _heading(summary: "Summary", out: str, single: bool) -> str:
@@ -56,7 +64,8 @@ def _labels(summary: "Summary", single: bool) -> list[str]:
     for name, label in [*summary.labels.items()][:LABELS]:
         median = f", median share {share(label.median())}" if label.found else ""
         unsure = f", {label.unsure} unsure" if label.unsure else ""
-        told.append(f"{escape(name)}: found in {label.found} of {summary.done} images{median}{unsure}")
+        held = f", {label.held_back} not refined by SAM" if label.held_back else ""
+        told.append(f"{escape(name)}: found in {label.found} of {summary.done} images{median}{unsure}{held}")
     if (more := len(summary.labels) - LABELS) > 0:
         told.append(f"and {more} more labels" + ("" if single else ": see run.json"))
     return told

@@ -8,7 +8,7 @@ from clipseg_cli.cli.terminal import say
 from clipseg_cli.settings.flag import Flag, local_path
 from clipseg_cli.settings.model import ModelOptions
 from clipseg_cli.settings.run import ConsoleOptions
-from clipseg_cli.settings.training import Recipe
+from clipseg_cli.settings.training import NewDecoder, Recipe
 
 if TYPE_CHECKING:
     from clipseg_cli.training.train import Progress
@@ -31,6 +31,7 @@ def train(
     ],
     model: ModelOptions,
     recipe: Recipe,
+    new: NewDecoder,
     console: ConsoleOptions,
     replay: Annotated[
         str | None,
@@ -54,12 +55,13 @@ def train(
     Examples:
       clipseg train data/ -o my-model && clipseg segment photos/ -m my-model -p "a gasket"
       clipseg train pairs.csv -m shapes -o my-model --replay old-prompts.txt
+      clipseg train data/ --from-clip openai/clip-vit-base-patch16 -o my-model
     """
     from clipseg_cli.prompts import text
     from clipseg_cli.training import train as training
 
     replayed = [each.text for each in text.read_file(replay)] if replay else []
-    for now in training.train(data, out, model, recipe, replayed, template or training.TEMPLATES):
+    for now in training.train(data, out, model, recipe, replayed, template or training.TEMPLATES, new):
         if not console.quiet:
             _tell(now)
     say(str(out))

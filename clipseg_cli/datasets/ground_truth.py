@@ -8,11 +8,12 @@
 In a mask file, a pixel is true if its value is above 127, or above 0 if no value is above 1.
 """
 
+import contextlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,14 +22,25 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from clipseg_cli.errors import UsageError
-from clipseg_cli.inputs import kinds, names
+from clipseg_cli.inputs import kinds, names, orientation
 from clipseg_cli.inputs.decoders.pillow import PLUGINS
 from clipseg_cli.masks import coco_codec
+from clipseg_cli.masks.instances import Instance, of_numbers, single
 from clipseg_cli.prompts.slugs import unique_slugs
 
 CLASSES = "classes.txt"
 UNKNOWN = 255  # value of an indexed mask: these pixels are not scored
 BACKGROUNDS = {"background", "__background__", "_background_"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Objects:
+    """The objects of one image and label, kept apart; of ground truth, or predicted."""
+
+    instances: tuple[Instance, ...]
+    crowds: tuple[Instance, ...]  # regions of many objects that are not told apart: COCO's `iscrowd`
+    shape: tuple[int, int]  # (H, W) of the image
+    source: str  # where they were read from, for error messages
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +64,9 @@ class GroundTruth(Protocol):
 
     def find(self, label: str, stem: str) -> TrueMask | None:
         """Returns the true mask; None if the image has no ground truth. Raises UsageError for an unreadable mask."""
+
+    def objects(self, label: str, stem: str) -> Objects | None:
+        """Returns the objects; None if the image has no ground truth. Raises UsageError, also if it has only masks."""
 
 
 def open_ground_truth(path: Path, predicted: Sequence[str] | None) -> GroundTruth:
@@ -98,10 +113,26 @@ def read_mask(path: Path) -> TrueMask:
     return TrueMask(values > (127 if values.max(initial=0) > 1 else 0), None, str(path))
 
 
-def read_values(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def numbered_objects(path: Path, scores: Mapping[int, float] | None = None, turn: int = 1) -> Objects:
+    """Reads a grey image whose pixels are numbers of objects, 0 for none. Raises UsageError.
+
+    `scores`: of the objects that are wanted, by number; None: all, with a score of 1. `turn`: the EXIF orientation that
+    makes the image upright.
+    """
+    numbers = np.ascontiguousarray(orientation.upright(read_values(path, grey=True), turn))
+    found = tuple(
+        instance if scores is None else replace(instance, score=scores[number])
+        for number, instance in of_numbers(numbers)
+        if scores is None or number in scores
+    )
+    return Objects(found, (), (numbers.shape[0], numbers.shape[1]), str(path))
+
+
+def read_values(path: Path, grey: bool = False) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Returns the stored values of an image file, uint8 or uint16 (H, W): grey levels or palette indices.
 
-    Colour is converted to grey. Raises UsageError if the file is missing or is not an image.
+    Colour is converted to grey or, if the values must be `grey`, refused. Raises UsageError if the file is missing or
+    is not an image.
     """
     try:
         with path.open("rb") as file:
@@ -111,6 +142,8 @@ def read_values(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
             file.seek(0)
             image: PIL.Image.Image = PLUGINS[kind](file, "")
             image.load()
+            if grey and image.mode not in ("1", "L", "P", "I;16", "I;16B"):
+                raise ValueError(f"numbers of objects are grey values of 8 or 16 bits, not {image.mode}")
             if image.mode in ("1", "I;16B") or image.mode not in ("L", "P", "I;16"):
                 image = image.convert("I;16" if image.mode == "I;16B" else "L")
             values = np.array(image)
@@ -173,9 +206,18 @@ class MaskFolders:
 
     def find(self, label: str, stem: str) -> TrueMask | None:
         """Returns the mask at exactly this path or, failing that, the only one whose path has the same ending."""
+        path = self._file(label, stem)
+        return None if path is None else read_mask(path)
+
+    def objects(self, label: str, stem: str) -> Objects | None:
+        """Returns the objects that the pixels of the same file number."""
+        path = self._file(label, stem)
+        return None if path is None else numbered_objects(path)
+
+    def _file(self, label: str, stem: str) -> Path | None:
         direct = self.folders[label] / f"{stem}.png"
         if direct.is_file():
-            return read_mask(direct)
+            return direct
         if label not in self._by_name:  # built only when a path does not match, since it holds every stem
             by_name: dict[str, list[str]] = defaultdict(list)
             for other, path in walk(self.folders[label]):
@@ -183,7 +225,7 @@ class MaskFolders:
                 self._paths[label, other] = path
             self._by_name[label] = by_name
         match = match_stem(stem, self._by_name[label].get(stem.rsplit("/", 1)[-1], ()))
-        return None if match is None else read_mask(self._paths[label, match])
+        return None if match is None else self._paths[label, match]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -214,6 +256,13 @@ class IndexedMasks:
         valid = values != UNKNOWN
         return TrueMask(values == self.numbers[label], None if valid.all() else valid, str(path))
 
+    def objects(self, label: str, stem: str) -> Objects | None:
+        """Raises UsageError: all objects of a label have one number."""
+        raise UsageError(
+            f"{self.folder.folders['']} has a {CLASSES}, so its pixels are numbers of labels, not of objects: give a "
+            "COCO file, or a folder of PNGs for each label whose pixels number the objects"
+        )
+
 
 def read_indexed(path: Path) -> IndexedMasks:
     """Reads the classes file of a folder of indexed masks. Raises UsageError.
@@ -236,6 +285,26 @@ def read_indexed(path: Path) -> IndexedMasks:
     return IndexedMasks(MaskFolders({"": path}), numbers)
 
 
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """An annotation of a COCO file."""
+
+    segmentation: Any
+    crowd: bool
+    score: float  # 1 if it has none
+
+    def mask(self, height: int, width: int) -> NDArray[np.bool_]:
+        """Returns its mask, bool (H, W). Raises KeyError, ValueError, TypeError or OverflowError if it is damaged."""
+        if not self.segmentation:
+            raise ValueError("it has no segmentation")
+        if isinstance(self.segmentation, dict):
+            return coco_codec.from_runs(self.segmentation["counts"], height, width)
+        mask = np.zeros((height, width), bool)
+        for polygon in self.segmentation:
+            mask |= coco_codec.from_polygon(polygon, height, width)
+        return mask
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class CocoFile:
     """The contents of a COCO file.
@@ -247,9 +316,10 @@ class CocoFile:
     path: Path
     labels: tuple[str, ...]  # the category names
     images: dict[str, dict[str, Any]]  # by stem; by full name if two images share a stem, as outputs are named
-    annotations: dict[tuple[int, str], list[Any]]  # (image id, category name): segmentations
+    annotations: dict[tuple[int, str], list[Annotation]]  # by (image id, category name)
     stem_of: dict[str, str]  # stem or full name of an image: its key in `images`
     by_name: dict[str, list[str]]  # last component of a stem or full name: stems and full names
+    image_root: str = ""  # the folder that this program's files name, as it was typed; "" in other files
 
     def stems(self, label: str) -> Iterator[str]:
         """Yields the stem of every image, whatever the label."""
@@ -257,27 +327,43 @@ class CocoFile:
 
     def find(self, label: str, stem: str) -> TrueMask | None:
         """Returns the union of the category's annotations. `stem` may also be the image's full name."""
+        image = self._image(stem)
+        if image is None:
+            return None
+        with self._reading(image) as (shape, source):
+            mask = np.zeros(shape, bool)
+            for annotation in self.annotations.get((image["id"], label), ()):
+                mask |= annotation.mask(*shape)
+        return TrueMask(mask, None, source)
+
+    def objects(self, label: str, stem: str) -> Objects | None:
+        """Returns each of the category's annotations that has pixels. `stem` may also be the image's full name."""
+        image = self._image(stem)
+        if image is None:
+            return None
+        found: dict[bool, list[Instance]] = {False: [], True: []}
+        with self._reading(image) as (shape, source):
+            for annotation in self.annotations.get((image["id"], label), ()):
+                instance = single(annotation.mask(*shape).view(np.uint8) * np.uint8(255), annotation.score)
+                found[annotation.crowd] += [instance] if instance is not None else []
+        return Objects(tuple(found[False]), tuple(found[True]), shape, source)
+
+    def _image(self, stem: str) -> dict[str, Any] | None:
         if stem not in self.stem_of:
             match = match_stem(stem, self.by_name.get(stem.rsplit("/", 1)[-1], ()))
             if match is None:
                 return None
             stem = match
-        image = self.images[self.stem_of[stem]]
+        return self.images[self.stem_of[stem]]
+
+    @contextlib.contextmanager
+    def _reading(self, image: dict[str, Any]) -> Iterator[tuple[tuple[int, int], str]]:
+        """Gives the height and width of an image, and its name. Raises UsageError if an annotation cannot be read."""
         source = f"{self.path}, image {image['file_name']}"
         try:
-            height, width = int(image["height"]), int(image["width"])
-            mask = np.zeros((height, width), bool)
-            for segmentation in self.annotations.get((image["id"], label), ()):
-                if not segmentation:
-                    raise ValueError("it has no segmentation")
-                if isinstance(segmentation, dict):
-                    mask |= coco_codec.from_runs(segmentation["counts"], height, width)
-                else:
-                    for polygon in segmentation:
-                        mask |= coco_codec.from_polygon(polygon, height, width)
+            yield (int(image["height"]), int(image["width"])), source
         except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise UsageError(f"{source}: an annotation cannot be read: {error!r}") from error
-        return TrueMask(mask, None, source)
 
 
 def read_coco(path: Path) -> CocoFile:
@@ -288,11 +374,13 @@ def read_coco(path: Path) -> CocoFile:
         outputs = names.output_names(str(image["file_name"]) for image in content["images"])
         stems = sorted((outputs[image["file_name"]], image["id"]) for image in content["images"])
         by_id = {image["id"]: image for image in content["images"]}
-        annotations: dict[tuple[int, str], list[Any]] = defaultdict(list)
+        annotations: dict[tuple[int, str], list[Annotation]] = defaultdict(list)
         for annotation in content["annotations"]:
             if annotation["category_id"] in categories:
                 label = categories[annotation["category_id"]]
-                annotations[annotation["image_id"], label].append(annotation.get("segmentation"))
+                crowd, score = bool(annotation.get("iscrowd")), float(annotation.get("score", 1))
+                drawn = Annotation(annotation.get("segmentation"), crowd, score)
+                annotations[annotation["image_id"], label].append(drawn)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{path}: not a COCO file with images, annotations and categories: {error!r}") from error
     stem_of = {str(by_id[number]["file_name"]): stem for stem, number in stems} | {stem: stem for stem, _ in stems}
@@ -300,4 +388,7 @@ def read_coco(path: Path) -> CocoFile:
     for name in stem_of:
         by_name[name.rsplit("/", 1)[-1]].append(name)
     labels = tuple(dict.fromkeys(categories.values()))
-    return CocoFile(path, labels, {stem: by_id[number] for stem, number in stems}, annotations, stem_of, by_name)
+    images = {stem: by_id[number] for stem, number in stems}
+    info = content.get("info")
+    root = str(info.get("image_root", "")) if isinstance(info, dict) else ""
+    return CocoFile(path, labels, images, annotations, stem_of, by_name, root)

@@ -4,9 +4,11 @@ DATA/images/... and DATA/masks/<label>/...   one folder of masks per label; the 
                                              spaces; masks pair with images by their paths without extension
 DATA.csv, DATA.jsonl                         columns or keys image, mask, prompt; paths are relative to the file
 DATA.json                                    COCO: each category is a prompt for the images that show it; images lie
-                                             beside the file or in images/
+                                             beside the file, in images/, in images/ beside the file's folder
+                                             annotations/, or in the image_root of a file of this program
 """
 
+import contextlib
 import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -120,16 +122,34 @@ def _read_table(path: Path) -> Iterator[Example]:
 
 def _read_coco(path: Path) -> Iterator[Example]:
     coco = read_coco(path)
+    folders = _image_folders(path, coco.image_root)
     for stem, image in coco.images.items():
-        candidates = [path.parent / folder / image["file_name"] for folder in ("", "images")]
+        candidates = [folder / image["file_name"] for folder in folders]
         file = next((candidate for candidate in candidates if candidate.is_file()), None)
         if file is None:
-            raise UsageError(f"{path}: the image {image['file_name']} is neither beside it nor in images/")
+            places = ", ".join(dict.fromkeys(map(str, folders)))
+            raise UsageError(f"{path}: the image {image['file_name']} is in none of the folders {places}")
         # Training draws absent prompts itself, so only annotated labels become examples. An image without annotations
         # would then have no example, so it gets every label with an empty mask.
         annotated = [label for label in coco.labels if (image["id"], label) in coco.annotations]
         for label in annotated or coco.labels:
             yield Example(file, label, partial(coco.find, label, stem), (path,))
+
+
+def _image_folders(path: Path, image_root: str) -> list[Path]:
+    """Returns the folders in which the images of a COCO file may lie.
+
+    A relative image root is relative to the working directory of the run that wrote the file, which is in its run.json.
+    """
+    beside = [path.parent, path.parent / "images"]
+    if path.parent.name == "annotations":
+        beside.append(path.parent.parent / "images")
+    if not image_root:
+        return beside
+    directory = ""
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        directory = str(json.loads((path.parent / "run.json").read_bytes()).get("directory") or "")
+    return [*beside, Path(image_root), Path(directory, image_root)]
 
 
 def _read_folders(path: Path) -> Iterator[Example]:

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.datasets.ground_truth import TrueMask
-from clipseg_cli.errors import NoInputError
 from clipseg_cli.evaluation import metrics
 from clipseg_cli.evaluation.metrics import Counts
 from clipseg_cli.evaluation.predictions import Prediction, compare
@@ -129,22 +128,10 @@ def evaluate(pred: Path, gt: Path, classes: Classes = "images") -> Evaluation:
         if classes == "images" and pair.own.positives:
             pair = pair.as_class()
         by_label[label] = by_label[label] + pair if label in by_label else pair
-    if not by_label:
-        known = next(iter(comparison.label_pairs.values()))
-        example = next(comparison.ground_truth.stems(known), "<dir>/<stem>")
-        raise NoInputError(
-            f"no prediction in {pred} has a mask in {gt}: their paths, without extension, must have the same ending, "
-            f"like {example}"
-        )
+    notes = comparison.told({label: each.pairs for label, each in by_label.items()}, pred, gt)
     if classes == "labels":
         by_label = {label: each.as_class() for label, each in by_label.items()}
-    notes = list(comparison.notes)
-    for label, each in by_label.items():
-        known_masks = sum(1 for _ in comparison.ground_truth.stems(comparison.label_pairs[label]))
-        if known_masks > each.pairs:
-            missing = f"{known_masks - each.pairs} of {known_masks} ground-truth masks"
-            notes.append(f"{missing} of {label or 'the label'} have no prediction")
     total = by_label[next(iter(by_label))]
     for each in itertools.islice(by_label.values(), 1, None):
         total += each
-    return Evaluation(images, total, by_label, tuple(notes))
+    return Evaluation(images, total, by_label, notes)

@@ -1,4 +1,4 @@
-"""Predictions, paired with their ground truth: from a run's output folder or a folder of masks.
+"""Predictions, paired with their ground truth: from a run's output folder, a folder of masks, or a COCO file.
 
 Pairs are read one by one, so memory does not grow with their number.
 """
@@ -9,9 +9,10 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,11 +21,14 @@ from numpy.typing import NDArray
 
 from clipseg_cli.datasets.ground_truth import (
     GroundTruth,
+    Objects,
     TrueMask,
     is_image_file,
     label_folders,
     match_labels,
+    numbered_objects,
     open_ground_truth,
+    read_coco,
     read_mask,
     read_values,
     walk,
@@ -37,6 +41,7 @@ from clipseg_cli.outputs.manifest import MANIFEST, RUN
 from clipseg_cli.outputs.record import key_of
 
 T = TypeVar("T")
+G = TypeVar("G")
 READ_AHEAD = 64  # images
 
 
@@ -50,6 +55,7 @@ class Prediction:
     threshold: float | None = None  # of the mask; None: unknown
     empty: bool = False  # the mask is empty, so it may have no file
     turn: int = 1  # EXIF orientation that makes the files upright, as ground truth is
+    drawn: Callable[[], Objects | None] | None = None  # reads the objects; None: they were not kept apart
 
     def read_soft(self, truth: TrueMask) -> NDArray[np.uint8] | NDArray[np.uint16] | None:
         """Reads the soft map, (H, W); None if the run kept none. Raises UsageError if the sizes differ."""
@@ -64,7 +70,18 @@ class Prediction:
             return levels > math.floor(metrics.LARGEST[levels.dtype.name] * self.threshold + 1e-9)
         if self.empty:
             return np.zeros_like(truth.mask)
-        raise UsageError(f"the run kept neither a mask nor a soft map of {self.label!r}: run it again with -f mask")
+        raise UsageError(f"there is neither a mask nor a soft map of {self.label!r}: run it again with -f mask")
+
+    def read_objects(self, truth: Objects) -> Objects:
+        """Reads the objects. Raises UsageError if the run did not keep them apart, or if the sizes differ."""
+        found = None if self.drawn is None else self.drawn()
+        if found is None:
+            raise UsageError(
+                f"the run kept no instances of {self.label!r}: run it again with --instances -f instances, or name its "
+                "coco.json"
+            )
+        _check_size(found.shape, truth.shape, found.source, truth.source)
+        return found
 
     def _upright(self, array: NDArray[Any], truth: TrueMask, path: Path) -> NDArray[Any]:
         return _same_size(np.ascontiguousarray(orientation.upright(array, self.turn)), truth, path)
@@ -89,12 +106,41 @@ class Comparison:
 
     def each(self, judge: Callable[[Prediction, TrueMask], T]) -> Iterator[tuple[str, str, T]]:
         """Yields (stem, label, result of `judge`) for every pair, in order. Reads ahead in several threads."""
+        return self._pairs(judge, self.ground_truth.find)
+
+    def each_with_objects(self, judge: Callable[[Prediction, Objects], T]) -> Iterator[tuple[str, str, T]]:
+        """Yields the same for the objects of the ground truth."""
+        return self._pairs(judge, self.ground_truth.objects)
+
+    def told(self, pairs: Mapping[str, int], pred: Path, gt: Path) -> tuple[str, ...]:
+        """Returns the notes, also on ground truth without predictions. `pairs`: how many were found, by label.
+
+        Raises NoInputError if there are none.
+        """
+        if not pairs:
+            known = next(iter(self.label_pairs.values()))
+            example = next(self.ground_truth.stems(known), "<dir>/<stem>")
+            raise NoInputError(
+                f"no prediction in {pred} has a mask in {gt}: their paths, without extension, must have the same "
+                f"ending, like {example}"
+            )
+        notes = list(self.notes)
+        for label, count in pairs.items():
+            known_masks = sum(1 for _ in self.ground_truth.stems(self.label_pairs[label]))
+            if known_masks > count:
+                missing = f"{known_masks - count} of {known_masks} ground-truth masks"
+                notes.append(f"{missing} of {label or 'the label'} have no prediction")
+        return tuple(notes)
+
+    def _pairs(
+        self, judge: Callable[[Prediction, G], T], find: Callable[[str, str], G | None]
+    ) -> Iterator[tuple[str, str, T]]:
 
         def judge_image(image: ImagePredictions) -> list[tuple[str, str, T]]:
             results = []
             for prediction in image.predictions:
                 label = self.label_pairs[prediction.label]
-                candidates = (self.ground_truth.find(label, stem) for stem in image.stems)
+                candidates = (find(label, stem) for stem in image.stems)
                 truth = next((each for each in candidates if each is not None), None)
                 if truth is not None:
                     results.append((image.stems[0], prediction.label, judge(prediction, truth)))
@@ -109,10 +155,11 @@ class Comparison:
 def compare(pred: Path, gt: Path) -> Comparison:
     """Opens predictions and ground truth, and matches their labels.
 
-    `pred`: a run's output folder, or masks as PRED/<label>/<dir>/<stem>.png or PRED/<dir>/<stem>.png. Raises UsageError
-    if either has another layout, or if they have no label in common.
+    `pred`: a run's output folder, masks as PRED/<label>/<dir>/<stem>.png or PRED/<dir>/<stem>.png, or a COCO file, of
+    which only objects are read. Raises UsageError if either has another layout, or if they have no label in common.
     """
-    labels, images = _open_run(pred) if (pred / MANIFEST).is_file() else _open_folder(pred)
+    of_kind = _open_coco if pred.is_file() else _open_run if (pred / MANIFEST).is_file() else _open_folder
+    labels, images = of_kind(pred)
     ground_truth = open_ground_truth(gt, labels)
     known = ground_truth.labels
     if known == ("",) or (labels == ("",) and len(known) == 1):
@@ -172,11 +219,13 @@ def _from_record(out: Path, record: dict[str, Any], stored: bool, output: str | 
     """
     name, stem = record["image"], names.stem(record["image"])
     stems, predictions = [] if output is None else [output], []
+    turn, numbers = record["orientation"] if stored else 1, record.get("files", {}).get("instances")
     for mask in record["masks"]:
         soft = mask.get("soft") or mask.get("soft16")
+        scores = {each["id"]: each["score"] for each in mask["instances"]} if "instances" in mask else None
         for path in (mask["path"], soft):
             if output is None and path and len(parts := path.split("/", 2)) == 3:
-                stems.append(parts[2].removesuffix(".png"))
+                stems.append(parts[2].rpartition(".")[0])
         predictions.append(
             Prediction(
                 mask["label"],
@@ -184,7 +233,8 @@ def _from_record(out: Path, record: dict[str, Any], stored: bool, output: str | 
                 out / soft if soft else None,
                 mask["threshold"] if isinstance(mask["threshold"], float | int) else None,
                 mask["area"] == 0,
-                record["orientation"] if stored else 1,
+                turn,
+                partial(numbered_objects, out / numbers, scores, turn) if numbers and scores is not None else None,
             )
         )
     if record["frame"]:
@@ -208,7 +258,7 @@ def _open_folder(path: Path) -> tuple[tuple[str, ...], Iterator[ImagePredictions
 
     def of_label(label: str) -> Iterator[tuple[list[str], str, Prediction]]:
         for stem, file in walk(path / label):
-            yield stem.split("/"), stem, Prediction(label, file)
+            yield stem.split("/"), stem, Prediction(label, file, drawn=partial(numbered_objects, file))
 
     def images() -> Iterator[ImagePredictions]:
         merged = heapq.merge(*map(of_label, labels), key=lambda item: item[0])
@@ -218,11 +268,27 @@ def _open_folder(path: Path) -> tuple[tuple[str, ...], Iterator[ImagePredictions
     return labels, images()
 
 
+def _open_coco(path: Path) -> tuple[tuple[str, ...], Iterator[ImagePredictions]]:
+    """Returns the labels of a COCO file and, per image, its predictions, of which only objects can be read."""
+    coco = read_coco(path)
+    images = (
+        ImagePredictions(
+            (stem,), tuple(Prediction(each, drawn=partial(coco.objects, each, stem)) for each in coco.labels)
+        )
+        for stem in coco.images
+    )
+    return coco.labels, images
+
+
 def _same_size(array: NDArray[Any], truth: TrueMask, path: Path) -> NDArray[Any]:
     """Returns `array`. Raises UsageError if it does not have the true mask's size."""
-    if array.shape != truth.mask.shape:
-        sizes = " and ".join(f"{shape[1]} x {shape[0]}" for shape in (array.shape, truth.mask.shape))
-        raise UsageError(
-            f"sizes differ: {path} and {truth.source} are {sizes} pixels; a mask must have the size of its image"
-        )
+    _check_size(array.shape, truth.mask.shape, str(path), truth.source)
     return array
+
+
+def _check_size(shape: tuple[int, ...], other: tuple[int, ...], *sources: str) -> None:
+    if shape != other:
+        sizes = " and ".join(f"{width} x {height}" for height, width in (shape, other))
+        raise UsageError(
+            f"sizes differ: {' and '.join(sources)} are {sizes} pixels; a mask must have the size of its image"
+        )

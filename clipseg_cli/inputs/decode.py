@@ -12,14 +12,15 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.inputs import decoders
-from clipseg_cli.inputs.decoders.result import MOST_FRAMES, Decoded, unsupported
+from clipseg_cli.inputs import decoders, georeference
+from clipseg_cli.inputs.decoders.result import MOST_FRAMES, Decoded, check_bands, unsupported
+from clipseg_cli.inputs.georeference import NOWHERE, Georeference
 from clipseg_cli.inputs.kinds import DECODABLE, KINDS, SNIFF, pip_line, sniff
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.settings.inputs import DecodeOptions
@@ -38,6 +39,14 @@ class Image:
     frames: int  # number in the file, counted up to MOST_FRAMES; only the first is decoded
     notes: tuple[str, ...]  # what was converted or ignored: "first of 12 frames", "broken EXIF ignored"
     orientation: int = 1  # the EXIF orientation that was applied to the stored pixels
+    clear: np.ndarray | None = None  # bool (H, W): pixels without data, which masks never have; None if all have some
+    georeference: Georeference = NOWHERE
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        height, width = self.pixels.shape[:2]
+        return height, width
 
 
 def load(source: Source, options: DecodeOptions = DEFAULTS) -> Image:
@@ -49,10 +58,19 @@ def load(source: Source, options: DecodeOptions = DEFAULTS) -> Image:
     if source.error is not None:
         raise source.error
     with opened(source) as file, enough_memory():
-        kind, decoder = recognised(file)
+        kind, decoder = recognised(file, options)
         if source.frame is not None:
             return finished(kind, decoder.sequence(kind, file, options).decode(source.frame), alone=True)
-        return finished(kind, decoder.decode(kind, file, options))
+        image = finished(kind, decoder.decode(kind, file, options))
+    found = placed(source, image.format)
+    return replace(image, georeference=replace(found, tags=image.georeference.tags)) if found.world else image
+
+
+def placed(source: Source, kind: str) -> Georeference:
+    """Returns where an image of this kind lies by the files beside it."""
+    if source.data is not None or is_url(source.path) or KINDS[kind].video:
+        return NOWHERE
+    return georeference.beside(source.path)
 
 
 @contextmanager
@@ -97,8 +115,11 @@ def changed() -> ImageError:
     return ImageError("changed", "load", "the file changed while it was read; the next run reads it again")
 
 
-def recognised(file: BinaryIO) -> tuple[str, Any]:
-    """Returns the kind of a file and the module that decodes it, and rewinds the file. Raises ImageError."""
+def recognised(file: BinaryIO, options: DecodeOptions = DEFAULTS) -> tuple[str, Any]:
+    """Returns the kind of a file and the module that decodes it, and rewinds the file. Raises ImageError.
+
+    Also if the kind has no bands to choose, and the options choose some.
+    """
     head = file.read(SNIFF)
     if not head:
         raise ImageError("empty", "load", "the file is empty; copy it again")
@@ -108,6 +129,8 @@ def recognised(file: BinaryIO) -> tuple[str, Any]:
         raise ImageError("unsupported", "load", f"{what}; convert it to PNG, JPEG or TIFF")
     if not KINDS[kind].installed:
         raise unsupported(f"{kind} without one more package", pip_line(KINDS[kind].extra))
+    if kind != "TIFF":
+        check_bands(kind, options)
     file.seek(0)
     return kind, importlib.import_module(f"{decoders.__name__}.{KINDS[kind].decoder}")
 
@@ -119,4 +142,5 @@ def finished(kind: str, decoded: Decoded, alone: bool = False) -> Image:
         more = " or more" if frames == MOST_FRAMES else ""
         notes.append(f"first of {frames} frames{more}")
     pixels = np.require(decoded.pixels, np.uint8, ("C", "W"))
-    return Image(pixels, decoded.kind or kind, frames, tuple(notes), decoded.orientation)
+    place = decoded.georeference
+    return Image(pixels, decoded.kind or kind, frames, tuple(notes), decoded.orientation, decoded.clear, place)

@@ -48,6 +48,16 @@ def stored(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return upright(pixels, {6: 8, 8: 6}.get(orientation, orientation))  # all others undo themselves
 
 
+def matrix(orientation: int, height: int, width: int) -> np.ndarray:
+    """Returns the matrix, float (3, 3), from upright coordinates (x, y, 1) to those in the frame of the file.
+
+    Coordinates count in pixels from the corner of the image; its upright size is `height` x `width`.
+    """
+    across, down = orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8)  # as in `upright`
+    flipped = np.array([[-1 if across else 1, 0, width * across], [0, -1 if down else 1, height * down], [0, 0, 1]])
+    return (flipped[[1, 0, 2]] if orientation >= 5 else flipped).astype(np.float64)
+
+
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Turns an array (H, W, ...) that is stored with EXIF orientation 1-8 the way a viewer shows it. Returns a view."""
     if orientation >= 5:  # the stored rows are the columns that a viewer shows

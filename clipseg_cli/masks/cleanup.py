@@ -37,7 +37,7 @@ def clean(mask: Mask, options: CleanUp) -> Mask:
 
 def reaching(mask: Mask, peaks: Mask) -> Mask:
     """Keeps the components that contain a pixel of `peaks`, a mask of the same size."""
-    labels, stats = _components(mask)
+    labels, stats = numbered(mask)
     kept = np.zeros(len(stats), bool)
     kept[np.unique(labels[peaks > 0])] = True
     return _select(labels, kept)
@@ -45,13 +45,13 @@ def reaching(mask: Mask, peaks: Mask) -> Mask:
 
 def min_area(mask: Mask, pixels: float) -> Mask:
     """Removes components of fewer than `pixels` pixels."""
-    labels, stats = _components(mask)
+    labels, stats = numbered(mask)
     return _select(labels, stats[:, cv2.CC_STAT_AREA] >= pixels)
 
 
 def keep_largest(mask: Mask, count: int) -> Mask:
     """Keeps the `count` largest components. Ties go to the topmost, then the leftmost."""
-    labels, stats = _components(mask)
+    labels, stats = numbered(mask)
     left, top, _, _, area = stats[1:].T
     order = 1 + np.lexsort((left, top, -area))
     kept = np.zeros(len(stats), bool)
@@ -61,7 +61,7 @@ def keep_largest(mask: Mask, count: int) -> Mask:
 
 def fill_holes(mask: Mask, pixels: int) -> Mask:
     """Fills holes of up to `pixels` pixels."""
-    labels, stats = _components(inverted(mask), connectivity=4)
+    labels, stats = numbered(inverted(mask), connectivity=4)
     left, top, width, height, area = stats.T
     inside = (left > 0) & (top > 0) & (left + width < mask.shape[1]) & (top + height < mask.shape[0])
     return mask | _select(labels, inside & (area <= pixels))
@@ -102,11 +102,14 @@ def feather(mask: Mask, radius: float) -> Mask:
     return blurred if shrink == 1 else cv2.resize(blurred, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-def components(mask: Mask) -> list[Mask]:
-    """Returns one mask for each connected component, sorted from top to bottom, then from left to right."""
-    labels, stats = _components(mask)
-    order = 1 + np.lexsort((stats[1:, cv2.CC_STAT_LEFT], stats[1:, cv2.CC_STAT_TOP]))
-    return [_only(labels, int(index)) for index in order]
+def numbered(mask: Mask, connectivity: int = 8) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Numbers the connected components.
+
+    Returns the component number of each pixel, int32 (H, W), 0 for the background; and for each number x, y, width,
+    height and area, in pixels.
+    """
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=connectivity, ltype=cv2.CV_32S)
+    return labels, stats
 
 
 def otsu(histogram: NDArray[np.int64]) -> int:
@@ -132,21 +135,6 @@ def percentile(histogram: NDArray[np.int64], percent: float) -> int:
     """
     reached = np.cumsum(histogram) >= histogram.sum() * percent / 100
     return min(int(np.argmax(reached)), 254)
-
-
-def _components(mask: Mask, connectivity: int = 8) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Labels the connected components.
-
-    Returns the component number of each pixel, int32 (H, W), 0 for the background; and for each number x, y, width,
-    height and area, in pixels.
-    """
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=connectivity, ltype=cv2.CV_32S)
-    return labels, stats
-
-
-def _only(labels: NDArray[np.int32], index: int) -> Mask:
-    component: Mask = cv2.inRange(labels, index, index)
-    return component
 
 
 def _select(labels: NDArray[np.int32], kept: NDArray[np.bool_]) -> Mask:

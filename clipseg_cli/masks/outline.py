@@ -37,6 +37,22 @@ def edges(mask: NDArray[np.uint8]) -> list[Component]:
     ]
 
 
+def polygons(mask: NDArray[np.uint8]) -> list[Component]:
+    """Returns the exact borders of each 4-connected component, from top to bottom.
+
+    No ring visits a point twice, so GIS programs accept them: two pixels that meet at a corner are two components, and
+    if they are joined elsewhere, what they enclose is a hole.
+    """
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
+    found = []
+    for number in range(1, count):
+        x, y, width, height = (int(value) for value in stats[number, :4])
+        part = np.where(labels[y : y + height, x : x + width] == number, np.uint8(255), np.uint8(0))
+        (component,), corner = edges(part), np.array([x, y], np.int32)
+        found.append(Component(component.outer + corner, tuple(hole + corner for hole in component.holes)))
+    return found
+
+
 def centres(mask: NDArray[np.uint8]) -> list[Component]:
     """Returns the outermost pixels of each component, and its pixels around each hole. Sorted from top to bottom."""
     contours, tree = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)

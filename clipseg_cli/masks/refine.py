@@ -38,4 +38,5 @@ REFINEMENTS: dict[Refine, Refinement] = {
     "guided": Refinement(sharpen=guided),
     "grabcut": Refinement(redraw=grabcut),
     "matting": Refinement(redraw=matting.alpha, soft_edges=True, check=matting.check),
+    "sam": Refinement(sharpen=guided),  # then `answers.refine`; where that is held back, the guided mask stays
 }

@@ -90,7 +90,8 @@ def strips(logits: NDArray[np.float32], height: int, width: int) -> Iterator[tup
     position = ((np.arange(height) + 0.5) * (rows / height) - 0.5).clip(0, rows - 1)
     above = position.astype(np.intp)
     fraction = (position - above).astype(np.float32)[:, None]
-    slope = np.diff(logits, axis=0, append=logits[-1:])
+    slope = np.zeros_like(logits)
+    np.subtract(logits[1:], logits[:-1], out=slope[:-1])
     step = max(1, STRIP // width)
     for top in range(0, height, step):
         span = slice(top, min(top + step, height))
@@ -206,6 +207,31 @@ class StoredMap:
         return self.levels.astype(np.uint16) * np.uint16(1 if self.levels.dtype == np.uint16 else 257)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class WithoutData:
+    """Another soft map that is 0 where the image has no data."""
+
+    map: Map
+    clear: NDArray[np.bool_]  # (H, W)
+
+    def cut(self, threshold: float) -> NDArray[np.uint8]:
+        """See `Map`."""
+        return cleared(self.map.cut(threshold), self.clear)
+
+    def soft(self) -> NDArray[np.uint8]:
+        """See `Map`."""
+        return cleared(self.map.soft(), self.clear)
+
+    def soft16(self) -> NDArray[np.uint16]:
+        """See `Map`."""
+        return cleared(self.map.soft16(), self.clear)
+
+
+def cleared(values: NDArray[L], clear: NDArray[np.bool_] | None) -> NDArray[L]:
+    """Returns the values (H, W), with 0 in the pixels of `clear`; themselves if it is None."""
+    return values if clear is None else np.where(clear, values.dtype.type(0), values)
+
+
 def from_probabilities(probabilities: NDArray[np.float32]) -> StoredMap:
     """Returns an 8-bit soft map of probabilities, float32 (H, W) in [0, 1]."""
     return StoredMap(np.rint(LEVELS * probabilities).astype(np.uint8))
@@ -220,6 +246,12 @@ class Scored:
     mean: float  # mean probability
     presence: float  # rounded to 4 digits, as in the record, so that a later run makes the same decision
     similarity: float = 0.0  # cosine similarity of the image's and the prompt's embedding; 0 unless requested
+    clear: NDArray[np.bool_] | None = None  # (H, W): pixels without data, which no mask has; None if there are none
+
+    @property
+    def known(self) -> Map:
+        """The soft map, 0 where there are no data."""
+        return self.map if self.clear is None else WithoutData(self.map, self.clear)
 
 
 def presence(logits: NDArray[np.float32], share: float = PRESENCE_SHARE) -> float:

@@ -1,11 +1,12 @@
 """Makes a mask of a soft map, before clean-up: refine, choose the threshold, cut, keep what reaches the peak."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_cli.masks import cleanup, soft_maps
+from clipseg_cli.masks import answers, cleanup, soft_maps
 from clipseg_cli.masks.refine import REFINEMENTS
 from clipseg_cli.prompts.thresholds import Threshold
 from clipseg_cli.settings.masks import CleanUp
@@ -13,13 +14,28 @@ from clipseg_cli.settings.masks import CleanUp
 Photo = Callable[[], NDArray[np.uint8]]  # loads the image, uint8 (H, W, 3) RGB; raises ImageError
 
 
-def cut(
-    soft_map: soft_maps.Map, photo: Photo, wanted: Threshold, clean: CleanUp, present: bool = True
-) -> tuple[NDArray[np.uint8], float, NDArray[np.uint8] | None]:
-    """Returns the mask of a soft map before clean-up, the threshold as a probability, and the opacity.
+@dataclass(frozen=True, slots=True, eq=False)
+class Cut:
+    """A mask before clean-up."""
 
-    The mask is uint8 (H, W), 0 and 255. The opacity is uint8 (H, W) if the refinement has soft edges, otherwise None.
-    If the object is not `present`, the mask is empty. `photo` is called only if the refinement needs it.
+    mask: NDArray[np.uint8]  # (H, W), 0 and 255
+    threshold: float  # a probability
+    opacity: NDArray[np.uint8] | None = None  # (H, W), if the refinement has soft edges
+    refined: bool = False  # by a refinement
+    held_back: str = ""  # why SAM did not refine it, or not all of it
+
+
+def cut(
+    soft_map: soft_maps.Map,
+    photo: Photo,
+    wanted: Threshold,
+    clean: CleanUp,
+    present: bool = True,
+    sam: answers.Sam | None = None,
+) -> Cut:
+    """Returns the mask of a soft map. It is empty if the object is not `present`.
+
+    `photo` is called only if the refinement needs it. `--refine sam` needs `sam`, unless the soft map has no mask.
     """
     refinement = REFINEMENTS[clean.refine]
     refined = soft_map
@@ -27,13 +43,18 @@ def cut(
         refined = soft_maps.from_probabilities(refinement.sharpen(photo(), soft_map.soft()))
     threshold = choose(wanted, refined)
     mask, opacity = refined.cut(threshold if present else 1.0), None
+    worked, held_back = present and clean.refine != "none", ""
     if refinement.redraw is not None:
         redrawn = refinement.redraw(photo(), soft_map.soft(), mask)
         opacity = redrawn if refinement.soft_edges else None
         mask = np.where(redrawn > 127, np.uint8(255), np.uint8(0))
+    if clean.refine == "sam":
+        worked = sam is not None and bool(mask.any())
+        if sam is not None and worked:
+            mask, held_back = answers.refine(soft_map.soft(), mask, threshold, clean.refine_parts, sam)
     if clean.peak is not None:
         mask = cleanup.reaching(mask, soft_map.cut(clean.peak))
-    return mask, threshold, opacity
+    return Cut(mask, threshold, opacity, worked and not held_back, held_back)
 
 
 def choose(threshold: Threshold, soft_map: soft_maps.Map) -> float:

@@ -8,6 +8,7 @@ Both readers compute in float32 and fill polygons with `cv2.fillPoly`, which dra
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,6 +33,16 @@ def encoded(rings: Sequence[Ring], width: int, height: int) -> list[NDArray[np.f
         points[0] -= np.where(np.ptp(ring, axis=0) == 0, 0.25, 0.0)
         fractions.append(points / sides)
     return fractions
+
+
+def draw(mask: NDArray[np.uint8], points: NDArray[np.float32]) -> None:
+    """Sets the pixels of a polygon in a mask, uint8 (H, W), to 255, as the readers do.
+
+    `points` are fractions of the mask's sides: x, y, x, y, ... Raises ValueError for an odd number of them.
+    """
+    height, width = mask.shape
+    sides = np.array((width, height), np.float32)
+    cv2.fillPoly(mask, [(points.reshape(-1, 2) * sides).astype(np.int32)], 255)
 
 
 def _lengths(counts: list[int], side: int) -> list[int]:

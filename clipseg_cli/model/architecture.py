@@ -80,11 +80,15 @@ def read_architecture(path: Path) -> Architecture:
         config = json.loads(file.read_text(encoding="utf-8"))
         if config.get("model_type") != "clipseg":
             raise ValueError(f'"model_type" is {config.get("model_type")!r}, not "clipseg"')
-        text = {**TEXT, **(config.get("text_config_dict") or config.get("text_config") or {})}
-        vision = {**VISION, **(config.get("vision_config_dict") or config.get("vision_config") or {})}
+        text, vision = section(config, "text_config", TEXT), section(config, "vision_config", VISION)
         return assemble({**WHOLE, **config}, text, vision)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ModelError(f"{file}: not a usable CLIPSeg configuration: {error}") from error
+
+
+def section(config: dict[str, Any], name: str, defaults: dict[str, Any]) -> dict[str, Any]:
+    """Returns a section of a CLIPSeg's or CLIP's config.json, with defaults for missing keys."""
+    return {**defaults, **(config.get(f"{name}_dict") or config.get(name) or {})}
 
 
 def assemble(whole: dict[str, Any], text: dict[str, Any], vision: dict[str, Any]) -> Architecture:

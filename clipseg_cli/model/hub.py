@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clipseg_cli.errors import ModelError
-from clipseg_cli.model.checkpoint_files import CONFIG, OTHERS, PICKLE, SAFETENSORS, check_config
+from clipseg_cli.model.checkpoint_files import CARD, CONFIG, OTHERS, PICKLE, SAFETENSORS, Kind, check_config
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git blob id of a small file; sha256 of a large one
@@ -54,23 +54,25 @@ def snapshot(repo: str, revision: str) -> Path | None:
     return path if COMMIT.fullmatch(commit) and path.is_dir() else None
 
 
-def pull(repo: str, revision: str, progress: bool, refresh: bool) -> Path:
-    """Downloads a revision into the cache and returns its directory.
+def pull(repo: str, revision: str, progress: bool, refresh: bool, kinds: tuple[Kind, ...]) -> Path:
+    """Downloads a revision of a model of one of these kinds into the cache and returns its directory.
 
     `refresh` verifies files that are already there. The ref is updated last, so that the old revision stays usable
     if a refresh is interrupted. Raises ModelError.
     """
     library = _library()
     library.logging.set_verbosity_error()
-    with _plain_errors(repo, revision):
+    with _plain_errors(repo, revision, kinds[0]):
         info = library.HfApi().model_info(repo, revision=revision, timeout=TIMEOUT)
         commit, offered = str(info.sha), {file.rfilename for file in info.siblings or ()}
         path = cache(repo) / "snapshots" / commit
         if not COMMIT.fullmatch(commit) or CONFIG not in offered or not {SAFETENSORS, PICKLE} & offered:
-            raise ModelError(f"{repo}@{revision} has no {CONFIG} with {SAFETENSORS}: choose a CLIPSeg checkpoint")
+            raise ModelError(
+                f"{repo}@{revision} has no {CONFIG} with {SAFETENSORS}: choose a {kinds[0].name} checkpoint"
+            )
         _fetch(repo, commit, CONFIG, progress, refresh)
-        check_config(path)  # before 600 MB of another kind of model are downloaded
-        for name in (*OTHERS, SAFETENSORS if SAFETENSORS in offered else PICKLE):
+        check_config(path, kinds)  # before 600 MB of another kind of model are downloaded
+        for name in (CARD, *OTHERS, SAFETENSORS if SAFETENSORS in offered else PICKLE):
             if name in offered:
                 _fetch(repo, commit, name, progress, refresh)
         if revision != commit:
@@ -164,7 +166,7 @@ def _download(url: str, partial: Path, size: int, name: str, progress: bool) -> 
 
 
 @contextmanager
-def _plain_errors(repo: str, revision: str) -> Iterator[None]:
+def _plain_errors(repo: str, revision: str, kind: Kind) -> Iterator[None]:
     """Turns errors of the library and the disk into a one-line ModelError that says what to try."""
     errors, endpoint = _library().errors, constants().ENDPOINT
     try:
@@ -183,7 +185,7 @@ def _plain_errors(repo: str, revision: str) -> Iterator[None]:
             line = f"{endpoint} answered {status} for {repo}: {advice}"
         elif isinstance(error, errors.HTTPError):
             remedy = f"run `clipseg models pull {repo}` with a network (the part already downloaded is kept)"
-            line = f"cannot download {repo} from {endpoint} ({text}): {remedy}, or use `--model shapes`"
+            line = f"cannot download {repo} from {endpoint} ({text}): {remedy}, or {kind.instead}"
         elif isinstance(error, OSError):
             line = f"cannot write the model cache {cache()} ({error.strerror or text}): free space, or set HF_HOME"
         else:  # a web page instead of the hub's JSON

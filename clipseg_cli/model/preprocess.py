@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -53,6 +51,9 @@ def resize(image: NDArray[np.uint8], how: Preprocessing) -> NDArray[np.uint8]:
     size = how.side, how.side
     if how.resample != BILINEAR:
         return np.asarray(Image.fromarray(image).resize(size, Image.Resampling(how.resample)))
+    import torch  # not above: `clipseg models info` reads settings only
+    import torch.nn.functional as F
+
     source = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)[None]  # torch requires both
     small = F.interpolate(source, size=size, mode="bilinear", align_corners=False, antialias=True)
     result: NDArray[np.uint8] = small[0].permute(1, 2, 0).numpy()

@@ -197,13 +197,14 @@ class Segmenter:
         result = torch.empty((n, prompts, self.side, self.side))
         conditional = torch.from_numpy(np.require(embeddings.values, np.float32, ["C", "W"])).to(self.device)
 
-        def decode(i: int) -> None:
+        def decode(index: int) -> None:
+            # one image at a time: the last bits of a product may depend on its number of rows, but the logits of an
+            # image must not depend on the other images of the batch
+            image = slice(index, index + 1)
             for p in range(0, prompts, PROMPTS_AT_ONCE):
-                image, group = slice(i, i + 1), slice(p, p + PROMPTS_AT_ONCE)
+                group = slice(p, p + PROMPTS_AT_ONCE)
                 result[image, group] = self.network.decode(features.tensor[image], conditional[group])
 
-        # one image at a time: the last bits of a product may depend on its number of rows, but the logits of an image
-        # must not depend on the other images of the batch
         side_by_side(decode, range(n), self.threads)
         return as_numpy(result)
 

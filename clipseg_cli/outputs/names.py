@@ -28,6 +28,7 @@ USUAL: dict[Format, str] = {
     "overlay": "overlays/{dir}/{stem}.jpg",
     "cutout": "cutouts/{label}/{dir}/{stem}.png",
     "labels": "labels/{dir}/{stem}.png",
+    "instances": "instances/{dir}/{stem}.png",
     "joined": "joined/{dir}/{stem}.png",
     "alpha": "alpha/{dir}/{stem}.png",
     "labelme": "labelme/{dir}/{stem}.json",
@@ -165,6 +166,13 @@ def check(
             raise UsageError(
                 f"--name {form}={template} and {other}={second}: {form} and {other} could be one file, "
                 f"{_shared(form, other, found, slugs[0])}; give one of them a folder or an ending of its own"
+            )
+    for form, other in itertools.combinations([each for each in dict.fromkeys(formats) if each not in found], 2):
+        if shared := {*top_names(form)} & {*top_names(other)}:
+            free = form if form in USUAL else other
+            raise UsageError(
+                f"--layout and -f {free} would both write to {min(shared)}/: run them apart, or move the files of "
+                f"{free}, as with --name '{free}=own/{USUAL[free].partition('/')[2]}'"
             )
     for form, template in found.items():
         first = split(template)[0]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from clipseg_cli.errors import ImageError, OutputError
+from clipseg_cli.inputs.georeference import NOWHERE, Georeference
 from clipseg_cli.inputs.source import Source, key, readable
 
 VERSION = 2
@@ -22,6 +23,20 @@ PER_LABEL = {"mask": "path", "soft": "soft", "soft16": "soft16", "cutout": "cuto
 _LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 
 Identity = list[int | str]  # of an input file: [size in bytes, mtime in nanoseconds] or [size in bytes, sha256]
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """An instance, and its number in the image."""
+
+    id: int  # from 1, over all labels
+    area: int  # pixels
+    bbox: tuple[int, int, int, int]  # x, y, width, height in pixels
+    score: float  # the soft map's maximum in it
+
+    def document(self) -> dict[str, Any]:
+        """Returns the instance as JSON types."""
+        return {"id": self.id, "area": self.area, "bbox": list(self.bbox), "score": round(self.score, 4)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +54,8 @@ class Mask:
     presence: float  # presence score: see `soft_maps.presence`
     similarity: float = 0.0  # cosine similarity of image and prompt embeddings; 0 unless requested
     refined: bool = False  # by --refine
+    held_back: str = ""  # why --refine sam left the mask, or a part of it, as it was
+    instances: tuple[Numbered, ...] | None = None  # None without --instances
     files: tuple[tuple[str, str], ...] = ()  # (format, path relative to the output folder) of the label's files
 
     def document(self, formats: Sequence[str]) -> dict[str, Any]:
@@ -56,6 +73,8 @@ class Mask:
             "area_frac": round(float(self.area_frac), 6),
             "bbox": list(self.bbox),
             "refined": self.refined,
+            "held_back": self.held_back,
+            **({} if self.instances is None else {"instances": [each.document() for each in self.instances]}),
             "path": files.get("mask", ""),
         } | {key: files.get(form, "") for form, key in PER_LABEL.items() if form in formats and form != "mask"}
 
@@ -81,6 +100,7 @@ class Record:
     orientation: int = 1  # the EXIF orientation that was applied
     split: str = ""  # its part of a data set: see `splits.split`
     photos: tuple[int, int] = (0, 0)  # in its data sets: original files, and images that were encoded again
+    georeference: Georeference = NOWHERE  # of the image
     formats: tuple[str, ...] = ()  # of the run: each has a path in the JSON
     kept: dict[str, Any] | None = None  # the JSON document of another run, if the image was skipped
 

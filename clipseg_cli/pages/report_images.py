@@ -24,10 +24,11 @@ from clipseg_cli.inputs.source import Source
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.outputs import colours, drawing, manifest
 from clipseg_cli.outputs.record import image_name, key_of, readable_name
+from clipseg_cli.outputs.stored_masks import StoredMasks
 from clipseg_cli.outputs.writers import raster
 from clipseg_cli.pages.report_compare import compared
 from clipseg_cli.settings.flag import fill, spelled
-from clipseg_cli.settings.inputs import MAX_PIXELS, DecodeOptions
+from clipseg_cli.settings.inputs import MAX_PIXELS, recorded
 from clipseg_cli.settings.masks import MaskOptions
 from clipseg_cli.storage import paths
 from clipseg_cli.storage.store import AnyPath
@@ -47,6 +48,7 @@ class Run:
     folder: AnyPath
     about: dict[str, Any]  # run.json; empty if it cannot be read
     records: manifest.Index
+    masks: StoredMasks  # for runs without mask files
     options: list[str] = field(default_factory=list)  # of `clipseg post`: its mask options, thresholds excepted
     labels: list[str] = field(default_factory=list)
     done: int = 0  # images that were segmented
@@ -70,7 +72,8 @@ def read_run(folder: AnyPath, records: manifest.Index) -> Run:
         about = {}
     if not len(records):
         raise UsageError(f"{folder} holds no run: name the output folder of `clipseg segment`")
-    run = Run(folder, about, records, spelled(fill(MaskOptions, about.get("settings") or {})))
+    settings = about.get("settings") or {}
+    run = Run(folder, about, records, StoredMasks.of(folder, settings), spelled(fill(MaskOptions, settings)))
     for name in records:
         record = records[name]
         if record["status"] == "ok":
@@ -139,6 +142,8 @@ def _side(record: Record, run: Run, look: Look) -> _Side:
     side = _Side(row, pixels, [], [])
     uncertain = [0.0]
     by_label = {mask["label"]: mask for mask in record["masks"]}
+    bare = not any(mask["path"] or mask.get(form) for mask in record["masks"] for form in SOFT_FORMATS)
+    stored = dict(zip(by_label, (run.masks.read(record) if bare else None) or (), strict=False))
     for label in look.labels:
         mask = by_label.get(label)
         if mask is None:
@@ -146,7 +151,7 @@ def _side(record: Record, run: Run, look: Look) -> _Side:
                 values.append(None)
             continue
         soft = next(filter(None, (mask.get(form) for form in SOFT_FORMATS)), None)
-        grey = _grey(run.folder, soft or mask["path"])
+        grey = _grey(run.folder, soft or mask["path"]) if soft or mask["path"] else stored.get(label)
         own = _own(record, mask, run, grey, soft is not None) if run.options or look.compare else None
         side.own.append(own)
         side.places.append(_place(own, grey, mask["threshold"]))
@@ -224,7 +229,7 @@ def _photo(record: Record, run: Run, reader: FrameReader) -> tuple[NDArray[np.ui
         try:
             path = name if paths.is_url(name) else os.path.join(base, name)
             source = Source(path, name, "", frame=record["frame"] or None)
-            pixels = reader.load(source, DecodeOptions(max_pixels=4 * MAX_PIXELS)).pixels
+            pixels = reader.load(source, recorded(run.about.get("settings", {}), 4 * MAX_PIXELS)).pixels
         except ImageError:
             continue
         turned = run.stored and record["orientation"] != 1

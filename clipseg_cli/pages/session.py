@@ -173,7 +173,7 @@ class Session:
         masks, rows = [], []
         for prompt, logits in zip(request.prompts, self._logits(index, features, request.prompts), strict=True):
             threshold = self.segmenter.threshold if prompt.threshold is None else prompt.threshold
-            mask, _, _ = cut(soft_maps.LogitMap(logits, size), photo, threshold, clean)
+            mask = cut(soft_maps.LogitMap(logits, size), photo, threshold, clean).mask
             mask = cleanup.clean(mask, clean)
             area = float(np.count_nonzero(mask)) / mask.size
             masks.append(cv2.resize(mask, thumbnail.shape[1::-1], interpolation=cv2.INTER_AREA))

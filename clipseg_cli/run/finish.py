@@ -7,18 +7,19 @@ soft map -> refine -> threshold -> peak -> compete for pixels -> clean up -> wri
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.errors import ClipsegError, ImageError, lacks_memory
 from clipseg_cli.inputs.colour import conversion, profiles
-from clipseg_cli.masks import cleanup, matting, soft_maps, threshold
+from clipseg_cli.masks import answers, cleanup, instances, matting, soft_maps, threshold
 from clipseg_cli.masks.threshold import Photo
 from clipseg_cli.outputs import splits
 from clipseg_cli.outputs.names import Names, Place
-from clipseg_cli.outputs.record import Mask, Record
-from clipseg_cli.outputs.writers import files, one_file, per_run, photos, video
+from clipseg_cli.outputs.record import Mask, Numbered, Record
+from clipseg_cli.outputs.writers import REFUSING, files, one_file, per_run, photos, video
 from clipseg_cli.outputs.writers.one_file import OneFile
 from clipseg_cli.outputs.writers.result import Result
 from clipseg_cli.prompts.slugs import unique_slugs
@@ -54,21 +55,23 @@ def finish(
     plan: MaskPlan,
     write: Write,
     original: Callable[[], store.Content] | None = None,
+    sam: answers.Sam | None = None,
 ) -> Record:
     """Writes the files of one image and returns its completed record, or a record of the error.
 
     `blank` is the record without masks, `output` the image's output path. `maps` yields one soft map per label,
     which is read before the next one. `photo` is called only if a step needs the image, and `original`, which returns
-    the file of the image, only if a data set takes it as it is. Raises OutputError.
+    the file of the image, only if a data set takes it as it is. `sam` has seen the image, for `--refine sam`. Pixels
+    without data are in no mask and no soft map. Raises OutputError.
     """
     paths: dict[tuple[Format, int | None], str] = {}
     outputs: list[tuple[str, int]] = []
     try:
-        result, masks = _masks(blank, photo, maps, plan)
+        result, masks = _masks(blank, photo, maps, plan, sam)
         place = Place(output, blank.image, blank.frame)
         part = splits.split(place.stem, blank.frame is not None, plan.export.split)
         result = replace(result, original=original, split=part)
-        for form in video.written(plan.formats, blank):
+        for form in sorted(video.written(plan.formats, blank), key=lambda form: form not in REFUSING):
             made = (
                 one_file.write(plan.file, place.stem, result) if plan.file else files(form, place, result, plan.names)
             )
@@ -97,27 +100,30 @@ def finish(
     return replace(blank, masks=located, files=written(None), output=place.stem, outputs=tuple(outputs))
 
 
-def _masks(of: Record, photo: Photo, maps: Iterable[soft_maps.Scored], plan: MaskPlan) -> tuple[Result, list[Mask]]:
+def _masks(
+    of: Record, photo: Photo, maps: Iterable[soft_maps.Scored], plan: MaskPlan, sam: answers.Sam | None
+) -> tuple[Result, list[Mask]]:
     """Returns what the writers need of one image, and the masks of its record."""
     options, formats = plan.masks, plan.formats
     labels = tuple(prompt.label for prompt in plan.prompts)
-    compete = options.mode == "labels" or "labels" in formats
-    masks, softs, fines, alphas, blanks, index = [], [], [], [], [], None
+    compete = options.mode == "labels" or bool({"labels", "instances", "semantic"} & {*formats})
+    masks, softs, fines, alphas, blanks, index, clear = [], [], [], [], [], None, None
     for scored, prompt, wanted in zip(maps, plan.prompts, plan.thresholds, strict=True):
         present = scored.presence >= options.min_presence
-        mask, at, opacity = threshold.cut(scored.map, photo, wanted, options.clean, present)
-        masks.append(mask)
-        alphas += [] if opacity is None else [(opacity, mask)]
-        if compete or {"soft", "npz"} & set(formats):
-            softs.append(scored.map.soft())
+        soft_map, clear = scored.known, scored.clear
+        cut = threshold.cut(soft_map, photo, wanted, options.clean, present, sam)
+        masks.append(cut.mask)
+        alphas += [] if cut.opacity is None else [(soft_maps.cleared(cut.opacity, clear), cut.mask)]
+        if compete or options.instances or {"soft", "npz"} & set(formats):
+            softs.append(soft_map.soft())
         if "soft16" in formats:
-            fines.append(scored.map.soft16())
-        refined = present and options.clean.refine != "none"
-        blank = Mask(prompt.label, prompt.text, at, scored.score, scored.mean, 0, 0.0, NOWHERE, scored.presence)
-        blanks.append(replace(blank, similarity=scored.similarity, refined=refined))
+            fines.append(soft_map.soft16())
+        scores = scored.score, scored.mean
+        blank = Mask(prompt.label, prompt.text, cut.threshold, *scores, 0, 0.0, NOWHERE, scored.presence)
+        blanks.append(replace(blank, similarity=scored.similarity, refined=cut.refined, held_back=cut.held_back))
     if options.mode == "labels":
-        masks = _split(soft_maps.compete(softs, masks, options.background), len(masks))
-    masks = [cleanup.clean(mask, options.clean) for mask in masks]
+        masks = _split(soft_maps.compete(softs, masks, options.background or None), len(masks))
+    masks = [soft_maps.cleared(cleanup.clean(mask, options.clean), clear) for mask in masks]
     if compete:
         index = soft_maps.compete(softs, masks)
     if index is not None and options.mode == "labels":  # masks must not overlap after --grow either
@@ -142,15 +148,31 @@ def _masks(of: Record, photo: Photo, maps: Iterable[soft_maps.Scored], plan: Mas
         orientation=of.orientation,
         uncommon=conversion.is_uncommon(of.notes),
         frame=of.frame,
+        georeference=of.georeference,
+        turn=of.orientation,
+        presences=tuple(blank.presence for blank in blanks),
     )
     if plan.export.orientation == "stored" and of.orientation != 1:
         result = result.stored(of.orientation)
-    return result, [_measured(blank, mask) for blank, mask in zip(blanks, result.masks, strict=True)]
+    measured = [_measured(blank, mask) for blank, mask in zip(blanks, result.masks, strict=True)]
+    if not options.instances:
+        return result, measured
+    groups = tuple(map(instances.separate, result.masks, result.softs))
+    return replace(result, instances=groups), _with_instances(measured, groups)
 
 
 def _measured(blank: Mask, mask: NDArray[np.uint8]) -> Mask:
     area = int(np.count_nonzero(mask))
     return replace(blank, area=area, area_frac=area / mask.size, bbox=soft_maps.bbox(mask) or NOWHERE)
+
+
+def _with_instances(masks: Iterable[Mask], groups: Iterable[tuple[instances.Instance, ...]]) -> list[Mask]:
+    """Returns the masks with their instances, which are numbered from 1 over all labels."""
+    numbers = count(1)
+    return [
+        replace(mask, instances=tuple(Numbered(next(numbers), each.area, each.box, each.score) for each in group))
+        for mask, group in zip(masks, groups, strict=True)
+    ]
 
 
 def _split(index: NDArray[np.uint8], count: int) -> list[NDArray[np.uint8]]:

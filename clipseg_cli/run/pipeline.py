@@ -1,37 +1,42 @@
 """The core of a run: sources in, records out. Threads load images ahead of the network and write masks behind it."""
 
 import itertools
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_cli.errors import ImageError, Stage, lacks_memory
+from clipseg_cli.errors import ImageError, Stage
 from clipseg_cli.inputs import decode
 from clipseg_cli.inputs.frames.reader import FrameReader
 from clipseg_cli.inputs.kinds import KINDS
 from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.masks import smoothing, soft_maps, tiles
-from clipseg_cli.model.feature_store import FeatureStore
+from clipseg_cli.model.registry import Checkpoint
 from clipseg_cli.outputs.record import Identity, Record
 from clipseg_cli.outputs.writers import photos
 from clipseg_cli.prompts.expressions import Expression
+from clipseg_cli.run import known_images
 from clipseg_cli.run.engines.crew import cores
 from clipseg_cli.run.finish import MaskPlan, Write, finish
+from clipseg_cli.run.known_images import KnownImage, KnownImages, Mark
+from clipseg_cli.run.network import Network, Seen
+from clipseg_cli.run.refiner import Encoded, Refiner
 from clipseg_cli.run.steady import Frame, Steady
 from clipseg_cli.settings.inputs import DecodeOptions
 from clipseg_cli.settings.model import EncodeOptions
 from clipseg_cli.storage import paths, store
+from clipseg_cli.storage.cache import Place
 
 if TYPE_CHECKING:
+    from clipseg_cli.model.sam import Sam
     from clipseg_cli.model.segmenter import Embeddings, Segmenter
+    from clipseg_cli.run.network import Input
 
 REMOTE_THREADS = 16  # threads that read, and as many that write, if each mostly waits for a remote server
 
@@ -52,8 +57,10 @@ class Job:
     encode: EncodeOptions = field(default_factory=EncodeOptions)
     decoding: DecodeOptions = field(default_factory=DecodeOptions)
     checksum: bool = False  # identifies an input by content, not by size and time
+    kept: Place | None = None  # where the features of images are kept; None: nowhere
     remote: bool = False  # images or outputs are not on this machine
     smooth: float = 0.0  # seconds before and after a frame of a video over which its soft maps are averaged
+    sam: Checkpoint | None = None  # the network of --refine sam
 
 
 def run(
@@ -62,15 +69,19 @@ def run(
     load_model: Callable[[], "tuple[Segmenter, Embeddings]"],
     write: Write,
     progress: Progress = lambda source, stage: None,
+    load_sam: "Callable[[], Sam] | None" = None,
 ) -> Iterator[Record]:
     """Yields one record per source, in their order. A failed image has a record too; OutputError ends the run.
 
-    The network is loaded and the prompts are embedded when the first image needs them. At most a few batches are in
+    The network is loaded and the prompts are embedded when the first image needs them; the SAM of `--refine sam`, when
+    the first image shows a label. At most a few batches are in
     memory, whatever the number of sources. None among the sources is a pause: the records of all sources before it are
     yielded before the next source is asked for.
     """
     threads = REMOTE_THREADS if job.remote else max(2, min(8, cores()))
-    network = _Network(load_model, job.encode)
+    found = partial(KnownImages.of, job.kept, job.encode, job.decoding, job.checksum) if job.kept else None
+    network = Network(load_model, job.encode.similarity, found)
+    refiner = None if load_sam is None else Refiner(load_sam)
 
     def read(source: Source) -> Read:
         return _read(source, job, reader, progress) if source.frame is not None else (source, None)
@@ -79,15 +90,23 @@ def run(
         return _load(item, job, network, progress)
 
     def finished(item: tuple[Loaded, Seen | ImageError | None]) -> Record:
-        return _finish(*item, job, write, progress)
+        (loaded, seen), record = item, _finish(*item, job, write, progress)
+        if record.ok and loaded.image is not None and isinstance(seen, Seen):
+            network.keep(loaded.mark, loaded.image, seen)
+        return record
 
     def decoded(loaded: Iterable[Loaded | None]) -> Iterator[tuple[Loaded, Seen | ImageError | None] | None]:
         for batch in _batches(loaded, job.batch_size):
             if not batch:
                 yield None
-            alone = [replace(item, pixels=()) if job.smooth and item.of_video else item for item in batch]
-            for item, seen in zip(batch, _seen(alone, job, network), strict=True):
-                yield item, _steadied(item.source, steady) if job.smooth and item.of_video else seen
+            alone = [replace(item, inputs=()) if job.smooth and item.of_video else item for item in batch]
+            results = [
+                _steadied(item.source, steady) if job.smooth and item.of_video else seen
+                for item, seen in zip(batch, _seen(alone, job, network), strict=True)
+            ]
+            if refiner is not None:
+                results = _refinable(batch, results, job, partial(refiner.see, each=loaders.map))
+            yield from zip(batch, results, strict=True)
 
     with (
         FrameReader() as reader,
@@ -103,19 +122,46 @@ def run(
         yield from filter(None, ahead(finishers, finished, decoded(loaded), job.batch_size))
 
 
-def _seen(batch: "Sequence[Loaded]", job: Job, network: "_Network") -> "list[Seen | ImageError | None]":
+def _seen(batch: "Sequence[Loaded]", job: Job, network: "Network") -> "list[Seen | ImageError | None]":
     """Returns the network's result for each image of a batch; None if it was not loaded."""
-    pixels = [view for item in batch for view in item.pixels]
-    seen = itertools.chain.from_iterable(map(network.see, _batches(pixels, job.batch_size)))
-    return [_joined(item, list(itertools.islice(seen, len(item.pixels)))) for item in batch]
+    inputs: Iterator[list[Input]] = _batches([each for item in batch for each in item.inputs], job.batch_size)
+    seen = itertools.chain.from_iterable(map(network.see, inputs))
+    return [_joined(item, list(itertools.islice(seen, len(item.inputs)))) for item in batch]
 
 
-def _steady(job: Job, network: "_Network", reader: FrameReader) -> "Steady[Loaded]":
+def _refinable(
+    batch: "Sequence[Loaded]",
+    results: "list[Seen | ImageError | None]",
+    job: Job,
+    see: "Callable[[Sequence[NDArray[np.uint8]]], list[Encoded | ImageError]]",
+) -> "list[Seen | ImageError | None]":
+    """Returns the network's results. Those that show a label have the image as SAM has encoded it, by `see`."""
+    shown = [index for index, seen in enumerate(results) if isinstance(seen, Seen) and _shows(seen, job)]
+    photos = [image.pixels for index in shown if (image := batch[index].image) is not None]
+    for index, encoded in zip(shown, see(photos) if shown else (), strict=True):
+        seen = results[index]
+        assert isinstance(seen, Seen)
+        results[index] = encoded if isinstance(encoded, ImageError) else replace(seen, sam=encoded)
+    return results
+
+
+def _shows(seen: "Seen", job: Job) -> bool:
+    """Returns whether the mask of some label may not be empty. An enlarged map nowhere exceeds the map itself."""
+    maps = soft_maps.combine(seen.logits, job.rules, job.texts)
+    return any(
+        round(soft_maps.presence(logits), 4) >= job.plan.masks.min_presence
+        and (isinstance(threshold, str) or bool(soft_maps.cut(logits, threshold).any()))
+        for logits, threshold in zip(maps, job.plan.thresholds, strict=True)
+    )
+
+
+def _steady(job: Job, network: "Network", reader: FrameReader) -> "Steady[Loaded]":
     """Returns what steadies the frames of videos. It decodes them itself, apart from those that are written."""
 
     def load(source: Source) -> Loaded:
         item = _load(_read(source, job, reader, _untold), job, network, _untold)
-        return replace(item, image=None, guide=smoothing.guide(item.pixels[0]) if item.pixels else None)
+        first = next((each for each in item.inputs if isinstance(each, np.ndarray)), None)
+        return replace(item, image=None, guide=None if first is None else smoothing.guide(first))
 
     def encode(batch: list[Loaded]) -> list[Frame | ImageError]:
         return [_kept(item, seen) for item, seen in zip(batch, _seen(batch, job, network), strict=True)]
@@ -144,77 +190,15 @@ def _untold(source: Source, stage: Stage) -> None:
     """Tells nobody of a frame that is not written itself."""
 
 
-class _Network:
-    """The network and the embeddings of the query, both loaded by the first thread that needs them."""
-
-    def __init__(self, load: Callable[[], "tuple[Segmenter, Embeddings]"], options: EncodeOptions) -> None:
-        self.load, self.options = load, options
-        self.store: FeatureStore | None = None
-        self.lock = threading.Lock()
-        self.made: tuple[Segmenter, Embeddings] | None = None
-
-    def get(self) -> "tuple[Segmenter, Embeddings]":
-        """Returns the segmenter and the embeddings, loaded on first use."""
-        with self.lock:
-            if self.made is None:
-                self.made = self.load()
-                folder = self.options.features
-                self.store = None if folder is None else FeatureStore.of(Path(folder), self.made[0])
-            return self.made
-
-    def see(self, views: Sequence[NDArray[np.uint8]]) -> "list[Seen | ImageError]":
-        """Returns the network's result for each view, which is uint8 (S, S, 3).
-
-        If memory runs out, tries each half of the views, and so on. If it runs out for a single view, the result is an
-        ImageError.
-        """
-        if not views:
-            return []
-        try:
-            return list(self._see(views))
-        except Exception as error:
-            if not lacks_memory(error):
-                raise
-        # outside the handler: the error would keep the memory of the failed attempt
-        half = len(views) // 2
-        if half:
-            return self.see(views[:half]) + self.see(views[half:])
-        return [ImageError("out_of_memory", "encode", "not enough memory for the network; give fewer prompts at once")]
-
-    def _see(self, views: Sequence[NDArray[np.uint8]]) -> "Iterator[Seen]":
-        segmenter, embeddings = self.get()
-        pooled = self.options.similarity
-        if self.store is None:
-            features = segmenter.encode(views, pooled=pooled)
-        else:
-            features = self.store.encode(segmenter, views, pooled=pooled)
-        for index, logits in enumerate(segmenter.logits(features, embeddings)):
-            image = None if features.pooled is None else features.pooled[index]
-            yield Seen(logits, None if image is None else cosines(embeddings.values, image))
-
-
-def cosines(rows: NDArray[np.float32], one: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Returns the cosine similarity of each row (T, dim) with `one` (dim,): float32 (T,), in [-1, 1]."""
-    lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(one)
-    return np.asarray(rows @ one / np.maximum(lengths, np.float32(1e-12)), np.float32)
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """The network's result for one view or one image."""
-
-    logits: NDArray[np.float32]  # one map per term: (T, S, S) for a view, (T, h, w) for an image
-    similarity: NDArray[np.float32] | None  # (T,), the cosine similarity of the image with each term
-
-
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A source with its pixels, or with the record of its failure."""
 
     source: Source
-    image: decode.Image | None = None
+    image: decode.Image | KnownImage | None = None
     views: tuple[tiles.View, ...] = ()  # the views of the image that the network sees
-    pixels: tuple[NDArray[np.uint8], ...] = ()  # (S, S, 3), one per view
+    inputs: "tuple[Input, ...]" = ()  # one per view
+    mark: Mark | None = None  # see `known_images.mark`
     identity: Identity | None = None
     record: Record | None = None
     guide: NDArray[np.float32] | None = None  # (S, S, 3): see `smoothing.guide`
@@ -236,7 +220,7 @@ def _read(source: Source, job: Job, reader: FrameReader, progress: Progress) -> 
         return source, error
 
 
-def _load(item: Read, job: Job, network: _Network, progress: Progress) -> Loaded:
+def _load(item: Read, job: Job, network: Network, progress: Progress) -> Loaded:
     source, image = item
 
     def failed(error: ImageError) -> Loaded:
@@ -247,21 +231,29 @@ def _load(item: Read, job: Job, network: _Network, progress: Progress) -> Loaded
     progress(source, "load")
     try:
         identity = None if source.data is not None else identify(source, job.checksum)
+        mark = None if job.kept is None else known_images.mark(source, identity, job.checksum)
     except (OSError, ValueError) as error:
         return failed(paths.fault(error, "load"))
     try:
         if isinstance(image, ImageError):
             return failed(image)
+        if job.sam is None and (found := network.find(mark, source)) is not None:  # SAM needs the pixels
+            known, features = found
+            return Loaded(source, known, _views(known.size, job), features, None, identity)
         if image is None:
             image = decode.load(source, job.decoding)
         progress(source, "encode")
-        (height, width, _), segmenter = image.pixels.shape, network.get()[0]
-        views = tiles.views(height, width, job.encode.tile, job.encode.flip)
-        return Loaded(source, image, views, tuple(segmenter.resize(view.of(image.pixels)) for view in views), identity)
+        segmenter, views = network.get()[0], _views(image.size, job)
+        resized = tuple(segmenter.resize(view.of(image.pixels)) for view in views)
+        return Loaded(source, image, views, resized, mark, identity)
     except ImageError as error:
         return failed(error)
     except MemoryError:
         return failed(ImageError("out_of_memory", "load", "not enough memory to decode it"))
+
+
+def _views(size: tuple[int, int], job: Job) -> tuple[tiles.View, ...]:
+    return tiles.views(*size, job.encode.tile, job.encode.flip)
 
 
 def _joined(loaded: Loaded, seen: "list[Seen | ImageError]") -> "Seen | ImageError | None":
@@ -270,7 +262,8 @@ def _joined(loaded: Loaded, seen: "list[Seen | ImageError]") -> "Seen | ImageErr
     if failed is not None or not seen:
         return failed
     good = [each for each in seen if isinstance(each, Seen)]
-    return Seen(tiles.joined(loaded.views, [each.logits for each in good]), good[0].similarity)
+    entries = tuple(name for each in good for name in each.entries)
+    return Seen(tiles.joined(loaded.views, [each.logits for each in good]), good[0].similarity, entries)
 
 
 def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Write, progress: Progress) -> Record:
@@ -282,17 +275,17 @@ def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Wri
         return Record.of(source).failed(seen)
     assert image is not None and seen is not None
     logits, similarity = seen.logits, seen.similarity
-    height, width = image.pixels.shape[:2]
-    notes, identity = image.notes, loaded.identity
+    (height, width), identity = image.size, loaded.identity
     blank = replace(
         Record.of(source),
         width=width,
         height=height,
         format=image.format,
         frames=image.frames,
-        notes=notes,
+        notes=image.notes,
         identity=identity,
         orientation=image.orientation,
+        georeference=image.georeference,
     )
 
     progress(source, "mask")
@@ -307,10 +300,11 @@ def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Wri
             large = soft_maps.LogitMap(label, (height, width))
             alike = 0.0 if similarity is None or not isinstance(rule, int) else float(similarity[rule])
             presence = round(soft_maps.presence(label), 4)
-            yield soft_maps.Scored(large, float(probability.max()), float(probability.mean()), presence, alike)
+            scores = float(probability.max()), float(probability.mean()), presence, alike
+            yield soft_maps.Scored(large, *scores, image.clear)
 
     file = None if source.frame is not None else partial(photos.original, source, identity, job.checksum)
-    return finish(blank, source.output, lambda: image.pixels, maps(), job.plan, noted, file)
+    return finish(blank, source.output, lambda: image.pixels, maps(), job.plan, noted, file, seen.sam)
 
 
 def _batches(items: Iterable[T | None], size: int) -> Iterator[list[T]]:

@@ -5,6 +5,7 @@ With the options of the run it writes the same bytes as the run: both end in `fi
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import time
@@ -20,13 +21,17 @@ from numpy.typing import NDArray
 
 from clipseg_cli import __version__
 from clipseg_cli.errors import ImageError, OutputError, UsageError
-from clipseg_cli.inputs import decode, orientation
+from clipseg_cli.inputs import decode, georeference, orientation
+from clipseg_cli.inputs.decoders import no_data
 from clipseg_cli.inputs.finding import folders
+from clipseg_cli.inputs.frames import tiff_pages
 from clipseg_cli.inputs.frames.reader import FrameReader
+from clipseg_cli.inputs.georeference import NOWHERE, Georeference
 from clipseg_cli.inputs.names import stem as stem_of
 from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.masks.refine import REFINEMENTS
+from clipseg_cli.model import registry
 from clipseg_cli.outputs import films, manifest, names, writers
 from clipseg_cli.outputs.ledger import Ledger
 from clipseg_cli.outputs.manifest import MANIFEST, RUN
@@ -36,16 +41,19 @@ from clipseg_cli.outputs.writers import one_file, per_run, photos, raster
 from clipseg_cli.prompts.slugs import unique_slugs
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.prompts.thresholds import resolve_thresholds
-from clipseg_cli.run import run_file, sharing
+from clipseg_cli.run import refiner, run_file, sharing, work
 from clipseg_cli.run.finish import MaskPlan, Write, finish
 from clipseg_cli.run.pipeline import ahead
+from clipseg_cli.run.refiner import Once, Refiner
 from clipseg_cli.run.summary import Summary
 from clipseg_cli.settings.flag import decisive
-from clipseg_cli.settings.inputs import MAX_PIXELS, DecodeOptions
+from clipseg_cli.settings.inputs import MAX_PIXELS, recorded
 from clipseg_cli.settings.masks import MaskOptions
+from clipseg_cli.settings.model import ModelOptions, devices
 from clipseg_cli.settings.names import patterns, templates
 from clipseg_cli.settings.outputs import OutputOptions, complete
 from clipseg_cli.storage import paths, store
+from clipseg_cli.storage.buckets import Url
 
 OUT = "clipseg-post"  # the default output folder
 SOFT = ("soft16", "soft")  # keys of a soft map's path in a record, the finer map first
@@ -63,6 +71,7 @@ class Request:
     overwrite: bool = False
     max_pixels: int = MAX_PIXELS
     command: tuple[str, ...] = ()
+    network: ModelOptions = field(default_factory=ModelOptions)  # device, precision and `offline` of --refine sam
 
     def __post_init__(self) -> None:
         REFINEMENTS[self.masks.clean.refine].check()
@@ -83,7 +92,7 @@ def placed(request: Request, note: Callable[[str], None]) -> Request:
     if request.output.out is not None:
         return request
     before = _read(request.run)
-    document = _describe(request, before, _plan(request, before))
+    document = _describe(request, before, _plan(request, before), _sam(request, before))
     out, told = run_file.take_folder(request.out, document, not request.overwrite)
     if told:
         note(told)
@@ -100,7 +109,8 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
     run, out, fsync = request.run, store.as_path(request.out), request.output.fsync
     before = _read(run)
     plan = _plan(request, before)
-    document = _describe(request, before, plan)
+    sam = _sam(request, before)
+    document = _describe(request, before, plan, sam)
     names = [prompt.label for prompt in plan.prompts]
     run_file.check_names(out, patterns(request.output.name, names, plan.formats, plan.export.images))
     _admit(out, document, request)
@@ -111,12 +121,16 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
         store.write(out / path, data, fsync)
 
     directory = before.get("directory", "")
-    decoding = DecodeOptions(before["settings"].get("raw", "preview"), request.max_pixels)
+    decoding = recorded(before["settings"], request.max_pixels)
     threads = max(2, min(8, os.cpu_count() or 1))
     with Ledger(out, fsync) as ledger, FrameReader(threads) as reader, ThreadPoolExecutor(threads) as pool:
         load = partial(reader.load, options=decoding)
         kept = _Run(run, directory, before["settings"].get("orientation") == "stored", _stems(run, before))
-        again = partial(_again, run=kept, load=load, plan=plan, write=write)
+        options = replace(request.network, device=devices(request.network.device)[0])
+        load_sam = None if sam is None else partial(work.load_sam, options, sam, lambda notice: note(notice.line))
+        again = partial(
+            _again, run=kept, load=load, plan=plan, write=write, sam=None if load_sam is None else Refiner(load_sam)
+        )
 
         def take(row: Row) -> Row | Record | None:
             taken = ledger.take(key_of(row), partial(_identify, row, run, directory))
@@ -141,7 +155,14 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
     store.write(out / RUN, run_file.to_json(document | run_file.ending(summary)), fsync)
 
 
-def _describe(request: Request, before: dict[str, Any], plan: MaskPlan) -> dict[str, Any]:
+def _sam(request: Request, before: dict[str, Any]) -> registry.Checkpoint | None:
+    """Returns the network of `--refine sam`; None without that."""
+    return refiner.located(request.masks.clean, str(before["settings"].get("model")), request.network.offline)
+
+
+def _describe(
+    request: Request, before: dict[str, Any], plan: MaskPlan, sam: registry.Checkpoint | None
+) -> dict[str, Any]:
     """Returns the content of run.json."""
     prompts = [
         {"label": prompt.label, "text": prompt.text, "threshold": threshold}
@@ -155,7 +176,8 @@ def _describe(request: Request, before: dict[str, Any], plan: MaskPlan) -> dict[
             "post": {"run": str(request.run), "settings": before["settings"]},
             "prompts": prompts,
             "formats": list(plan.formats),
-            **decisive(request.masks, request.output),
+            **decisive(request.masks, request.output, *(() if sam is None else (request.network,))),
+            **run_file.refinement(sam),
         },
         "own_thresholds": before.get("own_thresholds", {}),
         "directory": before.get("directory", os.getcwd()),
@@ -185,7 +207,7 @@ def _plan(request: Request, before: dict[str, Any]) -> MaskPlan:
     given = [replace(prompt, threshold=kept.get(prompt.label)) for prompt in known]
     chosen = resolve_thresholds(request.masks.threshold, given, 0.5)
     formats = complete(request.output.formats)
-    writers.check(len(known), request.masks.mode, formats)
+    writers.check(len(known), request.masks, formats)
     if "soft16" in formats and "soft16" not in before["settings"]["formats"]:
         raise UsageError(f"{request.run} has only 8-bit soft maps: run it again with -f soft16")
     slugs = unique_slugs(prompt.label for prompt in known)
@@ -251,7 +273,13 @@ class _Run:
 
 
 def _again(
-    row: Row | Record, *, run: _Run, load: Callable[[Source], decode.Image], plan: MaskPlan, write: Write
+    row: Row | Record,
+    *,
+    run: _Run,
+    load: Callable[[Source], decode.Image],
+    plan: MaskPlan,
+    write: Write,
+    sam: Refiner | None = None,
 ) -> Record:
     """Writes the files of one image of the run again and returns its record. A record is passed on."""
     if isinstance(row, Record):
@@ -274,30 +302,47 @@ def _again(
     except ImageError as error:
         return blank.failed(error)
     source = Source(_photo(row, run.directory), before.image, stem, frame=_frame(row, stem))
-    blank = replace(blank, frame=source.frame)
+    blank = replace(blank, frame=source.frame, georeference=_georeference(run.folder, stored))
 
     @cache
-    def photo() -> NDArray[np.uint8]:
-        image = load(source)
-        if image.pixels.shape[:2] != shown:
+    def image() -> decode.Image:
+        found = load(source)
+        if found.pixels.shape[:2] != shown:
             raise ImageError("changed", "load", f"it is not the image of the run ({shown[1]} x {shown[0]} pixels)")
-        return image.pixels
+        return found
 
     def original() -> store.Content:
         try:
             seen = identify(source, False)
         except (OSError, ValueError) as error:
             raise paths.fault(error, "load") from error
-        photo()  # it is the image of the run
+        image()  # it is the image of the run
         return photos.original(source, seen)
 
     def maps() -> Iterator[soft_maps.Scored]:
         for mask, path in zip(row["masks"], stored, strict=True):
             levels = np.ascontiguousarray(orientation.upright(_levels(run.folder / path, shape), turn))
             soft_map = soft_maps.StoredMap(levels)
-            yield soft_maps.Scored(soft_map, mask["score"], mask["mean"], mask["presence"], mask["similarity"])
+            scores = mask["score"], mask["mean"], mask["presence"], mask["similarity"]
+            yield soft_maps.Scored(soft_map, *scores, image().clear if no_data.is_noted(notes) else None)
 
-    return finish(blank, stem, photo, maps(), plan, write, None if source.frame is not None else original)
+    def photo() -> NDArray[np.uint8]:
+        return image().pixels
+
+    kept = None if source.frame is not None else original
+    return finish(blank, stem, photo, maps(), plan, write, kept, None if sam is None else Once(sam, photo))
+
+
+def _georeference(folder: store.AnyPath, soft: list[str]) -> Georeference:
+    """Returns the georeference of an image, which its soft maps have too."""
+    if not soft:
+        return NOWHERE
+    found = NOWHERE if isinstance(folder, Url) else georeference.beside(str(folder / soft[0]))
+    if soft[0].endswith((".tif", ".tiff")):
+        with contextlib.suppress(OSError, ValueError):
+            first = next(tiff_pages.directories(io.BytesIO((folder / soft[0]).read_bytes())))
+            found = replace(found, tags=georeference.of_tiff(first).tags)
+    return found
 
 
 def _levels(path: store.AnyPath, shape: tuple[int, int]) -> NDArray[Any]:
@@ -317,7 +362,7 @@ def _stems(run: store.AnyPath, before: dict[str, Any]) -> Callable[[Row], str]:
     It is in the path of a soft map, soft/<label>/<stem>.png; if --name has changed that, in the journal.
     """
     if not {*SOFT} & {*templates(before["settings"].get("name", ()))}:
-        return lambda row: _stored(row)[0].split("/", 2)[2].removesuffix(".png")
+        return lambda row: _stored(row)[0].split("/", 2)[2].rpartition(".")[0]
     known = manifest.outputs(run)
 
     def stem(row: Row) -> str:

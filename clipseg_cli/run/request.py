@@ -44,7 +44,7 @@ class Request:
         resolve_thresholds(self.masks.threshold, self.query.prompts, 0)
         REFINEMENTS[self.masks.clean.refine].check()
         _check_engine(self)
-        if self.output.name:
+        if self.output.name or self.output.layout:
             _check_names(self)
         if self.to_stdout and self.output.printing.json:
             raise UsageError(

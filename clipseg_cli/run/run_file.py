@@ -50,12 +50,9 @@ def describe(request: Request, job: Job, checkpoint: registry.Checkpoint) -> dic
 
 def settings(request: Request, job: Job, checkpoint: registry.Checkpoint) -> dict[str, Any]:
     """Returns what affects the outputs' content, as JSON types. Options at their defaults are left out."""
-    bundled = checkpoint.path == registry.BUNDLED
-    weights = checkpoint.revision or paths.identity(str(checkpoint.weights))
     plan = job.plan
     return {
-        "model": checkpoint.repo or ("shapes" if bundled else str(checkpoint.path.absolute())),
-        "weights": weights[0] if bundled else weights,
+        **identity(checkpoint),
         "prompts": [
             {"label": prompt.label, "text": prompt.text, "threshold": threshold}
             | ({} if isinstance(rule, int) else {"boolean": True})
@@ -64,7 +61,22 @@ def settings(request: Request, job: Job, checkpoint: registry.Checkpoint) -> dic
         "formats": list(plan.formats),
         **decisive(request.model, request.encode, request.inputs, request.masks, request.output, request.run),
         **request.query.settings(),
+        **refinement(job.sam),
     }
+
+
+def identity(checkpoint: registry.Checkpoint) -> dict[str, Any]:
+    """Returns which model it is, as JSON types."""
+    weights = checkpoint.revision or paths.identity(str(checkpoint.weights))
+    return {
+        "model": checkpoint.repo or (checkpoint.path.name if checkpoint.bundled else str(checkpoint.path.absolute())),
+        "weights": weights[0] if checkpoint.bundled else weights,
+    }
+
+
+def refinement(sam: registry.Checkpoint | None) -> dict[str, Any]:
+    """Returns the setting of `--refine-model`, as JSON types: nothing without `--refine sam`."""
+    return {} if sam is None else {"refine_model": identity(sam)}
 
 
 def earlier(out: store.AnyPath) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """One run: prompts and images in, an output folder with its manifest out."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -25,6 +25,7 @@ from clipseg_cli.prompts import highlight
 from clipseg_cli.prompts.slugs import unique_slugs
 from clipseg_cli.run import pauses, pipeline, run_file, sharing, work
 from clipseg_cli.run.engines import workers
+from clipseg_cli.run.finish import Write
 from clipseg_cli.run.query import embedding_file
 from clipseg_cli.run.query.exemplars import visual_prompt
 from clipseg_cli.run.request import Request
@@ -36,6 +37,7 @@ from clipseg_cli.storage import store
 WHOLE = InputOptions().shard
 
 Note = Callable[[str], None]
+Process = Callable[[Iterable[Source | None], Write], Iterator[Record]]
 
 
 def segment(
@@ -204,8 +206,8 @@ def _to_one_file(request: Request, file: OneFile, source: Source, note: Note, su
     def write(path: str, data: store.Content) -> None:
         store.write(store.as_path(path), data, request.output.fsync)
 
-    job, load_model = _single(request, file, note)
-    for record in _counted(pipeline.run([source], job, load_model, write), summary):
+    job, process = _single(request, file, note)
+    for record in _counted(process([source], write), summary):
         yield record.of_run(job.plan.formats)
 
 
@@ -218,14 +220,14 @@ def _to_stdout(
     ahead. Raises TooManyErrors.
     """
     written: dict[str, bytes] = {}  # what is finished and waits for its turn
-    job, load_model = _single(request, file, note)
+    job, process = _single(request, file, note)
     numbered = (replace(source, output=f"{number}/{source.output}") for number, source in enumerate(sources))
     arriving = pauses.with_pauses(numbered, 2 * job.batch_size)
 
     def keep(path: str, data: store.Content) -> None:
         written[path] = data if isinstance(data, bytes) else data.read()
 
-    for record in _counted(pipeline.run(arriving, job, load_model, keep), summary):
+    for record in _counted(process(arriving, keep), summary):
         for path, _ in record.outputs:
             stdout.write(written.pop(path))
             stdout.flush()
@@ -233,12 +235,19 @@ def _to_stdout(
         _check_errors(request, summary)
 
 
-def _single(request: Request, file: OneFile, note: Note) -> tuple[pipeline.Job, Callable[[], Any]]:
-    """Returns what to do with each image if its only output is `file`, and the function that loads the model."""
+def _single(request: Request, file: OneFile, note: Note) -> tuple[pipeline.Job, Process]:
+    """Returns what to do with each image if its only output is `file`, and the function that does it."""
     checkpoint = _located(request)
     job = work.make_job(request, checkpoint, (file.form,))
     job = replace(job, plan=replace(job.plan, file=file))
-    return job, partial(work.load_model, request.per_device()[0], checkpoint, _line(note))
+    request = request.per_device()[0]
+    load_sam = None if job.sam is None else partial(work.load_sam, request.model, job.sam, _line(note))
+    load_model = partial(work.load_model, request, checkpoint, _line(note))
+
+    def process(sources: Iterable[Source | None], write: Write) -> Iterator[Record]:
+        return pipeline.run(sources, job, load_model, write, load_sam=load_sam)
+
+    return job, process
 
 
 def _check_errors(request: Request, summary: Summary, resume: str = "") -> None:
@@ -285,7 +294,8 @@ def show_exemplars(request: Request, path: Path) -> None:
     checkpoint = _located(request)
     segmenter, _ = work.load_model(request, checkpoint, lambda notice: None)
     query = request.query
-    views = [visual_prompt(segmenter, each, query.recipe, query.region_prompt) for each in query.exemplars]
+    decoding = request.inputs.decoding
+    views = [visual_prompt(segmenter, each, query.recipe, query.region_prompt, decoding) for each in query.exemplars]
     store.write(path, raster.colour_png(np.hstack([highlight.denormalised(view.transpose(1, 2, 0)) for view in views])))
 
 

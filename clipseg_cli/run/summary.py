@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from clipseg_cli.inputs.colour import conversion
 from clipseg_cli.inputs.finding.search import LeftOut
 from clipseg_cli.outputs.record import Record
 from clipseg_cli.storage.paths import escape
@@ -24,6 +25,7 @@ class Label:
     """What was found of one label."""
 
     found: int = 0  # images in which its mask is not empty
+    held_back: int = 0  # images in which --refine sam left its mask, or a part of it, as it was
     unsure: int = 0  # images whose presence score is at most NEAR away from what it takes to be found
     shares: Counter[float] = field(default_factory=Counter)  # of the image, in three digits: at most 3,701 keys
     best: tuple[float, float] = (0.0, 0.0)  # the highest presence score, and the threshold of its image
@@ -59,6 +61,7 @@ class Summary:
     before: int = 0  # of these, by an earlier run
     photos: tuple[int, int] = (0, 0)  # in data sets: original files, and images that were encoded again
     frames_left: int = 0  # further frames of files of which only the first was processed
+    alphas: tuple[int, int] = (0, 0)  # GeoTIFFs of which a band was taken as transparency, and those where it was not
     seconds: float = 0.0  # of the whole run
 
     @property
@@ -81,12 +84,16 @@ class Summary:
         self.photos = self.photos[0] + record.photos[0], self.photos[1] + record.photos[1]
         document = record.document()
         self.frames_left += document["frames"] - 1
+        notes = document["notes"].split("; ")
+        taken, ignored = (any(each.endswith(end) for each in notes) for end in (conversion.ALPHA, conversion.NOT_ALPHA))
+        self.alphas = self.alphas[0] + taken, self.alphas[1] + ignored
         for mask in document["masks"]:  # the same digits as those that a resumed run reads
             label = self.labels.setdefault(mask["label"], Label())
             presence, threshold = mask["presence"], mask["threshold"]
             if mask["area"]:
                 label.found += 1
                 label.shares[float(f"{mask['area_frac']:.3g}")] += 1
+            label.held_back += bool(mask["held_back"])
             label.unsure += round(abs(presence - max(threshold, self.min_presence)), 4) <= NEAR
             label.best = max(label.best, (presence, threshold))
 
@@ -102,6 +109,7 @@ class Summary:
         return {
             "labels": {
                 name: {"found": label.found, "median_area_frac": label.median(), "unsure": label.unsure}
+                | ({"held_back": label.held_back} if label.held_back else {})
                 for name, label in self.labels.items()
             },
             "failed": dict(sorted(self.failures.items())),

@@ -5,28 +5,31 @@ import shutil
 import socket
 import sys
 from collections.abc import Iterable, Iterator
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipseg_cli.errors import OutputError, Stage, UsageError
 from clipseg_cli.inputs.source import Source
-from clipseg_cli.model import registry
+from clipseg_cli.model import feature_store, registry
+from clipseg_cli.model.checkpoint_files import KINDS
 from clipseg_cli.outputs import writers
 from clipseg_cli.outputs.manifest import RUN
 from clipseg_cli.outputs.names import Names
 from clipseg_cli.outputs.record import Record
 from clipseg_cli.prompts.thresholds import resolve_thresholds
-from clipseg_cli.run import pipeline
+from clipseg_cli.run import pipeline, refiner
 from clipseg_cli.run.engines import crew, workers
 from clipseg_cli.run.engines.table import ENGINES, inline
 from clipseg_cli.run.finish import MaskPlan
 from clipseg_cli.run.query import embed, embedding_file
 from clipseg_cli.run.request import Request
+from clipseg_cli.settings.model import EncodeOptions, ModelOptions
 from clipseg_cli.settings.outputs import Format
-from clipseg_cli.storage import paths, store
+from clipseg_cli.storage import cache, paths, store
 
 if TYPE_CHECKING:
+    from clipseg_cli.model.sam import Sam
     from clipseg_cli.model.segmenter import Embeddings, Segmenter
 
 USUAL = 603_000_000  # bytes of the weights of rd64-refined
@@ -35,15 +38,11 @@ BATCH = {"cpu": 4}  # images encoded at once, by device; 16 elsewhere. On a CPU 
 
 
 def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[Format, ...]) -> pipeline.Job:
-    """Returns what to do with each image. Raises UsageError; OutputError if the features folder is not writable."""
+    """Returns what to do with each image. Raises UsageError."""
     query, encode = request.query, request.encode
     chosen = resolve_thresholds(request.masks.threshold, query.prompts, checkpoint.threshold)
-    writers.check(len(query.prompts), request.masks.mode, formats)
+    writers.check(len(query.prompts), request.masks, formats)
     embedding_file.check(query.saved, checkpoint.weights, request.model.model)
-    if encode.features is not None:
-        if paths.is_url(encode.features):
-            raise UsageError(f"--features {encode.features}: name a local folder; buckets are not supported here")
-        store.check(Path(encode.features))
     # a guess is enough: an image gives the same bits at any batch size
     device = _likely_devices(request)[0]
     least = workers_of(request, checkpoint).threads if device == "cpu" else 1
@@ -62,9 +61,22 @@ def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[F
         encode,
         request.inputs.decoding,
         request.run.checksum,
+        _kept(encode),
         any(map(paths.is_url, (request.out, *request.inputs.inputs))),
         request.inputs.video.smooth,
+        refiner.located(request.masks.clean, request.model.model, request.model.offline) if formats else None,
     )
+
+
+def _kept(encode: EncodeOptions) -> cache.Place | None:
+    """Returns where the features of images are kept. Raises UsageError for a bucket."""
+    if encode.features == "none":
+        return None
+    if encode.features == "auto":
+        return feature_store.user_place(encode.features_limit)
+    if paths.is_url(paths.local(encode.features)):
+        raise UsageError(f"--features {encode.features}: name a local folder; buckets are not supported here")
+    return cache.Place(Path(paths.local(encode.features)), encode.features_limit)
 
 
 def _likely_devices(request: Request) -> list[str]:
@@ -84,13 +96,7 @@ def workers_of(request: Request, checkpoint: registry.Checkpoint | None) -> crew
         model = USUAL if checkpoint is None else checkpoint.weights.stat().st_size
     except OSError:  # it is told when the model is loaded
         model = USUAL
-    return crew.choose(_machine(), model, _likely_devices(request), jobs)
-
-
-@cache
-def _machine() -> crew.Machine:
-    """Returns this machine as it was at the first call, so that what run.json says is what was done."""
-    return crew.Machine.here()
+    return crew.choose(crew.Machine.here(), model, _likely_devices(request), jobs)
 
 
 def work(
@@ -122,9 +128,7 @@ def _process(
 
     On another machine the weights may be elsewhere, but the output folder must be the parent's. Raises OutputError.
     """
-    if not checkpoint.weights.exists():
-        named = f"{checkpoint.repo}@{checkpoint.revision}" if checkpoint.repo else request.model.model
-        checkpoint = registry.locate(named, offline=request.model.offline)
+    checkpoint = _here(checkpoint, request.model.offline)
     out = store.as_path(request.out)
     if job.plan.formats and isinstance(out, Path) and not (out / RUN).exists():
         node = socket.gethostname()
@@ -136,7 +140,26 @@ def _process(
     def write(path: str, data: store.Content) -> None:
         store.write(out / path, data, request.output.fsync)
 
-    return pipeline.run(sources, job, partial(load_model, request, checkpoint, send), write, progress)
+    load_refiner = None if job.sam is None else partial(load_sam, request.model, job.sam, send)
+    return pipeline.run(sources, job, partial(load_model, request, checkpoint, send), write, progress, load_refiner)
+
+
+def _here(checkpoint: registry.Checkpoint, offline: bool) -> registry.Checkpoint:
+    """Returns a checkpoint as it is on this machine, which may be another one than the parent's."""
+    if checkpoint.weights.exists():
+        return checkpoint
+    named = f"{checkpoint.repo}@{checkpoint.revision}" if checkpoint.repo else checkpoint.name
+    return registry.locate(named, offline=offline, kinds=KINDS)
+
+
+def load_sam(options: ModelOptions, checkpoint: registry.Checkpoint, notify: workers.Notify) -> "Sam":
+    """Returns the loaded network of `--refine sam`. Notifies of the model, device and precision."""
+    from clipseg_cli.model.sam import Sam
+
+    sam = Sam.load(_here(checkpoint, options.offline), device=options.device, dtype=options.dtype)
+    at = f" ({checkpoint.repo} at {checkpoint.revision})" if checkpoint.repo else ""
+    notify(workers.Notice(f"refinement by {checkpoint.name}{at} on {sam.device} in {sam.dtype}"))
+    return sam
 
 
 def load_model(
@@ -157,4 +180,4 @@ def load_model(
     at = f" ({checkpoint.repo} at {checkpoint.revision})" if checkpoint.repo else ""
     line = f"model {checkpoint.name}{at} on {segmenter.device} in {segmenter.dtype}, {segmenter.backend} backend"
     notify(workers.Notice(line, {"device": segmenter.device, "dtype": segmenter.dtype, "backend": segmenter.backend}))
-    return segmenter, embed.embed(segmenter, request.query)
+    return segmenter, embed.embed(segmenter, request.query, request.inputs.decoding)

@@ -1,10 +1,11 @@
 """Which images to read."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from clipseg_cli.errors import UsageError
-from clipseg_cli.settings.flag import Flag
+from clipseg_cli.settings.flag import Flag, fill
 from clipseg_cli.settings.videos import VideoOptions
 
 MAX_PIXELS = 100_000_000  # pixels: refuses decompression bombs, accepts all cameras but the largest medium-format backs
@@ -36,6 +37,38 @@ def selected(frames: str, count: int) -> range:
     raise UsageError(f"--frames {frames}: write first, all, or A:B or A:B:STEP like 0:100:10; the first frame is 0")
 
 
+# What becomes black and white, as shares of the values in percent; or one of two names that are no such shares.
+Stretch = tuple[float, float]
+NONE: Stretch = (-1.0, -1.0)  # the whole range of the type
+MINMAX: Stretch = (0.0, 100.0)  # from the lowest to the highest value
+STRETCHES = {"none": NONE, "minmax": MINMAX}
+
+
+def _stretch(text: str) -> Stretch:
+    if text in STRETCHES:
+        return STRETCHES[text]
+    low, _, high = text.removesuffix("%").partition(",")
+    try:
+        shares = float(low), float(high)
+    except ValueError:
+        shares = NONE
+    if not 0 <= shares[0] < shares[1] <= 100:
+        raise UsageError(f"--stretch {text}: write none, minmax, or two percentages like 2,98%")
+    return shares
+
+
+def _bands(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) not in (1, 3) or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"--bands {text}: write the numbers of three bands, or of one; the first is 1, like 4,3,2")
+    return tuple(map(int, parts))
+
+
+def _spelled(stretch: Stretch) -> str:
+    names = {value: name for name, value in STRETCHES.items()}
+    return names.get(stretch, f"{stretch[0]:g},{stretch[1]:g}%")
+
+
 def _shard(text: str) -> tuple[int, int]:
     index, slash, count = text.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
@@ -54,10 +87,37 @@ class DecodeOptions:
         Literal["preview", "develop"],
         Flag("Camera raw files: use the embedded JPEG if it is large enough, or always develop the sensor data."),
     ] = "preview"
+    bands: Annotated[
+        tuple[int, ...] | None,
+        Flag(
+            "Bands of a TIFF to show as red, green and blue, or one as grey; the first is 1. Example: 4,3,2.",
+            metavar="R,G,B",
+            parse=_bands,
+            spell=lambda bands: ",".join(map(str, bands)),
+            default="the colours that the file names, otherwise 1,2,3",
+        ),
+    ] = None
+    stretch: Annotated[
+        Stretch | None,
+        Flag(
+            "Values of a TIFF that become black and white: the range of their type, the lowest and highest, or two "
+            "percentiles.",
+            metavar="none|minmax|LOW,HIGH%",
+            parse=_stretch,
+            spell=_spelled,
+            default="by the type; of GeoTIFFs of more than 8 bits, 2,98%",
+        ),
+    ] = None
     max_pixels: Annotated[
         int,
         Flag("Refuse images with more pixels than this, before decoding them.", metavar="N", low=1, panel="Advanced"),
     ] = MAX_PIXELS
+
+
+def recorded(settings: Mapping[str, Any], max_pixels: int) -> DecodeOptions:
+    """Returns the options of a run from the settings in its run.json, with another limit."""
+    lists = {name: tuple(now) if isinstance(now, list) else now for name, now in settings.items()}
+    return cast(DecodeOptions, fill(DecodeOptions, lists | {"max_pixels": max_pixels}))
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,8 +67,11 @@ LAYOUTS: dict[Layout, Preset] = {
     "ultralytics": Preset(
         "Ultralytics, yolo segment train data=OUT/data.yaml", {"ultralytics": ""}, None, "upright",
     ),
+    "ultralytics-semantic": Preset(
+        "Ultralytics, yolo semantic train data=OUT/data.yaml", {"semantic": ""}, None, "upright",
+    ),
     "coco": Preset(
-        "Detectron2, FiftyOne, torchvision: annotations/ beside images/", {"instances": ""}, None, "upright",
+        "Detectron2, FiftyOne, torchvision: annotations/ beside images/", {"annotations": ""}, None, "upright",
     ),
     "imagefolder": Preset(
         'Hugging Face datasets, load_dataset("imagefolder", data_dir=OUT)', {"imagefolder": ""}, None, "upright",

@@ -8,7 +8,7 @@ from clipseg_cli.errors import UsageError
 from clipseg_cli.prompts.thresholds import probability
 from clipseg_cli.settings.flag import Flag, pixels
 
-Refine = Literal["none", "guided", "grabcut", "matting"]
+Refine = Literal["none", "guided", "grabcut", "matting", "sam"]
 Empty = Literal["write", "skip"]
 Mode = Literal["binary", "labels"]
 
@@ -42,9 +42,21 @@ class CleanUp:
     refine: Annotated[
         Refine,
         Flag(
-            "Align edges with the image: guided is fast, grabcut is crisp, matting keeps hair and fur soft (an extra)."
+            "Align edges with the image: guided is fast, grabcut is crisp, matting keeps hair and fur soft (an extra), "
+            "sam asks a SAM 2 network."
         ),
     ] = "none"
+    refine_model: Annotated[
+        str | None,
+        Flag(
+            "The network of --refine sam: an alias (see `clipseg models list`), a Hugging Face id, or a directory.",
+            metavar="MODEL",
+            default="sam2.1-tiny; with --model shapes, shapes-sam",
+        ),
+    ] = None
+    refine_parts: Annotated[
+        int, Flag("With --refine sam: refine the N largest parts of each mask.", metavar="N", low=1)
+    ] = 16
     peak: Annotated[
         float | None,
         Flag("Keep only components that reach this probability, 0 to 1.", metavar="P", low=0.0, high=1.0),
@@ -116,6 +128,13 @@ class MaskOptions:
     mode: Annotated[
         Mode, Flag("binary: masks may overlap. labels: each pixel belongs to its most probable label only.")
     ] = "binary"
+    instances: Annotated[
+        bool,
+        Flag(
+            "Keep the objects of a label apart: each connected component gets an annotation of its own (coco, yolo, "
+            "voc, labelme, labelstudio, cvat), a number (-f instances) and a score."
+        ),
+    ] = False
     background: Annotated[
         float,
         Flag(

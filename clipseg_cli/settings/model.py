@@ -12,6 +12,14 @@ Dtype = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 Backend = Literal["fast", "transformers"]
 
 
+def _size(text: str) -> int:
+    """Returns the number of bytes that `text` says, like 500MB or 1.5GB. Raises UsageError."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?)B?", text.strip(), re.ASCII | re.IGNORECASE)
+    if found is None:
+        raise UsageError(f"--features-limit {text}: write a size like 500MB or 2GB")
+    return round(float(found[1]) * 10.0 ** (3 * " KMGT".index(found[2].upper() or " ")))
+
+
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
     """Which checkpoint, on which device, in which precision."""
@@ -87,11 +95,22 @@ class EncodeOptions:
         Flag("Also record CLIP's similarity of image and prompt. About a fifth slower.", panel="Advanced"),
     ] = False
     features: Annotated[
-        str | None,
+        str,
         Flag(
-            "Store encoded images in this folder, so that later runs skip the encoder.",
-            metavar="DIR",
+            "Where encoded images are kept, so that later runs skip the encoder. auto: in the user's cache.",
+            metavar="DIR|auto|none",
             decides=False,  # a stored image gives the same bits as a newly encoded one
+        ),
+    ] = "auto"
+    features_limit: Annotated[
+        int | None,
+        Flag(
+            "How much of the disk they may take, like 500MB or 10GB. Those not used for longest go first.",
+            metavar="SIZE",
+            parse=_size,
+            default="2GB; with --features DIR, no limit",
+            panel="Advanced",
+            decides=False,
         ),
     ] = None
 

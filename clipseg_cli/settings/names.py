@@ -24,7 +24,8 @@ _PART = "(?:train|val|test)"
 # The files of the data sets of `--layout`; first the images, which --images none does not write.
 _SETS = {
     "ultralytics": (re.compile(f"images/{_PART}/.+"), re.compile(rf"labels/{_PART}/.+|data\.yaml")),
-    "instances": (re.compile("images/.+"), re.compile(rf"annotations/instances_{_PART}\.json")),
+    "semantic": (re.compile(f"images/{_PART}/.+"), re.compile(rf"masks/{_PART}/.+|data\.yaml")),
+    "annotations": (re.compile("images/.+"), re.compile(rf"annotations/instances_{_PART}\.json")),
     "imagefolder": (re.compile(f"{_PART}/images/.+"), re.compile(rf"{_PART}/(?:masks/.+|metadata\.jsonl)")),
 }
 _FIELD = re.compile(r"\{([^{}]*)\}")

@@ -15,6 +15,7 @@ Format = Literal[
     "overlay",
     "cutout",
     "labels",
+    "instances",
     "joined",
     "alpha",
     "coco",
@@ -25,10 +26,13 @@ Format = Literal[
     "cvat",
     "svg",
     "webdataset",
+    "geojson",
+    "gpkg",
     "parquet",
     "video",
     "ultralytics",
-    "instances",
+    "semantic",
+    "annotations",
     "imagefolder",
 ]
 Codec = Literal["ffv1", "h264", "vp9", "prores"]
@@ -41,6 +45,7 @@ TOP_NAMES: dict[Format, str] = {
     "overlay": "overlays",
     "cutout": "cutouts",
     "labels": "labels",
+    "instances": "instances",
     "joined": "joined",
     "alpha": "alpha",
     "coco": "coco.json",
@@ -51,6 +56,8 @@ TOP_NAMES: dict[Format, str] = {
     "cvat": "cvat",
     "svg": "svg",
     "webdataset": "webdataset",
+    "geojson": "masks.geojson",
+    "gpkg": "masks.gpkg",
     "parquet": "manifest.parquet",
     "video": "videos",
 }
@@ -58,7 +65,8 @@ TOP_NAMES: dict[Format, str] = {
 # ones, so a walk leaves out only the files that such a run writes: `names.patterns`.
 TOP_SETS: dict[Format, tuple[str, ...]] = {
     "ultralytics": ("images", "labels", "data.yaml"),
-    "instances": ("images", "annotations"),
+    "semantic": ("images", "masks", "data.yaml"),
+    "annotations": ("images", "annotations"),
     "imagefolder": ("train", "val", "test"),
 }
 FILMED: tuple[Format, ...] = ("mask", "cutout", "overlay")  # formats that become videos with -f video
@@ -79,6 +87,7 @@ Layout = Literal[
     "comfyui",
     "darktable",
     "ultralytics",
+    "ultralytics-semantic",
     "coco",
     "imagefolder",
 ]
@@ -153,9 +162,6 @@ class ExportOptions:
             default="white, or as --layout says",
         ),
     ] = None
-    components: Annotated[
-        bool, Flag("Write one annotation per connected component (coco, yolo, voc, labelme, labelstudio, cvat).")
-    ] = False
     polygons: Annotated[bool, Flag("Write polygons to coco.json instead of run lengths.")] = False
     palette: Annotated[
         bool, Flag("Write the PNGs of -f labels with a palette of the labels' colours, instead of plain grey.")
@@ -228,7 +234,7 @@ class OutputOptions:
         Flag(
             "Write to this folder, to a file for a single image, or to stdout (-) for images one after another. The "
             "suffix of a file, also of -.pgm, decides the format: .png .jpg .webp .tif .pgm .ppm .npy .npz .json .svg "
-            ".xml.",
+            ".xml .geojson .gpkg.",
             ("--out", "-o"),
             "DIR|FILE|-",
             default="clipseg-out (post: clipseg-post), or -2, -3, ... after runs with other settings",

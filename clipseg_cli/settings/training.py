@@ -3,7 +3,16 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+from clipseg_cli.errors import UsageError
 from clipseg_cli.settings.flag import Flag
+
+
+def layers(text: str) -> tuple[int, ...]:
+    """Returns the numbers of a list like `3,6,9`. Raises UsageError for anything else."""
+    parts = text.split(",")
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise UsageError(f"--extract-layers {text}: give layers of the vision tower, counted from 0, like 3,6,9")
+    return tuple(map(int, parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +47,36 @@ class Recipe:
     def last_rate(self) -> float:
         """The learning rate of the last step: a tenth of the first, as in the paper's training."""
         return self.rate / 10
+
+
+@dataclass(frozen=True, slots=True)
+class NewDecoder:
+    """A new decoder for a plain CLIP, which is trained in place of the decoder of --model."""
+
+    PANEL: ClassVar[str] = "Decoder"
+
+    from_clip: Annotated[
+        str | None,
+        Flag("Train a new decoder for this CLIP: a Hugging Face id, or a directory. Replaces --model.", metavar="CLIP"),
+    ] = None
+    reduce_dim: Annotated[int, Flag("Channels of the new decoder, a multiple of 4.", metavar="N", low=4)] = 64
+    extract_layers: Annotated[
+        tuple[int, ...],
+        Flag(
+            "Vision layers that the new decoder reads, counted from 0.",
+            metavar="3,6,9",
+            parse=layers,
+            default="at 1/4, 2/4 and 3/4 of the depth",
+        ),
+    ] = ()
+    refined: Annotated[bool, Flag("Give the new decoder finer upsampling. Needs a patch of 16 pixels.")] = False
+    side: Annotated[
+        int | None,
+        Flag(
+            "Side of the new model's square input, in pixels.",
+            ("--size",),
+            "PX",
+            low=1,
+            default="352, or the nearest multiple of the patch",
+        ),
+    ] = None

@@ -57,6 +57,16 @@ def identity(path: str, checksum: bool = False) -> list[int | str]:
         return [info.st_size, hashlib.file_digest(file, "sha256").hexdigest()]
 
 
+def fingerprint(path: str) -> list[int | str]:
+    """Returns what changes when a file changes, also if a program keeps its size and its mtime.
+
+    That is its absolute path, its size, and its mtime and ctime in nanoseconds; Windows has no ctime that changes.
+    Raises OSError or ValueError if there is no such file.
+    """
+    info = os.stat(path)
+    return [os.path.abspath(path), info.st_size, info.st_mtime_ns, info.st_ctime_ns]
+
+
 def fault(error: OSError | ValueError, stage: Stage) -> ImageError:
     """Converts an error of the operating system on an input path into the ImageError for its record."""
     code = getattr(error, "errno", None)

@@ -22,16 +22,18 @@ import numpy as np
 from clipseg_cli.datasets import training_data
 from clipseg_cli.errors import OutputError, UsageError
 from clipseg_cli.model import registry
+from clipseg_cli.model.checkpoint_files import CLIP
 from clipseg_cli.run.query.terms import check_templates
 from clipseg_cli.settings.model import ModelOptions
-from clipseg_cli.settings.training import Recipe
+from clipseg_cli.settings.training import NewDecoder, Recipe
 from clipseg_cli.storage import paths, store
+from clipseg_cli.training import new_decoder
 from clipseg_cli.training.encoded_data import encode_images, load_encoded
 
 if TYPE_CHECKING:
     from clipseg_cli.training.fit import Fit
 
-WORK, LOG, STATE, SETTINGS = ".train", "train.jsonl", "state.pt", "settings.json"
+WORK, LOG, STATE, SETTINGS, START = ".train", "train.jsonl", "state.pt", "settings.json", "start"
 TEMPLATES = (  # for prompts; all but the first are the paper's
     "{}",
     "a photo of a {}.",
@@ -44,6 +46,7 @@ TEMPLATES = (  # for prompts; all but the first are the paper's
     "a bad photo of a {}.",
     "a photo of the {}.",
 )
+KEEP = NewDecoder()  # none: the decoder of `model` learns
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +69,15 @@ def train(
     recipe: Recipe,
     replay: Sequence[str] = (),
     templates: Sequence[str] = TEMPLATES,
+    new: NewDecoder = KEEP,
 ) -> Iterator[Progress]:
     """Fits the decoder of `model` to `data`, writes a checkpoint to `out`, and yields its progress.
 
-    `replay`: prompts whose masks should stay unchanged. The decoder also learns its own former predictions for them on
-    the training images. The checkpoint has the weights of the best check; the first check is before the first step.
-    Repeating the call resumes a run that was stopped. Raises UsageError for unusable data, OutputError if `out` holds
-    something else, ModelError if the model cannot be loaded.
+    `new`: a new decoder for a plain CLIP, in place of the decoder of `model`. `replay`: prompts whose masks should stay
+    unchanged. The decoder also learns its own former predictions for them on the training images. The checkpoint has
+    the weights of the best check; the first check is before the first step. Repeating the call resumes a run that was
+    stopped. Raises UsageError for unusable data and options, OutputError if `out` holds something else, ModelError if
+    the model cannot be loaded.
     """
     from clipseg_cli.model.devices import DTYPES, pick_dtype
     from clipseg_cli.model.segmenter import Segmenter
@@ -82,10 +87,20 @@ def train(
     if model.dtype == "int8":
         raise UsageError("--dtype int8 cannot be trained in: use fp32, bf16 or auto, and int8 with the new model")
     examples = training_data.read(data)
-    checkpoint = registry.locate(model.model, offline=model.offline, progress=True)
+    planned = None
+    if new.from_clip is not None:
+        checkpoint = registry.locate(new.from_clip, offline=model.offline, progress=True, kinds=(CLIP,))
+        planned = new_decoder.plan(checkpoint, new)
+        _check_new(examples, recipe, replay)
+    elif new != KEEP:
+        raise UsageError("--reduce-dim, --extract-layers, --refined and --size describe a new decoder: add --from-clip")
+    else:
+        checkpoint = registry.locate(model.model, offline=model.offline, progress=True)
     work = out / WORK
     store.check(work)
-    _check_output(out, examples, checkpoint, recipe, replay, templates)
+    _check_output(out, examples, checkpoint, {"recipe": recipe} | ({"new": new} if planned else {}), replay, templates)
+    if planned is not None:
+        checkpoint = new_decoder.write(planned, recipe.seed, work / START)
     segmenter = Segmenter.load(checkpoint, device=model.device, dtype="fp32", backend="transformers")
     for done, count in encode_images(segmenter, examples, work, recipe):
         yield Progress("features", done, count)
@@ -99,11 +114,25 @@ def train(
     yield Progress("done", best["step"], recipe.steps, best=best["score"], threshold=best["threshold"])
 
 
+def _check_new(examples: Sequence[training_data.Example], recipe: Recipe, replay: Sequence[str]) -> None:
+    """Checks what a new decoder is trained with. Raises UsageError."""
+    if replay:
+        raise UsageError("--replay keeps the masks of a trained decoder, and a new one has none: leave it out")
+    images, prompts = {each.image for each in examples}, {each.prompt for each in examples}
+    if recipe.absent and len(examples) == len(images) * len(prompts):  # else some image was not masked for some prompt
+        masks = (each.read() for each in examples)
+        if all(each is None or each.mask.any() for each in masks):
+            raise UsageError(
+                "every image shows the object of every prompt, so a new decoder would learn to ignore the prompt: add "
+                "images without an object, with black masks, or other prompts; --absent 0 trains all the same"
+            )
+
+
 def _check_output(
     out: Path,
     examples: Sequence[training_data.Example],
     checkpoint: registry.Checkpoint,
-    recipe: Recipe,
+    options: dict[str, Any],
     replay: Sequence[str],
     templates: Sequence[str],
 ) -> None:
@@ -113,17 +142,18 @@ def _check_output(
     data = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
     weights = checkpoint.revision or checkpoint.weights.stat().st_size
     settings: dict[str, Any] = {"data": data, "model": str(checkpoint.path), "weights": weights}
-    settings |= {"recipe": asdict(recipe), "replay": list(replay), "templates": list(templates)}
-    saved = out / WORK / SETTINGS
+    settings |= {"replay": list(replay), "templates": list(templates)}
+    settings |= {name: asdict(group) for name, group in options.items()}
+    saved, content = out / WORK / SETTINGS, json.dumps(settings, indent=1)
     if saved.exists():
-        if json.loads(saved.read_text("utf-8")) != settings:
+        if saved.read_text("utf-8") != content:
             raise OutputError(
                 f"{out} holds an unfinished run of another training, or the data has changed since it began: choose "
                 f"another -o, or remove {out / WORK}"
             )
     elif (out / "model.safetensors").exists():
         raise OutputError(f"{out} holds a finished model: choose another -o")
-    store.write(saved, json.dumps(settings, indent=1).encode())
+    store.write(saved, content.encode())
 
 
 def _identity(path: Path) -> list[int | str] | None:

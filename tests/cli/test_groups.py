@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 import typer
 
-from clipseg_cli.cli import main, models
+from clipseg_cli.cli import cache, main, models
 from clipseg_cli.cli.groups import PANELS, command
 from clipseg_cli.errors import UsageError
 from clipseg_cli.settings.evaluation import ProtocolOptions
@@ -20,12 +20,12 @@ from clipseg_cli.settings.model import EncodeOptions, ModelOptions
 from clipseg_cli.settings.outputs import OutputOptions
 from clipseg_cli.settings.prompts import PromptOptions
 from clipseg_cli.settings.run import ConsoleOptions, RunOptions
-from clipseg_cli.settings.training import Recipe
+from clipseg_cli.settings.training import NewDecoder, Recipe
 from pictures import Program
 
 COMMANDS: dict[str, Any] = {
     f"{prefix}{each.name}": each.cls
-    for prefix, app in (("", main.app), ("models ", models.app))
+    for prefix, app in (("", main.app), ("models ", models.app), ("cache ", cache.app))
     for each in app.registered_commands
 }
 # what a command line must have for its options to be read
@@ -45,25 +45,27 @@ VALUES: dict[type, dict[str, Any]] = {
         "inputs": ("imgs", "a b.jpg"), "files_from": "-", "null": True, "extensions": (".jpg", ".png"),
         "exclude": ("*.tmp", "-x"), "max_depth": 3, "follow": True, "hidden": True, "limit": 7, "shard": (2, 5),
         "frames": "1:9:2", "every": 2, "fps": 12.5, "start": 1.5, "end": 90.0, "smooth": 0.25,
-        "raw": "develop", "max_pixels": 1000,
+        "raw": "develop", "bands": (4, 3, 2), "stretch": (2.5, 98.0), "max_pixels": 1000,
     },
     OutputOptions: {
         "out": "out", "formats": ("mask", "coco"), "json": True, "print_": "none", "report": True, "preview": True,
-        "orientation": "stored", "palette": True, "components": True, "polygons": True, "backdrop": (255, 0, 9),
+        "orientation": "stored", "palette": True, "polygons": True, "backdrop": (255, 0, 9),
         "codec": "vp9", "fsync": True, "images": "copy", "flat": True, "split": (0.5, 0.25, 0.25),
         "name": ("mask={label}/{dir}/{stem}.png", "overlay={dir}/{stem}.jpg"),
         "polarity": "black", "layout": "kohya", "keep": True,
     },
     MaskOptions: {
-        "threshold": ("0.4", "cat=otsu"), "refine": "grabcut", "peak": 0.6, "open": 1, "close": 2, "fill_holes": "all",
+        "threshold": ("0.4", "cat=otsu"), "refine": "grabcut", "refine_model": "sam2.1-small", "refine_parts": 3,
+        "peak": 0.6, "open": 1, "close": 2, "fill_holes": "all",
         "min_area": 0.005, "keep_largest": 3, "grow": -4, "invert": True, "feather": 2.5, "min_presence": 0.1,
-        "mode": "labels", "background": 0.3, "empty": "skip",
+        "mode": "labels", "background": 0.3, "instances": True, "empty": "skip",
     },
     ModelOptions: {
         "model": "./mine", "offline": True, "device": "cuda:0,1", "dtype": "fp16", "backend": "transformers",
     },
     EncodeOptions: {
         "tile": 2, "flip": True, "size": 96, "batch_size": 5, "similarity": True, "features": "kept",
+        "features_limit": 500_000_000,
     },
     RunOptions: {
         "resume": False, "dry_run": True, "max_errors": 4, "fail_fast": True, "jobs": 2, "engine": "ray",
@@ -75,6 +77,9 @@ VALUES: dict[type, dict[str, Any]] = {
     Recipe: {
         "steps": 9, "batch": 3, "rate": 0.01, "absent": 0.3, "blend": 0.4, "hold": 0.2, "check": 5, "patience": 2,
         "replay_weight": 0.5, "seed": 6,
+    },
+    NewDecoder: {
+        "from_clip": "openai/clip", "reduce_dim": 16, "extract_layers": (3, 7, 9), "refined": True, "side": 224,
     },
     ProtocolOptions: {
         "protocol": "coco-20i", "data": Path("coco"), "folds": (2, 3), "split": "val", "seed": 1, "limit": 8,

@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 
 from clipseg_cli.settings.layouts import LAYOUTS
 from pictures import Program, iou, records
+from readers import package
 
 # layout: the path for `sub/a.b.jpg`, the value of the object, and whether the program turns images by their EXIF
 EXPECTED = {
@@ -91,6 +92,31 @@ def test_colours_of_an_alpha_png_are_those_of_the_image(quick_clipseg: Program, 
     quick_clipseg("clipseg segment imgs -p red --layout comfyui -o out -e png")
     with Image.open(tmp_path / "out/ü x.png") as made, Image.open(turned / "ü x.png") as image:
         assert made.mode == "RGBA" and np.array_equal(np.array(made)[..., :3], np.array(image))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # the package's own
+def test_colmap_takes_no_keypoint_from_the_object(quick_clipseg: Program, turned: Path, tmp_path: Path) -> None:
+    """pycolmap extracts keypoints all over noise, and with the masks none on the object, in the pixels of the file."""
+    pycolmap = package("pycolmap")
+    noise = np.random.default_rng(0).integers(0, 60, (120, 180, 1), np.uint8)
+    for path in (path for path in turned.rglob("*") if path.is_file()):
+        with Image.open(path) as image:
+            exif, size = image.getexif(), image.size
+            noisy = np.array(image.convert("RGB")) // 2 + np.resize(noise, (size[1], size[0], 1))
+        Image.fromarray(noisy).save(path, exif=exif)
+    quick_clipseg("clipseg segment imgs -p red --layout colmap -o masks")
+    on_object = {}
+    for name, options in {"without": {}, "with": {"mask_path": "masks"}}.items():
+        pycolmap.extract_features(f"{name}.db", "imgs", reader_options=options)
+        database = pycolmap.Database.open(f"{name}.db")
+        for image in database.read_all_images():
+            mask = pixels(tmp_path / f"masks/{image.name}.png", False)
+            at = database.read_keypoints(image.image_id)[:, :2].astype(int)
+            on_object[name, image.name] = int((mask[at[:, 1], at[:, 0]] == 0).sum())
+            assert len(at) > 20
+    assert len(on_object) == 6, "it reads no WebP"
+    assert all(count == 0 if name == "with" else count > 20 for (name, _), count in on_object.items()), on_object
 
 
 def test_equal_stems_are_told_to_programs_that_go_by_stems(quick_clipseg: Program, turned: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from clipseg_cli.datasets import training_data
 from clipseg_cli.errors import UsageError
 from labelled import BAR, DISC, PROMPTS, run_lengths, training_set
+from pictures import Program, picture, save
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,29 @@ def test_coco_gives_the_annotated_labels(data: Path) -> None:
     (data / "some.json").write_text(json.dumps(coco))
     bare = [each for each in content(training_data.read(data / "some.json")) if each[0] == "03.png"]
     assert len(bare) == 2 and not any(any(each[2]) for each in bare)
+
+
+def test_coco_of_a_run_finds_its_images(
+    quick_clipseg: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By `info.image_root`, which is relative to where the run was started, from any working directory; and those of
+    `--layout coco` in images/ beside annotations/. The masks are those of the run."""
+    for name, seed in (("a.png", 0), ("sub/a.png", 1)):
+        save(tmp_path / "imgs/deep" / name, picture(128, 96, seed))
+    quick_clipseg("clipseg segment imgs/deep -p circle -f coco -f mask -o out")
+    quick_clipseg("clipseg segment imgs/deep -p circle --layout coco -o set")
+    (tmp_path / "elsewhere").mkdir()
+    masks = {(cv2.imread(str(path), 0) > 0).tobytes() for path in (tmp_path / "out/masks").rglob("*.png")}
+    images = {path.read_bytes() for path in (tmp_path / "imgs").rglob("*.png")}
+    for folder in ("", "elsewhere"):
+        monkeypatch.chdir(tmp_path / folder)
+        for file in ("out/coco.json", "set/annotations/instances_train.json"):
+            examples = training_data.read(tmp_path / file)
+            assert {each.mask((96, 128)).tobytes() for each in examples} == masks
+            assert {each.image.read_bytes() for each in examples} == images
+    (tmp_path / "imgs").rename(tmp_path / "gone")
+    with pytest.raises(UsageError, match=r"a\.png is in none of the folders .*out/images, imgs/deep, "):
+        training_data.read(tmp_path / "out/coco.json")
 
 
 @pytest.mark.parametrize(

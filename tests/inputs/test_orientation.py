@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 from PIL import ImageOps
 
-from clipseg_cli.inputs.orientation import TAG, read_orientation
+from clipseg_cli.inputs.orientation import TAG, matrix, read_orientation
 from image_files import LOSSLESS, LOSSY, read, saved
 
 TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # stored -> shown, as the EXIF standard says
@@ -70,3 +70,13 @@ def test_orientation_reads_both_byte_orders_and_every_integer_type() -> None:
             other = struct.pack(order + "HHII", 0x0110, 4, 1, 7)
             entry = struct.pack(order + "HHI" + layout, TAG, kind, 1, 6)
             assert read_orientation(start + struct.pack(order + "H", 2) + other + entry) == 6
+
+
+@pytest.mark.parametrize("value", TURNS)
+def test_the_matrix_leads_from_upright_to_stored_pixels(value: int) -> None:
+    """The centre of each upright pixel is that of the same pixel in the file."""
+    stored = np.arange(12).reshape(3, 4)
+    shown = TURNS[value](stored)
+    for (row, column), content in np.ndenumerate(shown):
+        x, y, _ = matrix(value, *shown.shape) @ (column + 0.5, row + 0.5, 1)
+        assert stored[int(y), int(x)] == content and (x % 1, y % 1) == (0.5, 0.5)

@@ -3,8 +3,8 @@
 import cv2
 import numpy as np
 
-from clipseg_cli.masks import cleanup, outline
-from mask_shapes import every_mask
+from clipseg_cli.masks import outline
+from mask_shapes import components, every_mask
 
 
 def even_odd(rings: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
@@ -23,7 +23,7 @@ def test_outlines_run_between_the_pixels(mask: np.ndarray) -> None:
     """The exact outline, filled by the even-odd rule, is the mask, pixel for pixel."""
     rings = [ring for part in outline.edges(mask) for ring in (part.outer, *part.holes)]
     assert np.array_equal(even_odd(rings, mask.shape), mask > 0)
-    assert len(outline.edges(mask)) == len(cleanup.components(mask))
+    assert len(outline.edges(mask)) == len(components(mask))
 
 
 @every_mask
@@ -44,3 +44,13 @@ def test_a_component_with_thousands_of_holes_is_cut_open() -> None:
     (part,) = outline.centres(mask)
     assert len(part.holes) > 5000
     assert np.array_equal(cv2.fillPoly(np.zeros_like(mask), [outline.cut_open(part)], 255), mask)
+
+
+@every_mask
+def test_polygons_are_simple(mask: np.ndarray) -> None:
+    """They fill the mask exactly, no ring visits a point twice, and there is one for each 4-connected component."""
+    parts = outline.polygons(mask)
+    rings = [ring for part in parts for ring in (part.outer, *part.holes)]
+    assert np.array_equal(even_odd(rings, mask.shape), mask > 0)
+    assert all(len(np.unique(ring, axis=0)) == len(ring) for ring in rings)
+    assert len(parts) == cv2.connectedComponents(mask, connectivity=4)[0] - 1

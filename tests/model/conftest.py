@@ -62,14 +62,14 @@ def pickled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def files(released: Path) -> Files:
-    """The files of the checkpoint directory, ready to be served."""
-    return read_files(released)
+    """The files of the checkpoint directory and a card, ready to be served."""
+    return read_files(released) | {"README.md": b"# card"}
 
 
 @pytest.fixture
 def hub(files: Files) -> Iterator[Hub]:
     """A hub that serves the checkpoint as rd64-refined, with files that a run does not need."""
-    extra = {"README.md": b"# card", "tf_model.h5": b"x" * 20_000, "pytorch_model.bin": b"y" * 20_000}
+    extra = {"tf_model.h5": b"x" * 20_000, "pytorch_model.bin": b"y" * 20_000}
     with Hub({REPO: {"main": {**files, **extra}}}) as running:
         yield running
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hub import Files, Hub
+from checkpoints import write_clip
+from hub import Files, Hub, read_files
 from machine import Forks, Machine
 
 REPO = "CIDAS/clipseg-rd64-refined"
@@ -206,6 +207,16 @@ def test_another_kind_of_model_is_refused_before_its_weights(machine: Machine, h
     assert hub.count("GET", "model.safetensors") == 0
     hub.push("org/empty", "main", {"README.md": b""})
     assert "choose a CLIPSeg" in machine.fail("org/empty")
+
+
+def test_a_plain_clip_is_downloaded_for_a_new_decoder(machine: Machine, hub: Hub, tmp_path: Path) -> None:
+    """Where a CLIP is asked for, it is found on the hub like a CLIPSeg; a CLIPSeg is refused there."""
+    files = read_files(write_clip(tmp_path / "clip"))
+    hub.push("org/clip", "main", files)
+    found = machine.find("org/clip", kinds=["CLIP"])
+    assert Path(found["weights"]).read_bytes() == files["model.safetensors"]
+    assert found["revision"] == hub.refs["org/clip", "main"] and not machine.torch
+    assert "choose a CLIP checkpoint" in machine.fail("CIDAS/clipseg-rd64-refined", kinds=["CLIP"])
 
 
 def test_refresh_repairs_damaged_weights_in_the_cache(machine: Machine, files: Files) -> None:

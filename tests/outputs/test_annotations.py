@@ -11,8 +11,8 @@ import pytest
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
-from clipseg_cli.masks import cleanup, soft_maps
-from mask_shapes import MASKS, ODD_LABELS, assemble, every_mask, read_coco, result, ring, written
+from clipseg_cli.masks import soft_maps
+from mask_shapes import MASKS, ODD_LABELS, assemble, components, every_mask, read_coco, result, ring, written
 from pictures import iou
 from yolo_readers import LEAST, READERS, worst
 
@@ -23,15 +23,13 @@ VOC_COLOURS += [[128, 128, 128], [64, 0, 0]]
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # by pycocotools
 
 
-@pytest.mark.parametrize("components", [False, True])
+@pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("polygons", [False, True])
-def test_coco_is_read_by_pycocotools(tmp_path: Path, polygons: bool, components: bool) -> None:
+def test_coco_is_read_by_pycocotools(tmp_path: Path, polygons: bool, apart: bool) -> None:
     """Images, categories, boxes, areas and scores are complete. The union of a label's annotations is its mask:
     exactly from run lengths, with IoU 0.98 from polygons, which keep holes open."""
     masks = {f"p{i:02}": [mask, MASKS["ring"]] for i, mask in enumerate(MASKS.values())}
-    out = assemble(
-        tmp_path, "coco", {k: result(*v, polygons=polygons, components=components) for k, v in masks.items()}
-    )
+    out = assemble(tmp_path, "coco", {k: result(*v, polygons=polygons, apart=apart) for k, v in masks.items()})
     data = read_coco(out / "coco.json")
     assert [data.cats[i]["name"] for i in data.getCatIds()] == ['label "0" <&>', 'label "1" <&>']
     assert [data.imgs[i]["file_name"] for i in sorted(data.imgs)] == ["a.jpg"] * len(masks)
@@ -40,9 +38,9 @@ def test_coco_is_read_by_pycocotools(tmp_path: Path, polygons: bool, components:
             found = data.loadAnns(data.getAnnIds(imgIds=image, catIds=category))
             union = sum((data.annToMask(each) for each in found), np.zeros_like(mask)) > 0
             assert np.array_equal(union, mask > 0) if not polygons else iou(union, mask) >= 0.98
-            assert len(found) == (len(cleanup.components(mask)) if components else int(mask.any()))
+            assert len(found) == (len(components(mask)) if apart else int(mask.any()))
             assert sum(each["area"] for each in found) == np.count_nonzero(mask)
-            assert all(each["score"] == 0.9 for each in found)
+            assert all(each["score"] == (1 if apart else 0.9) for each in found)
             for each in found if not polygons else ():
                 assert each["bbox"] == coco_mask.toBbox(each["segmentation"]).tolist()
 
@@ -89,7 +87,7 @@ def test_labelme_draws_the_mask(mask: np.ndarray) -> None:
 @every_mask
 def test_voc_is_read_by_pillow(mask: np.ndarray) -> None:
     """Class and object images with VOC's palette, boxes that count from 1, and the photo."""
-    files = written("voc", result(ring(), mask, components=True))
+    files = written("voc", result(ring(), mask, apart=True))
     classes, objects = (
         Image.open(io.BytesIO(files[f"voc/Segmentation{kind}/sub/a.png"])) for kind in ("Class", "Object")
     )
@@ -105,7 +103,7 @@ def test_voc_is_read_by_pillow(mask: np.ndarray) -> None:
         [int(each.findtext(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax")]
         for each in tree.iter("object")
     ]
-    expected = [soft_maps.bbox(part) for each in (ring(), mask) for part in cleanup.components(each)]
+    expected = [soft_maps.bbox(part) for each in (ring(), mask) for part in components(each)]
     assert boxes == [[x + 1, y + 1, x + w, y + h] for x, y, w, h in expected]
     assert {each.findtext("name") for each in tree.iter("object")} <= {'label "0" <&>', 'label "1" <&>'}
     assert "voc/JPEGImages/sub/a.jpg" in files

@@ -12,11 +12,10 @@ import pytest
 from PIL import Image
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.masks import cleanup
 from clipseg_cli.outputs.image_root import ImageRoot
 from clipseg_cli.outputs.writers import labelling, one_file
 from clipseg_cli.outputs.writers.one_file import OneFile
-from mask_shapes import MASKS, ODD_LABELS, assemble, every_mask, result, ring, written
+from mask_shapes import MASKS, ODD_LABELS, assemble, components, every_mask, result, ring, written
 
 
 class Bits:
@@ -58,11 +57,11 @@ def cvat_mask(element: ElementTree.Element, width: int, height: int) -> np.ndarr
 
 
 @every_mask
-@pytest.mark.parametrize("components", [False, True])
-def test_label_studio_reads_the_masks(mask: np.ndarray, components: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("apart", [False, True])
+def test_label_studio_reads_the_masks(mask: np.ndarray, apart: bool, tmp_path: Path) -> None:
     """A task per image, whose regions add up to each mask, pixel for pixel. The photo lies where its URL says, seen
     from the output folder. Regions have ids of their own, and the size of the image."""
-    images = {stem: result(mask, ring(), components=components) for stem in ("sub/a b#%", "c")}
+    images = {stem: result(mask, ring(), apart=apart) for stem in ("sub/a b#%", "c")}
     out = assemble(tmp_path, "labelstudio", images)
     tasks = json.loads((out / "labelstudio/tasks.json").read_text("utf-8"))
     assert len(tasks) == 2 and len({task["data"]["image"] for task in tasks}) == 2
@@ -81,7 +80,7 @@ def test_label_studio_reads_the_masks(mask: np.ndarray, components: bool, tmp_pa
             ids.append(region["id"])
         for label, expected in zip(found, (mask, ring()), strict=True):
             assert np.array_equal(found[label], expected)
-        parts = sum(len(cleanup.components(each)) if components else int(each.any()) for each in (mask, ring()))
+        parts = sum(len(components(each)) if apart else int(each.any()) for each in (mask, ring()))
         assert len(prediction["result"]) == parts
     assert len({*ids}) == len(ids)
 
@@ -119,10 +118,10 @@ def test_an_image_that_label_studio_cannot_hold_is_an_error() -> None:
 
 
 @every_mask
-@pytest.mark.parametrize("components", [False, True])
-def test_cvat_reads_the_masks(mask: np.ndarray, components: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("apart", [False, True])
+def test_cvat_reads_the_masks(mask: np.ndarray, apart: bool, tmp_path: Path) -> None:
     """Images are numbered from 0 and named from the image root. The masks add up to each label's, pixel for pixel."""
-    image = result(mask, ring(), components=components)
+    image = result(mask, ring(), apart=apart)
     out = assemble(tmp_path, "cvat", {"sub/a": image, "b": replace(image, name='imgs/d/"b" & c.png')})
     root = ElementTree.parse(out / "cvat/annotations.xml").getroot()
     assert root.findtext("version") == "1.1"

@@ -78,7 +78,12 @@ def test_stored_images_are_untouched_unless_the_reader_turns_them() -> None:
     """With `--orientation stored`. labelme and browsers apply the EXIF orientation, so they get a photo without."""
     image = of("JPEG", "a.jpg", orientation=6)
     image = replace(image, export=replace(image.export, orientation="stored"))
-    assert {form for form in photos.KEPT if photos.untouched(form, image)} == {"yolo", "instances", "voc", "webdataset"}
+    assert {form for form in photos.KEPT if photos.untouched(form, image)} == {
+        "yolo",
+        "annotations",
+        "voc",
+        "webdataset",
+    }
     ((_, _, data),) = photos.photo("labelme", "a", image)
     assert Image.open(io.BytesIO(data)).getexif() == {}
 

@@ -1,21 +1,21 @@
-"""Data sets are read by the consumers' own packages, where these are installed.
+"""Data sets are read by the consumers' own packages.
 
-They are no dependencies of the tests: they pin older versions of Pillow and OpenCV, or have another licence. Each test
-names the package that it needs, and is skipped without it. `tests/yolo_readers.py` has the arithmetic of the two
-readers of YOLO's polygons, for tests that always run.
+`readers.package` installs most of them. Ultralytics has another licence and needs torchvision, so its tests run only
+where it is installed. `tests/yolo_readers.py` has the arithmetic of the two readers of YOLO's polygons, for tests that
+always run.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from clipseg_cli.masks import cleanup
 from clipseg_cli.outputs.writers.result import Result
-from mask_shapes import MASKS, assemble, result, ring
-from pictures import iou
+from mask_shapes import MASKS, assemble, components, result, ring
+from readers import package
 from yolo_readers import LEAST
 
 pytestmark = [
@@ -26,23 +26,29 @@ pytestmark = [
 IMAGES = {f"p{index:02}": mask for index, mask in enumerate(MASKS.values())}
 
 
-def package(name: str) -> Any:
-    """The module; skips the test if it is not installed."""
-    return pytest.importorskip(name, reason=f"{name} is not installed", exc_type=ImportError)
+def numbers(*masks: np.ndarray) -> np.ndarray:
+    """The label of each pixel, uint8 (H, W), 0 for background; the later label where masks overlap."""
+    return np.max([(mask > 0) * np.uint8(index) for index, mask in enumerate(masks, 1)], 0)
 
 
 def data_set(out: Path, form: Any, **export: Any) -> dict[str, Result]:
     """Writes a data set of every mask, each beside a ring, and returns the images by stem."""
-    images = {stem: result(mask, ring(), **export) for stem, mask in IMAGES.items()}
+    images = {
+        stem: replace(result(mask, ring(), **export), index=numbers(mask, ring())) for stem, mask in IMAGES.items()
+    }
     assemble(out, form, images)
     return images
 
 
 def worst_of(mask: np.ndarray, found: list[np.ndarray]) -> float:
     """The smallest IoU of a component with the best of the masks found, bool (H, W), of which there are as many."""
-    components = [component > 0 for component in cleanup.components(mask)]
-    assert len(found) == len(components)
-    return min((max(iou(each, part) for each in found) for part in components), default=1.0)
+    parts = components(mask)
+    assert len(found) == len(parts)
+    if not found:
+        return 1.0
+    one, other = (np.array([each.ravel() > 0 for each in masks], np.float32) for masks in (parts, found))
+    common = one @ other.T
+    return float((common / (one.sum(1)[:, None] + other.sum(1) - common)).max(1).min())
 
 
 def test_supervision_reads_yolo(tmp_path: Path) -> None:
@@ -88,6 +94,25 @@ def test_ultralytics_reads_yolo(tmp_path: Path, form: str, folder: str) -> None:
             assert worst_of(mask, [each[top : top + 90] > 0 for each in masks[numbers == number]]) >= LEAST
 
 
+@pytest.mark.parametrize("palette", [False, True])
+def test_ultralytics_reads_semantic_masks(tmp_path: Path, palette: bool) -> None:
+    """Its data set of the task `semantic` finds every label image by the photo, and every pixel has its class."""
+    package("ultralytics")
+    from ultralytics.cfg import get_cfg
+    from ultralytics.data.build import build_yolo_dataset
+    from ultralytics.data.dataset import SemanticDataset
+    from ultralytics.data.utils import check_det_dataset
+
+    images = data_set(tmp_path, "semantic", palette=palette)
+    data = check_det_dataset(str(tmp_path / "data.yaml"))
+    assert data["names"] == dict(enumerate(("background", *images["p00"].labels)))
+    found = build_yolo_dataset(get_cfg(overrides={"task": "semantic", "imgsz": 130}), data["val"], 1, data, mode="val")
+    assert type(found) is SemanticDataset and len(found) == len(images)
+    for number in range(len(found)):
+        sample = found.get_image_and_label(number)
+        assert np.array_equal(sample["semantic_mask"], images[Path(sample["im_file"]).stem].index)
+
+
 @pytest.mark.parametrize("form", ["voc_segmentation", "voc_instance_segmentation"])
 def test_datumaro_reads_voc(tmp_path: Path, form: str) -> None:
     """Labels by their names in labelmap.txt; masks of classes, or of objects, exactly as in the images."""
@@ -117,14 +142,14 @@ def test_datumaro_reads_cvat(tmp_path: Path) -> None:
     from PIL import Image
 
     mask = MASKS["blobs 3"]
-    assemble(tmp_path, "cvat", {"a": result(mask, ring(), components=True)})
-    (tmp_path / "cvat/images/imgs").mkdir(parents=True)
-    Image.new("RGB", (130, 90)).save(tmp_path / "cvat/images/imgs/a.jpg")
+    assemble(tmp_path, "cvat", {"a": result(mask, ring(), apart=True)})
+    (tmp_path / "cvat/images").mkdir(parents=True)
+    Image.new("RGB", (130, 90)).save(tmp_path / "cvat/images/a.jpg")
     (item,) = Dataset.import_from(str(tmp_path / "cvat"), "cvat")
-    assert item.id == "imgs/a"
+    assert item.id == "a"
     for label, expected in enumerate((mask, ring())):
         own = [each for each in item.annotations if each.type == AnnotationType.mask and each.label == label]
-        assert len(own) == len(cleanup.components(expected))
+        assert len(own) == len(components(expected))
         assert np.array_equal(sum(each.image for each in own) > 0, expected > 0)
 
 

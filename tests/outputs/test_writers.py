@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngImageFile
 from clipseg_cli.errors import UsageError
 from clipseg_cli.outputs import writers
 from clipseg_cli.outputs.writers import WRITERS, raster
+from clipseg_cli.settings.masks import MaskOptions
 from mask_shapes import MASKS, ODD_LABELS, assemble, read_coco, result, ring, written
 from pictures import SAMPLES, Program, picture, records, save
 
@@ -62,17 +63,24 @@ def test_any_png_can_be_as_long_as_an_image(capfd: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize(
-    "formats, mode, limit", [(("labels",), "binary", 255), (("voc",), "binary", 254), ((), "labels", 255)]
+    "formats, mode, limit",
+    [
+        (("labels",), "binary", 255),
+        (("instances",), "binary", 255),
+        (("voc",), "binary", 254),
+        (("semantic",), "binary", 254),
+        ((), "labels", 255),
+    ],
 )
 def test_a_label_image_holds_at_most_255_labels(formats: Any, mode: Any, limit: int) -> None:
     """One less for Pascal VOC, which reserves a value; other formats have no limit."""
-    writers.check(limit, mode, formats)
-    writers.check(1000, "binary", ("mask", "coco"))
+    writers.check(limit, MaskOptions(mode=mode, instances=True), formats)
+    writers.check(1000, MaskOptions(), ("mask", "coco"))
     with pytest.raises(UsageError, match=f"at most {limit}"):
-        writers.check(limit + 1, mode, formats)
+        writers.check(limit + 1, MaskOptions(mode=mode, instances=True), formats)
 
 
-FORMATS = "mask,soft,soft16,npz,overlay,cutout,labels,coco,yolo,voc,labelme,labelstudio,cvat,svg,webdataset"
+FORMATS = "mask,soft,soft16,npz,overlay,cutout,labels,instances,coco,yolo,voc,labelme,labelstudio,cvat,svg,webdataset"
 
 
 def files(out: Path) -> Iterator[tuple[str, bytes]]:
@@ -87,7 +95,7 @@ def test_a_run_in_two_goes_ends_in_the_same_bytes(clipseg: Program, tmp_path: Pa
     in coco.json equal the mask files."""
     for index in range(4):
         save(tmp_path / f"imgs/sub{index % 2}/p{index}.jpg", picture(120 + 16 * index, 96, index))
-    flags = f"-p 'a red circle' -p 'a circle' -f {FORMATS} --components --backdrop white -e jpg"
+    flags = f"-p 'a red circle' -p 'a circle' -f {FORMATS} --instances --backdrop white -e jpg"
     clipseg(f"clipseg segment imgs {flags} -o whole")
     clipseg(f"clipseg segment imgs {flags} -o twice --limit 2")
     (tmp_path / "twice/coco.json").unlink()

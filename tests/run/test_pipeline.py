@@ -14,7 +14,7 @@ from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.model.segmenter import Segmenter
 from clipseg_cli.prompts.text import Prompt
-from clipseg_cli.run import pipeline
+from clipseg_cli.run import network, pipeline
 from clipseg_cli.run.finish import MaskPlan
 from clipseg_cli.settings.masks import MaskOptions
 from pictures import Program, picture, save
@@ -92,7 +92,7 @@ def test_a_pause_gives_the_records_before_it(tmp_path: Path) -> None:
 def test_a_cosine_is_that_of_each_row() -> None:
     """Lengths do not count. A row of zeros has the similarity 0."""
     rows = np.array([[3, 0], [0, 5], [1, 1], [0, 0]], np.float32)
-    found = pipeline.cosines(rows, np.array([2, 0], np.float32))
+    found = network.cosines(rows, np.array([2, 0], np.float32))
     np.testing.assert_allclose(found, [1, 0, 0.5**0.5, 0], atol=1e-6)
 
 

@@ -17,11 +17,11 @@ from clipseg_cli.outputs import writers
 from output_folder import tree
 from pictures import Program, picture, records, save
 
-EVERY = "mask,overlay,cutout,labels,npz,coco,yolo,voc,labelme,svg,webdataset"
+EVERY = "mask,overlay,cutout,labels,instances,npz,coco,yolo,voc,labelme,svg,webdataset"
 CASES = {
     "plain": "-t 0.4 -f mask,overlay",
     "clean": "-t otsu -t red=p90 --peak 0.5 --open 1 --close 2 --fill-holes all --min-area 0.1% --grow 2 --feather 2",
-    "everything": f"--refine guided --components --polygons --backdrop white --min-presence 0.3 -f {EVERY},soft,soft16",
+    "everything": f"--refine guided --instances --polygons --backdrop white --min-presence 0.3 -f {EVERY},soft,soft16",
     "labels": "--mode labels --background 0.2 --refine grabcut -f mask,labels --empty skip --invert",
 }
 

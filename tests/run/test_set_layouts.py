@@ -1,6 +1,7 @@
-"""`--layout ultralytics`, `coco` and `imagefolder`: data sets of whole runs, as their readers find and read them."""
+"""Layouts that are data sets, of whole runs, as their readers find and read them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from clipseg_cli.inputs.orientation import stored
 from mask_shapes import read_coco, read_yolo
 from output_folder import tree
 from pictures import Program, iou, picture, records
+from readers import package
 from yolo_readers import LEAST
 
+LAYOUTS = ("ultralytics", "ultralytics-semantic", "coco", "imagefolder")
 PROMPTS = "-p 'a red circle' -p test"  # the second label is the name of a split, too
 SLUGS = ("a-red-circle", "test")
 SPLIT = "--split 0.5,0.25,0.25"
@@ -43,7 +46,7 @@ def expected(out: Path) -> dict[str, list[np.ndarray]]:
 
 def of(path: str) -> str:
     """The name of the input image that a photo of a data set shows."""
-    last = Path(path).name.rpartition("__")[2]
+    last = re.sub("~[0-9a-f]{8}", "", Path(path).name.rpartition("__")[2])
     return last[: -len(Path(last).suffix)] if last in ("a.jpg.jpg", "a.png.png") else last
 
 
@@ -69,6 +72,71 @@ def test_ultralytics_finds_every_image_with_its_labels(
     assert json.loads((out / "run.json").read_text())["summary"]["photos"] == {"original": 5, "encoded": 1}
 
 
+@pytest.mark.parametrize("split", ["", SPLIT])
+def test_ultralytics_finds_every_image_with_its_classes(
+    quick_clipseg: Program, images: Path, tmp_path: Path, split: str
+) -> None:
+    """In the semantic form: the label image stands where the last /images/ of a photo's path is /masks/, in the size of
+    the upright photo. It is that of `-f labels`, and class 0 is the background."""
+    quick_clipseg(f"clipseg segment i {PROMPTS} --layout ultralytics-semantic -f labels {split} -o out")
+    out, seen = tmp_path / "out", []
+    data = yaml.safe_load((out / "data.yaml").read_text())
+    assert data.pop("names") == {0: "background", 1: "a red circle", 2: "test"} and data.pop("masks_dir") == "masks"
+    assert {"train", "val"} <= data.keys()
+    labels = {Path(row["image"]).name: row["files"]["labels"] for row in records(out / "manifest.jsonl")}
+    for folder in {*data.values()}:
+        for photo in (path for path in (out / folder).rglob("*") if path.is_file()):
+            seen.append(of(photo.name))
+            mask = out / "/masks/".join(str(photo).rsplit("/images/", 1)).rsplit(".", 1)[0]
+            assert mask.with_name(f"{mask.name}.png").read_bytes() == (out / labels[of(photo.name)]).read_bytes()
+    assert sorted(seen) == sorted(Path(name).name for name in NAMES)
+    assert json.loads((out / "run.json").read_text())["summary"]["photos"] == {"original": 5, "encoded": 1}
+
+
+def test_a_part_without_images_names_a_folder_that_exists(quick_clipseg: Program, images: Path, tmp_path: Path) -> None:
+    """Ultralytics refuses missing folders and wants train and val, so data.yaml names the images of another part, and
+    says so. Masks of two formats do not share a folder."""
+    for shares, part in (("1,0", "train"), ("0,1", "val"), ("0,0,1", "test")):
+        quick_clipseg(f"clipseg segment i {PROMPTS} --layout ultralytics --split {shares} -o {part}")
+        text = (tmp_path / part / "data.yaml").read_text()
+        data = yaml.safe_load(text)
+        assert data["train"] == data["val"] == f"images/{part}" and (tmp_path / part / data["val"]).is_dir()
+        empty = {"train", "val"} - {part}
+        assert all(f"# {each} has no images of its own\n" in text for each in empty) and text.count("#") == len(empty)
+    line = f"clipseg segment i {PROMPTS} --layout ultralytics-semantic -f mask -o both"
+    assert "both write to masks/" in quick_clipseg(line, 2).stderr
+    quick_clipseg(f"{line} --name 'mask=own/{{label}}/{{dir}}/{{stem}}.png'")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # the packages' own
+@pytest.mark.parametrize("split", ["", SPLIT])
+def test_datumaro_and_supervision_read_coco(quick_clipseg: Program, images: Path, tmp_path: Path, split: str) -> None:
+    """Every image with its masks, exactly, also images of equal stems: their files have the full name."""
+    supervision, _ = package("supervision"), package("datumaro")
+    from datumaro.components.annotation import AnnotationType
+    from datumaro.components.dataset import Dataset
+
+    quick_clipseg(f"clipseg segment i {PROMPTS} --layout coco -f mask {split} -o out")
+    out, masks = tmp_path / "out", expected(tmp_path / "out")
+    seen: dict[str, list[str]] = {"datumaro": [], "supervision": []}
+    for item in Dataset.import_from(str(out), "coco"):
+        name = of(Path(item.media.path).name)
+        seen["datumaro"].append(name)
+        for number, mask in enumerate(masks[name]):
+            own = [each.image for each in item.annotations if each.type == AnnotationType.mask and each.label == number]
+            assert np.array_equal(np.any(own, 0) if own else mask * 0, mask > 0)
+    for file in (out / "annotations").iterdir():
+        found = supervision.DetectionDataset.from_coco(str(out / "images"), str(file), force_masks=True)
+        for path, _, detections in found:
+            name = of(Path(path).name)
+            seen["supervision"].append(name)
+            for number, mask in enumerate(masks[name]):
+                own = [] if detections.mask is None else detections.mask[detections.class_id == number]
+                assert np.array_equal(np.any(own, 0) if len(own) else mask * 0, mask > 0)
+    assert all(sorted(names) == sorted(Path(name).name for name in NAMES) for names in seen.values())
+
+
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # by pycocotools
 @pytest.mark.parametrize("split", ["", SPLIT])
 def test_pycocotools_reads_coco_beside_its_images(
@@ -91,7 +159,7 @@ def test_pycocotools_reads_coco_beside_its_images(
                 found = [data.annToMask(each) for each in data.imgToAnns[number] if each["category_id"] == category]
                 assert np.array_equal(np.any(found, 0) if found else mask * 0, mask > 0)
     assert sorted(seen) == sorted(Path(name).name for name in NAMES)
-    named = {row["files"]["instances"] for row in records(out / "manifest.jsonl")}
+    named = {row["files"]["annotations"] for row in records(out / "manifest.jsonl")}
     assert all((out / each).is_file() for each in named)
 
 
@@ -138,7 +206,7 @@ def test_datasets_reads_imagefolder(
     assert sorted(seen) == sorted(Path(name).name for name in NAMES)
 
 
-@pytest.mark.parametrize("layout", ["ultralytics", "coco", "imagefolder"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_photos_of_a_data_set_are_no_inputs(quick_clipseg: Program, images: Path, tmp_path: Path, layout: str) -> None:
     """Written into the input folder itself, they are left out when the run is resumed, and in other runs. Files of the
     user under names of the data set end the run before it writes. No single file holds a data set."""
@@ -153,7 +221,7 @@ def test_photos_of_a_data_set_are_no_inputs(quick_clipseg: Program, images: Path
     assert "name a folder" in quick_clipseg(f"clipseg segment i -p red --layout {layout} -o x.json", 2).stderr
 
 
-@pytest.mark.parametrize("layout", ["ultralytics", "coco", "imagefolder"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_post_writes_the_same_data_set(quick_clipseg: Program, images: Path, tmp_path: Path, layout: str) -> None:
     """From the soft maps of a run, byte for byte."""
     quick_clipseg(f"clipseg segment i {PROMPTS} -f soft -o soft")

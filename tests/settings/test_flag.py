@@ -15,20 +15,21 @@ from clipseg_cli.settings.model import EncodeOptions, ModelOptions
 from clipseg_cli.settings.outputs import OutputOptions
 from clipseg_cli.settings.prompts import PromptOptions
 from clipseg_cli.settings.run import ConsoleOptions, RunOptions
-from clipseg_cli.settings.training import Recipe
+from clipseg_cli.settings.training import NewDecoder, Recipe
 
 GROUPS = (
     PromptOptions, InputOptions, OutputOptions, MaskOptions, ModelOptions, EncodeOptions, RunOptions, ConsoleOptions,
-    Recipe, ProtocolOptions,
+    Recipe, NewDecoder, ProtocolOptions,
 )  # fmt: skip
 # every option on which the content of the outputs depends; prompts, thresholds and formats are recorded by themselves
 DECISIVE = {
-    "refine", "peak", "open", "close", "fill_holes", "min_area", "keep_largest", "grow", "invert", "feather",
+    "refine", "refine_model", "refine_parts",
+    "peak", "open", "close", "fill_holes", "min_area", "keep_largest", "grow", "invert", "feather",
     "min_presence", "mode", "background", "empty",
     "tile", "flip", "size", "similarity", "dtype", "backend",
-    "components", "polygons", "palette", "backdrop", "orientation", "name", "polarity",
+    "instances", "polygons", "palette", "backdrop", "orientation", "name", "polarity",
     "images", "flat", "split",
-    "frames", "raw", "max_pixels", "checksum", "smooth", "codec",
+    "frames", "raw", "bands", "stretch", "max_pixels", "checksum", "smooth", "codec",
 }  # fmt: skip
 
 

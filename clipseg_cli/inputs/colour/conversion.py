@@ -21,6 +21,9 @@ ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 GREY_MODES = ("1", "L", "LA", "La")
 CMYK, LAB = "CMYK converted without an ICC profile", "LAB converted to sRGB"  # notes
 RARE_LAYOUT = "TIFF layout that many programs do not read"  # a note
+CHOSEN_BANDS = " shown"  # ends a note
+ALPHA = " taken as transparency"  # ends a note
+NOT_ALPHA = " is marked as transparency, but does not look like it: ignored"  # ends a note
 PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "YCbCr", "HSV")
 
 
@@ -47,9 +50,12 @@ def rgb(image: PIL.Image.Image, notes: list[str]) -> np.ndarray:
 
 
 def is_uncommon(notes: Sequence[str]) -> bool:
-    """Returns whether many readers fail at an image with these notes: CMYK, Lab, more than 8 bits, a rare layout."""
+    """Returns whether many readers fail at an image with these notes: CMYK, Lab, more than 8 bits, a rare layout.
+
+    Also if other bands of it are shown than they would.
+    """
     uncommon = (CMYK, LAB, RARE_LAYOUT, profiles.CMYK_CONVERTED)
-    return any(note.endswith(levels.SCALED) or note in uncommon for note in notes)
+    return any(note.endswith((levels.SCALED, CHOSEN_BANDS, NOT_ALPHA)) or note in uncommon for note in notes)
 
 
 def _plain(image: PIL.Image.Image) -> PIL.Image.Image:

@@ -3,14 +3,20 @@
 unsigned, to 16 bits    the highest value becomes 255: 16 bits are divided by 257, 12 bits by 4095/255
 wider, signed           stretched from the lowest to the highest value of the image
 float                   0..1 becomes 0..255; other ranges are stretched; NaN is black
+
+With `--stretch`, and in GeoTIFFs, the range is another: see `tiff_arrays`.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 
+from clipseg_cli.settings.inputs import MINMAX, NONE, Stretch
+
 SCALED = " scaled to 8 bits"  # the end of a note
 PIECE = 1 << 22  # samples that are converted at once: bounds the memory for intermediate values
+SAMPLE = 1 << 24  # values that percentiles are taken of: as float64, 128 MiB
 
 
 def scaled(values: np.ndarray, white: int, what: str, notes: list[str]) -> np.ndarray:
@@ -27,21 +33,17 @@ def scaled(values: np.ndarray, white: int, what: str, notes: list[str]) -> np.nd
     return levels
 
 
-def stretched(values: np.ndarray, notes: list[str]) -> np.ndarray:
-    """Returns uint8 of the same shape: floats within 0..1 from that range, others from their finite range.
+def stretched(
+    values: np.ndarray, notes: list[str], stretch: Stretch | None = None, clear: np.ndarray | None = None
+) -> np.ndarray:
+    """Returns uint8 of the same shape (H, W, ...): what `stretch` selects becomes 0 to 255. Adds a note with the range.
 
-    Adds a note with the range.
+    All bands share one range, so that colours keep their balance. None: floats within 0..1 from that range, others from
+    their finite range. `clear`, bool (H, W), says which pixels have no data and do not count.
     """
-    lows, highs = [], []
-    for piece in _pieces(values):
-        finite = values[piece][np.isfinite(values[piece])]
-        if finite.size:
-            lows.append(float(finite.min()))
-            highs.append(float(finite.max()))
-    low, high = min(lows, default=0.0), max(highs, default=0.0)
-    if values.dtype.kind == "f" and low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
-    notes.append(f"values {low:g} to {high:g}{SCALED}")
+    low, high = _range(values, stretch, clear)
+    how = f" ({stretch[0]:g} to {stretch[1]:g} %)" if stretch is not None and stretch not in (NONE, MINMAX) else ""
+    notes.append(f"values {low:g} to {high:g}{how}{SCALED}")
     scale = 255 / (high - low) if high > low else 0.0
     levels = np.empty(values.shape, np.uint8)
     with np.errstate(all="ignore"):
@@ -49,6 +51,40 @@ def stretched(values: np.ndarray, notes: list[str]) -> np.ndarray:
             part = values[piece].astype(np.float32) * np.float32(scale) - np.float32(low * scale)
             levels[piece] = np.nan_to_num(part, copy=False, nan=0, posinf=255, neginf=0).round().clip(0, 255)
     return levels
+
+
+def _range(values: np.ndarray, stretch: Stretch | None, clear: np.ndarray | None) -> tuple[float, float]:
+    """Returns which values become 0 and 255."""
+    floats = values.dtype.kind == "f"
+    if stretch == NONE:
+        return (0.0, 1.0) if floats else (float(np.iinfo(values.dtype).min), float(np.iinfo(values.dtype).max))
+    if stretch not in (None, MINMAX):
+        return _percentiles(values, stretch, clear)
+    lows, highs = [], []
+    for piece in _pieces(values):
+        counted = _counted(values[piece], None if clear is None else clear[piece])
+        if counted.size:
+            lows.append(float(counted.min()))
+            highs.append(float(counted.max()))
+    low, high = min(lows, default=0.0), max(highs, default=0.0)
+    return (0.0, 1.0) if stretch is None and floats and low >= 0 and high <= 1 else (low, high)
+
+
+def _percentiles(values: np.ndarray, shares: Stretch, clear: np.ndarray | None) -> tuple[float, float]:
+    """Returns the values below which these shares lie, in percent, of at most `SAMPLE` values, evenly spaced."""
+    step = max(1, math.isqrt(-(-values.size // SAMPLE)))
+    thin = None if clear is None else clear[::step, ::step]
+    counted = _counted(values[::step, ::step], thin)
+    if not counted.size:
+        return 0.0, 0.0
+    low, high = np.percentile(counted.astype(np.float64), shares)
+    return float(low), float(high)
+
+
+def _counted(values: np.ndarray, clear: np.ndarray | None) -> np.ndarray:
+    """Returns the values that are numbers, of pixels with data."""
+    known = values if clear is None else values[~clear]
+    return known[np.isfinite(known)] if values.dtype.kind == "f" else known.ravel()
 
 
 def _pieces(values: np.ndarray) -> Iterator[slice]:

@@ -5,6 +5,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from clipseg_cli.errors import ImageError
+from clipseg_cli.inputs.georeference import NOWHERE, Georeference
+from clipseg_cli.settings.inputs import DecodeOptions
 
 MOST_FRAMES = 1000  # frames that are counted if each costs a seek in the file
 
@@ -16,6 +18,8 @@ class Decoded(NamedTuple):
     frames: int  # number in the file, counted up to MOST_FRAMES
     notes: list[str]  # what was converted or ignored
     orientation: int = 1  # the EXIF orientation that was applied; 1 if there is none, or if every reader applies it
+    clear: np.ndarray | None = None  # bool (H, W): pixels without data, which masks never have; None if all have some
+    georeference: Georeference = NOWHERE
     kind: str = ""  # if the file turned out to be of another kind than its first bytes say
 
 
@@ -38,6 +42,13 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
 def unsupported(what: str, way: str) -> ImageError:
     """Returns the error for a sound file that cannot be read, with a way that may help."""
     return ImageError("unsupported", "load", f"{what} is not supported; {way}")
+
+
+def check_bands(kind: str, options: DecodeOptions) -> None:
+    """Raises ImageError if `--bands` or `--stretch` is given for a file of a kind that has none to choose."""
+    if options.bands is not None or options.stretch is not None:
+        what = "--stretch" if options.bands is None else "--bands"
+        raise unsupported(f"{what} for {kind}", "leave it out, or save the image as TIFF")
 
 
 class Sequence(Protocol):

@@ -1,7 +1,7 @@
 """TIFF: finds the pages, and decides what reads each one.
 
-Pillow reads the layouts that it knows, except those of `_misread`. `tiff_arrays` reads all others. Camera raw files
-that are TIFFs go to `raw`.
+Pillow reads the layouts that it knows, except those of `_misread` and `_measured`. `tiff_bands` reads all others.
+Camera raw files that are TIFFs go to `raw`.
 """
 
 import struct
@@ -12,11 +12,11 @@ import numpy as np
 from PIL import TiffImagePlugin
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.inputs import orientation
+from clipseg_cli.inputs import georeference, orientation
 from clipseg_cli.inputs.colour import conversion
-from clipseg_cli.inputs.decoders import jpeg, libtiff, pillow, tiff_codecs
+from clipseg_cli.inputs.decoders import jpeg, libtiff, no_data, pillow, tiff_bands, tiff_codecs
 from clipseg_cli.inputs.decoders import tiff_arrays as arrays
-from clipseg_cli.inputs.decoders.result import MOST_FRAMES, Decoded, damaged, too_large, unsupported
+from clipseg_cli.inputs.decoders.result import MOST_FRAMES, Decoded, check_bands, damaged, too_large, unsupported
 from clipseg_cli.inputs.frames import tiff_pages
 from clipseg_cli.inputs.frames.tiff_pages import Directory, Page
 from clipseg_cli.inputs.kinds import KINDS, pip_line
@@ -46,22 +46,34 @@ class Pages:
         if index >= len(self.pages):
             raise ImageError("corrupt", "load", f"page {index} is missing; copy or export it again")
         if self.raw:
+            check_bands("RAW", self.options)
             return _from_camera(self.file, self.options)
         page, notes = self.pages[index], list[str]()
-        pixels = None
-        if page.plane == 0 and not _misread(page.directory):
-            pixels = self._by_pillow(page, notes)
+        pixels, clear = None, None
+        bands = self.options.bands is not None or self.options.stretch is not None or _measured(page.directory)
+        if page.plane == 0 and not bands and not _misread(page.directory):
+            pixels, clear = self._by_pillow(page, notes)
         if pixels is None:
-            notes.append(conversion.RARE_LAYOUT)
-            pixels = arrays.decode(page, self.options.max_pixels, notes)
+            pixels, clear = tiff_bands.decode(page, self.options, notes)
+            if not bands or page.directory.number(tiff_pages.SAMPLES, 1) > 4:
+                notes.insert(0, conversion.RARE_LAYOUT)
+        masked = tiff_bands.masked(page, self.options.max_pixels)
+        if masked is not None and masked.shape == pixels.shape[:2]:
+            clear = masked if clear is None else masked | clear
+            pixels[masked] = conversion.BACKGROUND
         turn = 1
         with suppress(ValueError):
             turn = page.directory.number(orientation.TAG, 1)
         turn = turn if turn in orientation.VALUES else 1
-        return Decoded(pixels, min(len(self.pages), MOST_FRAMES), notes, turn)
+        notes += no_data.noted(clear)
+        place = georeference.of_tiff(page.directory)
+        return Decoded(pixels, min(len(self.pages), MOST_FRAMES), notes, turn, clear=clear, georeference=place)
 
-    def _by_pillow(self, page: Page, notes: list[str]) -> np.ndarray | None:
-        """Returns a page that Pillow decodes; None if it does not know the layout. Adds notes. Raises ImageError."""
+    def _by_pillow(self, page: Page, notes: list[str]) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Returns a page that Pillow decodes, and its pixels without data; None if it does not know the layout.
+
+        Adds notes. Raises ImageError.
+        """
         file = self.file if page is self.pages[0] else cast(BinaryIO, _From(self.file, page.directory))
         self.file.seek(0)
         try:
@@ -72,9 +84,13 @@ class Pages:
             if error.kind != "unsupported":
                 raise
             notes.clear()
-            return None
+            return None, None
         _check_jpegs(page.directory)
-        return pixels
+        value = georeference.no_data(page.directory)
+        if value is None or not (clear := no_data.found(pixels, value)).any():
+            return pixels, None
+        pixels[clear] = conversion.BACKGROUND
+        return pixels, clear
 
 
 class _From:
@@ -115,6 +131,20 @@ def _from_camera(file: BinaryIO, options: DecodeOptions) -> Decoded:
     from clipseg_cli.inputs.decoders import raw
 
     return raw.decode("RAW", file, options)._replace(kind="RAW")
+
+
+def _measured(directory: Directory) -> bool:
+    """Returns whether a GeoTIFF needs its own samples: of more than 8 bits, with more bands than its colours, or with
+    a no-data value that is not the colour of a pixel."""
+    if not tiff_bands.is_geotiff(directory):
+        return False
+    try:
+        wide = directory.number(tiff_pages.BITS, 1) > 8 or directory.number(arrays.FORMAT, 1) != arrays.UNSIGNED
+        more = directory.number(tiff_pages.SAMPLES, 1) not in (1, 3) or georeference.colour_bands(directory)
+        indexed = directory.number(tiff_pages.PHOTOMETRIC, 0) == arrays.PALETTE or arrays.ICC_PROFILE in directory.tags
+    except ValueError:
+        return False
+    return bool(wide or more or (indexed and georeference.NO_DATA in directory.tags))
 
 
 def _misread(directory: Directory) -> bool:

@@ -1,19 +1,15 @@
 """TIFF layouts that Pillow does not read: any number of bands, integers and floats of any width, planes, tiles.
 
-Strips and tiles are decoded one by one into an array. Only the bands that are shown are kept: red, green and blue, as
-the file names them or as the first three bands, otherwise the first band as grey.
+Strips and tiles are decoded one by one into an array. Only the bands that are shown are kept: see `tiff_bands`.
 """
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import PIL.Image
 
-from clipseg_cli.inputs import orientation
-from clipseg_cli.inputs.colour import conversion, levels
 from clipseg_cli.inputs.decoders import tiff_codecs
 from clipseg_cli.inputs.decoders.result import check_size, damaged, too_large, unsupported
 from clipseg_cli.inputs.frames.tiff_pages import (
@@ -42,7 +38,6 @@ UNSIGNED, SIGNED, FLOAT, UNDEFINED = 1, 2, 3, 4  # of FORMAT
 WIDTHS = {UNSIGNED: (*range(1, 17), 32, 64), SIGNED: (8, 16, 32, 64), FLOAT: (16, 32, 64)}  # bits, by FORMAT
 PREMULTIPLIED, STRAIGHT = 1, 2  # of EXTRA_SAMPLES: kinds of alpha
 DIFFERENCES, FLOAT_DIFFERENCES = 2, 3  # of PREDICTOR
-LARGEST_PROFILE = 1 << 22  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,44 +104,7 @@ def layout(directory: Directory) -> Layout:
     )  # fmt: skip
 
 
-def decode(page: Page, max_pixels: int, notes: list[str]) -> np.ndarray:
-    """Returns uint8 (H, W, 3) of a page, upright; adds notes. Raises ImageError."""
-    try:
-        form = layout(page.directory)
-        form = replace(form, form=UNSIGNED if form.form == UNDEFINED else form.form)
-        shown, alpha = _bands(form)
-        kept = shown if alpha is None else (*shown, alpha)
-        _check(form, len(kept), max_pixels)
-        samples = _samples(form, page, kept)
-        pixels = _rgb(form, samples, alpha is not None, notes)
-        turn = page.directory.number(orientation.TAG, 1)
-    except ValueError as error:
-        raise damaged(str(error)) from error
-    if turn not in orientation.VALUES:
-        notes.append(orientation.OUT_OF_RANGE)
-        turn = 1
-    return orientation.upright(pixels, turn)
-
-
-def _bands(form: Layout) -> tuple[tuple[int, ...], int | None]:
-    """Returns the bands that are shown and that of the transparency, if there is one."""
-    base = form.samples - len(form.extra)
-    alpha = next((base + index for index, kind in enumerate(form.extra) if kind in (PREMULTIPLIED, STRAIGHT)), None)
-    if form.photometric == RGB and form.samples == 4 and not form.extra:
-        alpha = 3  # some writers leave out what the fourth band is
-    needed = {RGB: 3, YCBCR: 3, LAB: 3, ICC_LAB: 3, CMYK: 4, PALETTE: 1}.get(form.photometric)
-    if needed is None and form.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO):
-        raise unsupported(f"TIFF with photometric interpretation {form.photometric}", "save it as RGB")
-    plain = [band for band in range(form.samples) if band != alpha]
-    if needed is None:
-        needed = 3 if len(plain) >= 3 else 1
-    if len(plain) < needed or (alpha is not None and alpha < 0):
-        raise ValueError(f"{form.samples} bands")
-    mixed = form.photometric in (PALETTE, CMYK, LAB, ICC_LAB, YCBCR)  # these are never combined with transparency
-    return tuple(plain[:needed]), None if mixed else alpha
-
-
-def _check(form: Layout, kept: int, max_pixels: int) -> None:
+def check(form: Layout, kept: int, max_pixels: int) -> None:
     """Raises ImageError for a page that is too large or of a layout that cannot be read."""
     pixels, tile = form.width * form.height, form.across * form.down
     check_size(form.width, form.height, max_pixels)
@@ -170,7 +128,7 @@ def _check(form: Layout, kept: int, max_pixels: int) -> None:
         raise unsupported(f"TIFF with predictor {form.predictor} for {form.bits} bits", "save it uncompressed")
 
 
-def _samples(form: Layout, page: Page, kept: tuple[int, ...]) -> np.ndarray:
+def samples(form: Layout, page: Page, kept: tuple[int, ...]) -> np.ndarray:
     """Returns the kept bands of a page: (H, W, B) in native byte order. Raises ImageError, ValueError."""
     samples = np.empty((form.height, form.width, len(kept)), form.dtype)
     targets = {band: index for index, band in enumerate(kept)}
@@ -251,52 +209,3 @@ def _unpacked(form: Layout, data: bytes, shape: tuple[int, int, int]) -> np.ndar
         for bit in range(form.bits):
             np.bitwise_or(part << 1, bits[:, bit :: form.bits], out=part)
     return values.reshape(shape)
-
-
-def _rgb(form: Layout, samples: np.ndarray, has_alpha: bool, notes: list[str]) -> np.ndarray:
-    """Returns uint8 (H, W, 3) of the kept bands. Transparency and other colour spaces are left to `colour`."""
-    profile = form.directory.content(ICC_PROFILE, LARGEST_PROFILE)
-    if form.photometric == PALETTE:
-        return _from_palette(form, samples[:, :, 0])
-    if form.photometric in (LAB, ICC_LAB):
-        mode, eight = "LAB", _lab(form, samples)
-    else:
-        shown = samples[:, :, :-1] if has_alpha else samples
-        grey = shown.shape[2] == 1
-        mode = "L" if grey else "CMYK" if form.photometric == CMYK else "RGB"
-        eight = _eight(form, shown, "grey" if grey else "colour", notes)
-        if form.photometric == WHITE_IS_ZERO:
-            eight = 255 - eight
-        if has_alpha:
-            eight = np.concatenate([eight, _eight(form, samples[:, :, -1:], "alpha", [])], axis=2)
-            mode += "a" if PREMULTIPLIED in form.extra else "A"
-    image = PIL.Image.frombytes(mode, (form.width, form.height), eight.tobytes())
-    if mode == "RGBa":
-        image = image.convert("RGBA")
-    if profile:
-        image.info["icc_profile"] = profile
-    return conversion.rgb(image, notes)
-
-
-def _eight(form: Layout, values: np.ndarray, what: str, notes: list[str]) -> np.ndarray:
-    """Returns samples as 8 bits, by the rule of `levels`."""
-    if form.form != UNSIGNED or form.bits > 16:
-        return levels.stretched(values, notes)
-    return values if form.bits == 8 else levels.scaled(values, (1 << form.bits) - 1, what, notes)
-
-
-def _lab(form: Layout, values: np.ndarray) -> np.ndarray:
-    """Returns CIELAB of 8 bits, with signed a and b, as Pillow has it. Raises ImageError."""
-    if form.bits not in (8, 16) or form.form == FLOAT:
-        raise unsupported(f"LAB with {form.bits} bits of sample format {form.form}", "save it as RGB")
-    high = (values.astype(values.dtype.str.replace("i", "u")) >> (form.bits - 8)).astype(np.uint8)
-    return high ^ np.array([0, 128, 128], np.uint8) if form.photometric == ICC_LAB else high
-
-
-def _from_palette(form: Layout, values: np.ndarray) -> np.ndarray:
-    """Returns the colours of a palette. Raises ValueError if it has too few."""
-    colours = form.directory.numbers(COLOUR_MAP)
-    if form.form != UNSIGNED or form.bits > 16 or len(colours) < 3 << form.bits:
-        raise ValueError("its palette is missing")
-    table = np.array(colours[: 3 << form.bits], np.uint16).reshape(3, -1).T >> 8
-    return np.asarray(table.astype(np.uint8)[values])

@@ -12,6 +12,7 @@ from typing import Literal
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs.finding import folders
 from clipseg_cli.inputs.finding.folders import Folder, Named
+from clipseg_cli.inputs.georeference import world_suffix
 from clipseg_cli.inputs.kinds import EXTENSIONS, KINDS
 from clipseg_cli.inputs.names import stem
 from clipseg_cli.inputs.source import Source
@@ -29,6 +30,8 @@ APPLE_DOUBLE = "._"  # begins the names of files in which macOS keeps the attrib
 SIDECARS = frozenset(
     (".xmp", ".aae", ".thm", ".lrv", ".json", ".txt", ".xml", ".csv", ".pp3", ".dop", ".cos", ".srt", ".md", ".html")
 )
+# Files that are read with the image beside them, so that no summary counts them.
+WORLD_FILES = frozenset((".wld", ".prj", *map(world_suffix, EXTENSIONS)))
 Reason = Literal["no_image", "link"]
 # The files that walks left out, by reason and kind: a suffix, or what they begin like.
 LeftOut = Counter[tuple[Reason, str]]
@@ -195,6 +198,8 @@ class Search:
         """Returns whether a walk takes a file: by its extension, or if that says nothing, by its first bytes."""
         if not self._has_extension(name):
             suffix = _suffix(name)
+            if suffix in WORLD_FILES and not self.options.extensions:
+                return False
             kind = self._kind(path, suffix)
             if kind is None or KINDS[kind].document:
                 self._leave_out("no_image", suffix or kind or "")

@@ -59,7 +59,7 @@ class FrameReader:
         if self._frames is None or self._opened != identity:
             self._close()
             file = self._files.enter_context(decode.opened(source))
-            kind, decoder = decode.recognised(file)
+            kind, decoder = decode.recognised(file, options)
             self._frames, self._opened = (kind, decoder.sequence(kind, file, options)), identity
         return self._frames
 

@@ -20,6 +20,7 @@ MOST_PER_DIRECTORY = 4096  # tags
 MOST_VALUES = 1 << 22  # of one tag: strips or tiles of an image
 NUMBERS = {1: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}  # by type
 TEXT = 2  # a type
+FRACTIONS = (5, 10)  # types of two numbers each
 SIZES = {kind: struct.calcsize(code) for kind, code in NUMBERS.items()} | {TEXT: 1, 5: 8, 10: 8, 11: 4, 12: 8}
 
 SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 255, 256, 257, 258, 259, 262
@@ -30,6 +31,15 @@ SENSOR = (32803, 34892)  # photometric interpretations: values of a colour filte
 # The first bytes of camera raw files whose directories do not say so: Canon and Phase One; then all that are no TIFFs.
 RAW = re.compile(rb".{8}(?:CR|IIII|MMMM)|(?!II[*+]\0|MM\0[*+])", re.DOTALL)
 STACK = re.compile(rb"ImageJ=.*?^images=(\d{1,9})\s*$", re.DOTALL | re.MULTILINE)
+
+
+class Field(NamedTuple):
+    """A tag with its values, as a little-endian file has them."""
+
+    tag: int
+    kind: int  # the type of its values
+    length: int  # number of values
+    content: bytes
 
 
 class Tag(NamedTuple):
@@ -71,6 +81,20 @@ class Directory:
             raise ValueError(f"tag {tag} has values of type {kind}")
         return _read(self.file, at, min(length, most))
 
+    def field(self, tag: int, most: int) -> Field | None:
+        """Returns a tag of numbers or text of up to `most` bytes; None if there is none that can be read."""
+        kind, length, at = self.tags.get(tag, Tag(0, 0, 0))
+        size = 0 if kind in FRACTIONS else SIZES.get(kind, 0)
+        if not 0 < length * size <= most:
+            return None
+        try:
+            content = _read(self.file, at, length * size)
+        except ValueError:
+            return None
+        if self.order == ">":
+            content = b"".join(content[start : start + size][::-1] for start in range(0, len(content), size))
+        return Field(tag, kind, length, content)
+
     def places(self) -> Iterator[tuple[int, int]]:
         """Yields the position and the number of bytes of each strip or tile. Raises ValueError."""
         starts = self.numbers(TILES) or self.numbers(STRIPS)
@@ -95,6 +119,7 @@ class Page(NamedTuple):
     directory: Directory
     plane: int = 0  # its number in a stack of ImageJ
     shift: int = 0  # bytes from the first plane's data to its own
+    mask: Directory | None = None  # a page of its transparency: 0 where it has no data
 
 
 def directories(file: BinaryIO) -> Iterator[Directory]:
@@ -134,6 +159,8 @@ def listed(file: BinaryIO, limit: int) -> list[Page]:
             break
         if not (skip and _aside(directory)):
             pages.append(Page(directory))
+        elif pages[-1].mask is None and _is_mask(directory):
+            pages[-1] = pages[-1]._replace(mask=directory)
     return _stack(first, limit) if alone else pages
 
 
@@ -188,6 +215,14 @@ def _aside(directory: Directory) -> bool:
     except ValueError:
         return False
     return bool(bits & (REDUCED | MASK)) or (bits == 0 and old == 2)
+
+
+def _is_mask(directory: Directory) -> bool:
+    """Returns whether a directory is the transparency mask of a page, and no reduced copy of one."""
+    try:
+        return directory.number(SUBFILE, 0) & (REDUCED | MASK) == MASK
+    except ValueError:
+        return False
 
 
 def _directory(file: BinaryIO, order: str, big: bool, at: int) -> Directory:

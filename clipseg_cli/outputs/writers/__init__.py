@@ -4,13 +4,16 @@ The keys of WRITERS are the choices of `--format`, and the data sets that only `
 """
 
 import importlib.util
+import os
 from collections.abc import Callable, Iterator, Sequence
 
 from clipseg_cli.errors import UsageError
+from clipseg_cli.inputs.kinds import pip_line
 from clipseg_cli.outputs.names import Names, Place, usual
 from clipseg_cli.outputs.writers import (
     annotations,
     labelling,
+    map_layers,
     one_file,
     parquet,
     pixels,
@@ -18,9 +21,10 @@ from clipseg_cli.outputs.writers import (
     top_sets,
     video,
     webdataset,
+    world,
 )
 from clipseg_cli.outputs.writers.result import File, Result
-from clipseg_cli.settings.masks import Mode
+from clipseg_cli.settings.masks import MaskOptions
 from clipseg_cli.settings.outputs import Format
 
 # Takes the image's output path without suffix, and its result. The record names the first file yielded.
@@ -56,6 +60,10 @@ def _labels(stem: str, result: Result) -> Iterator[File]:
     yield usual("labels", stem), None, pixels.labels_png(result)
 
 
+def _instances(stem: str, result: Result) -> Iterator[File]:
+    yield usual("instances", stem), None, raster.png(pixels.instances(result))
+
+
 def _joined(stem: str, result: Result) -> Iterator[File]:
     if not all(result.skip):
         yield usual("joined", stem), None, raster.mask_png(pixels.joined(result))
@@ -80,6 +88,7 @@ WRITERS: dict[Format, Writer] = {
     "overlay": _overlay,
     "cutout": _cutout,
     "labels": _labels,
+    "instances": _instances,
     "joined": _joined,
     "alpha": _alpha,
     "coco": annotations.coco,
@@ -90,14 +99,31 @@ WRITERS: dict[Format, Writer] = {
     "cvat": labelling.cvat,
     "svg": annotations.svg,
     "webdataset": webdataset.webdataset,
+    "geojson": map_layers.geojson,
+    "gpkg": map_layers.gpkg,
     "parquet": parquet.masks,
     "video": video.fragments,
     "ultralytics": top_sets.ultralytics,
-    "instances": top_sets.instances,
+    "semantic": top_sets.semantic,
+    "annotations": top_sets.annotated,
     "imagefolder": top_sets.imagefolder,
 }
-# Modules that formats need. Each of these formats has an extra of its name.
-PACKAGES: dict[Format, str] = {"parquet": "pyarrow", "video": "av"}
+LOCATED: tuple[Format, ...] = (
+    "mask",
+    "soft",
+    "soft16",
+    "labels",
+    "instances",
+    "joined",
+)  # formats that keep the georeference
+REFUSING: tuple[Format, ...] = ("geojson", "gpkg")  # formats that cannot hold some images: written first, or nothing is
+# The extra that a format needs, and the modules that it installs.
+PACKAGES: dict[Format, tuple[str, tuple[str, ...]]] = {
+    "parquet": ("parquet", ("pyarrow",)),
+    "video": ("video", ("av",)),
+    "geojson": ("geo", ("rasterio", "pyproj")),
+    "gpkg": ("geo", ("rasterio", "pyproj", "pyogrio")),
+}
 
 
 def files(form: Format, place: Place, result: Result, names: Names) -> Iterator[File]:
@@ -105,24 +131,39 @@ def files(form: Format, place: Place, result: Result, names: Names) -> Iterator[
 
     Raises ImageError if the image cannot be written so.
     """
-    if form not in names.templates:
+    for path, index, data in _made(form, place, result, names):
+        yield path, index, data
+        if form in LOCATED:
+            yield from ((beside, index, content) for beside, content in world.files(path, result))
+
+
+def _made(form: Format, place: Place, result: Result, names: Names) -> Iterator[File]:
+    """Yields the files of a format. Those in `LOCATED` are GeoTIFFs if the image is one and no name says otherwise."""
+    named = form in names.templates
+    if not named and not (form in LOCATED and result.georeference.is_geotiff):
         yield from WRITERS[form](place.stem, result)
         return
-    for index, data in one_file.encoded(form, names.suffix(form), place.stem, result):
-        yield names.path(form, place, "" if index is None else result.slugs[index]), index, data
+    for index, data in one_file.encoded(form, names.suffix(form) if named else ".tif", place.stem, result):
+        slug = "" if index is None else result.slugs[index]
+        path = names.path(form, place, slug) if named else os.path.splitext(usual(form, place.stem, slug))[0] + ".tif"
+        yield path, index, data
 
 
-def check(labels: int, mode: Mode, formats: Sequence[Format]) -> None:
-    """Raises UsageError for a format that needs another package, or cannot hold all labels.
+def check(labels: int, masks: MaskOptions, formats: Sequence[Format]) -> None:
+    """Raises UsageError for a format that needs another package or option, or cannot hold all labels.
 
-    An 8-bit label image holds 255 beside the background. Pascal VOC holds one less, because it reserves 255 for "void".
+    An 8-bit label image holds 255 beside the background. Pascal VOC and Ultralytics hold one less, because 255 is
+    "void" there.
     """
     for form in formats:
-        if form in PACKAGES and importlib.util.find_spec(PACKAGES[form]) is None:
-            raise UsageError(f"-f {form} needs one more package: pip install 'clipseg-cli[{form}]'")
-    limit = 254 if "voc" in formats else 255
-    if labels > limit and (mode == "labels" or {"labels", "voc"} & {*formats}):
+        extra, modules = PACKAGES.get(form, ("", ()))
+        if any(importlib.util.find_spec(name) is None for name in modules):
+            raise UsageError(f"-f {form} needs one more package: {pip_line(extra)}")
+    if "instances" in formats and not masks.instances:
+        raise UsageError("-f instances needs --instances, which keeps the objects of a label apart")
+    limit = 254 if {"voc", "semantic"} & {*formats} else 255
+    if labels > limit and (masks.mode == "labels" or {"labels", "instances", "voc", "semantic"} & {*formats}):
         raise UsageError(
-            f"there are {labels} labels, but --mode labels and the formats labels and voc hold at most {limit}: "
-            "use fewer prompts, or another mode and format"
+            f"there are {labels} labels, but --mode labels and the formats labels, instances and voc hold at most "
+            f"{limit}, and so does --layout ultralytics-semantic: use fewer prompts, or another mode and format"
         )

@@ -12,7 +12,7 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_cli.masks import cleanup, coco_codec, outline, soft_maps, yolo_codec
+from clipseg_cli.masks import coco_codec, outline, soft_maps, yolo_codec
 from clipseg_cli.outputs import colours
 from clipseg_cli.outputs.record import readable_text
 from clipseg_cli.outputs.writers import photos, raster
@@ -24,12 +24,13 @@ LABELME = "5.5.0"  # version of the file format
 VOC_PALETTE = [colours.voc_colour(number) for number in range(256)]
 
 
-def objects(result: Result) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Yields (label index, mask) for each annotation: one per non-empty label or, with --components, per component."""
+def objects(result: Result) -> Iterator[tuple[int, NDArray[np.uint8], float]]:
+    """Yields (label index, mask, score) for each annotation: one per non-empty label or, with --instances, instance."""
     for index, mask in enumerate(result.masks):
-        if mask.any():
-            masks = cleanup.components(mask) if result.export.components else [mask]
-            yield from ((index, single) for single in masks)
+        if result.instances is not None:
+            yield from ((index, each.whole(mask.shape), each.score) for each in result.instances[index])
+        elif mask.any():
+            yield index, mask, result.scores[index]
 
 
 def coco(stem: str, result: Result) -> Iterator[File]:
@@ -41,7 +42,7 @@ def coco_json(result: Result, file_name: str) -> bytes:
     """Returns the fragment of an image that the data set calls `file_name`."""
     height, width = result.masks[0].shape
     annotations = []
-    for index, mask in objects(result):
+    for index, mask, score in objects(result):
         segmentation = (
             _polygons(mask) if result.export.polygons else {"size": [height, width], "counts": coco_codec.packed(mask)}
         )
@@ -52,7 +53,7 @@ def coco_json(result: Result, file_name: str) -> bytes:
                 "area": int(np.count_nonzero(mask)),
                 "bbox": soft_maps.bbox(mask),
                 "iscrowd": 0,
-                "score": round(result.scores[index], 4),
+                "score": round(score, 4),
             }
         )
     name = readable_text(file_name)
@@ -83,7 +84,7 @@ def yolo_files(form: Format, photo: str, result: Result) -> Iterator[File]:
     """
     height, width = result.masks[0].shape
     indices, rings = [], []
-    for index, mask in objects(result):
+    for index, mask, _ in objects(result):
         for component in outline.centres(mask):
             indices.append(index)
             rings.append(outline.cut_open(outline.simplified(component)))
@@ -105,7 +106,7 @@ def voc(stem: str, result: Result) -> Iterator[File]:
     height, width = result.masks[0].shape
     classes, numbers = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
     boxes, names = [], voc_names(result.labels)
-    for number, (index, mask) in enumerate(objects(result), 1):
+    for number, (index, mask, _) in enumerate(objects(result), 1):
         classes[mask > 0] = index + 1
         numbers[mask > 0] = min(number, 254)
         x, y, w, h = soft_maps.bbox(mask) or (0, 0, 0, 0)
@@ -165,7 +166,7 @@ def labelme_json(result: Result, photo: str, inside: bytes | None = None) -> byt
     """
     height, width = result.masks[0].shape
     shapes = []
-    for group, (index, mask) in enumerate(objects(result), 1):
+    for group, (index, mask, _) in enumerate(objects(result), 1):
         for component in outline.centres(mask):
             ring = outline.cut_open(outline.simplified(component))
             ring = ring if len(ring) > 2 else np.repeat(ring, 3, 0)  # labelme refuses fewer than three points

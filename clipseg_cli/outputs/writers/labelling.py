@@ -43,10 +43,10 @@ def labelstudio(stem: str, result: Result) -> Iterator[File]:
             "original_width": width,
             "original_height": height,
             "image_rotation": 0,
-            "score": round(result.scores[index], 4),
+            "score": round(score, 4),
             "value": {"format": "rle", "rle": [*brush(mask)], "brushlabels": [plain(result.labels[index])]},
         }
-        for number, (index, mask) in enumerate(objects(result))
+        for number, (index, mask, score) in enumerate(objects(result))
     ]
     prediction = {"model_version": "clipseg", "score": round(max(result.scores), 4), "result": regions}
     url = LOCAL_FILES + quote(os.fsencode(photos.named("labelstudio", path, result)))
@@ -104,7 +104,7 @@ def cvat(stem: str, result: Result) -> Iterator[File]:
     """Yields an XML fragment: the image and its masks. `cvat_xml` numbers the images."""
     height, width = result.masks[0].shape
     name = readable_text(result.name)
-    masks = "".join(_cvat_mask(result.labels[index], mask) for index, mask in objects(result))
+    masks = "".join(_cvat_mask(result.labels[index], mask) for index, mask, _ in objects(result))
     image = f'<image name="{xml(name)}" width="{width}" height="{height}">\n{masks}</image>\n'
     yield f"{FRAGMENTS}/cvat/{stem}.xml", None, image.encode()
 

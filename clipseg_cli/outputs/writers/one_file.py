@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from clipseg_cli.errors import ImageError, UsageError
 from clipseg_cli.inputs.kinds import EXTENSIONS
 from clipseg_cli.outputs.image_root import ImageRoot
-from clipseg_cli.outputs.writers import annotations, labelling, per_run, photos, pixels, raster
+from clipseg_cli.outputs.writers import annotations, geotiff, labelling, map_layers, per_run, photos, pixels, raster
 from clipseg_cli.outputs.writers.result import File, Result
 from clipseg_cli.settings.outputs import ExportOptions, Format
 from clipseg_cli.storage.originals import Original
@@ -33,16 +33,19 @@ FITTING: dict[Format, tuple[str, ...]] = {
     "soft16": (".png", ".tif", ".npy", ".pgm"),
     "cutout": (".png", ".webp", ".tif"),
     "labels": (".png", ".tif", ".npy", ".pgm"),
+    "instances": (".png", ".tif", ".npy", ".pgm"),
     "joined": (".png", ".tif", ".webp", ".npy", ".pgm", ".pfm"),
     "alpha": (".png", ".tif", ".webp"),
     "cvat": (".xml",),
+    "geojson": (".geojson",),
+    "gpkg": (".gpkg",),
 }
 NAMED = {form: tuple(each for each in fitting if each != ".npy") for form, fitting in FITTING.items()}  # for --name
 OPAQUE = (".jpg", ".ppm")  # also for cutouts that have a backdrop
 ONE_LABEL = ("mask", "soft", "soft16", "cutout")  # formats whose file holds a single label
 SKIPPED = ("mask", "cutout", "joined")  # formats of which --empty skip leaves out empty masks
 # Suffixes that nobody gives to a folder, beside those that this program writes and those of images.
-OF_FILES = {".csv", ".exr", ".geojson", ".gpkg", ".htm", ".html", ".jsonl", ".jxl", ".mkv", ".mov", ".mp4", ".parquet"}
+OF_FILES = {".csv", ".exr", ".htm", ".html", ".jsonl", ".jxl", ".mkv", ".mov", ".mp4", ".parquet"}
 OF_FILES |= {".pdf", ".psd", ".tar", ".txt", ".webm", ".yaml", ".yml", ".zip"}
 WEBP_SIDE = 16_383  # pixels: the longest side that WebP holds
 _WRITTEN = frozenset(suffix for fitting in FITTING.values() for suffix in fitting) | ALIASES.keys()
@@ -97,7 +100,7 @@ def choose(out: str, formats: Sequence[Format], labels: int, export: ExportOptio
     if labels > 1 and form in ONE_LABEL:
         raise UsageError(
             f"-o {out} holds the {form} of one prompt, but there are {labels}: name a folder, or give a format that "
-            "holds all prompts (overlay, labels, npz, svg, coco, labelme, cvat)"
+            "holds all prompts (overlay, labels, instances, npz, svg, coco, labelme, cvat, geojson, gpkg)"
         )
     return OneFile(STDOUT if root == STDOUT else out, form, suffix or fitting[0])
 
@@ -143,7 +146,10 @@ def encoded(form: Format, suffix: str, stem: str, result: Result) -> Iterator[tu
         array = PIXELS[form](result, index or 0)
         if suffix == ".webp" and max(array.shape[:2]) > WEBP_SIDE:
             raise ImageError("too_large", "write", f"WebP holds at most {WEBP_SIDE} pixels a side: use .png or .tif")
-        yield index, ENCODERS[suffix](array, form, result.converted)
+        if suffix == ".tif" and result.georeference.is_geotiff:
+            yield index, geotiff.encoded(array, result.georeference, result.turn, result.converted)
+        else:
+            yield index, ENCODERS[suffix](array, form, result.converted)
 
 
 def _png(array: NDArray[Any], form: Format, srgb: bool) -> bytes:
@@ -183,6 +189,7 @@ PIXELS: dict[Format, Callable[[Result, int], NDArray[Any]]] = {
     "soft16": lambda result, index: result.fines[index],
     "cutout": pixels.cutout,
     "labels": lambda result, index: pixels.labels(result),
+    "instances": lambda result, index: pixels.instances(result),
     "joined": lambda result, index: pixels.joined(result),
     "alpha": lambda result, index: pixels.alpha(result),
 }
@@ -202,4 +209,6 @@ DOCUMENTS: dict[Format, Callable[[str, Result], bytes]] = {
     "coco": _coco,
     "labelme": _labelme,
     "cvat": _cvat,
+    "geojson": map_layers.single_geojson,
+    "gpkg": map_layers.single_gpkg,
 }

@@ -88,6 +88,10 @@ def _schema(record: dict[str, Any]) -> Any:
     paths = [key for key in PER_LABEL.values() if any(key in mask for mask in record["masks"]) or key == "path"]
     mask = {"label": text, "prompt": text, "threshold": real, "score": real, "mean": real, "presence": real}
     mask |= {"similarity": real, "area": whole, "area_frac": real, "bbox": pa.list_(whole), "refined": pa.bool_()}
+    mask |= {"held_back": text}
+    if any("instances" in mask for mask in record["masks"]):
+        instance = {"id": whole, "area": whole, "bbox": pa.list_(whole), "score": real}
+        mask |= {"instances": pa.list_(pa.struct(instance))}
     mask |= dict.fromkeys(paths, text) | {"rle": pa.struct({"size": pa.list_(whole), "counts": text})}
     columns = {"v": whole, "image": text, "image_b64": text, "status": text, "width": whole, "height": whole}
     columns |= {"orientation": whole, "format": text, "frames": whole, "frame": whole, "time": real}

@@ -18,7 +18,7 @@ from clipseg_cli.outputs import manifest
 from clipseg_cli.outputs.image_root import ImageRoot
 from clipseg_cli.outputs.record import key_of, readable_name
 from clipseg_cli.outputs.splits import SPLITS
-from clipseg_cli.outputs.writers import annotations, labelling, parquet
+from clipseg_cli.outputs.writers import annotations, labelling, map_layers, parquet
 from clipseg_cli.outputs.writers.annotations import FRAGMENTS
 from clipseg_cli.settings.outputs import Format
 from clipseg_cli.storage import store
@@ -31,11 +31,13 @@ OWN_SHARD = re.compile(rf"(?:(?:{'|'.join(SPLITS)})-)?\d+\.tar")
 # In place of the fragment, a record names the file that a reader opens. Until a run ends, that is the first shard.
 READ_FROM: dict[Format, str] = {
     "coco": "coco.json",
+    "geojson": "masks.geojson",
+    "gpkg": "masks.gpkg",
     "parquet": "manifest.parquet",
     "labelstudio": "labelstudio/tasks.json",
     "cvat": "cvat/annotations.xml",
     "webdataset": "webdataset/000000.tar",
-    "instances": "annotations/instances_{part}.json",
+    "annotations": "annotations/instances_{part}.json",
     "imagefolder": "{part}/metadata.jsonl",
 }
 
@@ -102,7 +104,7 @@ def coco_json(
     yield previous.removesuffix(b",\n") + (b"\n" if previous else b"") + b"]}\n"
 
 
-def instances(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool, about: DataSet) -> None:
+def annotated(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool, about: DataSet) -> None:
     """Writes annotations/instances_train.json and those of the other parts. Names of images are relative to images/."""
     for part, chosen in about.parts(fragments).items():
         contents = partial(store.contents, out, [path for _, path in chosen])
@@ -131,12 +133,27 @@ def ultralytics(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync
     store.write(out / "data.yaml", _data_yaml("images/train", fragments, labels, about), fsync)
 
 
+def semantic(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool, about: DataSet) -> None:
+    """Writes data.yaml, as `ultralytics` does, with the folder of the masks. Class 0 is the background."""
+    data = _data_yaml("images/train", fragments, ("background", *labels), about)
+    store.write(out / "data.yaml", b"masks_dir: masks\n" + data, fsync)
+
+
 def _data_yaml(whole: str, fragments: Fragments, labels: Sequence[str], about: DataSet) -> bytes:
-    """Returns data.yaml; `whole` is the folder of all images if they are not split."""
+    """Returns data.yaml; `whole` is the folder of all images if they are not split.
+
+    Ultralytics needs train and val, and refuses folders that are missing. So a part without images names those of
+    another part, and a comment says so.
+    """
     names = "".join(f"  {index}: {_quoted(label)}\n" for index, label in enumerate(labels))
-    named = dict.fromkeys((*SPLITS[:2], *about.parts(fragments)))
-    parts = "".join(f"{part}: {f'images/{part}' if about.splits else whole}\n" for part in named)
-    return f"{parts}names:\n{names}".encode()
+    parts = about.parts(fragments)
+    filled = [part for part, chosen in parts.items() if chosen] or SPLITS[:1]
+    lines = []
+    for part in dict.fromkeys((*SPLITS[:2], *parts)):
+        own = part in filled or not about.splits
+        folder = f"images/{part if own else filled[0]}" if about.splits else whole
+        lines.append(f"{part}: {folder}{'' if own else f'  # {part} has no images of its own'}\n")
+    return f"{''.join(lines)}names:\n{names}".encode()
 
 
 def voc(out: AnyPath, fragments: Fragments, labels: Sequence[str], fsync: bool, about: DataSet) -> None:
@@ -253,6 +270,8 @@ def _fragments(out: AnyPath, name: Format) -> Iterator[tuple[str, str]]:
 PER_RUN: dict[Format, Callable[[AnyPath, Fragments, Sequence[str], bool], None]] = {
     "labels": labels,
     "labelstudio": labelstudio,
+    "geojson": map_layers.write_geojson,
+    "gpkg": map_layers.write_gpkg,
     "parquet": parquet.table,
 }
 DATA_SETS: dict[Format, Callable[[AnyPath, Fragments, Sequence[str], bool, DataSet], None]] = {
@@ -262,6 +281,7 @@ DATA_SETS: dict[Format, Callable[[AnyPath, Fragments, Sequence[str], bool, DataS
     "cvat": cvat,
     "webdataset": webdataset,
     "ultralytics": ultralytics,
-    "instances": instances,
+    "semantic": semantic,
+    "annotations": annotated,
     "imagefolder": imagefolder,
 }

@@ -34,8 +34,9 @@ KEPT: dict[Format, dict[str, tuple[str, ...]]] = {
     # in IMG_FORMATS of Ultralytics, in `load_yolo_annotations` of supervision and in IMAGE_EXTENSIONS of Datumaro
     "yolo": _COMMON,
     "ultralytics": _COMMON,
+    "semantic": _COMMON,
     # what Pillow opens, with which Detectron2, FiftyOne, torchvision and datasets read images
-    "instances": _COMMON,
+    "annotations": _COMMON,
     "imagefolder": _COMMON,
     # VOCSegmentation of torchvision and `load_voc_instances` of Detectron2 look for .jpg
     "voc": {"JPEG": (".jpg",)},
@@ -56,7 +57,7 @@ KEPT: dict[Format, dict[str, tuple[str, ...]]] = {
     },
 }
 # Readers that apply the EXIF orientation, so that masks in the pixel frame of the file would not fit.
-TURNING = ("labelme", "labelstudio", "ultralytics", "imagefolder")
+TURNING = ("labelme", "labelstudio", "ultralytics", "semantic", "imagefolder")
 LOSSLESS = ("PNG", "BMP", "TIFF", "GIF", "PPM", "EXR", "HDR", "PFM", "PSD", "TGA", "QOI", "ICO")
 JOINT = "__"  # in place of "/", with --flat
 

@@ -5,10 +5,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipseg_cli.errors import ImageError
 from clipseg_cli.masks import cleanup, matting
 from clipseg_cli.outputs import colours, drawing
 from clipseg_cli.outputs.writers import raster
 from clipseg_cli.outputs.writers.result import Result
+
+MOST_INSTANCES = 65535  # numbers of a 16-bit image, beside 0
 
 
 def mask(result: Result, index: int) -> NDArray[np.uint8]:
@@ -47,6 +50,24 @@ def labels(result: Result) -> NDArray[np.uint8]:
     """Returns the number of each pixel's label, uint8 (H, W): 0 for background, i + 1 for label i."""
     assert result.index is not None
     return result.index
+
+
+def instances(result: Result) -> NDArray[np.uint16]:
+    """Returns the number of each pixel's instance, uint16 (H, W): 0 for none, otherwise its number in the record.
+
+    Where labels overlap, a pixel is of the most probable one, as in `labels`. Raises ImageError for too many instances.
+    """
+    index, groups = labels(result), result.instances or ()
+    count = sum(map(len, groups))
+    if count > MOST_INSTANCES:
+        raise ImageError(
+            "too_large", "write", f"{count} instances, but a 16-bit image has {MOST_INSTANCES} numbers: use --min-area"
+        )
+    ids = np.zeros(index.shape, np.uint16)
+    pairs = ((label, instance) for label, group in enumerate(groups, 1) for instance in group)
+    for number, (label, instance) in enumerate(pairs, 1):
+        ids[instance.window][(instance.mask > 0) & (index[instance.window] == label)] = number
+    return ids
 
 
 def labels_png(result: Result) -> bytes:

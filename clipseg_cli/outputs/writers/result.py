@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.inputs import orientation
+from clipseg_cli.inputs.georeference import NOWHERE, Georeference
+from clipseg_cli.masks.instances import Instance
 from clipseg_cli.outputs import colours
 from clipseg_cli.settings.outputs import ExportOptions
 from clipseg_cli.storage.store import Content
@@ -39,10 +41,14 @@ class Result:
     orientation: int = 1  # the EXIF orientation of the file
     uncommon: bool = False  # the file is of a kind of pixels that many readers mistake: see `conversion.is_uncommon`
     frame: int | None = None  # the number of the frame in its file
+    georeference: Georeference = NOWHERE  # of the image
+    turn: int = 1  # the EXIF orientation between the file's own pixels, which the georeference is of, and these arrays
+    presences: tuple[float, ...] = ()  # presence scores, in [0, 1]
+    instances: tuple[tuple[Instance, ...], ...] | None = None  # of each label; None without --instances
     split: str = ""  # the part of a data set: train, val or test; "" without --split
 
     def stored(self, turn: int) -> "Result":
-        """Returns the upright result in the pixel frame of a file with this EXIF orientation."""
+        """Returns the upright result, without its instances, in the pixel frame of a file with this orientation."""
 
         def turned(upright: NDArray[Any]) -> NDArray[Any]:
             return np.ascontiguousarray(orientation.stored(upright, turn))
@@ -55,6 +61,7 @@ class Result:
             fines=tuple(map(turned, self.fines)),
             alphas=tuple(map(turned, self.alphas)),
             index=None if self.index is None else turned(self.index),
+            turn=1,
         )
 
     def colour(self, index: int) -> tuple[int, int, int]:

@@ -7,8 +7,9 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 
+from clipseg_cli.inputs import names
 from clipseg_cli.outputs.splits import SPLITS
-from clipseg_cli.outputs.writers import annotations, photos, raster
+from clipseg_cli.outputs.writers import annotations, photos, pixels, raster
 from clipseg_cli.outputs.writers.annotations import FRAGMENTS
 from clipseg_cli.outputs.writers.result import File, Result
 from clipseg_cli.storage import store
@@ -23,12 +24,26 @@ def ultralytics(stem: str, result: Result) -> Iterator[File]:
     yield from annotations.yolo_files("ultralytics", photo, result)
 
 
-def instances(stem: str, result: Result) -> Iterator[File]:
+def semantic(stem: str, result: Result) -> Iterator[File]:
+    """Yields the label image, as `-f labels` has it, and the photo, in masks/train/ and images/train/ or its part.
+
+    Ultralytics finds the mask of a photo by the last folder `images` of its path, so that there is only one. Raises
+    ImageError.
+    """
+    name = photos.flat(stem, result)
+    if "images" in name.split("/")[:-1]:
+        name = store.portable(names.renamed(name.replace("/", photos.JOINT), name))
+    path = f"{result.split or SPLITS[0]}/{name}"
+    yield f"masks/{path}.png", None, pixels.labels_png(result)
+    yield from photos.photo("semantic", f"images/{path}", result)
+
+
+def annotated(stem: str, result: Result) -> Iterator[File]:
     """Yields a JSON fragment, as that of coco.json, and the photo in images/. Raises ImageError."""
     photo = f"images/{photos.flat(stem, result)}"
-    fragment = annotations.coco_json(result, photos.named("instances", photo, result))
-    yield f"{FRAGMENTS}/instances/{stem}.json", None, fragment
-    yield from photos.photo("instances", photo, result)
+    fragment = annotations.coco_json(result, photos.named("annotations", photo, result))
+    yield f"{FRAGMENTS}/annotations/{stem}.json", None, fragment
+    yield from photos.photo("annotations", photo, result)
 
 
 def imagefolder(stem: str, result: Result) -> Iterator[File]:
@@ -45,6 +60,6 @@ def imagefolder(stem: str, result: Result) -> Iterator[File]:
     line |= {f"{slug}_mask_file_name": mask for slug, mask in zip(result.slugs, masks, strict=True)}
     fragment = json.dumps(line, ensure_ascii=False) + "\n"
     yield f"{FRAGMENTS}/imagefolder/{stem}.json", None, fragment.encode("utf-8", "backslashreplace")
-    for mask, pixels in zip(masks, result.masks, strict=True):
-        yield f"{part}/{mask}", None, raster.mask_png(pixels)
+    for path, mask in zip(masks, result.masks, strict=True):
+        yield f"{part}/{path}", None, raster.mask_png(mask)
     yield from photos.photo("imagefolder", f"{part}/images/{name}", result)

@@ -22,8 +22,9 @@ class Machine:
     memory: int | None  # free bytes; None: unknown, as on systems other than Linux
 
     @classmethod
+    @cache
     def here(cls) -> Self:
-        """Returns what is available now."""
+        """Returns what is available at the first call: what run.json says is then what was done."""
         return cls(cores(), _free_memory())
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from PIL import ImageOps
+from PIL import ImageOps, UnidentifiedImageError
 
 from clipseg_cli.errors import ImageError, UsageError
 from clipseg_cli.inputs import decode, kinds
@@ -18,6 +18,7 @@ from clipseg_cli.inputs.source import Source
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.prompts import highlight
 from clipseg_cli.prompts.recipes import RECIPES
+from clipseg_cli.settings.inputs import DecodeOptions
 from clipseg_cli.storage import paths
 
 if TYPE_CHECKING:
@@ -102,7 +103,11 @@ def _box(text: str) -> tuple[int, int, int, int]:
 
 
 def visual_prompt(
-    segmenter: "Segmenter", exemplar: Exemplar, recipe: str, region_prompt: str | None
+    segmenter: "Segmenter",
+    exemplar: Exemplar,
+    recipe: str,
+    region_prompt: str | None,
+    decoding: DecodeOptions = decode.DEFAULTS,
 ) -> NDArray[np.float32]:
     """Returns an exemplar as the model sees it: float32 (3, S, S) in normalised colour.
 
@@ -110,8 +115,8 @@ def visual_prompt(
     neither mask nor box. Raises UsageError for a file that cannot be read and for an empty region.
     """
     try:
-        pixels = decode.load(Source(exemplar.path, exemplar.path, "")).pixels
-        region = _region(segmenter, exemplar, region_prompt, pixels)
+        image = _decoded(exemplar.path, decoding)
+        pixels, region = image.pixels, _region(segmenter, exemplar, region_prompt, image)
     except ImageError as error:
         raise UsageError(f"the exemplar {exemplar.path} cannot be used: {error}") from error
     if not region.any():
@@ -122,13 +127,25 @@ def visual_prompt(
     return np.ascontiguousarray(highlight.highlight(pixels, region, recipe, segmenter.side).transpose(2, 0, 1))
 
 
+def _decoded(path: str, decoding: DecodeOptions) -> decode.Image:
+    """Returns an exemplar, with the bands of `--bands` if it is a TIFF that has them. Raises ImageError."""
+    source = Source(path, path, "")
+    try:
+        return decode.load(source, replace(decode.DEFAULTS, bands=decoding.bands, stretch=decoding.stretch))
+    except ImageError as error:
+        if error.kind != "unsupported":
+            raise
+        return decode.load(source)
+
+
 def _region(
-    segmenter: "Segmenter", exemplar: Exemplar, region_prompt: str | None, pixels: NDArray[np.uint8]
+    segmenter: "Segmenter", exemplar: Exemplar, region_prompt: str | None, image: decode.Image
 ) -> NDArray[np.bool_]:
     """Returns the region of the object, bool (H, W).
 
     It comes from the box, otherwise from the mask, the region prompt or the transparency, otherwise it is all True.
     """
+    pixels = image.pixels
     height, width = pixels.shape[:2]
     if exemplar.box is not None:
         x, y, w, h = exemplar.box
@@ -144,7 +161,8 @@ def _region(
     if region_prompt is not None:
         logits = segmenter.logits(segmenter.encode([pixels]), segmenter.embed([region_prompt]))[0, 0]
         return soft_maps.cut(soft_maps.upsample(logits, height, width), segmenter.threshold) > 0
-    opaque = _opaque(exemplar.path)
+    geotiff = image.georeference.tags  # its fourth band may be near-infrared: see `no_data`
+    opaque = _opaque(exemplar.path) if not geotiff else None if image.clear is None else ~image.clear
     return np.ones((height, width), bool) if opaque is None else opaque
 
 
@@ -157,6 +175,8 @@ def _opaque(path: str) -> NDArray[np.bool_] | None:
             upright = ImageOps.exif_transpose(file)
             alpha = (upright.convert("LA") if upright.mode == "La" else upright).convert("RGBA").getchannel("A")
             return np.asarray(alpha) > 127
+    except UnidentifiedImageError:  # a kind that only our decoders read
+        return None
     except Exception as error:  # Pillow raises far more kinds than it documents
         raise ImageError("corrupt", "load", f"its transparency cannot be read: {error}") from error
 

@@ -11,7 +11,9 @@ from clipseg_cli.errors import UsageError
 from clipseg_cli.model.segmenter import Segmenter
 from clipseg_cli.prompts import highlight
 from clipseg_cli.run.query.exemplars import Exemplar, parse, visual_prompt
+from clipseg_cli.settings.inputs import DecodeOptions
 from clipseg_cli.settings.prompts import RECIPE
+from geotiffs import by_gdal
 from pictures import picture, save
 
 
@@ -117,3 +119,18 @@ def test_a_mask_of_another_size_is_refused(segmenter: Segmenter, reference: Path
     (exemplar,) = parse([str(reference)], [str(small)], [], "x")
     with pytest.raises(UsageError, match=r"small\.png has another size"):
         seen(segmenter, exemplar)
+
+
+def test_an_exemplar_has_the_bands_of_the_images(segmenter: Segmenter, tmp_path: Path) -> None:
+    """`--bands` counts for it too, if it is a TIFF that has them; otherwise it is read as it is."""
+    scene = picture(80, 60, 5)
+    save(tmp_path / "swapped.png", scene[:, :, ::-1].copy())
+    four = np.concatenate([np.moveaxis(scene, 2, 0)[[2, 1, 0]], np.moveaxis(scene, 2, 0)[:1]])
+    (tmp_path / "four.tif").write_bytes(by_gdal(four, photometric="minisblack"))
+    files = [("four.tif", (1, 2, 3)), ("swapped.png", (1, 2, 3)), ("four.tif", (5, 5, 5)), ("four.tif", (4, 2, 1))]
+    views = [
+        visual_prompt(segmenter, Exemplar("x", str(tmp_path / name)), RECIPE, None, DecodeOptions(bands=bands))
+        for name, bands in files
+    ]
+    assert np.array_equal(views[0], views[1]) and np.array_equal(views[1], views[2])
+    assert not np.array_equal(views[0], views[3])

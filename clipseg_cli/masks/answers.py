@@ -1,0 +1,105 @@
+"""What becomes of SAM's answers: the best candidate of each, and the guard that keeps CLIPSeg's own mask.
+
+A soft map is blurred but knows where the object is; SAM knows where edges are but not what is asked for. So a candidate
+must agree with the soft map. Where none does, the mask stays as it was, and the record says why.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from clipseg_cli.masks import soft_maps
+from clipseg_cli.masks.questions import Cells, Grid, Question, ask
+
+AGREEMENT = 0.5  # weight of a candidate's agreement with the soft map against the IoU that SAM predicts for it
+LEAST_IOU = 0.5  # an answer whose IoU with the soft map's part is lower is refused
+MOST_EMPTY = 0.2  # an answer is refused if a larger share of it is where the soft map is sure of no object
+
+
+class Sam(Protocol):
+    """A network that has seen the image."""
+
+    @property
+    def grid(self) -> int:
+        """Cells per side of the mask prompts and the answers."""
+
+    def answer(self, questions: Sequence[Question]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Returns the logits of C candidates per question, (Q, C, grid, grid), and the IoUs that it predicts, (Q, C).
+
+        Raises ImageError if memory runs out.
+        """
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """The best answer to a question, and whether it is taken."""
+
+    question: Question
+    logits: Grid  # above 0 on the object
+    refusal: str  # why it is not taken; "" if it is
+
+
+def refine(
+    levels: NDArray[np.uint8], mask: NDArray[np.uint8], threshold: float, most: int, sam: Sam
+) -> tuple[NDArray[np.uint8], str]:
+    """Returns the mask with the edges that SAM sees, and why it was held back: "" if it was not.
+
+    levels: the soft map, uint8 (H, W). mask: CLIPSeg's own mask, uint8 (H, W), 0 and 255; it stays where SAM is not
+    asked, and where its answer is refused. threshold: a probability. most: parts that SAM is asked about.
+    """
+    answers = answered(ask(levels, threshold, most, sam.grid), sam)
+    if not answers:
+        return mask, "too small for SAM"
+    taken = [each for each in answers if not each.refusal]
+    return joined(mask, taken), told(answers)
+
+
+def answered(questions: Sequence[Question], sam: Sam) -> list[Answer]:
+    """Returns the best of SAM's answers to each question."""
+    if not questions:
+        return []
+    logits, predicted = sam.answer(questions)
+    return [_best(*each) for each in zip(questions, logits, predicted, strict=True)]
+
+
+def joined(mask: NDArray[np.uint8], taken: Sequence[Answer]) -> NDArray[np.uint8]:
+    """Returns a mask, uint8 (H, W), in which the answers stand in place of the cells that they are about."""
+    if not taken:
+        return mask
+    height, width = mask.shape
+    logits = np.max([each.logits for each in taken], 0)
+    about = np.any([each.question.reach for each in taken], 0)
+    kept = cv2.resize((~about).view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(soft_maps.LogitMap(logits, (height, width)).cut(0.5) | mask * kept, np.uint8)
+
+
+def told(answers: Sequence[Answer]) -> str:
+    """Returns why answers were refused: "" if none was."""
+    refusals = [each.refusal for each in answers if each.refusal]
+    if len(answers) <= 1 or not refusals:
+        return "".join(refusals)
+    return f"{len(refusals)} of {len(answers)} parts: {'; '.join(dict.fromkeys(refusals))}"
+
+
+def _best(question: Question, candidates: NDArray[np.float32], predicted: NDArray[np.float32]) -> Answer:
+    prior = soft_maps.sigmoid(question.soft)
+    agreement = np.array([_soft_iou(soft_maps.sigmoid(each), prior) for each in candidates])
+    logits = candidates[int(np.argmax(AGREEMENT * agreement + (1 - AGREEMENT) * predicted))]
+    return Answer(question, logits, _refusal(logits > 0, question))
+
+
+def _soft_iou(a: Grid, b: Grid) -> float:
+    return float(np.minimum(a, b).sum() / np.maximum(np.maximum(a, b).sum(), 1e-9))
+
+
+def _refusal(answer: Cells, question: Question) -> str:
+    """Returns why an answer is refused, "" if it is not: see LEAST_IOU and MOST_EMPTY."""
+    cells = np.count_nonzero(answer)
+    iou = np.count_nonzero(answer & question.part) / np.count_nonzero(answer | question.part)
+    if np.count_nonzero(answer & question.empty) > MOST_EMPTY * cells:
+        return "SAM takes in what is not the object"
+    return "SAM disagrees" if iou < LEAST_IOU else ""

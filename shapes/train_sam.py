@@ -1,0 +1,90 @@
+"""Trains the bundled SAM: `python -m shapes.train_sam --out runs/sam`.
+
+As in `shapes.train`, whose loop this is, training has two stages: images of 256 pixels, then images of 512 pixels.
+`--resume` continues from the last checkpoint. `--start` begins a new run with the weights of an exported model.
+"""
+
+import argparse
+import copy
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch.multiprocessing.spawn import spawn
+from transformers import Sam2Model
+
+from clipseg_cli.model.segmenter import Segmenter
+from shapes import sam_model
+from shapes.sam_batches import FULL, SamBatch, SamBatchOptions, batches
+from shapes.train import Recipe, Trainer, join, run
+
+DEFAULT = Recipe(images=2, rate=1e-3, muon_rate=2e-3, small=0.45, fall=0.6, average=0.99)
+
+
+class SamTrainer(Trainer):
+    """The state of a SAM's training in one process."""
+
+    sides = FULL // 2, FULL
+
+    def __init__(self, rank: int, out: Path, recipe: Recipe, start: Path | None) -> None:
+        self.rank, self.out, self.recipe, self.device = rank, out, recipe, "cpu"
+        self.folder = out / "model" if rank == 0 else out / f"model-{rank}"
+        model = sam_model.build(self.folder, recipe.seed)
+        if start is not None:
+            model.load_state_dict(Sam2Model.from_pretrained(start, dtype=torch.float32).state_dict())
+        model.set_attn_implementation("sdpa")
+        self.training = sam_model.SamTraining(model).train()
+        self.average = copy.deepcopy(model).eval()
+        self.segmenter = Segmenter.load("shapes", device="cpu")
+        self.optimisers = create_optimisers(model)
+        self.rates, self.weights = (recipe.muon_rate, recipe.rate), sam_model.LOSS_WEIGHTS
+        self.begin()
+
+    def stream(self, side: int, seed: int) -> Iterator[SamBatch]:
+        """Returns batches of images of this side, from the present step on; twice as many of small ones."""
+        images = self.recipe.images * (1 if side == FULL else 2)
+        return batches(SamBatchOptions(side, images, seed=seed), self.segmenter, self.step)
+
+    def prepare(self) -> None:
+        """Prepares the model for images of the present side."""
+        sam_model.set_side(self.training.model, self.side)
+        for parameter in self.parameters:  # processes ask different questions, but average all gradients
+            parameter.grad = torch.zeros_like(parameter)
+
+
+def create_optimisers(model: Sam2Model) -> list[torch.optim.Optimizer]:
+    """Returns Muon for the matrices inside the transformers, and AdamW for the rest of the model."""
+    matrices, rest = [], []
+    for name, parameter in model.named_parameters():
+        inside = ".blocks." in name or ".transformer." in name
+        (matrices if inside and parameter.ndim == 2 else rest).append(parameter)
+    groups = [[{"params": each, "share": 1.0}] for each in (matrices, rest)]
+    muon = partial(torch.optim.Muon, weight_decay=0.02, adjust_lr_fn="match_rms_adamw", ns_steps=4)
+    return [muon(groups[0], lr=1.0), torch.optim.AdamW(groups[1], weight_decay=0.01, betas=(0.9, 0.98), eps=1e-7)]
+
+
+def train(rank: int, out: Path, recipe: Recipe, resume: bool, start: Path | None) -> None:
+    """Runs one process of a training. The first one writes out/model, out/checkpoint.pt and out/log.jsonl."""
+    join(rank, out, recipe)
+    run(SamTrainer(rank, out, recipe, start), resume)
+
+
+def main() -> None:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(prog="python -m shapes.train_sam", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--resume", action="store_true", help="continue from the run's last checkpoint")
+    parser.add_argument("--start", type=Path, help="folder of a model to start from (default: random weights)")
+    for name, value in vars(DEFAULT).items():
+        parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
+    given = vars(parser.parse_args())
+    recipe = Recipe(**{name: given[name] for name in vars(DEFAULT)})
+    out: Path = given["out"]
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "rendezvous").unlink(missing_ok=True)
+    spawn(train, (out, recipe, given["resume"], given["start"]), nprocs=recipe.processes)
+
+
+if __name__ == "__main__":
+    main()

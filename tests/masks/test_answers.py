@@ -1,0 +1,168 @@
+"""SAM's answers and the guard: a network that answers with given masks, on soft maps that are drawn."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from clipseg_cli.masks import answers, soft_maps, threshold
+from clipseg_cli.masks.questions import Question
+from clipseg_cli.settings.masks import CleanUp
+from pictures import iou
+
+HEIGHT, WIDTH = 300, 400
+
+
+@dataclass
+class Answering:
+    """A network whose candidates are given masks of the image, with the IoUs that it predicts for them."""
+
+    draw: Callable[[Question], Sequence[tuple[NDArray[np.uint8], float]]]
+    grid: int = 64
+    asked: list[Question] = field(default_factory=list)
+
+    def answer(self, questions: Sequence[Question]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Returns logits of 10 inside of each mask and of -10 outside."""
+        self.asked += questions
+        drawn = [self.draw(question) for question in questions]
+        logits = [[self._logits(mask) for mask, _ in candidates] for candidates in drawn]
+        return np.array(logits, np.float32), np.array([[score for _, score in each] for each in drawn], np.float32)
+
+    def _logits(self, mask: NDArray[np.uint8]) -> NDArray[np.float32]:
+        small = cv2.resize(mask.astype(np.float32), (self.grid, self.grid), interpolation=cv2.INTER_AREA)
+        return (small / 255 - 0.5) * 20
+
+
+def empty() -> NDArray[np.uint8]:
+    """Returns an empty mask."""
+    return np.zeros((HEIGHT, WIDTH), np.uint8)
+
+
+def disc(x: int = 120, y: int = 150, radius: int = 60, inner: int = 0) -> NDArray[np.uint8]:
+    """Returns the mask of a disc, or of a ring."""
+    drawn = cv2.circle(empty(), (x, y), radius, 255, -1)
+    return cv2.circle(drawn, (x, y), inner, 0, -1) if inner else drawn
+
+
+def blurred(*masks: NDArray[np.uint8], sigma: float = 15) -> NDArray[np.uint8]:
+    """Returns the soft map of objects as a coarse network gives it."""
+    return cv2.GaussianBlur(np.maximum.reduce(masks), (0, 0), sigma)
+
+
+def refined(levels: NDArray[np.uint8], network: Answering, most: int = 8) -> tuple[NDArray[np.uint8], str]:
+    """Returns what becomes of the mask at 0.3, and why it was held back."""
+    return answers.refine(levels, soft_maps.cut_soft(levels, 0.3), 0.3, most, network)
+
+
+def test_a_good_answer_takes_the_place_of_the_mask() -> None:
+    """With the edge that the network sees, not the blurred one."""
+    levels, truth = blurred(disc()), disc()
+    mask, held_back = refined(levels, Answering(lambda question: [(truth, 0.9)]))
+    assert held_back == "" and iou(mask, truth) > 0.98 > 0.9 > iou(soft_maps.cut_soft(levels, 0.3), truth)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [(disc(300, 80), "what is not the object"), (empty(), "disagrees"), (disc(radius=25), "disagrees"),
+     (disc(radius=140), "what is not the object"), (255 - empty(), "what is not the object")],
+    ids=["elsewhere", "nothing", "a small part", "too much", "everything"],
+)  # fmt: skip
+def test_a_bad_answer_is_refused(answer: NDArray[np.uint8], reason: str) -> None:
+    """The mask stays as it was, and the reason is told, however sure the network is."""
+    levels = blurred(disc())
+    mask, held_back = refined(levels, Answering(lambda question: [(answer, 1.0)]))
+    assert reason in held_back and (mask == soft_maps.cut_soft(levels, 0.3)).all()
+
+
+def test_agreement_counts_as_much_as_the_predicted_iou() -> None:
+    """The surest candidate is another object; the one that agrees is taken. Of two that agree, the surer one is."""
+    truth, other = disc(), disc(300, 80)
+    levels = blurred(truth)
+    mask, _ = refined(levels, Answering(lambda question: [(other, 1.0), (truth, 0.7), (disc(radius=25), 0.9)]))
+    assert iou(mask, truth) > 0.98
+    near = disc(radius=58)
+    mask, _ = refined(levels, Answering(lambda question: [(near, 0.95), (truth, 0.6)]))
+    assert iou(mask, near) > 0.98
+
+
+def test_each_part_is_judged_for_itself() -> None:
+    """A bad answer about one part leaves that part, and only that part, as it was."""
+    left, right = disc(100, 150, 50), disc(300, 150, 50)
+    levels = blurred(left, right)
+    plain = soft_maps.cut_soft(levels, 0.3)
+
+    def draw(question: Question) -> list[tuple[NDArray[np.uint8], float]]:
+        return [(left if question.box[0] < 150 else empty(), 0.9)]
+
+    mask, held_back = refined(levels, Answering(draw))
+    assert held_back == "1 of 2 parts: SAM disagrees"
+    assert iou(mask[:, :200], left[:, :200]) > 0.98 and (mask[:, 220:] == plain[:, 220:]).all()
+
+
+def test_parts_beyond_the_limit_keep_their_mask() -> None:
+    """Of many small parts, the largest are refined; none is lost."""
+    centres = [(x, y) for y in range(30, 300, 60) for x in range(30, 400, 60)]
+    truths = [disc(x, y, 14 + (x + y) % 5) for x, y in centres]
+    levels = blurred(*truths, sigma=3)
+    plain = soft_maps.cut_soft(levels, 0.3)
+
+    def draw(question: Question) -> list[tuple[NDArray[np.uint8], float]]:
+        x, y = question.points[0]
+        return [(truths[int(np.argmin([np.hypot(x - a, y - b) for a, b in centres]))], 0.9)]
+
+    network = Answering(draw, grid=128)
+    mask, held_back = refined(levels, network, most=5)
+    assert len(network.asked) == 5 and held_back == ""
+    numbers, _ = cv2.connectedComponents(mask)
+    assert numbers - 1 == len(centres)
+    changed = [
+        np.any(mask[y - 25 : y + 25, x - 25 : x + 25] != plain[y - 25 : y + 25, x - 25 : x + 25]) for x, y in centres
+    ]
+    assert sum(changed) == 5
+
+
+def test_a_hole_comes_back() -> None:
+    """The soft map has blurred it away; the network sees it."""
+    ring = disc(radius=80, inner=14)
+    levels = blurred(ring, sigma=16)
+    assert soft_maps.cut_soft(levels, 0.3)[150, 120]
+    mask, held_back = refined(levels, Answering(lambda question: [(ring, 0.9)], grid=128))
+    assert held_back == "" and not mask[150, 120] and iou(mask, ring) > 0.95
+
+
+def test_a_thin_part_stays() -> None:
+    """A handle that the network leaves out of an otherwise good answer is lost only where SAM decides; a part that is
+    too thin for a cell of the grid is never asked for and keeps its mask."""
+    thin = cv2.line(empty(), (250, 20), (390, 25), 255, 1)
+    levels = np.maximum(blurred(disc()), thin)
+    mask, held_back = refined(levels, Answering(lambda question: [(disc(), 0.9)], grid=32))
+    assert held_back == "" and (mask[thin > 0] > 0).all()
+    mask, held_back = refined(thin, Answering(lambda question: [(disc(), 0.9)], grid=32))
+    assert held_back == "too small for SAM" and (mask == thin).all()
+
+
+def test_an_absent_object_costs_no_question() -> None:
+    """The mask is empty, the network is not asked, and nothing is held back."""
+    network = Answering(lambda question: [(disc(), 0.9)])
+    photo = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    clean = CleanUp("sam")
+    for levels, present in ((empty(), True), (blurred(disc()), False)):
+        cut = threshold.cut(soft_maps.StoredMap(levels), lambda: photo, 0.3, clean, present, network)
+        assert not cut.mask.any() and not cut.refined and cut.held_back == "" and network.asked == []
+    cut = threshold.cut(soft_maps.StoredMap(blurred(disc())), lambda: photo, 0.3, clean, True, network)
+    assert cut.refined and iou(cut.mask, disc()) > 0.98
+
+
+def test_a_refused_answer_leaves_the_guided_mask() -> None:
+    """With `--refine sam`, CLIPSeg's own mask is that of `--refine guided`."""
+    photo = np.where(disc()[..., None] > 0, np.uint8(200), np.uint8(50)).repeat(3, 2)
+    soft_map = soft_maps.StoredMap(blurred(disc()))
+    network = Answering(lambda question: [(empty(), 0.9)])
+    held, guided = (
+        threshold.cut(soft_map, lambda: photo, 0.3, CleanUp(way), True, network) for way in ("sam", "guided")
+    )
+    assert held.held_back == "SAM disagrees" and not held.refined and guided.refined and guided.held_back == ""
+    assert (held.mask == guided.mask).all()
