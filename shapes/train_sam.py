@@ -19,7 +19,7 @@ from shapes import sam_model
 from shapes.sam_batches import FULL, SamBatch, SamBatchOptions, batches
 from shapes.train import Recipe, Trainer, join, run
 
-DEFAULT = Recipe(images=2, rate=1e-3, muon_rate=2e-3, small=0.45, fall=0.6, average=0.99)
+DEFAULT = Recipe(images=1, rate=1e-3, muon_rate=2e-3, small=0.5, fall=0.65, average=0.99)
 
 
 class SamTrainer(Trainer):
