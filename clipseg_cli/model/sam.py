@@ -76,7 +76,7 @@ class Sam:
         Raises ModelError for files that are missing, damaged or not supported, and UsageError for invalid arguments.
         """
         device = pick_device(device)
-        precision = pick_dtype(dtype, device)
+        precision = pick_dtype(dtype if dtype in DTYPES else "auto", device)  # what only CLIPSeg has counts as auto
         checkpoint = locate(model, offline=offline, kinds=(SAM,)) if isinstance(model, str) else model
         network = _load_network(checkpoint)
         side, grid = network.prompt_encoder.input_image_size, network.prompt_encoder.mask_input_size[0]

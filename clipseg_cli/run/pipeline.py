@@ -1,7 +1,6 @@
 """The core of a run: sources in, records out. Threads load images ahead of the network and write masks behind it."""
 
 import itertools
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -23,10 +22,11 @@ from clipseg_cli.outputs.record import Identity, Record
 from clipseg_cli.outputs.writers import photos
 from clipseg_cli.prompts.expressions import Expression
 from clipseg_cli.run import known_images
+from clipseg_cli.run.engines.crew import cores
 from clipseg_cli.run.finish import MaskPlan, Write, finish
 from clipseg_cli.run.known_images import KnownImage, KnownImages, Mark
 from clipseg_cli.run.network import Network, Seen
-from clipseg_cli.run.refiner import Encoded, Refiner
+from clipseg_cli.run.refiner import Refiner
 from clipseg_cli.run.steady import Frame, Steady
 from clipseg_cli.settings.inputs import DecodeOptions
 from clipseg_cli.settings.model import EncodeOptions
@@ -74,11 +74,10 @@ def run(
     """Yields one record per source, in their order. A failed image has a record too; OutputError ends the run.
 
     The network is loaded and the prompts are embedded when the first image needs them; the SAM of `--refine sam`, when
-    the first image shows a label. At most a few batches are in
-    memory, whatever the number of sources. None among the sources is a pause: the records of all sources before it are
-    yielded before the next source is asked for.
+    the first image shows a label. At most a few batches are in memory, whatever the number of sources. None among the
+    sources is a pause: the records of all sources before it are yielded before the next source is asked for.
     """
-    threads = REMOTE_THREADS if job.remote else max(2, min(8, os.cpu_count() or 1))
+    threads = REMOTE_THREADS if job.remote else max(2, min(8, cores()))
     found = partial(KnownImages.of, job.kept, job.encode, job.decoding, job.checksum) if job.kept else None
     network = Network(load_model, job.encode.similarity, found)
     refiner = None if load_sam is None else Refiner(load_sam)
@@ -105,7 +104,7 @@ def run(
                 for item, seen in zip(batch, _seen(alone, job, network), strict=True)
             ]
             if refiner is not None:
-                results = _refinable(batch, results, job, partial(refiner.see, each=loaders.map))
+                results = _refinable(batch, results, job, refiner, loaders)
             yield from zip(batch, results, strict=True)
 
     with (
@@ -130,19 +129,29 @@ def _seen(batch: "Sequence[Loaded]", job: Job, network: "Network") -> "list[Seen
 
 
 def _refinable(
-    batch: "Sequence[Loaded]",
-    results: "list[Seen | ImageError | None]",
-    job: Job,
-    see: "Callable[[Sequence[NDArray[np.uint8]]], list[Encoded | ImageError]]",
+    batch: "Sequence[Loaded]", results: "list[Seen | ImageError | None]", job: Job, refiner: Refiner, pool: Executor
 ) -> "list[Seen | ImageError | None]":
-    """Returns the network's results. Those that show a label have the image as SAM has encoded it, by `see`."""
+    """Returns the network's results. Those that show a label have the image as SAM has encoded it."""
     shown = [index for index, seen in enumerate(results) if isinstance(seen, Seen) and _shows(seen, job)]
-    photos = [image.pixels for index in shown if (image := batch[index].image) is not None]
-    for index, encoded in zip(shown, see(photos) if shown else (), strict=True):
-        seen = results[index]
-        assert isinstance(seen, Seen)
-        results[index] = encoded if isinstance(encoded, ImageError) else replace(seen, sam=encoded)
+    photos = dict(zip(shown, pool.map(_pixels, (batch[index] for index in shown)), strict=True))
+    good = {index: photo for index, photo in photos.items() if not isinstance(photo, ImageError)}
+    encoded = dict(zip(good, refiner.see([*good.values()], pool.map), strict=True)) if good else {}
+    for index, photo in photos.items():
+        seen, found = results[index], photo if isinstance(photo, ImageError) else encoded[index]
+        if isinstance(found, ImageError):
+            results[index] = found
+        elif isinstance(seen, Seen):
+            results[index] = replace(seen, sam=found)
     return results
+
+
+def _pixels(item: "Loaded") -> NDArray[np.uint8] | ImageError:
+    """Returns the pixels of an image, which are decoded now if a kept image stands in for it."""
+    assert item.image is not None
+    try:
+        return item.image.pixels
+    except ImageError as error:
+        return error
 
 
 def _shows(seen: "Seen", job: Job) -> bool:

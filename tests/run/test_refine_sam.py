@@ -2,6 +2,7 @@
 let every answer pass, to see that it is there."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from clipseg_cli.run.finish import MaskPlan
 from clipseg_cli.run.refiner import in_halves
 from clipseg_cli.settings.masks import CleanUp, MaskOptions
 from output_folder import tree
-from pictures import Program, picture, records, save
+from pictures import Program, Shell, picture, records, save
 
 
 @pytest.fixture(scope="session")
@@ -164,6 +165,18 @@ def test_post_asks_sam_alone(
 
 
 @pytest.mark.usefixtures("credulous")
+def test_kept_features_give_the_same_masks(clipseg: Program, refine: str, tmp_path: Path, seen: list[int]) -> None:
+    """Then the photo is decoded for SAM alone."""
+    folder(tmp_path / "imgs", 2, 1)
+    for file in (tmp_path / "imgs").iterdir():
+        os.utime(file, (1e9, 1e9))
+    line = f"clipseg segment imgs -p 'a red circle' {refine} --features kept -f mask"
+    clipseg(f"{line} -o first")
+    clipseg(f"{line} -o second")
+    assert masks(tmp_path / "first") == masks(tmp_path / "second") and seen == [1, 1, 1, 1]
+
+
+@pytest.mark.usefixtures("credulous")
 @pytest.mark.parametrize("flags", ["--tile 2 --flip", "--orientation stored -f labels", "--invert --grow 2"])
 def test_other_options_go_together_with_it(clipseg: Program, refine: str, tmp_path: Path, flags: str) -> None:
     """Tiles and mirrored views, other pixel frames, clean-up after the refinement."""
@@ -270,3 +283,17 @@ def test_an_image_for_which_memory_never_suffices_fails_alone(
     error = found.pop("grey.png").error
     assert isinstance(error, ImageError) and (error.kind, error.stage) == ("out_of_memory", stage)
     assert "SAM" in str(error) and len(found) == 3 and all(record.masks[0].refined for record in found.values())
+
+
+@pytest.mark.slow
+def test_worker_processes_write_the_same_bytes(shell: Shell, tmp_path: Path) -> None:
+    """With the bundled networks: two workers and one, and a run that is resumed. Its masks are those of SAM."""
+    folder(tmp_path / "imgs", 4, 1)
+    line = "clipseg segment imgs -p 'a red circle' --refine sam -f mask"
+    shell(f"{line} -j 1 -o one")
+    shell(f"{line} -j 2 -o two")
+    (next((tmp_path / "two").rglob("2-disc.png"))).unlink()
+    shell(f"{line} -j 2 -o two")
+    assert masks(tmp_path / "one") == masks(tmp_path / "two")
+    one, two = (records(tmp_path / name / "manifest.jsonl") for name in ("one", "two"))
+    assert one == two and sum(record["masks"][0]["refined"] for record in one) == 4
