@@ -48,6 +48,23 @@ def test_the_short_form_measures_every_section(tmp_path: Path) -> None:
     assert float(row[-1]) > 0.95, "the masks of clipseg are those of the baseline"
 
 
+@pytest.mark.slow
+def test_numbers_of_processes_and_precisions_are_compared(tmp_path: Path) -> None:
+    """With a tiny network all contenders finish. The masks of every precision agree with those of fp32."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.workers", "--tiny", "--work", str(tmp_path), "--before", str(ROOT)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| full size")]
+    assert [row[1] for row in rows[1:]] == ["fp32", "int8", "bf16", "fp32, AVX2", "int8, AVX2"]
+    assert all(float(row[-1]) > 0.9 for row in rows[1:])
+
+
 def test_a_process_is_timed_by_its_lines() -> None:
     """Every line has a time, in order, before the end of the process. A failed process raises with its stderr."""
     timing = process.run(["-c", "print('a'); print('b')"])

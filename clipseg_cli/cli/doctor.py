@@ -17,6 +17,7 @@ from clipseg_cli.settings.model import Dtype
 if TYPE_CHECKING:
     from clipseg_cli.model.published import Comparison, PublishedValues
 
+FASTER = 1.1  # times: a smaller gain is not worth the accuracy of int8
 # Lowest IoU that passes: of the bundled model's mask with a drawn disc, and of the masks of this device and of the CPU.
 SELF_TEST_IOU = 0.95
 
@@ -89,6 +90,7 @@ def examine(device: str = "auto", dtype: Dtype = "auto") -> Iterator[Finding]:
         yield Finding(f"model {model.name}", value)
     yield Finding("encoded images", _kept())
     yield from _self_test(device, dtype)
+    yield _int8_speed()
 
 
 def _kept() -> str:
@@ -142,6 +144,22 @@ def _self_test(device: str, dtype: Dtype) -> Iterator[Finding]:
         (f"{tested.dtype} on {tested.device} agrees with fp32 on cpu", iou(masks[0], masks[1])),
     ):
         yield Finding("self-test", f"{what}: IoU {score:.3f}", score >= SELF_TEST_IOU)
+
+
+def _int8_speed() -> Finding:
+    """Returns whether --dtype int8 would be faster than the default precision on this CPU, measured in a second."""
+    from clipseg_cli.model import int8
+    from clipseg_cli.model.devices import pick_dtype
+    from clipseg_cli.model.speed import layer_seconds
+
+    if not int8.levels():
+        return Finding("int8", "this torch has no int8 products for this processor")
+    usual = pick_dtype("auto", "cpu")
+    seconds = layer_seconds([usual, "int8"])
+    ratio = seconds[usual] / seconds["int8"]
+    if ratio < FASTER:
+        return Finding("int8", f"would not be faster than {usual} on this CPU ({ratio:.1f} times as fast)")
+    return Finding("int8", f"--dtype int8 would be {ratio:.1f} times as fast as {usual} on this CPU, but less accurate")
 
 
 def prove(values: "PublishedValues", image: str | None = None, offline: bool = False) -> Iterator[Finding]:

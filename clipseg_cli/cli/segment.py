@@ -132,6 +132,8 @@ def _carry_out(
     if show_exemplar is not None:
         runs.show_exemplars(request, Path(show_exemplar))
     if request.run.dry_run:
+        if console.verbose:
+            streams.tell(f"{runs.planned_workers(request)}\n")
         for source in sources:
             say(escape(runs.planned(source, request)))
         return

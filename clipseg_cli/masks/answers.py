@@ -6,17 +6,20 @@ must agree with the soft map. Where none does, the mask stays as it was, and the
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_cli.masks import soft_maps
+from clipseg_cli.masks import peaks, soft_maps
+from clipseg_cli.masks.instances import Division, divide
 from clipseg_cli.masks.questions import Cells, Grid, Question, ask
 
 AGREEMENT = 0.5  # weight of a candidate's agreement with the soft map against the IoU that SAM predicts for it
 LEAST_IOU = 0.5  # an answer whose IoU with the soft map's part is lower is refused
+SAME = 0.5  # two answers are of one object if a larger share of the smaller one is in the other
 MOST_EMPTY = 0.2  # an answer is refused if a larger share of it is where the soft map is sure of no object
 
 
@@ -44,18 +47,48 @@ class Answer:
 
 
 def refine(
-    levels: NDArray[np.uint8], mask: NDArray[np.uint8], threshold: float, most: int, sam: Sam
-) -> tuple[NDArray[np.uint8], str]:
-    """Returns the mask with the edges that SAM sees, and why it was held back: "" if it was not.
+    levels: NDArray[np.uint8], mask: NDArray[np.uint8], threshold: float, most: int, sam: Sam, apart: bool = False
+) -> tuple[NDArray[np.uint8], str, Division | None]:
+    """Returns the mask with the edges that SAM sees, why it was held back ("" if it was not), and its objects.
 
     levels: the soft map, uint8 (H, W). mask: CLIPSeg's own mask, uint8 (H, W), 0 and 255; it stays where SAM is not
-    asked, and where its answer is refused. threshold: a probability. most: parts that SAM is asked about.
+    asked, and where its answer is refused. threshold: a probability. most: parts that SAM is asked about. The objects
+    are divided only if they are to be told `apart`: then each peak of the soft map is a part of its own, unless SAM's
+    answers show that it is of the same object as another.
     """
-    answers = answered(ask(levels, threshold, most, sam.grid), sam)
+    found = peaks.find(levels, threshold) if apart else None
+    answers = answered(ask(levels, threshold, most, sam.grid, found), sam)
+    if found is not None and (same := same_objects(answers, found.numbers)):
+        found = found.joined(same)
+        answers = answered(ask(levels, threshold, most, sam.grid, found), sam)
     if not answers:
-        return mask, "too small for SAM"
+        return mask, "too small for SAM", None
     taken = [each for each in answers if not each.refusal]
-    return joined(mask, taken), told(answers)
+    division = None
+    if found is not None:
+        shape = mask.shape[0], mask.shape[1]
+        division = divide(found, shape, [(peak_of(each, found.numbers), each.logits) for each in taken])
+    return joined(mask, taken), told(answers), division
+
+
+def peak_of(answer: Answer, numbers: NDArray[np.int32]) -> int:
+    """Returns the number of the peak that a question is about: see `peaks.Peaks.numbers`."""
+    part = answer.question.part
+    own = cv2.resize(numbers, part.shape, interpolation=cv2.INTER_NEAREST)
+    return int(np.bincount(own[part]).argmax())
+
+
+def same_objects(answers: Sequence[Answer], numbers: NDArray[np.int32]) -> list[tuple[int, int]]:
+    """Returns pairs of numbers of peaks that are of one object, because most of the smaller answer is in the other."""
+    cells = [(peak_of(each, numbers), each.logits > 0) for each in answers]
+    return [
+        (number, other) for (number, one), (other, two) in combinations(cells, 2) if number != other and _same(one, two)
+    ]
+
+
+def _same(one: Cells, two: Cells) -> bool:
+    smaller = min(int(np.count_nonzero(one)), int(np.count_nonzero(two)))
+    return int(np.count_nonzero(one & two)) > SAME * max(1, smaller)
 
 
 def answered(questions: Sequence[Question], sam: Sam) -> list[Answer]:

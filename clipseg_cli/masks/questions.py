@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_cli.masks import soft_maps
+from clipseg_cli.masks import peaks, soft_maps
 
 Grid = NDArray[np.float32]  # (side, side)
 Cells = NDArray[np.bool_]  # (side, side)
@@ -42,50 +42,44 @@ class Question:
     empty: Cells  # where the soft map is sure that the object is not
 
 
-def ask(levels: NDArray[np.uint8], threshold: float, most: int, side: int) -> tuple[Question, ...]:
+def ask(
+    levels: NDArray[np.uint8], threshold: float, most: int, side: int, apart: peaks.Peaks | None = None
+) -> tuple[Question, ...]:
     """Returns the questions about the largest parts of a soft map, the largest first, at most `most`.
 
     levels: the soft map, uint8 (H, W). threshold: a probability. A part is a connected component above the threshold;
-    components that are near are one part. Returns no question if no cell is above the threshold.
+    components that are near are one part. If peaks are to be told `apart`, a part with several of them is divided.
+    Returns no question if no cell is above the threshold.
     """
-    soft = onto_grid(levels, side)
+    soft = peaks.onto_grid(levels, side)
     inside = soft > 255 * threshold
-    labels, order = _parts(inside)
+    labels, order = _parts(inside, apart)
     if not order:
         return ()
     logits = SCALE * (soft_maps.logit(soft / np.float32(255)) - soft_maps.logit(np.array([threshold], np.float32)))
     logits = np.clip(logits, -LIMIT, LIMIT, dtype=np.float32)
     empty = soft < 255 * threshold * EMPTY
-    nearest = _nearest(labels)
+    nearest = peaks.nearest(labels)
     scale = np.array([levels.shape[1] / side, levels.shape[0] / side])
     return tuple(_question(labels == part, nearest == part, soft, logits, empty, scale) for part in order[:most])
 
 
-def onto_grid(plane: NDArray[np.uint8], side: int) -> Grid:
-    """Returns a plane, uint8 (H, W), on the grid: float32 (side, side), means over the cells, 0 to 255."""
-    height, width = plane.shape
-    for size, shrinks in (((side, height), side < width), ((side, side), side < height)):
-        plane = cv2.resize(plane, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return plane.astype(np.float32)
-
-
-def _parts(inside: Cells) -> tuple[NDArray[np.int32], list[int]]:
+def _parts(inside: Cells, apart: peaks.Peaks | None) -> tuple[NDArray[np.int32], list[int]]:
     """Returns the number of each cell's part, 0 outside of all, and the parts' numbers, the largest part first."""
     wide = cv2.dilate(inside.view(np.uint8), np.ones((2 * NEAR + 1,) * 2, np.uint8))
-    count, labels = cv2.connectedComponents(wide, connectivity=8, ltype=cv2.CV_32S)
-    labels = np.where(inside, labels, 0)
+    count, around = cv2.connectedComponents(wide, connectivity=8, ltype=cv2.CV_32S)
+    labels = np.where(inside, around, 0)
+    if apart is not None:
+        own = cv2.resize(apart.numbers, labels.shape, interpolation=cv2.INTER_NEAREST)
+        seeds = apart.seeds(*labels.shape)
+        for part in range(1, count):
+            seeded = {number for x, y, number in seeds if around[y, x] == part}
+            if len(seeded) > 1:
+                cells = labels == part
+                labels[cells] = count + peaks.divided(cells.view(np.uint8), own, seeded)[cells]
+                count = int(labels.max()) + 1
     areas = np.bincount(labels.ravel(), minlength=count)[1:]
     return labels, [int(index) + 1 for index in np.argsort(-areas, kind="stable") if areas[index]]
-
-
-def _nearest(labels: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Returns the number of the part that is nearest to each cell."""
-    outside = (labels == 0).view(np.uint8)
-    _, seeds = cv2.distanceTransformWithLabels(outside, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL)
-    part_of = np.zeros(int(seeds.max()) + 1, np.int32)
-    part_of[seeds[labels > 0]] = labels[labels > 0]
-    nearest: NDArray[np.int32] = part_of[seeds]
-    return nearest
 
 
 def _question(part: Cells, near: Cells, soft: Grid, logits: Grid, empty: Cells, scale: NDArray[np.float64]) -> Question:

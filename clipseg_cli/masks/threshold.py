@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_cli.masks import answers, cleanup, soft_maps
+from clipseg_cli.masks import answers, cleanup, peaks, soft_maps
+from clipseg_cli.masks.instances import Division, divide
 from clipseg_cli.masks.refine import REFINEMENTS
 from clipseg_cli.prompts.thresholds import Threshold
 from clipseg_cli.settings.masks import CleanUp
@@ -23,6 +24,7 @@ class Cut:
     opacity: NDArray[np.uint8] | None = None  # (H, W), if the refinement has soft edges
     refined: bool = False  # by a refinement
     held_back: str = ""  # why SAM did not refine it, or not all of it
+    division: Division | None = None  # which object each pixel is of, if objects that touch are divided
 
 
 def cut(
@@ -32,10 +34,12 @@ def cut(
     clean: CleanUp,
     present: bool = True,
     sam: answers.Sam | None = None,
+    apart: bool = False,
 ) -> Cut:
     """Returns the mask of a soft map. It is empty if the object is not `present`.
 
     `photo` is called only if the refinement needs it. `--refine sam` needs `sam`, unless the soft map has no mask.
+    `apart`: objects that touch are divided.
     """
     refinement = REFINEMENTS[clean.refine]
     refined = soft_map
@@ -48,13 +52,16 @@ def cut(
         redrawn = refinement.redraw(photo(), soft_map.soft(), mask)
         opacity = redrawn if refinement.soft_edges else None
         mask = np.where(redrawn > 127, np.uint8(255), np.uint8(0))
+    division = None
     if clean.refine == "sam":
         worked = sam is not None and bool(mask.any())
         if sam is not None and worked:
-            mask, held_back = answers.refine(soft_map.soft(), mask, threshold, clean.refine_parts, sam)
+            mask, held_back, division = answers.refine(soft_map.soft(), mask, threshold, clean.refine_parts, sam, apart)
+    elif apart and (found := peaks.find(soft_map.soft(), threshold)):
+        division = divide(found, (mask.shape[0], mask.shape[1]))
     if clean.peak is not None:
         mask = cleanup.reaching(mask, soft_map.cut(clean.peak))
-    return Cut(mask, threshold, opacity, worked and not held_back, held_back)
+    return Cut(mask, threshold, opacity, worked and not held_back, held_back, division)
 
 
 def choose(threshold: Threshold, soft_map: soft_maps.Map) -> float:

@@ -3,8 +3,9 @@
 import torch
 
 from clipseg_cli.errors import UsageError
+from clipseg_cli.model import int8
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
 
 
 def available_devices() -> tuple[str, ...]:
@@ -27,11 +28,15 @@ def pick_device(device: str) -> str:
 def pick_dtype(dtype: str, device: str) -> str:
     """Returns `dtype` or, for "auto", half precision if the hardware multiplies in it, else fp32.
 
-    Raises UsageError for an unknown dtype.
+    "auto" is never int8, which is less accurate. Raises UsageError for a dtype that is unknown, or not supported there.
     """
     if dtype != "auto":
         if dtype not in DTYPES:
             raise UsageError(f"there is no dtype {dtype!r}; choose from auto, {', '.join(DTYPES)}")
+        if dtype == "int8" and device != "cpu":
+            raise UsageError(f"int8 runs on a CPU only, not on {device}: add --device cpu, or use --dtype auto")
+        if dtype == "int8" and not int8.levels():
+            raise UsageError("this torch has no int8 products for this processor: use --dtype auto")
         return dtype
     if device.startswith("cuda"):
         with torch.cuda.device(device):

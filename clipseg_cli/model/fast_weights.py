@@ -52,8 +52,9 @@ class WeightFile:
     """The tensors of one safetensors file. Each can be read once; its shape is checked."""
 
     def __init__(self, file: Path, device: torch.device, dtype: torch.dtype, fused: bool) -> None:
-        """Opens `file`. Raises ModelError if it is missing or damaged."""
+        """Opens `file`. `dtype` is that of the vision tower's layers. Raises ModelError if it is missing or damaged."""
         self.file, self.device, self.dtype, self.fused = file, device, dtype, fused
+        self.floats = dtype.is_floating_point  # only the products of the vision tower's layers are in int8
         try:
             self.unread = load_file(file)
         except (OSError, SafetensorError) as error:
@@ -84,7 +85,8 @@ class WeightFile:
         """Returns one transformer layer. Its query, key and value products are joined into one."""
         width, activation = tower.width, ACTIVATIONS[tower.activation]
         dtype, fused = self.precision(attention_half)
-        parts = [self.linear(f"{name}.self_attn.{part}_proj", width, width).to(dtype, False) for part in "qkv"]
+        rounded = dtype if self.floats else torch.float32  # in int8 all are rounded together
+        parts = [self.linear(f"{name}.self_attn.{part}_proj", width, width).to(rounded, False) for part in "qkv"]
         biases = [part.bias for part in parts if part.bias is not None]
         joined = Linear(torch.cat([part.weight for part in parts]), torch.cat(biases))
         up = self.linear(f"{name}.mlp.fc1", width, tower.hidden)
@@ -138,7 +140,7 @@ def vision_tower(tensors: WeightFile, shape: Architecture, grid: int) -> VisionT
     kernel = tensors.take(f"{name}.embeddings.patch_embedding.weight", tower.width, 3, patch, patch)
     trained = tensors.take(f"{name}.embeddings.position_embedding.weight", 1 + shape.grid**2, tower.width)
     return VisionTower(
-        patches=Linear(kernel.flatten(1), None).to(*tensors.precision(True)),
+        patches=Linear(kernel.flatten(1), None).to(*tensors.precision(tensors.floats)),
         patch=patch,
         start=tensors.take(f"{name}.embeddings.class_embedding", tower.width),
         positions=stretch(trained, shape.grid, grid),
@@ -162,14 +164,15 @@ def stretch(positions: Tensor, trained: int, grid: int) -> Tensor:
 
 
 def decoder(tensors: WeightFile, shape: Architecture) -> Decoder:
-    """Returns the decoder. Only its MLPs, four fifths of its work, use the chosen dtype; the rest is float32."""
+    """Returns the decoder. Only its MLPs, four fifths of its work, use the chosen dtype, unless that is int8; the rest
+    is float32."""
     tower, width = shape.decoder, shape.decoder.width
     names = [f"decoder.reduces.{index}" for index in range(tower.depth)]
     return Decoder(
         reduces=tuple(tensors.linear(name, shape.vision.width, width) for name in names),
         film_mul=tensors.linear("decoder.film_mul", shape.dim, width),
         film_add=tensors.linear("decoder.film_add", shape.dim, width),
-        layers=tensors.layer_stack("decoder.layers", tower, mlp=True),
+        layers=tensors.layer_stack("decoder.layers", tower, mlp=tensors.floats),
         conditional_layer=shape.conditional_layer,
         upsampler=upsampler(tensors, width, shape.patch, shape.refined),
     )

@@ -43,9 +43,12 @@ class FeatureStore:
         """Opens the store of a segmenter. The weights are not read: their revision, or path, size and times, count."""
         import torch
 
+        from clipseg_cli.model import int8
+
         checkpoint, device = segmenter.checkpoint, segmenter.device.split(":")[0]
         processor = torch.cuda.get_device_name() if device == "cuda" else torch.backends.cpu.get_cpu_capability()
-        options = [segmenter.side, segmenter.dtype, device, segmenter.backend, processor]
+        levels = int8.levels() if segmenter.dtype == "int8" else None
+        options = [segmenter.side, segmenter.dtype, device, segmenter.backend, processor, levels]
         libraries = [torch.__version__, version("transformers")]
         weights = checkpoint.revision or paths.fingerprint(str(checkpoint.weights))
         digest = hashlib.sha256(json.dumps([options, libraries, weights, checkpoint.repo]).encode())

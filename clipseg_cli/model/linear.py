@@ -1,5 +1,7 @@
 """Matrix products with bias and activation, by the fastest method that this torch and processor support.
 
+Products in int8 are those of `int8`.
+
 In half precision on a CPU, the fastest method is oneDNN with weights in its own layout and the activation fused into
 the product. It needs private torch operators, so they are tested once when a network is loaded. If they are missing or
 wrong, torch's public operators are used instead.
@@ -17,10 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clipseg_cli.model import int8
+
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """Returns CLIP's sigmoid approximation of GELU."""
-    return x * torch.sigmoid(1.702 * x)
+    """Returns CLIP's sigmoid approximation of GELU, x * sigmoid(1.702 x).
+
+    torch's own sigmoid rounds the last values of each thread's share differently from the others, so that the bits of
+    an image would depend on the number of threads. Its exp does not.
+    """
+    return x / torch.mul(x, -1.702).exp_().add_(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +74,31 @@ class Linear:
         return torch.stack([self(row) for row in rows.unbind()])
 
     def to(self, dtype: torch.dtype, fused: bool) -> "Linear":
-        """Returns the same product in another dtype and, if `fused`, with its weight in oneDNN's layout."""
+        """Returns the same product in another dtype and, if `fused`, with its weight in oneDNN's layout.
+
+        In int8, the product is only approximately the same.
+        """
+        if dtype == torch.int8:
+            assert self.bias is not None
+            weight, scale = int8.quantise_weight(self.weight)
+            return Int8Linear(weight, self.bias, scale=scale, offset=weight.sum(1) * scale)
         weight, bias = self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype)
         return Linear(pack(weight) if fused else weight, bias, fused)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Int8Linear(Linear):
+    """The product with weights in int8. It takes and returns float32."""
+
+    scale: Tensor  # (outputs): of each row of `weight`
+    offset: Tensor  # (outputs): the sum of each row of scale * weight
+
+    def __call__(self, x: Tensor, activation: Activation = IDENTITY) -> Tensor:
+        """Maps float32 (..., inputs) to float32 (..., outputs) and applies the activation."""
+        assert self.bias is not None
+        rows = x.reshape(-1, x.shape[-1])
+        result = int8.multiply(rows, self.weight, self.scale, self.offset, self.bias, int8.levels())
+        return activation.plain(result).view(*x.shape[:-1], -1)
 
 
 def mlp(up: Linear, down: Linear, activation: Activation, dtype: torch.dtype, fused: bool) -> tuple[Linear, Linear]:
@@ -99,7 +129,7 @@ def multiply(x: Tensor, packed: Tensor, bias: Tensor | None, activation: str) ->
 
 def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
     """Returns whether oneDNN's own layout is faster on this device, and works there."""
-    return device.type == "cpu" and dtype != torch.float32 and _works(dtype)
+    return device.type == "cpu" and dtype in (torch.bfloat16, torch.float16) and _works(dtype)
 
 
 @cache

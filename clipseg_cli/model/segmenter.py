@@ -7,8 +7,8 @@ logits = segmenter.logits(features, embeddings)  # float32 (1, 2, S, S)
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol, Self
 
 import numpy as np
@@ -22,6 +22,7 @@ from clipseg_cli.model.architecture import Architecture, read_architecture
 from clipseg_cli.model.devices import DTYPES, pick_device, pick_dtype
 from clipseg_cli.model.preprocess import Preprocessing, preprocess, read_preprocessing, resize
 from clipseg_cli.model.registry import Checkpoint, locate
+from clipseg_cli.model.threads import side_by_side
 from clipseg_cli.model.tokenizer import ClipTokenizer, read_tokenizer, refuse_blank, refuse_long
 from clipseg_cli.settings.model import Backend, Dtype
 
@@ -107,12 +108,13 @@ class Segmenter:
 
     checkpoint: Checkpoint
     device: str  # "cpu", "cuda", "cuda:1", "mps"
-    dtype: str  # "fp32", "bf16", "fp16"
+    dtype: str  # "fp32", "bf16", "fp16", "int8"
     backend: str  # "fast", "transformers"
     side: int  # pixels: images are warped to side x side, and logits have this size
     dim: int  # channels of an embedding
     longest: int  # maximum tokens of a prompt, start and end included
     threshold: float  # the checkpoint's default threshold, a probability
+    threads: int  # of a CPU, that the images of a batch share; elsewhere 1
     network: Network = field(repr=False)
     processor: Processor = field(repr=False)
 
@@ -137,6 +139,8 @@ class Segmenter:
             raise UsageError(f"there is no backend {backend!r}; choose from {', '.join(BACKENDS)}")
         device = pick_device(device)
         precision = pick_dtype(dtype, device)
+        if precision == "int8" and backend != "fast":
+            raise UsageError(f"backend {backend} has no int8: use --backend fast, or --dtype auto")
         checkpoint = locate(model, offline=offline) if isinstance(model, str) else model
         preprocessing, shape = read_preprocessing(checkpoint.path), read_architecture(checkpoint.path)
         side = size if size is not None else preprocessing.side
@@ -155,6 +159,7 @@ class Segmenter:
             dim=shape.dim,
             longest=shape.positions,
             threshold=checkpoint.threshold,
+            threads=torch.get_num_threads() if device == "cpu" else 1,
             network=network,
             processor=processor,
         )
@@ -180,8 +185,8 @@ class Segmenter:
         pixels = self.pixels(images)
         # on a CPU a batch is not faster, and the last bits of a product may depend on its number of rows
         step = 1 if self.device == "cpu" else len(pixels)
-        parts = (pixels[start : start + step] for start in range(0, len(pixels), step))
-        encoded = [self.network.encode(part, pooled=pooled) for part in parts]
+        parts = [pixels[start : start + step] for start in range(0, len(pixels), step)]
+        encoded = side_by_side(partial(self.network.encode, pooled=pooled), parts, self.threads)
         return Features.concatenate(
             [Features(tensor, None if embedding is None else as_numpy(embedding)) for tensor, embedding in encoded]
         )
@@ -200,17 +205,7 @@ class Segmenter:
                 group = slice(p, p + PROMPTS_AT_ONCE)
                 result[image, group] = self.network.decode(features.tensor[image], conditional[group])
 
-        threads = torch.get_num_threads() if self.device == "cpu" else 1
-        if min(n, threads) == 1:
-            for index in range(n):
-                decode(index)
-        else:  # the decoder's products are too small to be worth dividing among threads
-            torch.set_num_threads(max(1, threads // n))  # also of threads that begin now
-            try:
-                with ThreadPoolExecutor(min(n, threads)) as pool:
-                    list(pool.map(decode, range(n)))
-            finally:
-                torch.set_num_threads(threads)
+        side_by_side(decode, range(n), self.threads)
         return as_numpy(result)
 
     def decode(self, features: Features, embeddings: Embeddings | Sequence[str]) -> NDArray[np.float32]:

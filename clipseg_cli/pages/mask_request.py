@@ -79,9 +79,8 @@ def _clean_up(values: dict[str, Any]) -> CleanUp:
     if min(opening, closing, min_area, keep_largest) < 0:
         raise UsageError("only grow may be negative")
     refine: Refine = values.get("refine") or "none"
-    known = [each for each in get_args(Refine) if each != "sam"]  # the page has no SAM
-    if refine not in known:
-        raise UsageError(f"there is no refinement {refine!r}: choose one of {', '.join(known)}")
+    if refine not in get_args(Refine):
+        raise UsageError(f"there is no refinement {refine!r}: choose one of {', '.join(get_args(Refine))}")
     REFINEMENTS[refine].check()
     return CleanUp(
         refine,

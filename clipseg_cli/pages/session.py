@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from clipseg_cli.errors import ClipsegError, ImageError, UsageError
 from clipseg_cli.masks import cleanup, soft_maps
+from clipseg_cli.masks.refine import REFINEMENTS
 from clipseg_cli.masks.threshold import cut
 from clipseg_cli.model import registry
 from clipseg_cli.outputs import colours
@@ -25,15 +26,18 @@ from clipseg_cli.pages.background_run import PATIENCE, Run, is_run_of
 from clipseg_cli.pages.gallery import THUMBNAIL, Gallery
 from clipseg_cli.pages.mask_request import MaskRequest, PagePrompt
 from clipseg_cli.prompts import highlight
-from clipseg_cli.run import run_file
-from clipseg_cli.settings.masks import CleanUp
+from clipseg_cli.run import refiner, run_file
+from clipseg_cli.run.refiner import Encoded, Refiner
+from clipseg_cli.settings.masks import CleanUp, Refine
 from clipseg_cli.settings.model import ModelOptions
 
 if TYPE_CHECKING:
+    from clipseg_cli.model.sam import Sam
     from clipseg_cli.model.segmenter import Features, Segmenter
 
 MAX_ENCODED = 2_000  # images whose features stay in memory: 0.75 GB at the size of rd64-refined
 MAX_LOGITS = 256  # logits (one prompt on one image) that stay in memory
+MAX_SEEN = 24  # images whose SAM embedding stays in memory: 17 MB each with sam2.1-tiny
 
 
 class Stale(Exception):
@@ -51,6 +55,8 @@ class Session:
         self.segmenter: Segmenter | None = None
         self.features: OrderedDict[int, Features] = OrderedDict()
         self.logits: OrderedDict[tuple[int, PagePrompt], NDArray[np.float32]] = OrderedDict()
+        self.refiner: Refiner | None = None  # the network of --refine sam; None: its weights are not on this machine
+        self.seen: OrderedDict[int, Encoded] = OrderedDict()  # images in its encoded form
         self.embeddings: dict[PagePrompt, NDArray[np.float32]] = {}
         self.visible: tuple[int, ...] = ()
         self.generation = 0  # of the newest request
@@ -84,6 +90,7 @@ class Session:
         except ClipsegError as error:
             self.model_error = f"{error}; then start clipseg ui again"
             return
+        self.refiner = self._find_sam()
         self.segmenter = segmenter
         while (index := self._next()) is not None:
             try:
@@ -97,6 +104,34 @@ class Session:
                 self.failed[index] = str(error)
             except Exception as error:  # one image must not end the page
                 self.failed[index] = f"{type(error).__name__}: {error}"
+
+    def _find_sam(self) -> Refiner | None:
+        """Returns the SAM that `--refine sam` takes beside this model; it is loaded when it is first asked."""
+        options = self.options
+        try:
+            checkpoint = refiner.located(CleanUp("sam"), options.model, offline=True)
+        except ClipsegError:
+            return None
+
+        def load() -> "Sam":
+            from clipseg_cli.model.sam import Sam
+
+            assert checkpoint is not None
+            return Sam.load(checkpoint, device=options.device, dtype=options.dtype)
+
+        return Refiner(load)
+
+    def refinements(self) -> list[str]:
+        """Returns the values of `--refine` for which everything is installed."""
+
+        def there(name: Refine) -> bool:
+            try:
+                REFINEMENTS[name].check()
+            except UsageError:
+                return False
+            return name != "sam" or self.refiner is not None
+
+        return [name for name in REFINEMENTS if there(name)]
 
     def _next(self) -> int | None:
         """Returns the next image to encode, a visible one if possible; None once the session is closed.
@@ -123,6 +158,7 @@ class Session:
             "model": self.options.model + ("" if model is None else f" on {model.device} in {model.dtype}"),
             "threshold": None if model is None else model.threshold,
             "model_error": self.model_error,
+            "refinements": self.refinements(),
             "images": len(self.gallery.sources),
             "encoded": len(self.features),
             "failed": len(self.failed),
@@ -162,18 +198,31 @@ class Session:
         if self.segmenter is None or features is None:
             return {"id": index, "pending": True}
         try:
-            thumbnail = self.gallery.fitted(index, THUMBNAIL)
-        except ImageError as error:  # it has vanished since it was encoded
+            return self._made(index, features, request, generation, full_size)
+        except ImageError as error:  # it has vanished since it was encoded, or memory runs out
             return {"id": index, "failed": str(error)}
+
+    def _made(
+        self, index: int, features: "Features", request: MaskRequest, generation: int, full_size: bool
+    ) -> dict[str, Any]:
+        """Returns the masks of one image that is encoded. Raises ImageError, Stale, UsageError."""
+        assert self.segmenter is not None
+        thumbnail = self.gallery.fitted(index, THUMBNAIL)
         height, width = self.gallery.sizes[index]
         scale = 1.0 if full_size else min(1.0, THUMBNAIL / max(height, width))
         size = max(1, round(height * scale)), max(1, round(width * scale))
         clean = _scaled(request.clean, scale)
         photo = functools.cache(lambda: self.gallery.fitted(index, max(size)))
         masks, rows = [], []
-        for prompt, logits in zip(request.prompts, self._logits(index, features, request.prompts), strict=True):
-            threshold = self.segmenter.threshold if prompt.threshold is None else prompt.threshold
-            mask = cut(soft_maps.LogitMap(logits, size), photo, threshold, clean).mask
+        own = self.segmenter.threshold
+        thresholds = [own if prompt.threshold is None else prompt.threshold for prompt in request.prompts]
+        maps = self._logits(index, features, request.prompts)
+        shown = any(soft_maps.cut(each, at).any() for each, at in zip(maps, thresholds, strict=True))
+        sam = self._sam(index, size) if clean.refine == "sam" and shown else None
+        for prompt, logits, threshold in zip(request.prompts, maps, thresholds, strict=True):
+            if generation < self.generation and not full_size:
+                raise Stale
+            mask = cut(soft_maps.LogitMap(logits, size), photo, threshold, clean, sam=sam).mask
             mask = cleanup.clean(mask, clean)
             area = float(np.count_nonzero(mask)) / mask.size
             masks.append(cv2.resize(mask, thumbnail.shape[1::-1], interpolation=cv2.INTER_AREA))
@@ -181,6 +230,22 @@ class Session:
         chosen = colours.contrasting(thumbnail, [np.asarray(mask, np.uint8) for mask in masks])
         rows = [row | {"colour": colour} for row, colour in zip(rows, chosen, strict=True)]
         return {"id": index, "size": [height, width], "masks": rows}
+
+    def _sam(self, index: int, size: tuple[int, int]) -> "Encoded":
+        """Returns an image as SAM has seen it, for maps of this height and width. Raises ImageError, UsageError."""
+        if self.refiner is None:
+            raise UsageError("--refine sam needs its weights: run `clipseg models pull sam2.1-tiny`, then start again")
+        pixels = None if index in self.seen else self.gallery.pixels(index)
+        with self.network:
+            if pixels is not None:
+                found = self.refiner.see([pixels])[0]
+                if isinstance(found, ImageError):
+                    raise found
+                self.seen[index] = found
+            seen = self.seen[index]
+            while len(self.seen) > MAX_SEEN:
+                self.seen.popitem(last=False)
+        return replace(seen, height=size[0], width=size[1])
 
     def _logits(self, index: int, features: "Features", prompts: Sequence[PagePrompt]) -> list[NDArray[np.float32]]:
         """Returns the logits of each prompt on one image, float32 (S, S); decodes those that are not in memory."""

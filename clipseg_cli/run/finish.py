@@ -107,12 +107,13 @@ def _masks(
     options, formats = plan.masks, plan.formats
     labels = tuple(prompt.label for prompt in plan.prompts)
     compete = options.mode == "labels" or bool({"labels", "instances", "semantic"} & {*formats})
-    masks, softs, fines, alphas, blanks, index, clear = [], [], [], [], [], None, None
+    masks, softs, fines, alphas, blanks, divisions, index, clear = [], [], [], [], [], [], None, None
     for scored, prompt, wanted in zip(maps, plan.prompts, plan.thresholds, strict=True):
         present = scored.presence >= options.min_presence
         soft_map, clear = scored.known, scored.clear
-        cut = threshold.cut(soft_map, photo, wanted, options.clean, present, sam)
+        cut = threshold.cut(soft_map, photo, wanted, options.clean, present, sam, options.divides)
         masks.append(cut.mask)
+        divisions.append(cut.division)
         alphas += [] if cut.opacity is None else [(soft_maps.cleared(cut.opacity, clear), cut.mask)]
         if compete or options.instances or {"soft", "npz"} & set(formats):
             softs.append(soft_map.soft())
@@ -151,14 +152,12 @@ def _masks(
         georeference=of.georeference,
         turn=of.orientation,
         presences=tuple(blank.presence for blank in blanks),
+        instances=tuple(map(instances.separate, masks, softs, divisions)) if options.instances else None,
     )
     if plan.export.orientation == "stored" and of.orientation != 1:
         result = result.stored(of.orientation)
     measured = [_measured(blank, mask) for blank, mask in zip(blanks, result.masks, strict=True)]
-    if not options.instances:
-        return result, measured
-    groups = tuple(map(instances.separate, result.masks, result.softs))
-    return replace(result, instances=groups), _with_instances(measured, groups)
+    return result, measured if result.instances is None else _with_instances(measured, result.instances)
 
 
 def _measured(blank: Mask, mask: NDArray[np.uint8]) -> Mask:

@@ -91,10 +91,9 @@ class Request:
         """Returns this request once per device, each time with that device alone."""
         return [replace(self, model=replace(self.model, device=device)) for device in devices(self.model.device)]
 
-    def per_worker(self) -> list["Request"]:
-        """Returns this request once per worker process: as many as `-j` says, and at least one per device."""
-        each = self.per_device()
-        return [*islice(cycle(each), max(self.run.workers.jobs, len(each)))]
+    def per_worker(self, processes: int) -> list["Request"]:
+        """Returns this request once per worker process, each time with one device, in turn."""
+        return [*islice(cycle(self.per_device()), processes)]
 
 
 def _check_names(request: Request) -> None:

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from clipseg_cli.errors import NoInputError, TooManyErrors, UsageError
+from clipseg_cli.errors import ClipsegError, NoInputError, TooManyErrors, UsageError
 from clipseg_cli.inputs import names
 from clipseg_cli.inputs.source import Source, identify, readable
 from clipseg_cli.model import registry
@@ -92,7 +92,8 @@ def _described(request: Request) -> tuple[registry.Checkpoint, pipeline.Job, dic
     """Returns the model's files, what to do with each image, and the content of run.json."""
     checkpoint = _located(request)
     job = work.make_job(request, checkpoint, request.formats)
-    return checkpoint, job, run_file.describe(request, job, checkpoint)
+    document = run_file.describe(request, job, checkpoint)
+    return checkpoint, job, document | {"workers": work.workers_of(request, checkpoint).document()}
 
 
 def _no_input(summary: Summary) -> NoInputError:
@@ -296,6 +297,15 @@ def show_exemplars(request: Request, path: Path) -> None:
     decoding = request.inputs.decoding
     views = [visual_prompt(segmenter, each, query.recipe, query.region_prompt, decoding) for each in query.exemplars]
     store.write(path, raster.colour_png(np.hstack([highlight.denormalised(view.transpose(1, 2, 0)) for view in views])))
+
+
+def planned_workers(request: Request) -> str:
+    """Returns the line of --dry-run -v that says how many processes and threads a run would use, and why."""
+    try:
+        checkpoint = registry.locate(request.model.model, offline=True, download=False)
+    except ClipsegError:  # it is not on this machine
+        checkpoint = None
+    return str(work.workers_of(request, checkpoint))
 
 
 def planned(source: Source, request: Request) -> str:

@@ -19,7 +19,7 @@ from clipseg_cli.outputs.names import Names
 from clipseg_cli.outputs.record import Record
 from clipseg_cli.prompts.thresholds import resolve_thresholds
 from clipseg_cli.run import pipeline, refiner
-from clipseg_cli.run.engines import workers
+from clipseg_cli.run.engines import crew, workers
 from clipseg_cli.run.engines.table import ENGINES, inline
 from clipseg_cli.run.finish import MaskPlan
 from clipseg_cli.run.query import embed, embedding_file
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from clipseg_cli.model.sam import Sam
     from clipseg_cli.model.segmenter import Embeddings, Segmenter
 
+USUAL = 603_000_000  # bytes of the weights of rd64-refined
 AHEAD = 8  # batches that a worker gets before it returns their records: more than its pipeline holds
-BATCH = {"cpu": 4}  # images encoded at once, by device; 16 elsewhere
+BATCH = {"cpu": 4}  # images encoded at once, by device; 16 elsewhere. On a CPU at least one per thread
 
 
 def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[Format, ...]) -> pipeline.Job:
@@ -43,7 +44,8 @@ def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[F
     writers.check(len(query.prompts), request.masks, formats)
     embedding_file.check(query.saved, checkpoint.weights, request.model.model)
     # a guess is enough: an image gives the same bits at any batch size
-    device = request.per_device()[0].model.device.replace("auto", _likely_device())
+    device = _likely_devices(request)[0]
+    least = workers_of(request, checkpoint).threads if device == "cpu" else 1
     return pipeline.Job(
         MaskPlan(
             query.prompts,
@@ -55,7 +57,7 @@ def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[F
         ),
         query.rules,
         query.texts,
-        encode.batch_size or BATCH.get(device, 16),
+        encode.batch_size or max(least, BATCH.get(device, 16)),
         encode,
         request.inputs.decoding,
         request.run.checksum,
@@ -77,9 +79,24 @@ def _kept(encode: EncodeOptions) -> cache.Place | None:
     return cache.Place(Path(paths.local(encode.features)), encode.features_limit)
 
 
-def _likely_device() -> str:
-    """Returns the device that "auto" will probably be, without importing torch. It decides only the batch size."""
-    return "cuda" if shutil.which("nvidia-smi") else "mps" if sys.platform == "darwin" else "cpu"
+def _likely_devices(request: Request) -> list[str]:
+    """Returns the devices of a run, without importing torch: "auto" is replaced by what it will probably be."""
+    likely = "cuda" if shutil.which("nvidia-smi") else "mps" if sys.platform == "darwin" else "cpu"
+    return [each.model.device.replace("auto", likely) for each in request.per_device()]
+
+
+def workers_of(request: Request, checkpoint: registry.Checkpoint | None) -> crew.Crew:
+    """Returns the worker processes of a run. Without a checkpoint, its model is taken to have the usual size.
+
+    Ray knows the cores of its nodes; by default it gets one actor per device.
+    """
+    options = request.run.workers
+    jobs = 1 if options.jobs is None and options.engine == "ray" else options.jobs
+    try:
+        model = USUAL if checkpoint is None else checkpoint.weights.stat().st_size
+    except OSError:  # it is told when the model is loaded
+        model = USUAL
+    return crew.choose(crew.Machine.here(), model, _likely_devices(request), jobs)
 
 
 def work(
@@ -94,8 +111,9 @@ def work(
     options = request.run.workers
     in_memory = any(path.startswith("memory://") for path in (request.out, *request.inputs.inputs))
     engine = inline if (alone or in_memory) and options.engine == "local" else ENGINES[options.engine]
-    works = [partial(_process, one, checkpoint, job) for one in request.per_worker()]
-    cluster = workers.Cluster(options.ray_address, request.model.device)
+    chosen = workers_of(request, checkpoint)
+    works = [partial(_process, one, checkpoint, job) for one in request.per_worker(chosen.processes)]
+    cluster = workers.Cluster(options.ray_address, request.model.device, chosen.threads, chosen.patient)
     return engine(items, works, notify, AHEAD * job.batch_size, cluster)
 
 

@@ -11,6 +11,7 @@ from clipseg_cli.settings.flag import Flag, pixels
 Refine = Literal["none", "guided", "grabcut", "matting", "sam"]
 Empty = Literal["write", "skip"]
 Mode = Literal["binary", "labels"]
+Touching = Literal["joined", "divided"]
 
 
 def _holes(text: str) -> int | str:
@@ -135,6 +136,14 @@ class MaskOptions:
             "voc, labelme, labelstudio, cvat), a number (-f instances) and a score."
         ),
     ] = False
+    touching: Annotated[
+        Touching | None,
+        Flag(
+            "With --instances: objects that touch are one instance (joined), or one for each clear peak of the soft "
+            "map (divided).",
+            default="joined; with --refine sam, divided",
+        ),
+    ] = None
     background: Annotated[
         float,
         Flag(
@@ -148,5 +157,13 @@ class MaskOptions:
     empty: Annotated[Empty, Flag("If the mask is empty: write an all-black file, or skip it.")] = "write"
 
     def __post_init__(self) -> None:
+        if self.touching and not self.instances:
+            raise UsageError("--touching needs --instances")
         if self.background and self.mode != "labels":
             raise UsageError("--background needs --mode labels; for --mode binary use --threshold")
+
+    @property
+    def divides(self) -> bool:
+        """Whether objects that touch become several instances."""
+        usual = "divided" if self.clean.refine == "sam" else "joined"
+        return self.instances and (self.touching or usual) == "divided"

@@ -3,10 +3,20 @@
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
+from clipseg_cli.errors import UsageError
 from clipseg_cli.settings.flag import Flag
 
 Engine = Literal["local", "ray"]
 Progress = Literal["auto", "bar", "plain", "none"]
+
+
+def _jobs(text: str) -> int | None:
+    """Parses --jobs. None means auto. Raises UsageError."""
+    if text == "auto":
+        return None
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise UsageError(f"--jobs {text}: give auto, or a number of at least 1")
+    return int(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +26,15 @@ class WorkerOptions:
     PANEL: ClassVar[str] = "Run"
 
     jobs: Annotated[
-        int, Flag("Number of worker processes, each with its own copy of the model.", ("--jobs", "-j"), "N", low=1)
-    ] = 1
+        int | None,
+        Flag(
+            "Number of worker processes, each with its own copy of the model. auto: by cores and free memory.",
+            ("--jobs", "-j"),
+            "N|auto",
+            parse=_jobs,
+            default="auto",
+        ),
+    ] = None
     engine: Annotated[
         Engine, Flag("local: workers are processes of this machine. ray: actors of a Ray cluster.", panel="Advanced")
     ] = "local"

@@ -84,6 +84,8 @@ def train(
     from clipseg_cli.training.fit import Fit, trainable
 
     check_templates(templates)
+    if model.dtype == "int8":
+        raise UsageError("--dtype int8 cannot be trained in: use fp32, bf16 or auto, and int8 with the new model")
     examples = training_data.read(data)
     planned = None
     if new.from_clip is not None:

@@ -33,6 +33,7 @@ REQUIRED = {
     "post": "run", "report": "run", "status": "run", "merge": "run", "eval": "pred gt", "calibrate": "run gt",
     "train": "data -o model", "protocol": "pascal-5i data", "models pull": "rd64",
 }  # fmt: skip
+ENABLING: dict[str, dict[str, Any]] = {"background": {"mode": "labels"}, "touching": {"instances": True}}
 # a value for every option of every group that is not its default
 VALUES: dict[type, dict[str, Any]] = {
     PromptOptions: {
@@ -58,7 +59,7 @@ VALUES: dict[type, dict[str, Any]] = {
         "threshold": ("0.4", "cat=otsu"), "refine": "grabcut", "refine_model": "sam2.1-small", "refine_parts": 3,
         "peak": 0.6, "open": 1, "close": 2, "fill_holes": "all",
         "min_area": 0.005, "keep_largest": 3, "grow": -4, "invert": True, "feather": 2.5, "min_presence": 0.1,
-        "mode": "labels", "background": 0.3, "instances": True, "empty": "skip",
+        "mode": "labels", "background": 0.3, "instances": True, "touching": "divided", "empty": "skip",
     },
     ModelOptions: {
         "model": "./mine", "offline": True, "device": "cuda:0,1", "dtype": "fp16", "backend": "transformers",
@@ -149,7 +150,7 @@ def test_the_words_of_a_group_give_it_again(group: Any, tmp_path: Path, monkeypa
         assert spelled(group()) == [] and parsed(group, []) == group()
     for name, value in values.items():
         assert value != known[name].default
-        given = needed | {name: value} | ({"mode": "labels"} if name == "background" else {})
+        given = needed | {name: value} | ENABLING.get(name, {})
         assert parsed(group, spelled(fill(group, given))) == fill(group, given), name
     together = fill(group, {name: value for name, value in values.items() if name != "fps"})  # --every excludes it
     assert parsed(group, spelled(together)) == together

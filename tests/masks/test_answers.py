@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from clipseg_cli.masks import answers, soft_maps, threshold
+from clipseg_cli.masks.instances import separate
 from clipseg_cli.masks.questions import Question
 from clipseg_cli.settings.masks import CleanUp
 from pictures import iou
@@ -54,7 +55,7 @@ def blurred(*masks: NDArray[np.uint8], sigma: float = 15) -> NDArray[np.uint8]:
 
 def refined(levels: NDArray[np.uint8], network: Answering, most: int = 8) -> tuple[NDArray[np.uint8], str]:
     """Returns what becomes of the mask at 0.3, and why it was held back."""
-    return answers.refine(levels, soft_maps.cut_soft(levels, 0.3), 0.3, most, network)
+    return answers.refine(levels, soft_maps.cut_soft(levels, 0.3), 0.3, most, network)[:2]
 
 
 def test_a_good_answer_takes_the_place_of_the_mask() -> None:
@@ -166,3 +167,54 @@ def test_a_refused_answer_leaves_the_guided_mask() -> None:
     )
     assert held.held_back == "SAM disagrees" and not held.refined and guided.refined and guided.held_back == ""
     assert (held.mask == guided.mask).all()
+
+
+def apart(levels: NDArray[np.uint8], network: Answering) -> tuple[str, list[NDArray[np.uint8]]]:
+    """Returns why the mask at 0.3 was held back, and the masks of its instances, the leftmost first."""
+    own = soft_maps.cut_soft(levels, 0.3)
+    mask, held_back, division = answers.refine(levels, own, 0.3, 8, network, apart=True)
+    found = sorted(separate(mask, levels, division), key=lambda each: each.box)
+    return held_back, [each.whole(mask.shape) for each in found]
+
+
+def test_objects_that_touch_are_asked_about_one_by_one() -> None:
+    """Each peak of a blob is a question, and each pixel goes to the answer that takes it."""
+    left, right = disc(130, 150, 60), disc(245, 150, 60)
+    levels = blurred(left, right)
+    assert cv2.connectedComponents(soft_maps.cut_soft(levels, 0.3))[0] == 2  # one, and the background
+    network = Answering(lambda question: [(left if question.points[0][0] < 187 else right, 0.9)])
+    held_back, found = apart(levels, network)
+    assert held_back == "" and len(network.asked) == 2 == len(found)
+    assert iou(found[0], left) > 0.97 and iou(found[1], right) > 0.97
+
+
+def test_peaks_whose_answers_are_one_object_are_one_instance() -> None:
+    """It is then asked about as a whole, as without instances."""
+    levels = blurred(disc(130, 150, 60), disc(245, 150, 60))
+    truth = soft_maps.cut_soft(levels, 0.5)
+    network = Answering(lambda question: [(truth, 0.9)])
+    held_back, found = apart(levels, network)
+    assert held_back == "" and len(found) == 1 and iou(found[0], truth) > 0.97
+    whole = Answering(lambda question: [(truth, 0.9)])
+    refined(levels, whole)
+    assert len(network.asked) == 3 and np.array_equal(network.asked[-1].part, whole.asked[0].part)
+    assert np.array_equal(network.asked[-1].points, whole.asked[0].points)
+
+
+def test_a_refused_answer_leaves_the_peak_s_own_pixels() -> None:
+    """An instance of the soft map's own mask, beside one that is refined."""
+    left, right = disc(130, 150, 60), disc(245, 150, 60)
+    levels = blurred(left, right)
+    held_back, found = apart(levels, Answering(lambda question: [(left if question.box[0] < 100 else empty(), 0.9)]))
+    assert held_back == "1 of 2 parts: SAM disagrees" and len(found) == 2
+    assert iou(found[0], left) > 0.9 and iou(found[1], right) > 0.7
+
+
+def test_one_object_is_asked_about_as_without_instances() -> None:
+    """The same question, box and points, for each of the components."""
+    levels = blurred(disc(100, 90, 50), disc(300, 200, 50))
+    networks = [Answering(lambda question: [(empty(), 0.9)]) for _ in range(2)]
+    refined(levels, networks[0])
+    apart(levels, networks[1])
+    for one, two in zip(networks[0].asked, networks[1].asked, strict=True):
+        assert np.array_equal(one.box, two.box) and np.array_equal(one.points, two.points)

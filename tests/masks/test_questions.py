@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from clipseg_cli.masks import questions
+from clipseg_cli.masks import peaks, questions
 from clipseg_cli.masks.questions import Question, ask
 
 SIDE = 64
@@ -110,7 +110,7 @@ def test_any_soft_map_gives_sound_questions(levels: NDArray[np.uint8], threshold
     """The same ones every time; the parts are scipy's, of a mask grown by NEAR cells."""
     ndimage = pytest.importorskip("scipy.ndimage")
     asked = ask(levels, threshold, 1000, 24)
-    inside = questions.onto_grid(levels, 24) > 255 * threshold
+    inside = peaks.onto_grid(levels, 24) > 255 * threshold
     size = 2 * questions.NEAR + 1
     found = ndimage.label(ndimage.binary_dilation(inside, np.ones((size, size))), np.ones((3, 3)))[1]
     assert len(asked) == found

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from clipseg_cli.model.segmenter import Embeddings, Features, Segmenter
 from oracle import PROMPTS, drawings, photographs
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("name", ["tiny", "shapes", pytest.param("wide", marks=pytest.mark.slow)])
 def test_results_do_not_depend_on_the_batch(load: Any, name: str, dtype: str) -> None:
     """The features and logits of an image, and the embedding of a prompt, have the same bits alone and in a batch.
@@ -38,7 +39,25 @@ def test_results_do_not_depend_on_the_batch(load: Any, name: str, dtype: str) ->
     for index, prompt in enumerate(PROMPTS):
         np.testing.assert_array_equal(segmenter.embed([prompt]).values, embeddings[index].values)
         single = segmenter.logits(alone[:2], embeddings[index])[:, 0]
-        np.testing.assert_allclose(single, logits[:2, index], atol=1e-4 if dtype == "fp32" else 1e-2, rtol=0)
+        np.testing.assert_allclose(single, logits[:2, index], atol=1e-2 if dtype == "bf16" else 1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
+def test_results_do_not_depend_on_the_number_of_threads(load: Any, dtype: str) -> None:
+    """Features and logits have the same bits with any number, so that worker processes may share the cores."""
+    segmenter, usual = load("shapes", dtype), torch.get_num_threads()
+    embeddings, images, results = segmenter.embed(PROMPTS), photographs()[:2], []
+    try:
+        for threads, of_them in ((1, 1), (5, 1), (5, 5)):  # one image after another, or both beside each other
+            torch.set_num_threads(threads)
+            sharing = replace(segmenter, threads=of_them)
+            features = sharing.encode(images, pooled=True)
+            results.append([features.tensor.numpy(), features.pooled, sharing.logits(features, embeddings)])
+    finally:
+        torch.set_num_threads(usual)
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("backend", ["fast", "transformers"])
@@ -99,7 +118,8 @@ def test_features_and_embeddings_are_sequences(load: Any) -> None:
         ({"size": 350}, "patch of 16 pixels: try 352"),
         ({"size": 0}, "try 16"),
         ({"device": "cuda:99"}, r"no device 'cuda:99' here; this machine has .*cpu"),
-        ({"dtype": "int8"}, "choose from auto, fp32, bf16, fp16"),
+        ({"dtype": "int4"}, "choose from auto, fp32, bf16, fp16, int8"),
+        ({"dtype": "int8", "device": "cpu", "backend": "transformers"}, "transformers has no int8: use --backend fast"),
         ({"backend": "onnx"}, "choose from fast, transformers"),
     ],
     ids=str,

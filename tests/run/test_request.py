@@ -9,6 +9,7 @@ from clipseg_cli.errors import UsageError
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.run.query.terms import build
 from clipseg_cli.run.request import OUT, Request
+from clipseg_cli.run.work import workers_of
 from clipseg_cli.settings.masks import MaskOptions
 from clipseg_cli.settings.model import ModelOptions
 from clipseg_cli.settings.outputs import OutputOptions
@@ -17,14 +18,18 @@ from clipseg_cli.settings.run import RunOptions, WorkerOptions
 PLAIN = Request(build([Prompt("cat", "a cat")]), ModelOptions())
 
 
-@pytest.mark.parametrize(("jobs", "plan"), [(1, ["cuda:0", "cuda:1"]), (3, ["cuda:0", "cuda:1", "cuda:0"])])
-def test_each_device_has_a_worker(jobs: int, plan: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("jobs", "plan"),
+    [(1, ["cuda:0", "cuda:1"]), (3, ["cuda:0", "cuda:1", "cuda:0"]), (None, ["cuda:0", "cuda:1"])],
+)
+def test_each_device_has_a_worker(jobs: int | None, plan: list[str]) -> None:
     """There is one worker per device, or as many as -j says, the devices in turn. Each gets the request with its
     device alone."""
     run = RunOptions(workers=WorkerOptions(jobs=jobs))
     request = replace(PLAIN, model=ModelOptions(device="cuda:0,1"), run=run)
-    assert [each.model.device for each in request.per_worker()] == plan
-    assert request.per_worker()[0] == replace(request, model=ModelOptions(device="cuda:0"))
+    each = request.per_worker(workers_of(request, None).processes)
+    assert [one.model.device for one in each] == plan
+    assert each[0] == replace(request, model=ModelOptions(device="cuda:0"))
 
 
 def test_the_output_is_a_folder_by_default() -> None:

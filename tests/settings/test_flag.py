@@ -27,7 +27,7 @@ DECISIVE = {
     "peak", "open", "close", "fill_holes", "min_area", "keep_largest", "grow", "invert", "feather",
     "min_presence", "mode", "background", "empty",
     "tile", "flip", "size", "similarity", "dtype", "backend",
-    "instances", "polygons", "palette", "backdrop", "orientation", "name", "polarity",
+    "instances", "touching", "polygons", "palette", "backdrop", "orientation", "name", "polarity",
     "images", "flat", "split",
     "frames", "raw", "bands", "stretch", "max_pixels", "checksum", "smooth", "codec",
 }  # fmt: skip

@@ -204,8 +204,11 @@ def test_an_output_folder_is_never_overwritten(start: Start, tmp_path: Path, cli
         list(train(start[1], tmp_path / "begun", ModelOptions(str(start[0]), device="cpu"), SMALL))
 
 
-def test_unusable_templates_and_too_few_images_are_an_error(start: Start, tmp_path: Path, clipseg: Program) -> None:
-    """A template needs one {}; a data set needs two images."""
+def test_unusable_options_and_too_few_images_are_an_error(start: Start, tmp_path: Path, clipseg: Program) -> None:
+    """A template needs one {}; a data set needs two images. Nothing is trained in int8."""
+    assert (
+        "cannot be trained in" in clipseg(f"clipseg train {start[1]} -m {start[0]} --dtype int8 -o i", expect=2).stderr
+    )
     for template in ("a photo", "{0}", "{} and {}"):
         line = f"clipseg train {start[1]} -m {start[0]} -o out --template '{template}'"
         assert "--template" in clipseg(line, expect=2).stderr

@@ -48,7 +48,7 @@ class Result:
     split: str = ""  # the part of a data set: train, val or test; "" without --split
 
     def stored(self, turn: int) -> "Result":
-        """Returns the upright result, without its instances, in the pixel frame of a file with this orientation."""
+        """Returns the upright result in the pixel frame of a file with this EXIF orientation."""
 
         def turned(upright: NDArray[Any]) -> NDArray[Any]:
             return np.ascontiguousarray(orientation.stored(upright, turn))
@@ -61,6 +61,12 @@ class Result:
             fines=tuple(map(turned, self.fines)),
             alphas=tuple(map(turned, self.alphas)),
             index=None if self.index is None else turned(self.index),
+            instances=None
+            if self.instances is None
+            else tuple(
+                tuple(each.moved(turned(each.whole(mask.shape))) for each in group)
+                for group, mask in zip(self.instances, self.masks, strict=True)
+            ),
             turn=1,
         )
 

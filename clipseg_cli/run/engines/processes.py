@@ -21,6 +21,7 @@ from clipseg_cli.errors import ClipsegError
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.outputs.record import Record
 from clipseg_cli.run.engines import workers
+from clipseg_cli.run.engines.crew import cores
 from clipseg_cli.run.engines.workers import GRACE, Cluster, Death, Inbox, Notify, Todo, Work, Worker
 
 START = "import sys; sys.path[:] = sys.argv[1:]; from clipseg_cli.run.engines.processes import serve; serve()"
@@ -30,24 +31,28 @@ def run(
     items: Iterable[Source | Record], works: Sequence[Work], notify: Notify, ahead: int, cluster: Cluster | None = None
 ) -> Iterator[Record]:
     """Yields one record per item, in the order of the items, from one process for each of `works`."""
+    cluster = cluster or Cluster()
     inbox: Inbox = queue.SimpleQueue()
-    return workers.dispatch(items, [_Process(work, len(works), inbox) for work in works], inbox, notify, ahead)
+    threads = cluster.threads or max(1, cores() // len(works))
+    crew = [_Process(work, threads, inbox) for work in works]
+    for process in crew[1:]:
+        process.reserve = cluster.patient
+    return workers.dispatch(items, crew, inbox, notify, ahead)
 
 
 class _Process(Worker):
     """A process of this machine. It starts with the first source, and again with the first one after its death."""
 
-    def __init__(self, work: Work, processes: int, inbox: Inbox) -> None:
+    def __init__(self, work: Work, threads: int, inbox: Inbox) -> None:
         super().__init__(inbox)
         self.work = pickle.dumps(work)
-        threads = max(1, (os.cpu_count() or 1) // processes)
-        shared = {} if processes == 1 else {"OMP_NUM_THREADS": str(threads)}
-        self.environment = shared | dict(os.environ)
+        self.environment = {"OMP_NUM_THREADS": str(threads)} | dict(os.environ)
         self.process: subprocess.Popen[bytes] | None = None
         self.deadline = 0.0  # on the monotonic clock: when it is killed
 
     def send(self, source: Source) -> None:
         """Writes a source to its stdin."""
+        self.reserve = False
         with contextlib.suppress(OSError):  # it is dead: its listener will send None
             stdin = self._started().stdin
             assert stdin is not None

@@ -55,10 +55,12 @@ class Death:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """The Ray cluster that runs the actors. The local engine ignores it."""
+    """Where the workers run: the first two fields are for Ray, the others for the local engine."""
 
     address: str | None = None  # None: start Ray on this machine
     device: Device = "auto"  # as the user wrote it
+    threads: int | None = None  # of a local process; None: its share of the cores
+    patient: bool = False  # starts a local process only if those before it have as many images as they may
 
 
 Notify = Callable[[Notice], None]
@@ -74,6 +76,7 @@ class Worker:
 
     ready = True  # it can take sources
     retrying = False  # its one pending image was pending when a worker died
+    reserve = False  # it gets a source only if no other worker has room
 
     def __init__(self, inbox: "Inbox") -> None:
         self.inbox = inbox
@@ -186,7 +189,7 @@ class _Dispatcher:
         elif not self.inbox.empty() or self.exhausted or not free or full:
             self._handle(*self._receive())
         else:
-            self._take_item(min(free, key=lambda worker: len(worker.pending)))
+            self._take_item(min(free, key=lambda worker: (worker.reserve, len(worker.pending))))
 
     def _take_item(self, worker: Worker) -> None:
         item = next(self.items, None)

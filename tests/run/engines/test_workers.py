@@ -1,6 +1,7 @@
 """The rule for workers that die, with workers that are no processes and answer at once."""
 
 import queue
+import threading
 from collections import Counter
 from collections.abc import Sequence
 
@@ -63,6 +64,17 @@ class InstantWorker(Worker):
         self.ended = self.asked
 
 
+class SlowWorker(InstantWorker):
+    """Does no image before all workers have theirs."""
+
+    sent = 0
+
+    def send(self, source: Source) -> None:
+        """Answers after a moment."""
+        self.sent += 1
+        threading.Timer(0.2, super().send, [source]).start()
+
+
 def run(items: Sequence[str | Record], count: int, ahead: int = 3) -> tuple[list[Record], list[Notice], list[Worker]]:
     """Returns the records, the notices and the workers. A name stands for a source."""
     TRIED.clear()
@@ -83,6 +95,18 @@ def test_records_come_in_the_order_of_the_items(count: int, ahead: int) -> None:
     assert [record.image for record in found] == names and set(TRIED.values()) == {1}
     assert [(notice.line, notice.facts) for notice in notices] == [("at work", {"worker": "told"})]
     assert all(worker.ended for worker in crew)  # type: ignore[attr-defined]
+
+
+def test_a_worker_in_reserve_waits_until_the_others_are_full() -> None:
+    """Few images are done by the first worker alone. Of more, each gets some."""
+    for count, expected in ((3, [3, 0]), (5, [3, 2])):
+        inbox: Inbox = queue.SimpleQueue()
+        first, second = SlowWorker(inbox), SlowWorker(inbox)
+        second.reserve = True
+        sources = [Source(name, name, name) for name in map(str, range(count))]
+        found = list(workers.dispatch(sources, [first, second], inbox, lambda notice: None, 3))
+        assert [record.image for record in found] == [source.name for source in sources]
+        assert [first.sent, second.sent] == expected
 
 
 @pytest.mark.parametrize("count", [1, 3])

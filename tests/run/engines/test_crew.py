@@ -1,0 +1,87 @@
+"""How many worker processes a run uses."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clipseg_cli.run.engines.crew import Limits, Machine, choose
+
+GB = 1_000_000_000
+FULL, SHAPES = 603_000_000, 12_000_000  # bytes of weights
+
+
+@pytest.mark.parametrize(
+    ("cores", "memory", "model", "processes", "threads"),
+    [
+        (1, 8 * GB, FULL, 1, 1),
+        (2, 20 * GB, FULL, 1, 2),  # one process does two images at once, with one copy of the model
+        (8, 16 * GB, SHAPES, 1, 8),
+        (16, 100 * GB, FULL, 2, 8),
+        (64, 200 * GB, FULL, 8, 8),
+        (12, 100 * GB, SHAPES, 2, 6),
+        (64, 8 * GB, FULL, 2, 32),  # each process needs 1.8 GB, and half of the memory is for images
+        (64, 1 * GB, FULL, 1, 64),  # never fewer than one
+        (64, None, SHAPES, 8, 8),
+    ],
+)
+def test_a_cpu_run_has_a_process_for_each_eight_cores(
+    cores: int, memory: int | None, model: int, processes: int, threads: int
+) -> None:
+    """As far as the free memory holds their copies of the model."""
+    chosen = choose(Machine(cores, memory), model, ["cpu"], None)
+    assert (chosen.processes, chosen.threads, chosen.patient) == (processes, threads, True)
+    assert f"{cores} cores" in chosen.why and ("free memory" in chosen.why) == (processes < -(-cores // 8))
+    assert f"of {threads} thread" in str(chosen)
+
+
+def test_what_the_user_wants_and_gpus_decide() -> None:
+    """-j N is taken at its word, and starts all at once. Each GPU gets a process."""
+    machine = Machine(4, 2 * GB)
+    assert (choose(machine, FULL, ["cpu"], 8).processes, choose(machine, FULL, ["cpu"], 8).threads) == (8, 1)
+    assert not choose(machine, FULL, ["cpu"], 2).patient
+    assert choose(machine, FULL, ["cuda:0", "cuda:1"], None).processes == 2
+    assert choose(machine, FULL, ["cuda:0", "cuda:1"], 3).processes == 3
+    assert str(choose(machine, FULL, ["mps"], None)) == "1 worker process of 4 threads: mps"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux has it")
+def test_the_affinity_of_the_process_counts() -> None:
+    """A process that may use one core counts one."""
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+    code += "from clipseg_cli.run.engines.crew import cores; print(cores())"
+    path = os.pathsep.join(sys.path)
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True)
+    assert done.stdout.strip() == b"1", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("files", "cores", "memory"),
+    [
+        ({"cpu.max": "150000 100000", "memory.max": "3000", "memory.current": "1000"}, 2, 2000),
+        ({"cpu.max": "max 100000", "memory.max": "max", "memory.current": "1000"}, None, None),
+        ({"../cpu.max": "300000 100000", "cpu.max": "max 100000"}, 3, None),
+        ({"../../cpu.max": "50000 100000"}, 1, None),
+        ({"../memory.max": "9000", "../memory.current": "2000"}, None, 7000),
+        ({"cpu.cfs_quota_us": "400000", "cpu.cfs_period_us": "100000"}, 4, None),
+        ({"cpu.cfs_quota_us": "-1", "cpu.cfs_period_us": "100000"}, None, None),
+        (
+            {"../../memory/outer/memory.limit_in_bytes": "5000", "../../memory/outer/memory.usage_in_bytes": "1"},
+            None,
+            4999,
+        ),
+        ({}, None, None),
+    ],
+)
+def test_the_limits_of_a_container_count(
+    tmp_path: Path, files: dict[str, str], cores: int | None, memory: int | None
+) -> None:
+    """Of the process's own group, of those above it, and of both versions of cgroups."""
+    inner = tmp_path / "outer" / "inner"
+    inner.mkdir(parents=True)
+    for name, text in files.items():
+        (inner / name).resolve().parent.mkdir(parents=True, exist_ok=True)
+        (inner / name).resolve().write_text(text + "\n")
+    assert Limits.of("0::/outer/inner\n4:memory:/outer/inner\n", tmp_path) == Limits(cores, memory)
