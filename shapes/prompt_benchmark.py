@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.model.segmenter import Embeddings, Segmenter
 from clipseg_cli.prompts import highlight, recipes
-from clipseg_cli.run.pipeline import cosines
+from clipseg_cli.run.network import cosines
 from shapes import queries
 from shapes.batches import exemplar_scene
 from shapes.markdown import replace_section, table

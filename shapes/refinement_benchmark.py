@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from clipseg_cli.evaluation import metrics
 from clipseg_cli.masks import answers, matting, questions, soft_maps, threshold, tiles
+from clipseg_cli.masks.guided import guided
 from clipseg_cli.model.sam import Sam
 from clipseg_cli.model.segmenter import Embeddings, Segmenter
 from clipseg_cli.run.refiner import Encoded, Refiner
@@ -96,6 +98,22 @@ def sam_and_matting(case: Case) -> Mask:
     return np.where(opacity > 127, np.uint8(255), np.uint8(0))
 
 
+def sam_and_guided(case: Case) -> Mask:
+    """Returns the mask of the guided filter on SAM's answers, and CLIPSeg's guided mask where SAM is held back.
+
+    SAM's answers are as coarse as its grid; the filter moves their edges by less than a cell, to those of the photo.
+    """
+    sam, image = case.seen(), case.scene.image
+    asked = questions.ask(case.soft_map().soft(), case.segmenter.threshold, CleanUp().refine_parts, sam.grid)
+    taken = [each for each in answers.answered(asked, sam) if not each.refusal]
+    if not taken:
+        return case.cut("guided")
+    soft = soft_maps.LogitMap(np.max([each.logits for each in taken], 0), image.shape[:2]).soft()
+    about = np.any([each.question.reach for each in taken], 0).view(np.uint8)
+    there = cv2.resize(about, image.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT) > 0
+    return np.where((guided(image, soft) > 0.5) | ~there & (case.cut("guided") > 0), np.uint8(255), np.uint8(0))
+
+
 def perfect(case: Case) -> Mask:
     """Returns the true masks of the objects that CLIPSeg finds, right or wrong: no refinement can do better."""
     instances = case.scene.instances
@@ -111,6 +129,7 @@ METHODS: dict[str, Method] = {
     "`--refine grabcut`": method("grabcut"),
     "`--refine matting`": method("matting"),
     "`--refine sam`": method("sam"),
+    "`--refine sam`, then guided": sam_and_guided,
     "`--refine sam`, then matting": sam_and_matting,
     "`--flip`": method(flip=True),
     "`--tile 2`": method(tile=2),
