@@ -19,7 +19,7 @@ from clipseg_cli.cli.configuration import configure
 from clipseg_cli.errors import UsageError
 from clipseg_cli.settings.flag import Flag, Option, fill, options
 
-PANELS = ("Prompts", "Input", "Output", "Masks", "Model", "Run", "Advanced")  # in the order of the help
+PANELS = ("Prompts", "Input", "Video", "Output", "Masks", "Model", "Run", "Advanced")  # in the order of the help
 
 
 class Command(TyperCommand):

@@ -105,7 +105,7 @@ class EncodeOptions:
     features_limit: Annotated[
         int | None,
         Flag(
-            "How much of the disk they may take, like 500MB or 10GB. Those not used for longest go first.",
+            "How much of the disk kept images may take, like 500MB or 10GB. Those not used for longest go first.",
             metavar="SIZE",
             parse=_size,
             default="2GB; with --features DIR, no limit",

@@ -27,7 +27,7 @@ from clipseg_cli.run.request import Request
 from clipseg_cli.run.summary import Summary
 from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.settings.masks import MaskOptions
-from clipseg_cli.settings.model import ModelOptions
+from clipseg_cli.settings.model import EncodeOptions, ModelOptions
 from clipseg_cli.settings.outputs import OutputOptions
 from clipseg_cli.settings.run import RunOptions
 from output_folder import temporary_files
@@ -70,6 +70,7 @@ class History(RuleBasedStateMachine):
             terms.build([Prompt("red", "red")]),
             ModelOptions("shapes"),
             inputs=inputs,
+            encode=EncodeOptions(features="none"),
             masks=MaskOptions((threshold,)),
             output=OutputOptions(str(out), ("mask", "overlay")),
             run=RunOptions(resume=resume),
