@@ -9,7 +9,9 @@ from clipseg_cli.cli import main
 from clipseg_cli.run import segment
 from pictures import Program
 
-COMMANDS = "segment oneshot find post embed report status merge eval calibrate train protocol ui layouts doctor models cache"
+COMMANDS = (
+    "segment oneshot find post embed report status merge eval calibrate train protocol ui layouts doctor models cache"
+)
 
 
 def test_the_help_lists_the_commands(clipseg: Program) -> None:
