@@ -173,6 +173,7 @@ def test_500_hostile_names_add_no_element(start: Start, page: Any, tmp_path: Pat
         Path(os.fsdecode(path)).write_bytes(DOT)
     page.goto(start().url)
     until(page, "document.querySelectorAll('.card').length === 24")
+    contains(page, "model", "encoded")  # the list of refinements is complete
     bare, found = page.evaluate(CENSUS), []
     for rest in range(500 - 24, -24, -24):
         count = min(24, rest + 24)
