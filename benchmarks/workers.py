@@ -23,6 +23,7 @@ from shapes.markdown import table
 # what a processor without AVX-512 would use: oneDNN's, torch's own and MKL's kernels
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 JOBS = ("1", "2", "auto")
+NO_CACHE = {"CLIPSEG_CACHE": os.devnull}  # no run finds what another has kept; older checkouts keep nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def contest(
     for _ in range(rounds):
         for name, contender in contenders.items():
             command = ["-m", "clipseg_cli", "segment", str(images), "-m", model, "-o", str(out / name), *texts, *flags]
-            timings[name].append(run([*command, *contender.words], contender.environment))
+            timings[name].append(run([*command, *contender.words], {**contender.environment, **NO_CACHE}))
     return timings
 
 
