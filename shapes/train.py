@@ -13,7 +13,7 @@ import copy
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from multiprocessing import get_all_start_methods
 from pathlib import Path
@@ -285,26 +285,34 @@ def run(trainer: Trainer, resume: bool, evaluation_set: EvaluationSet | None = N
     dist.destroy_process_group()
 
 
-def main() -> None:
-    """Runs the command line."""
-    default = Recipe()
-    parser = argparse.ArgumentParser(prog="python -m shapes.train", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--resume", action="store_true", help="continue from the run's last checkpoint")
-    parser.add_argument(
+def parser(program: str, description: str | None, default: Recipe) -> argparse.ArgumentParser:
+    """Returns the command line of a training with this recipe: the program's own options may be added."""
+    made = argparse.ArgumentParser(prog=program, description=description)
+    made.add_argument("--out", type=Path, required=True, help="folder of the run")
+    made.add_argument("--resume", action="store_true", help="continue from the run's last checkpoint")
+    made.add_argument(
         "--start", type=Path, help="folder of a model (runs/NAME/model) to start from (default: random weights)"
     )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--scenes", type=int, default=60, help="scenes of the evaluation during the run; 0: none")
     for name, value in vars(default).items():
-        parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
-    given = vars(parser.parse_args())
-    recipe = Recipe(**{name: given[name] for name in vars(default)})
-    out: Path = given["out"]
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "rendezvous").unlink(missing_ok=True)
-    arguments = (out, recipe, given["resume"], given["start"], given["device"], given["scenes"])
-    spawn(train, arguments, nprocs=recipe.processes)
+        made.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
+    return made
+
+
+def launch(function: Callable[..., None], given: argparse.Namespace, *others: object) -> None:
+    """Calls function(rank, out, recipe, resume, start, *others) in each process of a training."""
+    recipe = Recipe(**{name: getattr(given, name) for name in vars(Recipe())})
+    given.out.mkdir(parents=True, exist_ok=True)
+    (given.out / "rendezvous").unlink(missing_ok=True)
+    spawn(function, (given.out, recipe, given.resume, given.start, *others), nprocs=recipe.processes)
+
+
+def main() -> None:
+    """Runs the command line."""
+    line = parser("python -m shapes.train", __doc__, Recipe())
+    line.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    line.add_argument("--scenes", type=int, default=60, help="scenes of the evaluation during the run; 0: none")
+    given = line.parse_args()
+    launch(train, given, given.device, given.scenes)
 
 
 if __name__ == "__main__":

@@ -4,20 +4,18 @@ As in `shapes.train`, whose loop this is, training has two stages: images of 256
 `--resume` continues from the last checkpoint. `--start` begins a new run with the weights of an exported model.
 """
 
-import argparse
 import copy
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch.multiprocessing.spawn import spawn
 from transformers import Sam2Model
 
 from clipseg_cli.model.segmenter import Segmenter
 from shapes import sam_model
 from shapes.sam_batches import FULL, SamBatch, SamBatchOptions, batches
-from shapes.train import Recipe, Trainer, join, run
+from shapes.train import Recipe, Trainer, join, launch, parser, run
 
 DEFAULT = Recipe(images=1, rate=1e-3, muon_rate=2e-3, small=0.5, fall=0.65, average=0.99)
 
@@ -72,18 +70,7 @@ def train(rank: int, out: Path, recipe: Recipe, resume: bool, start: Path | None
 
 def main() -> None:
     """Runs the command line."""
-    parser = argparse.ArgumentParser(prog="python -m shapes.train_sam", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--resume", action="store_true", help="continue from the run's last checkpoint")
-    parser.add_argument("--start", type=Path, help="folder of a model to start from (default: random weights)")
-    for name, value in vars(DEFAULT).items():
-        parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
-    given = vars(parser.parse_args())
-    recipe = Recipe(**{name: given[name] for name in vars(DEFAULT)})
-    out: Path = given["out"]
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "rendezvous").unlink(missing_ok=True)
-    spawn(train, (out, recipe, given["resume"], given["start"]), nprocs=recipe.processes)
+    launch(train, parser("python -m shapes.train_sam", __doc__, DEFAULT).parse_args())
 
 
 if __name__ == "__main__":

@@ -26,11 +26,10 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return inputs.photographs(tmp_path_factory.mktemp("inputs"), 160, 120, 6)
 
 
-@pytest.mark.slow
-def test_the_short_form_measures_every_section(tmp_path: Path) -> None:
-    """With a tiny network all contenders finish, their masks agree, and the report has every table."""
+def report(module: str, *words: str) -> str:
+    """Runs a module of the benchmarks in a fresh process and returns what it prints."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--short", "--work", str(tmp_path)],
+        [sys.executable, "-m", module, *words],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -38,10 +37,17 @@ def test_the_short_form_measures_every_section(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_short_form_measures_every_section(tmp_path: Path) -> None:
+    """With a tiny network all contenders finish, their masks agree, and the report has every table."""
+    printed = report("benchmarks", "--short", "--work", str(tmp_path))
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")]
     first = [row[0] for row in rows]
     page = ("random, tiny size",) if browser() else ()
-    assert page or "no Chromium" in done.stdout
+    assert page or "no Chromium" in printed
     for start in ("480x360", "first mask, clipseg", "encoder, ms per image", "second run", "20", *page):
         assert any(cell.startswith(start) for cell in first), f"no row {start}"
     row = next(row for row in rows if row[0].startswith("480x360"))
@@ -51,16 +57,8 @@ def test_the_short_form_measures_every_section(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_numbers_of_processes_and_precisions_are_compared(tmp_path: Path) -> None:
     """With a tiny network all contenders finish. The masks of every precision agree with those of fp32."""
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.workers", "--tiny", "--work", str(tmp_path), "--before", str(ROOT)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| full size")]
+    printed = report("benchmarks.workers", "--tiny", "--work", str(tmp_path), "--before", str(ROOT))
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| full size")]
     assert [row[1] for row in rows[1:]] == ["fp32", "int8", "bf16", "fp32, AVX2", "int8, AVX2"]
     assert all(float(row[-1]) > 0.9 for row in rows[1:])
 

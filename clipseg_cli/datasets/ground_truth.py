@@ -297,12 +297,7 @@ class Annotation:
         """Returns its mask, bool (H, W). Raises KeyError, ValueError, TypeError or OverflowError if it is damaged."""
         if not self.segmentation:
             raise ValueError("it has no segmentation")
-        if isinstance(self.segmentation, dict):
-            return coco_codec.from_runs(self.segmentation["counts"], height, width)
-        mask = np.zeros((height, width), bool)
-        for polygon in self.segmentation:
-            mask |= coco_codec.from_polygon(polygon, height, width)
-        return mask
+        return coco_codec.from_segmentation(self.segmentation, height, width)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

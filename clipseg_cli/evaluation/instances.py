@@ -42,10 +42,14 @@ class Quality:
         )
 
     @property
+    def segments(self) -> float:
+        """TP + FP/2 + FN/2."""
+        return self.matched + (self.false + self.missed) / 2
+
+    @property
     def pq(self) -> float:
-        """The sum of IoU over TP + FP/2 + FN/2; NaN without any segment. It is `sq` times `rq`."""
-        segments = self.matched + (self.false + self.missed) / 2
-        return self.iou / segments if segments else math.nan
+        """The sum of IoU over `segments`; NaN without any segment. It is `sq` times `rq`."""
+        return self.iou / self.segments if self.segments else math.nan
 
     @property
     def sq(self) -> float:
@@ -55,8 +59,7 @@ class Quality:
     @property
     def rq(self) -> float:
         """Recognition quality: the F1 score of finding the segments; NaN without any segment."""
-        segments = self.matched + (self.false + self.missed) / 2
-        return self.matched / segments if segments else math.nan
+        return self.matched / self.segments if self.segments else math.nan
 
 
 def quality(predicted: Objects, true: Objects) -> Quality:

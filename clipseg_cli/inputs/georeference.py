@@ -2,7 +2,7 @@
 
 It travels as it is stored, with the image to the writers: the tags of a GeoTIFF, and the bytes of a world file and of a
 `.prj`. Nothing is lost that way, not even a reference system that no program knows, and no package is needed. Only
-`outputs/writers/geographic.py` asks what it means.
+`outputs/writers/location.py` asks what it means.
 """
 
 import os

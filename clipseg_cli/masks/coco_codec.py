@@ -1,11 +1,25 @@
 """COCO's two encodings of a mask: run lengths and polygons."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 GRID = 5  # steps per pixel in which pycocotools walks along a polygon's boundary
+
+
+def from_segmentation(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
+    """Decodes an annotation's `segmentation`, run lengths or polygons: bool (H, W).
+
+    Raises KeyError, ValueError, TypeError or OverflowError if it is damaged.
+    """
+    if isinstance(segmentation, dict):
+        return from_runs(segmentation["counts"], height, width)
+    mask = np.zeros((height, width), bool)
+    for polygon in segmentation:
+        mask |= from_polygon(polygon, height, width)
+    return mask
 
 
 def from_runs(runs: Sequence[int] | str, height: int, width: int) -> NDArray[np.bool_]:

@@ -90,14 +90,7 @@ def _coco(stored: StoredMasks, record: Record, data: bytes) -> Masks:
     shape = record["height"], record["width"]
     masks = [np.zeros(shape, bool) for _ in record["masks"]]
     for annotation in json.loads(data)["annotations"]:
-        own = annotation["segmentation"]
-        found = (
-            [coco_codec.from_runs(own["counts"], *shape)]
-            if isinstance(own, dict)
-            else [coco_codec.from_polygon(polygon, *shape) for polygon in own]
-        )
-        for each in found:
-            masks[annotation["category_id"] - 1] |= each
+        masks[annotation["category_id"] - 1] |= coco_codec.from_segmentation(annotation["segmentation"], *shape)
     return [*map(_grey, masks)]
 
 

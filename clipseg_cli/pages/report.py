@@ -6,7 +6,6 @@ network: up to ONE_FILE images it is one self-contained file; above, the pixels 
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -19,6 +18,7 @@ from clipseg_cli.outputs.record import key_of, readable_name
 from clipseg_cli.pages.report_compare import Comparison
 from clipseg_cli.pages.report_files import ReportFiles
 from clipseg_cli.pages.report_images import Look, Record, Run, image, read_run
+from clipseg_cli.run.engines.crew import cores
 from clipseg_cli.storage import store
 from clipseg_cli.storage.store import AnyPath
 
@@ -44,7 +44,7 @@ def write(
         store.check(target.parent)
         labels = list(dict.fromkeys(label for run in runs for label in run.labels))
         page = Path(target.parent).absolute() if isinstance(target, Path) else None
-        reader = stack.enter_context(FrameReader(near=os.cpu_count() or 1))
+        reader = stack.enter_context(FrameReader(near=cores()))
         look = Look(labels, LARGE if pairs.count <= FEW else SMALL, page, reader, len(runs) > 1)
         stamp = hashlib.sha256("".join(run.records.digest for run in runs).encode()).hexdigest()[:16]
         files = stack.enter_context(ReportFiles(target, pairs.count, stamp))
@@ -106,7 +106,7 @@ class _Pairs:
 def _images(pairs: _Pairs, runs: Sequence[Run], look: Look) -> Iterator[tuple[list[Record | None], Any]]:
     """Yields the records and the page's image of each pair, in order, a few at once in threads."""
     rest = iter(pairs)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         while batch := list(islice(rest, BATCH)):
             yield from zip(batch, pool.map(lambda records: image(records, runs, look), batch), strict=True)
 

@@ -22,7 +22,7 @@ from clipseg_cli.outputs.record import Identity, Record
 from clipseg_cli.outputs.writers import photos
 from clipseg_cli.prompts.expressions import Expression
 from clipseg_cli.run import known_images
-from clipseg_cli.run.engines.crew import cores
+from clipseg_cli.run.engines.crew import pool_size
 from clipseg_cli.run.finish import MaskPlan, Write, finish
 from clipseg_cli.run.known_images import KnownImage, KnownImages, Mark
 from clipseg_cli.run.network import Network, Seen
@@ -77,7 +77,7 @@ def run(
     the first image shows a label. At most a few batches are in memory, whatever the number of sources. None among the
     sources is a pause: the records of all sources before it are yielded before the next source is asked for.
     """
-    threads = REMOTE_THREADS if job.remote else max(2, min(8, cores()))
+    threads = REMOTE_THREADS if job.remote else pool_size()
     found = partial(KnownImages.of, job.kept, job.encode, job.decoding, job.checksum) if job.kept else None
     network = Network(load_model, job.encode.similarity, found)
     refiner = None if load_sam is None else Refiner(load_sam)

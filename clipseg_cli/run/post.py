@@ -42,6 +42,7 @@ from clipseg_cli.prompts.slugs import unique_slugs
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.prompts.thresholds import resolve_thresholds
 from clipseg_cli.run import refiner, run_file, sharing, work
+from clipseg_cli.run.engines.crew import pool_size
 from clipseg_cli.run.finish import MaskPlan, Write, finish
 from clipseg_cli.run.pipeline import ahead
 from clipseg_cli.run.refiner import Once, Refiner
@@ -122,7 +123,7 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
 
     directory = before.get("directory", "")
     decoding = recorded(before["settings"], request.max_pixels)
-    threads = max(2, min(8, os.cpu_count() or 1))
+    threads = pool_size()
     with Ledger(out, fsync) as ledger, FrameReader(threads) as reader, ThreadPoolExecutor(threads) as pool:
         load = partial(reader.load, options=decoding)
         kept = _Run(run, directory, before["settings"].get("orientation") == "stored", _stems(run, before))

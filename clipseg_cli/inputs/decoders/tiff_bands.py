@@ -93,7 +93,7 @@ def _bands(form: arrays.Layout, wanted: tuple[int, ...] | None, notes: list[str]
     chosen = tuple(band - 1 for band in wanted) if wanted else None if mixed else _named(form)
     if chosen:
         if form.photometric in SPACES:
-            raise unsupported("--bands for a TIFF with a palette, arrays.CMYK or Lab", "leave it out")
+            raise unsupported("--bands for a TIFF with a palette, CMYK or Lab", "leave it out")
         if max(chosen) >= form.samples:
             which = f"there is no band {max(chosen) + 1} for --bands: the file has {form.samples}"
             raise ImageError("unsupported", "load", which)

@@ -74,6 +74,11 @@ def cores() -> int:
     return min(most, Limits.here().cores or most)
 
 
+def pool_size() -> int:
+    """Returns the number of threads that read images, and as many that write masks, beside the network."""
+    return max(2, min(8, cores()))
+
+
 def _free_memory() -> int | None:
     """Returns the bytes that can be had without swapping; None if unknown."""
     lines = _read(Path("/proc/meminfo")).splitlines()
