@@ -12,6 +12,7 @@ from clipseg_cli.inputs.kinds import pip_line
 from clipseg_cli.outputs.names import Names, Place, usual
 from clipseg_cli.outputs.writers import (
     annotations,
+    compositing,
     labelling,
     map_layers,
     one_file,
@@ -80,6 +81,18 @@ def _cutout(stem: str, result: Result) -> Iterator[File]:
             yield usual("cutout", stem, slug), index, raster.colour_png(cutout, result.converted)
 
 
+def _exr(stem: str, result: Result) -> Iterator[File]:
+    yield usual("exr", stem), None, compositing.exr(result)
+
+
+def _tiff(stem: str, result: Result) -> Iterator[File]:
+    yield usual("tiff", stem), None, compositing.tiff(result)
+
+
+def _psd(stem: str, result: Result) -> Iterator[File]:
+    yield usual("psd", stem), None, compositing.psd(result)
+
+
 WRITERS: dict[Format, Writer] = {
     "mask": _mask,
     "soft": _soft,
@@ -91,6 +104,9 @@ WRITERS: dict[Format, Writer] = {
     "instances": _instances,
     "joined": _joined,
     "alpha": _alpha,
+    "exr": _exr,
+    "tiff": _tiff,
+    "psd": _psd,
     "coco": annotations.coco,
     "yolo": annotations.yolo,
     "voc": annotations.voc,
@@ -115,12 +131,15 @@ LOCATED: tuple[Format, ...] = (
     "labels",
     "instances",
     "joined",
+    "tiff",
 )  # formats that keep the georeference
 REFUSING: tuple[Format, ...] = ("geojson", "gpkg")  # formats that cannot hold some images: written first, or nothing is
 # The extra that a format needs, and the modules that it installs.
 PACKAGES: dict[Format, tuple[str, tuple[str, ...]]] = {
     "parquet": ("parquet", ("pyarrow",)),
     "video": ("video", ("av",)),
+    "exr": ("exr", ("OpenEXR",)),
+    "psd": ("psd", ("psd_tools",)),
     "geojson": ("geo", ("rasterio", "pyproj")),
     "gpkg": ("geo", ("rasterio", "pyproj", "pyogrio")),
 }
