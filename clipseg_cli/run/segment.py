@@ -14,7 +14,7 @@ from clipseg_cli.errors import ClipsegError, NoInputError, TooManyErrors, UsageE
 from clipseg_cli.inputs import names
 from clipseg_cli.inputs.source import Source, identify, readable
 from clipseg_cli.model import registry
-from clipseg_cli.outputs import films
+from clipseg_cli.outputs import films, stacks
 from clipseg_cli.outputs.ledger import Ledger
 from clipseg_cli.outputs.manifest import RUN
 from clipseg_cli.outputs.names import USUAL, Place
@@ -120,6 +120,7 @@ def _to_folder(
     begun = run_file.to_json(document)
     store.write(out / RUN, begun, fsync)
     started = time.monotonic()
+    paged: set[str] = set()  # images of several pages or frames
     with Ledger(out, fsync) as ledger:
         take, tell = partial(_take, ledger=ledger, checksum=job.checksum), _teller(document, note)
         for record in sharing.shared(
@@ -128,6 +129,7 @@ def _to_folder(
             record = record.of_run(job.plan.formats)
             ledger.add(record)
             summary.add(record)
+            paged |= {record.image} if record.frame else set()
             yield record
             _check_errors(request, summary, "; run the same command again to resume")
         ledger.close()
@@ -138,6 +140,8 @@ def _to_folder(
     feather, export = job.plan.masks.clean.feather, job.plan.export
     slugs = tuple(unique_slugs(labels))
     films.assemble(films.Plan(out, job.plan.formats, labels, slugs, export, feather, "", job.decoding, fsync))
+    for line in stacks.assemble(stacks.Plan(out, job.plan.formats, job.plan.names.templates, "", fsync), paged):
+        note(line)
     summary.seconds = time.monotonic() - started
     store.write(out / RUN, run_file.to_json(document | run_file.ending(summary)), fsync)
 
