@@ -10,7 +10,7 @@ from output_folder import tree
 from pictures import Program, picture, records, save
 
 PLANES = 6
-COMMAND = "clipseg segment i -p red -p 'dark red' --frames all -f mask,soft,soft16,labels,overlay"
+COMMAND = "clipseg segment i -p red --frames all -f mask"
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_masks_soft_maps_and_labels_of_a_stack_are_stacks(
 
     `post` writes the same stacks.
     """
-    quick_clipseg(f"{COMMAND} -o out")
+    quick_clipseg(f"{COMMAND},soft,soft16,labels,overlay -p 'dark red' -o out")
     folders = ("masks/red", "masks/dark-red", "soft/red", "soft/dark-red", "soft16/red", "soft16/dark-red", "labels")
     names = ("sub/cells.ome", "ij")
     assert {*stacks(tmp_path / "out")} == {f"{folder}/{name}.tif" for folder in folders for name in names}
@@ -64,7 +64,7 @@ def test_masks_soft_maps_and_labels_of_a_stack_are_stacks(
                 assert file.series[0].dtype == (np.uint16 if folder.startswith("soft16") else np.uint8)
                 planes = file.asarray().reshape(PLANES, 48, 64)
             assert np.array_equal(planes, joined(tmp_path / "out", f"{folder}/{name}/*.png"))
-            assert planes.any() or folder == "masks/dark-red"
+            assert planes.any()
     quick_clipseg("clipseg post out -f mask,soft,soft16,labels -o again")
     assert stacks(tmp_path / "again") == stacks(tmp_path / "out")
     assert (tmp_path / "out/masks/red/scans/000005.png").is_file()
@@ -87,18 +87,32 @@ def test_a_stack_is_written_when_all_its_planes_are_done(quick_clipseg: Program,
     assert stacks(tmp_path / "out") == stacks(tmp_path / "whole")
 
 
+def test_labels_and_planes_that_show_nothing(quick_clipseg: Program, stacked: Path, tmp_path: Path) -> None:
+    """With --empty skip: a plane without a file is empty in the stack, and without any file there is no stack."""
+    tifffile.imwrite(
+        stacked / "ij.tif",
+        np.stack([picture(64, 48, 1), np.zeros((48, 64, 3), np.uint8)]),
+        photometric="rgb",
+        imagej=True,
+        metadata={"axes": "ZYXS"},
+    )
+    quick_clipseg("clipseg segment i/ij.tif -p red -p none -t none=1 --frames all -f mask --empty skip -o out")
+    masks = tifffile.imread(tmp_path / "out/masks/red/i/ij.tif")
+    assert masks[0].any() and not masks[1].any() and not (tmp_path / "out/masks/red/i/ij/000001.png").exists()
+    assert not (tmp_path / "out/masks/none").exists()
+
+
 def test_a_plane_that_failed_is_empty(quick_clipseg: Program, stacked: Path, tmp_path: Path) -> None:
-    """So the others keep their places; likewise those that --empty skip leaves out."""
+    """So the others keep their places."""
     path = stacked / "ij.tif"
     data = path.read_bytes()
     path.write_bytes(data[: len(data) - 48 * 64 * 3 // 2])
-    done = quick_clipseg(f"{COMMAND} --empty skip -o out", expect=3)
+    done = quick_clipseg(f"{COMMAND} -o out", expect=3)
     assert "ij.tif#5" in done.stderr
     masks = tifffile.imread(tmp_path / "out/masks/red/ij.tif")
     assert masks.shape == (PLANES, 48, 64) and not masks[5].any() and masks[4].any()
-    assert not (tmp_path / "out/masks/dark-red/ij.tif").exists()  # no plane shows it
     path.write_bytes(data)
-    quick_clipseg(f"{COMMAND} --empty skip -o out")
+    quick_clipseg(f"{COMMAND} -o out")
     assert tifffile.imread(tmp_path / "out/masks/red/ij.tif")[5].any()
 
 
