@@ -12,13 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.errors import ImageError
+from clipseg_cli.inputs import orientation
+from clipseg_cli.inputs.georeference import NOWHERE, for_masks
 from clipseg_cli.outputs.record import readable_text
-from clipseg_cli.outputs.writers import geotiff, paged_tiff, pixels
+from clipseg_cli.outputs.writers import paged_tiff, pixels
 from clipseg_cli.outputs.writers.paged_tiff import Page
 from clipseg_cli.outputs.writers.result import Result
 
 # Channels that programs take for colour, transparency or depth.
 MEANING = {"r", "g", "b", "a", "y", "z", "ry", "by", "red", "green", "blue", "alpha", "depth"}
+LEVELS = 65535  # of a matte that is opaque
 PSD_SIDE = 30_000  # pixels: the longest side that a PSD holds
 PSD_NAME = 255  # characters of a layer's name
 
@@ -48,25 +51,26 @@ def channel(slug: str) -> str:
 
 
 def _shares(matte: NDArray[np.uint16]) -> NDArray[np.float16]:
-    return (matte / np.float32(65535)).astype(np.float16)
+    return (matte / np.float32(LEVELS)).astype(np.float16)
 
 
 def tiff(result: Result) -> bytes:
     """Returns a TIFF of 16 bits whose pages have the labels as their names."""
-    count, located = len(result.labels), result.georeference.is_geotiff
-    size = 2 * count * result.masks[0].size
-    return b"".join(paged_tiff.pieces(_pages(result, located), count, size, tiled=located))
+    count = len(result.labels)
+    return b"".join(paged_tiff.pieces(_pages(result), count, 2 * count * result.masks[0].size))
 
 
-def _pages(result: Result, located: bool) -> Iterator[Page]:
+def _pages(result: Result) -> Iterator[Page]:
+    """Yields a page per label. Those of a GeoTIFF are in the pixel frame of its file, as its georeference is."""
+    place, turn = (result.georeference, result.turn) if result.georeference.is_geotiff else (NOWHERE, 1)
     for index, label in enumerate(result.labels):
-        name = paged_tiff.text(paged_tiff.PAGE_NAME, label)
-        place = paged_tiff.numbers(paged_tiff.PAGE_NUMBER, paged_tiff.SHORT, [index, len(result.labels)])
-        matte = pixels.matte(result, index)
-        if located:
-            yield geotiff.page(matte, result.georeference, result.turn, name, place)
-        else:
-            yield Page(matte, (name, place))
+        fields = (
+            paged_tiff.numbers(paged_tiff.ORIENTATION, paged_tiff.SHORT, [turn]),
+            paged_tiff.text(paged_tiff.PAGE_NAME, label),
+            paged_tiff.numbers(paged_tiff.PAGE_NUMBER, paged_tiff.SHORT, [index, len(result.labels)]),
+            *for_masks(place, LEVELS),
+        )
+        yield Page(orientation.stored(pixels.matte(result, index), turn), fields)
 
 
 def psd(result: Result) -> bytes:
