@@ -11,10 +11,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from clipseg_cli.errors import ClipsegError, NoInputError, TooManyErrors, UsageError
-from clipseg_cli.inputs import names
+from clipseg_cli.inputs import decode, names
 from clipseg_cli.inputs.source import Source, identify, readable
 from clipseg_cli.model import registry
-from clipseg_cli.outputs import films, stacks
+from clipseg_cli.outputs import films, stacks, writers
 from clipseg_cli.outputs.ledger import Ledger
 from clipseg_cli.outputs.manifest import RUN
 from clipseg_cli.outputs.names import USUAL, Place
@@ -319,5 +319,7 @@ def planned(source: Source, request: Request) -> str:
         Place(source.output, source.name, source.frame),
     )
     form: Format = "mask" if "mask" in request.formats else request.formats[0]
-    named = [request.names.path(form, place, slug) for slug in slugs] if form in USUAL else [f"{form} {place.stem}"]
+    geotiff = form in writers.LOCATED and decode.is_geotiff(source)
+    paths = [writers.path(form, place, slug, request.names, geotiff) for slug in slugs] if form in USUAL else []
+    named = paths or [f"{form} {place.stem}"]
     return readable(source.key) + " -> " + " ".join(dict.fromkeys(named))

@@ -158,14 +158,19 @@ def files(form: Format, place: Place, result: Result, names: Names) -> Iterator[
 
 def _made(form: Format, place: Place, result: Result, names: Names) -> Iterator[File]:
     """Yields the files of a format. Those in `LOCATED` are GeoTIFFs if the image is one and no name says otherwise."""
-    named = form in names.templates
-    if not named and not (form in LOCATED and result.georeference.is_geotiff):
+    named, geotiff = form in names.templates, result.georeference.is_geotiff
+    if not named and not (form in LOCATED and geotiff):
         yield from WRITERS[form](place.stem, result)
         return
     for index, data in one_file.encoded(form, names.suffix(form) if named else ".tif", place.stem, result):
-        slug = "" if index is None else result.slugs[index]
-        path = names.path(form, place, slug) if named else os.path.splitext(usual(form, place.stem, slug))[0] + ".tif"
-        yield path, index, data
+        yield path(form, place, "" if index is None else result.slugs[index], names, geotiff), index, data
+
+
+def path(form: Format, place: Place, slug: str, names: Names, geotiff: bool) -> str:
+    """Returns the path of a file of an image that may be a GeoTIFF; `slug` is that of its label."""
+    if geotiff and form in LOCATED and form not in names.templates:
+        return os.path.splitext(usual(form, place.stem, slug))[0] + ".tif"
+    return names.path(form, place, slug)
 
 
 def check(labels: int, masks: MaskOptions, formats: Sequence[Format]) -> None:
