@@ -51,6 +51,15 @@ def test_the_suffix_of_a_single_file_means_its_format(quick_clipseg: Program, tm
         assert len(file.pages) == 2
 
 
+def test_an_image_that_a_psd_cannot_hold_has_no_files(quick_clipseg: Program, tmp_path: Path) -> None:
+    """It fails as a whole, whatever other formats there are."""
+    save(tmp_path / "i/wide.png", np.zeros((2, 30_001, 3), np.uint8))
+    save(tmp_path / "i/a.png", picture(64, 48, 1))
+    quick_clipseg("clipseg segment i -p red -f mask,exr,psd -o out", expect=3)
+    assert [path for path in tree(tmp_path / "out") if "wide" in path] == []
+    assert (tmp_path / "out/psd/a.psd").is_file()
+
+
 @pytest.mark.parametrize(("form", "extra"), [("exr", "exr"), ("psd", "psd")])
 def test_a_missing_package_is_named(form: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the run, with the line that installs it."""
