@@ -72,7 +72,8 @@ def test_the_bundled_sam_sharpens_a_blurred_mask() -> None:
         expected = scene.instances == 1 + np.argmax(np.bincount(scene.instances.ravel())[1:])
         levels = cv2.convertScaleAbs(cv2.GaussianBlur(expected.view(np.uint8) * 255, (0, 0), 16), alpha=1.6)
         blurred = np.where(levels > 127, np.uint8(255), np.uint8(0))
-        refined, held_back, _ = answers.refine(levels, blurred, 0.5, 16, Once(refiner, partial(np.copy, scene.image)))
+        photo = partial(np.copy, scene.image)
+        refined, held_back, _ = answers.refine(levels, blurred, photo, 0.5, 16, Once(refiner, photo))
         assert not held_back
         for mask, scores in ((blurred, before), (refined, after)):
             scores.append(metrics.boundary_f(mask > 0, expected, 2 / np.hypot(*mask.shape)))
