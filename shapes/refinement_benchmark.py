@@ -77,7 +77,7 @@ class Case:
         assert isinstance(seen, Encoded), "memory is enough for one image"
         return seen
 
-    def answers(self, sam: answers.Sam) -> list[answers.Answer]:
+    def answered(self, sam: answers.Sam) -> list[answers.Answer]:
         """Returns the answers to the questions that `--refine sam` asks."""
         levels, most = self.soft_map().soft(), CleanUp().refine_parts
         return answers.answered(questions.ask(levels, self.segmenter.threshold, most, sam.grid), sam)
@@ -184,7 +184,7 @@ def told(given: str, choice: str = "both", guard: bool = True, filtered: bool = 
     """Returns a function from a case to its mask, see Told. Without `guard`, every answer is taken."""
 
     def mask(case: Case) -> Mask:
-        found = case.answers(Told(case.seen(), given, choice))
+        found = case.answered(Told(case.seen(), given, choice))
         return case.joined([each for each in found if not (guard and each.refusal)], filtered)
 
     return mask
@@ -219,7 +219,7 @@ class Verdict:
 def verdicts(case: Case) -> Iterator[Verdict]:
     """Yields the verdict about each part. Masks are compared where SAM decides, and wherever its answer reaches."""
     own, expected = case.cut("guided") > 0, case.expected
-    for answer in case.answers(case.seen()):
+    for answer in case.answered(case.seen()):
         sam = case.joined([answer]) > 0
         decided = cv2.resize(
             answer.question.reach.view(np.uint8), own.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT

@@ -182,6 +182,7 @@ def test_an_edgetam_answers_too(tmp_path: Path) -> None:
         torch.manual_seed(0)
         model = EdgeTamModel(EdgeTamConfig(vision_config={"backbone_config": EDGE_ENCODER})).eval()
     model.save_pretrained(tmp_path)
+    write_json(tmp_path / "preprocessor_config.json", {"size": {"height": 1024, "width": 1024}})
     sam = Sam.load(str(tmp_path), device="cpu", dtype="fp32")
     photo, levels = scene()
     questions = ask(levels, 0.3, 1, sam.grid)
