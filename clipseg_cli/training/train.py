@@ -93,6 +93,7 @@ def train(
         checkpoint = registry.locate(new.from_clip, offline=model.offline, progress=True, kinds=(CLIP,))
         planned = new_decoder.plan(checkpoint, new)
         _check_new(examples, recipe, replay)
+        new_decoder.check(planned)
     elif new != KEEP:
         raise UsageError("--reduce-dim, --extract-layers, --refined and --size describe a new decoder: add --from-clip")
     else:

@@ -27,7 +27,7 @@ from labelled import training_set
 from machine import file_size_limit
 from pictures import Program
 
-SMALL = Recipe(steps=30, batch=4, check=10, hold=0.25)
+SMALL = Recipe(steps=30, batch=4, check=10, hold=0.25, augment="off")
 TEMPLATES = ("{}", "a photo of a {}.")
 Start = tuple[Path, Path]  # a checkpoint and a data set
 
@@ -134,6 +134,7 @@ def test_a_killed_run_resumes_to_the_same_weights(start: Start, tmp_path: Path) 
     """The same for processes that SIGKILL ends, while they encode and while they learn."""
     command = [sys.executable, "-m", "clipseg_cli", "train", str(start[1]), "-m", str(start[0]), "--device", "cpu"]
     command += ["--steps", "60", "-b", "4", "--check", "10", "--hold", "0.25", "--dtype", "fp32", "--patience", "99"]
+    command += ["--augment", "off"]
     subprocess.run([*command, "-o", str(tmp_path / "whole")], check=True, capture_output=True)
     out = tmp_path / "killed"
 
