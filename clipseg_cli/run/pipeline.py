@@ -61,6 +61,7 @@ class Job:
     remote: bool = False  # images or outputs are not on this machine
     smooth: float = 0.0  # seconds before and after a frame of a video over which its soft maps are averaged
     sam: Checkpoint | None = None  # the network of --refine sam
+    in_flight: int = 1  # batches that are given to the network before the result of the first is waited for
 
 
 def run(
@@ -94,14 +95,20 @@ def run(
             network.keep(loaded.mark, loaded.image, seen)
         return record
 
+    def see(batch: list[Loaded]) -> tuple[list[Loaded], list[Seen | ImageError | None]]:
+        alone = [replace(item, inputs=()) if job.smooth and item.of_video else item for item in batch]
+        return batch, _seen(alone, job, network)
+
     def decoded(loaded: Iterable[Loaded | None]) -> Iterator[tuple[Loaded, Seen | ImageError | None] | None]:
-        for batch in _batches(loaded, job.batch_size):
-            if not batch:
+        batches = (batch or None for batch in _batches(loaded, job.batch_size))
+        for batch_seen in ahead(seers, see, batches, job.in_flight - 1):
+            if batch_seen is None:
                 yield None
-            alone = [replace(item, inputs=()) if job.smooth and item.of_video else item for item in batch]
+                continue
+            batch = batch_seen[0]
             results = [
                 _steadied(item.source, steady) if job.smooth and item.of_video else seen
-                for item, seen in zip(batch, _seen(alone, job, network), strict=True)
+                for item, seen in zip(*batch_seen, strict=True)
             ]
             if refiner is not None:
                 results = _refinable(batch, results, job, refiner, loaders)
@@ -112,6 +119,7 @@ def run(
         FrameReader() as around,
         _steady(job, network, around) as steady,
         ThreadPoolExecutor(1) as frame_loader,  # one: in turn, each frame of a file is decoded once
+        ThreadPoolExecutor(job.in_flight) as seers,
         ThreadPoolExecutor(threads) as loaders,
         ThreadPoolExecutor(threads) as finishers,
     ):

@@ -10,6 +10,7 @@ from clipseg_cli.settings.flag import Flag
 Device = str  # "auto", "cpu", "cuda", "cuda:1", "mps"; in a run also several: "cuda:0,1"
 Dtype = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 Backend = Literal["fast", "transformers"]
+GPU_BATCH = 16  # images encoded at once, by default; with more, the cores decode and write in longer bursts
 
 
 def _size(text: str) -> int:

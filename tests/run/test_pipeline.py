@@ -23,7 +23,7 @@ from pictures import Program, picture, save
 class SmallSegmenter:
     """A segmenter whose device has memory for `room` images at once, and for no grey one."""
 
-    side = 8
+    side, batch = 8, 1
 
     def __init__(self, room: int, error: Exception) -> None:
         self.room, self.error, self.tried = room, error, list[int]()
