@@ -82,12 +82,10 @@ def run(
     found = partial(KnownImages.of, job.kept, job.encode, job.decoding, job.checksum) if job.kept else None
     network = Network(load_model, job.encode.similarity, found)
     refiner = None if load_sam is None else Refiner(load_sam)
+    load = partial(_load, job=job, network=network, progress=progress)
 
     def read(source: Source) -> Read:
         return _read(source, job, reader, progress) if source.frame is not None else (source, None)
-
-    def load(item: Read) -> Loaded:
-        return _load(item, job, network, progress)
 
     def finished(item: tuple[Loaded, Seen | ImageError | None]) -> Record:
         (loaded, seen), record = item, _finish(*item, job, write, progress)
@@ -105,11 +103,9 @@ def run(
             if batch_seen is None:
                 yield None
                 continue
-            batch = batch_seen[0]
-            results = [
-                _steadied(item.source, steady) if job.smooth and item.of_video else seen
-                for item, seen in zip(*batch_seen, strict=True)
-            ]
+            batch, results = batch_seen
+            if job.smooth:
+                results = [_steadied(*each, steady) for each in zip(batch, results, strict=True)]
             if refiner is not None:
                 results = _refinable(batch, results, job, refiner, loaders)
             yield from zip(batch, results, strict=True)
@@ -195,9 +191,12 @@ def _kept(item: "Loaded", seen: "Seen | ImageError | None") -> Frame | ImageErro
     return item.record.error
 
 
-def _steadied(source: Source, steady: "Steady[Loaded]") -> "Seen | ImageError":
+def _steadied(item: "Loaded", seen: "Seen | ImageError | None", steady: "Steady[Loaded]") -> "Seen | ImageError | None":
+    """Returns the result for a frame of a video together with those around it; that of another image as it is."""
+    if not item.of_video:
+        return seen
     try:
-        frame = steady.frame(source)
+        frame = steady.frame(item.source)
     except ImageError as error:
         return error
     return Seen(frame.logits, frame.similarity)

@@ -19,7 +19,7 @@ from clipseg_cli.outputs.names import Names
 from clipseg_cli.outputs.record import Record
 from clipseg_cli.prompts.thresholds import resolve_thresholds
 from clipseg_cli.run import pipeline, refiner
-from clipseg_cli.run.engines import crew, workers
+from clipseg_cli.run.engines import crew, gpus, workers
 from clipseg_cli.run.engines.table import ENGINES, inline
 from clipseg_cli.run.finish import MaskPlan
 from clipseg_cli.run.query import embed, embedding_file
@@ -98,7 +98,8 @@ def workers_of(request: Request, checkpoint: registry.Checkpoint | None) -> crew
         model = USUAL if checkpoint is None else checkpoint.weights.stat().st_size
     except OSError:  # it is told when the model is loaded
         model = USUAL
-    return crew.choose(crew.Machine.here(), model, _likely_devices(request), jobs)
+    likely = _likely_devices(request)
+    return crew.choose(crew.Machine.here(), model, likely, jobs, gpus.memories() if likely != ["cpu"] else ())
 
 
 def work(

@@ -37,7 +37,9 @@ class ModelOptions:
     offline: Annotated[bool, Flag("Never use the network; the weights must be on this machine.")] = False
     device: Annotated[
         Device,
-        Flag("Where to run: auto, cpu, cuda, cuda:1 or mps. A run may use several GPUs: cuda:0,1.", metavar="DEVICE"),
+        Flag(
+            "Where to run: auto, cpu, mps, cuda (all GPUs), or certain ones like cuda:1 or cuda:0,1.", metavar="DEVICE"
+        ),
     ] = "auto"
     dtype: Annotated[
         Dtype,
