@@ -94,23 +94,21 @@ class PassingSegmenter:
         return np.stack([image[None, :, :, 0].astype(np.float32) - 35 for image in features.images])
 
 
-def test_passes_get_smaller_until_the_memory_holds_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_flight", [1, 3])
+def test_passes_get_smaller_until_the_memory_holds_them(tmp_path: Path, in_flight: int) -> None:
     """Passes of eight images become passes of two, which they stay. Every image has its mask, in order, however many
     batches are in work at once."""
     sources = []
     for index in range(11):
         path = save(tmp_path / f"{index}.png", np.full((8, 8, 3), 10 * index, np.uint8))
         sources.append(Source(str(path), path.name, path.stem))
-    for in_flight in (1, 3):
-        passing = PassingSegmenter([])
-        job = pipeline.Job(
-            MaskPlan((Prompt("x", "x"),), (0.5,), MaskOptions(), ()), (0,), ("x",), 4, in_flight=in_flight
-        )
-        found = list(pipeline.run(sources, job, lambda: (passing, None), lambda path, data: None))  # type: ignore[arg-type]
-        assert [record.image for record in found] == [source.name for source in sources]
-        assert [record.masks[0].area for record in found] == [0] * 4 + [64] * 7
-        assert passing.tried.count(2) == 3 and passing.tried[-1] == 2
-        assert in_flight > 1 or passing.tried == [8, 4, 2, 2, 2]
+    passing, plan = PassingSegmenter([]), MaskPlan((Prompt("x", "x"),), (0.5,), MaskOptions(), ())
+    job = pipeline.Job(plan, (0,), ("x",), 4, in_flight=in_flight)
+    found = list(pipeline.run(sources, job, lambda: (passing, None), lambda path, data: None))  # type: ignore[arg-type]
+    assert [record.image for record in found] == [source.name for source in sources]
+    assert [record.masks[0].area for record in found] == [0] * 4 + [64] * 7
+    assert passing.tried.count(2) == 3 and passing.tried[-1] == 2
+    assert in_flight > 1 or passing.tried == [8, 4, 2, 2, 2]
 
 
 def test_a_pause_gives_the_records_before_it(tmp_path: Path) -> None:
