@@ -170,7 +170,7 @@ def busy(found: Sequence[Stage], rate: float, many: bool, devices: int) -> str:
         on: rate * seconds / count for (on, seconds), count in zip(total.items(), (devices, cores()), strict=True)
     }
     return (
-        f"With {8 if many else 1} prompt(s), an image takes {total['device'] * 1000:.2f} ms of the device and "
+        f"With {8 if many else 1} prompts: an image takes {total['device'] * 1000:.2f} ms of the device and "
         f"{total['core'] * 1000:.2f} ms of a core. In the run, these fill {shares['device']:.0%} of the device's "
         f"time, which waits for the rest, and {shares['core']:.0%} of the cores' time, without what Python adds."
     )
