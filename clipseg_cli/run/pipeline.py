@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -21,7 +22,7 @@ from clipseg_cli.model.registry import Checkpoint
 from clipseg_cli.outputs.record import Identity, Record
 from clipseg_cli.outputs.writers import photos
 from clipseg_cli.prompts.expressions import Expression
-from clipseg_cli.run import known_images
+from clipseg_cli.run import known_images, windows
 from clipseg_cli.run.engines.crew import pool_size
 from clipseg_cli.run.finish import MaskPlan, Write, finish
 from clipseg_cli.run.known_images import KnownImage, KnownImages, Mark
@@ -43,6 +44,7 @@ REMOTE_THREADS = 16  # threads that read, and as many that write, if each mostly
 T = TypeVar("T")
 R = TypeVar("R")
 
+Outcome = Seen | ImageError | Record | None  # for an image: what the network saw, or all that came of it
 Progress = Callable[[Source, Stage], None]  # called when an image reaches a stage
 
 
@@ -61,6 +63,7 @@ class Job:
     remote: bool = False  # images or outputs are not on this machine
     smooth: float = 0.0  # seconds before and after a frame of a video over which its soft maps are averaged
     sam: Checkpoint | None = None  # the network of --refine sam
+    unfinished: Path | None = None  # where files are that are written by windows; None: no run goes on with them
 
 
 def run(
@@ -70,12 +73,14 @@ def run(
     write: Write,
     progress: Progress = lambda source, stage: None,
     load_sam: "Callable[[], Sam] | None" = None,
+    tell: windows.Tell = lambda line: None,
 ) -> Iterator[Record]:
     """Yields one record per source, in their order. A failed image has a record too; OutputError ends the run.
 
     The network is loaded and the prompts are embedded when the first image needs them; the SAM of `--refine sam`, when
     the first image shows a label. At most a few batches are in memory, whatever the number of sources. None among the
-    sources is a pause: the records of all sources before it are yielded before the next source is asked for.
+    sources is a pause: the records of all sources before it are yielded before the next source is asked for. `tell` is
+    told how far a large image is.
     """
     threads = REMOTE_THREADS if job.remote else pool_size()
     found = partial(KnownImages.of, job.kept, job.encode, job.decoding, job.checksum) if job.kept else None
@@ -88,13 +93,13 @@ def run(
     def load(item: Read) -> Loaded:
         return _load(item, job, network, progress)
 
-    def finished(item: tuple[Loaded, Seen | ImageError | None]) -> Record:
+    def finished(item: tuple[Loaded, Outcome]) -> Record:
         (loaded, seen), record = item, _finish(*item, job, write, progress)
         if record.ok and loaded.image is not None and isinstance(seen, Seen):
             network.keep(loaded.mark, loaded.image, seen)
         return record
 
-    def decoded(loaded: Iterable[Loaded | None]) -> Iterator[tuple[Loaded, Seen | ImageError | None] | None]:
+    def decoded(loaded: Iterable[Loaded | None]) -> Iterator[tuple[Loaded, Outcome] | None]:
         for batch in _batches(loaded, job.batch_size):
             if not batch:
                 yield None
@@ -105,7 +110,9 @@ def run(
             ]
             if refiner is not None:
                 results = _refinable(batch, results, job, refiner, loaders)
-            yield from zip(batch, results, strict=True)
+            for item, seen in zip(batch, results, strict=True):
+                large = item.by_windows
+                yield item, windows.segment(item.source, item.identity, job, network, write, tell) if large else seen
 
     with (
         FrameReader() as reader,
@@ -211,6 +218,7 @@ class Loaded:
     identity: Identity | None = None
     record: Record | None = None
     guide: NDArray[np.float32] | None = None  # (S, S, 3): see `smoothing.guide`
+    by_windows: bool = False  # it is too large for its pixels to be here: see `windows`
 
     @property
     def of_video(self) -> bool:
@@ -253,16 +261,21 @@ def _load(item: Read, job: Job, network: Network, progress: Progress) -> Loaded:
             image = decode.load(source, job.decoding)
         progress(source, "encode")
         segmenter, views = network.get()[0], _views(image.size, job)
+        if job.encode.window:
+            views = tiles.seen(views, image.clear)
         resized = tuple(segmenter.resize(view.of(image.pixels)) for view in views)
         return Loaded(source, image, views, resized, mark, identity)
     except ImageError as error:
+        if error.kind == "too_large" and job.encode.window and source.frame is None:
+            progress(source, "encode")
+            return Loaded(source, identity=identity, by_windows=True)
         return failed(error)
     except MemoryError:
         return failed(ImageError("out_of_memory", "load", "not enough memory to decode it"))
 
 
 def _views(size: tuple[int, int], job: Job) -> tuple[tiles.View, ...]:
-    return tiles.views(*size, job.encode.tile, job.encode.flip)
+    return tiles.views(*size, job.encode.tiles, job.encode.flip, job.encode.window)
 
 
 def _joined(loaded: Loaded, seen: "list[Seen | ImageError]") -> "Seen | ImageError | None":
@@ -272,14 +285,18 @@ def _joined(loaded: Loaded, seen: "list[Seen | ImageError]") -> "Seen | ImageErr
         return failed
     good = [each for each in seen if isinstance(each, Seen)]
     entries = tuple(name for each in good for name in each.entries)
-    return Seen(tiles.joined(loaded.views, [each.logits for each in good]), good[0].similarity, entries)
+    assert loaded.image is not None
+    logits = tiles.joined(loaded.views, [each.logits for each in good], *loaded.image.size)
+    return Seen(logits, good[0].similarity, entries)
 
 
-def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Write, progress: Progress) -> Record:
+def _finish(loaded: Loaded, seen: "Outcome", job: Job, write: Write, progress: Progress) -> Record:
     """Writes the files of one image and returns its record."""
     source, image = loaded.source, loaded.image
     if loaded.record is not None:
         return loaded.record
+    if isinstance(seen, Record):
+        return seen
     if isinstance(seen, ImageError):
         return Record.of(source).failed(seen)
     assert image is not None and seen is not None
@@ -299,7 +316,7 @@ def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Wri
 
     progress(source, "mask")
 
-    def noted(path: str, data: store.Content) -> None:
+    def noted(path: str, data: store.Written) -> None:
         progress(source, "write")
         write(path, data)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -32,11 +32,18 @@ from clipseg_cli.run.request import Request
 from clipseg_cli.run.summary import Summary
 from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.settings.outputs import Format
-from clipseg_cli.storage import store
+from clipseg_cli.storage import store, unfinished
 
 WHOLE = InputOptions().shard
 
-Note = Callable[[str], None]
+
+class Note(Protocol):
+    """Shows a line to the user. A `passing` one says how far something is."""
+
+    def __call__(self, text: str, passing: bool = False) -> None:
+        """Shows it."""
+
+
 Process = Callable[[Iterable[Source | None], Write], Iterator[Record]]
 
 
@@ -127,6 +134,8 @@ def _to_folder(
         ):
             record = record.of_run(job.plan.formats)
             ledger.add(record)
+            if record.ok and job.unfinished is not None:
+                unfinished.delete(job.unfinished, record.key)
             summary.add(record)
             yield record
             _check_errors(request, summary, "; run the same command again to resume")
@@ -161,14 +170,14 @@ def _teller(document: dict[str, Any], note: Note) -> workers.Notify:
         if "device" in notice.facts:
             devices.add(notice.facts["device"])
             document["device"] = ",".join(sorted(devices))
-        note(notice.line)
+        note(notice.line, notice.passing)
 
     return tell
 
 
 def _line(note: Note) -> workers.Notify:
     """Returns a function that shows a notice to the user, for runs without a run.json."""
-    return lambda notice: note(notice.line)
+    return lambda notice: note(notice.line, notice.passing)
 
 
 def _unfolded(sources: Iterator[Source]) -> Iterator[Source]:
@@ -203,7 +212,7 @@ def _to_one_file(request: Request, file: OneFile, source: Source, note: Note, su
     """Writes the output of one image to a file, without a manifest."""
     store.check(store.as_path(file.path).parent)
 
-    def write(path: str, data: store.Content) -> None:
+    def write(path: str, data: store.Written) -> None:
         store.write(store.as_path(path), data, request.output.fsync)
 
     job, process = _single(request, file, note)
@@ -224,8 +233,8 @@ def _to_stdout(
     numbered = (replace(source, output=f"{number}/{source.output}") for number, source in enumerate(sources))
     arriving = pauses.with_pauses(numbered, 2 * job.batch_size)
 
-    def keep(path: str, data: store.Content) -> None:
-        written[path] = data if isinstance(data, bytes) else data.read()
+    def keep(path: str, data: store.Written) -> None:
+        written[path] = store.whole(data)
 
     for record in _counted(process(arriving, keep), summary):
         for path, _ in record.outputs:
@@ -245,7 +254,7 @@ def _single(request: Request, file: OneFile, note: Note) -> tuple[pipeline.Job, 
     load_model = partial(work.load_model, request, checkpoint, _line(note))
 
     def process(sources: Iterable[Source | None], write: Write) -> Iterator[Record]:
-        return pipeline.run(sources, job, load_model, write, load_sam=load_sam)
+        return pipeline.run(sources, job, load_model, write, load_sam=load_sam, tell=partial(note, passing=True))
 
     return job, process
 

@@ -27,6 +27,7 @@ from clipseg_cli.run.request import Request
 from clipseg_cli.settings.model import EncodeOptions, ModelOptions
 from clipseg_cli.settings.outputs import Format
 from clipseg_cli.storage import cache, paths, store
+from clipseg_cli.storage.unfinished import FOLDER
 
 if TYPE_CHECKING:
     from clipseg_cli.model.sam import Sam
@@ -65,6 +66,7 @@ def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[F
         any(map(paths.is_url, (request.out, *request.inputs.inputs))),
         request.inputs.video.smooth,
         refiner.located(request.masks.clean, request.model.model, request.model.offline) if formats else None,
+        None if request.file is not None or paths.is_url(request.out) or not formats else Path(request.out) / FOLDER,
     )
 
 
@@ -137,11 +139,16 @@ def _process(
     def progress(source: Source, stage: Stage) -> None:
         send(workers.Progress(source.key, stage))
 
-    def write(path: str, data: store.Content) -> None:
+    def write(path: str, data: store.Written) -> None:
         store.write(out / path, data, request.output.fsync)
 
     load_refiner = None if job.sam is None else partial(load_sam, request.model, job.sam, send)
-    return pipeline.run(sources, job, partial(load_model, request, checkpoint, send), write, progress, load_refiner)
+
+    def tell(line: str) -> None:
+        send(workers.Notice(line, passing=True))
+
+    load_network = partial(load_model, request, checkpoint, send)
+    return pipeline.run(sources, job, load_network, write, progress, load_refiner, tell)
 
 
 def _here(checkpoint: registry.Checkpoint, offline: bool) -> registry.Checkpoint:
