@@ -4,9 +4,8 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -18,21 +17,17 @@ from clipseg_cli.inputs.frames.reader import FrameReader
 from clipseg_cli.inputs.kinds import KINDS
 from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.masks import smoothing, soft_maps, tiles
-from clipseg_cli.model.registry import Checkpoint
 from clipseg_cli.outputs.record import Identity, Record
 from clipseg_cli.outputs.writers import photos
-from clipseg_cli.prompts.expressions import Expression
 from clipseg_cli.run import known_images, windows
 from clipseg_cli.run.engines.crew import pool_size
-from clipseg_cli.run.finish import MaskPlan, Write, finish
+from clipseg_cli.run.finish import Write, finish
+from clipseg_cli.run.job import Job
 from clipseg_cli.run.known_images import KnownImage, KnownImages, Mark
 from clipseg_cli.run.network import Network, Seen
 from clipseg_cli.run.refiner import Refiner
 from clipseg_cli.run.steady import Frame, Steady
-from clipseg_cli.settings.inputs import DecodeOptions
-from clipseg_cli.settings.model import EncodeOptions
 from clipseg_cli.storage import paths, store
-from clipseg_cli.storage.cache import Place
 
 if TYPE_CHECKING:
     from clipseg_cli.model.sam import Sam
@@ -46,24 +41,6 @@ R = TypeVar("R")
 
 Outcome = Seen | ImageError | Record | None  # for an image: what the network saw, or all that came of it
 Progress = Callable[[Source, Stage], None]  # called when an image reaches a stage
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What to do with each image."""
-
-    plan: MaskPlan
-    rules: tuple[int | Expression, ...]  # one per label: the index of its term, or an expression over `texts`
-    texts: tuple[str | None, ...]  # the text of each term; None unless it is only text
-    batch_size: int  # images encoded at once
-    encode: EncodeOptions = field(default_factory=EncodeOptions)
-    decoding: DecodeOptions = field(default_factory=DecodeOptions)
-    checksum: bool = False  # identifies an input by content, not by size and time
-    kept: Place | None = None  # where the features of images are kept; None: nowhere
-    remote: bool = False  # images or outputs are not on this machine
-    smooth: float = 0.0  # seconds before and after a frame of a video over which its soft maps are averaged
-    sam: Checkpoint | None = None  # the network of --refine sam
-    unfinished: Path | None = None  # where files are that are written by windows; None: no run goes on with them
 
 
 def run(

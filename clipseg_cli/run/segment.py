@@ -26,6 +26,7 @@ from clipseg_cli.prompts.slugs import unique_slugs
 from clipseg_cli.run import pauses, pipeline, run_file, sharing, work
 from clipseg_cli.run.engines import workers
 from clipseg_cli.run.finish import Write
+from clipseg_cli.run.job import Job
 from clipseg_cli.run.query import embedding_file
 from clipseg_cli.run.query.exemplars import visual_prompt
 from clipseg_cli.run.request import Request
@@ -95,7 +96,7 @@ def _located(request: Request) -> registry.Checkpoint:
     return registry.locate(request.model.model, offline=request.model.offline, progress=True)
 
 
-def _described(request: Request) -> tuple[registry.Checkpoint, pipeline.Job, dict[str, Any]]:
+def _described(request: Request) -> tuple[registry.Checkpoint, Job, dict[str, Any]]:
     """Returns the model's files, what to do with each image, and the content of run.json."""
     checkpoint = _located(request)
     job = work.make_job(request, checkpoint, request.formats)
@@ -244,7 +245,7 @@ def _to_stdout(
         _check_errors(request, summary)
 
 
-def _single(request: Request, file: OneFile, note: Note) -> tuple[pipeline.Job, Process]:
+def _single(request: Request, file: OneFile, note: Note) -> tuple[Job, Process]:
     """Returns what to do with each image if its only output is `file`, and the function that does it."""
     checkpoint = _located(request)
     job = work.make_job(request, checkpoint, (file.form,))

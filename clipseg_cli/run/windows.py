@@ -36,6 +36,7 @@ from clipseg_cli.outputs.writers import geotiff, one_file, world
 from clipseg_cli.outputs.writers.result import Result
 from clipseg_cli.prompts.slugs import unique_slugs
 from clipseg_cli.run import finish
+from clipseg_cli.run.job import Job
 from clipseg_cli.run.network import Network
 from clipseg_cli.settings.masks import CleanUp
 from clipseg_cli.settings.outputs import Format
@@ -43,7 +44,6 @@ from clipseg_cli.storage.unfinished import Unfinished
 
 if TYPE_CHECKING:
     from clipseg_cli.inputs.decoders.tiff_rows import LongImage
-    from clipseg_cli.run.pipeline import Job
 
 BAND = geotiff.TILE  # rows of the image whose masks are made at once
 POSSIBLE: tuple[Format, ...] = ("mask", "soft", "soft16", "labels", "joined")
@@ -51,7 +51,7 @@ Tell = Callable[[str], None]
 
 
 def segment(
-    source: Source, identity: Identity | None, job: "Job", network: Network, write: finish.Write, tell: Tell
+    source: Source, identity: Identity | None, job: Job, network: Network, write: finish.Write, tell: Tell
 ) -> Record:
     """Writes the files of an image of more than --max-pixels, and returns its record. Raises OutputError.
 
@@ -75,7 +75,7 @@ def segment(
 
 
 @contextmanager
-def _folder(job: "Job") -> Iterator[Path]:
+def _folder(job: Job) -> Iterator[Path]:
     """Returns the folder of unfinished files. Without an output folder nothing resumes a run, so it is deleted."""
     if job.unfinished is not None:
         yield job.unfinished
@@ -84,7 +84,7 @@ def _folder(job: "Job") -> Iterator[Path]:
         yield Path(folder)
 
 
-def obstacle(job: "Job", geotiff: bool) -> str:
+def obstacle(job: Job, geotiff: bool) -> str:
     """Returns the first option that needs the whole image in memory; "" if there is none."""
     plan, options = job.plan, job.plan.masks
     formats = (plan.file.form,) if plan.file else plan.formats
@@ -121,7 +121,7 @@ class _Output(NamedTuple):
 class _Work:
     """The state of one image's work."""
 
-    def __init__(self, source: Source, identity: Identity | None, job: "Job", image: "LongImage") -> None:
+    def __init__(self, source: Source, identity: Identity | None, job: Job, image: "LongImage") -> None:
         """Raises ImageError if the image cannot be done by windows."""
         self.source, self.identity, self.job, self.image = source, identity, job, image
         beside, own = decode.placed(source, "TIFF"), image.georeference

@@ -22,6 +22,7 @@ from clipseg_cli.run import pipeline, refiner
 from clipseg_cli.run.engines import crew, workers
 from clipseg_cli.run.engines.table import ENGINES, inline
 from clipseg_cli.run.finish import MaskPlan
+from clipseg_cli.run.job import Job
 from clipseg_cli.run.query import embed, embedding_file
 from clipseg_cli.run.request import Request
 from clipseg_cli.settings.model import EncodeOptions, ModelOptions
@@ -38,7 +39,7 @@ AHEAD = 8  # batches that a worker gets before it returns their records: more th
 BATCH = {"cpu": 4}  # images encoded at once, by device; 16 elsewhere. On a CPU at least one per thread
 
 
-def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[Format, ...]) -> pipeline.Job:
+def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[Format, ...]) -> Job:
     """Returns what to do with each image. Raises UsageError."""
     query, encode = request.query, request.encode
     chosen = resolve_thresholds(request.masks.threshold, query.prompts, checkpoint.threshold)
@@ -47,7 +48,7 @@ def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[F
     # a guess is enough: an image gives the same bits at any batch size
     device = _likely_devices(request)[0]
     least = workers_of(request, checkpoint).threads if device == "cpu" else 1
-    return pipeline.Job(
+    return Job(
         MaskPlan(
             query.prompts,
             chosen,
@@ -104,7 +105,7 @@ def workers_of(request: Request, checkpoint: registry.Checkpoint | None) -> crew
 def work(
     request: Request,
     checkpoint: registry.Checkpoint,
-    job: pipeline.Job,
+    job: Job,
     items: Iterable[Source | Record],
     notify: workers.Notify,
     alone: bool = False,
@@ -122,7 +123,7 @@ def work(
 def _process(
     request: Request,
     checkpoint: registry.Checkpoint,
-    job: pipeline.Job,
+    job: Job,
     sources: Iterable[Source | None],
     send: workers.Send,
 ) -> Iterator[Record]:

@@ -16,6 +16,7 @@ from clipseg_cli.model.segmenter import Segmenter
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.run import network, pipeline
 from clipseg_cli.run.finish import MaskPlan
+from clipseg_cli.run.job import Job
 from clipseg_cli.settings.masks import MaskOptions
 from pictures import Program, picture, save
 
@@ -59,7 +60,7 @@ def test_a_batch_too_big_for_the_memory_is_halved(tmp_path: Path, error: Excepti
         path = save(tmp_path / f"{index}.png", image)
         sources.append(Source(str(path), path.name, path.stem))
     plan = MaskPlan((Prompt("x", "x"),), (0.5,), MaskOptions(), ())
-    job = pipeline.Job(plan, (0,), ("x",), 8)
+    job = Job(plan, (0,), ("x",), 8)
     small = SmallSegmenter(3, error)
     found = list(pipeline.run(sources, job, lambda: (small, None), lambda path, data: None))  # type: ignore[arg-type]
     assert small.tried == [8, 4, 2, 2, 4, 2, 1, 1, 2]
@@ -74,7 +75,7 @@ def test_a_pause_gives_the_records_before_it(tmp_path: Path) -> None:
     """Each batch ends there, and no later source is asked for. Without pauses, batches are full."""
     path = save(tmp_path / "a.png", picture(8, 8))
     source = Source(str(path), path.name, path.stem)
-    job = pipeline.Job(MaskPlan((Prompt("x", "x"),), (0.5,), MaskOptions(), ()), (0,), ("x",), 4)
+    job = Job(MaskPlan((Prompt("x", "x"),), (0.5,), MaskOptions(), ()), (0,), ("x",), 4)
     small, found = SmallSegmenter(8, ValueError()), list[pipeline.Record]()
 
     def sources() -> Iterator[Source | None]:
