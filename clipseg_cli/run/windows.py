@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from itertools import chain, groupby, zip_longest
 from pathlib import Path
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from clipseg_cli.inputs.decoders.tiff_rows import LongImage
 
 BAND = geotiff.TILE  # rows of the image whose masks are made at once
+MOST_WINDOWS = 1_000_000  # of one image: their list takes about 200 MB
 POSSIBLE: tuple[Format, ...] = ("mask", "soft", "soft16", "labels", "joined")
 Tell = Callable[[str], None]
 
@@ -58,11 +59,13 @@ def segment(
     `tell` is told how far it is.
     """
     try:
-        with decode.by_rows(source, job.decoding) as image, _folder(job) as folder:
-            work = _Work(source, identity, job, image)
-            with work.unfinished(folder) as parts:
+        with ExitStack() as stack:
+            folder = stack.enter_context(_folder(job))
+            with decode.by_rows(source, job.decoding) as image:
+                work = _Work(source, identity, job, image)
+                parts = stack.enter_context(work.unfinished(folder))
                 work.do(network, parts, tell)
-                return work.record(parts, write)
+            return work.record(parts, write)  # not earlier: the end of the block tells whether the file has changed
     except ImageError as error:
         return Record.of(source).failed(error)
     except ClipsegError:
@@ -128,11 +131,15 @@ class _Work:
         self.place = replace(beside, tags=own.tags) if beside.world else own
         height, width, window = image.height, image.width, job.encode.window
         what = obstacle(job, self.place.is_geotiff)
-        if window**2 > job.decoding.max_pixels or max(height, width) <= window:
-            what = f"--tile {window}px"
         if what:
             why = f"{width} x {height} pixels exceeds --max-pixels, and {what} needs the whole image in memory"
             raise ImageError("too_large", "load", f"{why}: leave it out, or raise that limit")
+        if (row := min(window, height)) * width > job.decoding.max_pixels:
+            why = f"a row of windows, {width} x {row} pixels, exceeds --max-pixels; choose smaller windows"
+            raise ImageError("too_large", "load", f"{why}, or raise that limit")
+        if height * width > MOST_WINDOWS * (window * (1 - tiles.OVERLAP)) ** 2:
+            why = f"{width} x {height} pixels are more than {MOST_WINDOWS} windows; choose larger ones"
+            raise ImageError("too_large", "load", why)
         self.views = tiles.views(height, width, 1, job.encode.flip, window)
         self.slugs = unique_slugs(prompt.label for prompt in job.plan.prompts)
         self.outputs = tuple(self._outputs())

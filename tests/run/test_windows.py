@@ -14,6 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import rasterio
+import tifffile
 
 import fake_network
 from clipseg_cli.errors import OutputError
@@ -64,6 +65,9 @@ LAYOUTS: dict[str, Callable[[], bytes]] = {
 }
 
 
+QUICK = ("tiles", "one strip", "mask", "transparency", "16 bits", "nothing")
+
+
 def put(folder: Path, data: bytes, name: str = "a.tif") -> Path:
     """Writes the image of a test."""
     (folder / "i").mkdir(exist_ok=True)
@@ -76,7 +80,9 @@ def visible(out: str) -> dict[str, bytes]:
     return {name: data for name, data in tree(Path(out)).items() if not name.startswith(".")}
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout", [*QUICK, *(pytest.param(each, marks=pytest.mark.slow) for each in LAYOUTS if each not in QUICK)]
+)
 def test_windows_give_the_bytes_of_the_image_in_memory(quick_clipseg: Program, tmp_path: Path, layout: str) -> None:
     """Masks, soft maps, labels and the record are equal, whatever the layout and the type of the file."""
     put(tmp_path, LAYOUTS[layout]())
@@ -164,7 +170,7 @@ def test_a_changed_image_begins_anew(quick_clipseg: Program, tmp_path: Path) -> 
     [
         ("-f mask,overlay", "-f overlay"), ("-f mask --min-area 5", "--min-area"), ("-f mask -t otsu", "otsu"),
         ("-f mask --refine guided", "--refine"), ("-f mask --grow 2", "--grow"), ("-f geojson", "-f geojson"),
-        ("-f mask --min-presence 0.5", "--min-presence"), ("-f mask --tile 600px", "--tile 600px"),
+        ("-f mask --min-presence 0.5", "--min-presence"), ("-f mask --instances", "--instances"),
         ("-f mask --name mask={label}/{dir}/{stem}.png", "-f mask as .png"),
     ],
 )  # fmt: skip
@@ -175,6 +181,16 @@ def test_what_needs_the_whole_image_is_named(quick_clipseg: Program, tmp_path: P
     done = quick_clipseg(f"{RUN} {options} {SMALL} -o out", expect=3)
     assert "too_large: 900 x 700 pixels" in done.stderr and f"{what} needs the whole image" in done.stderr
     assert [record["status"] for record in records(Path("out/manifest.jsonl"))] == ["failed", "ok"]
+
+
+def test_a_row_of_windows_must_fit(quick_clipseg: Program, tmp_path: Path) -> None:
+    """Too large windows, and absurdly many of them in a file that claims a size, are refused before any is read."""
+    path = put(tmp_path, by_gdal(scene(), **TILED))
+    assert "900 x 600 pixels, exceeds" in quick_clipseg(f"{RUN} {SMALL} --tile 600px -f mask -o a", expect=3).stderr
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages[0].tags["ImageLength"].overwrite(2**32 - 1, dtype=4)
+    refused = quick_clipseg(f"{RUN} {SMALL} -f mask -o b", expect=3).stderr
+    assert "900 x 4294967295 pixels are more than 1000000 windows" in refused
 
 
 def test_only_tiffs_are_read_by_windows(quick_clipseg: Program, tmp_path: Path) -> None:

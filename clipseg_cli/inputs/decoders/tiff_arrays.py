@@ -6,6 +6,7 @@ Strips and tiles are decoded one by one into an array. Only the bands that are s
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -172,12 +173,12 @@ def _segments(
     places = list(form.directory.places())
     if len(places) < expected:
         raise damaged(f"{len(places)} of {expected} strips or tiles")
-    for index, (at, count) in enumerate(places[:expected]):
-        band, place = divmod(index, form.pieces)
+    rows_of_pieces = range(span.start // form.down * columns, -(-span.stop // form.down) * columns)
+    bands = kept if form.planes else (0,)
+    for band, place in product(sorted(set(bands)), rows_of_pieces):
+        at, count = places[band * form.pieces + place]
         y, x = place // columns * form.down, place % columns * form.across
         rows = min(form.down, form.height - y)
-        if (form.planes and band not in kept) or y + rows <= span.start or y >= span.stop:
-            continue
         if form.is_cut:
             first, last = max(y, span.start), min(y + rows, span.stop)
             before = form.size(first - y)
