@@ -20,6 +20,7 @@ import numpy as np
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs import decoders, georeference
 from clipseg_cli.inputs.decoders.result import MOST_FRAMES, Decoded, check_bands, unsupported
+from clipseg_cli.inputs.frames import tiff_pages
 from clipseg_cli.inputs.georeference import NOWHERE, Georeference
 from clipseg_cli.inputs.kinds import DECODABLE, KINDS, SNIFF, pip_line, sniff
 from clipseg_cli.inputs.source import Source
@@ -80,6 +81,19 @@ def by_rows(source: Source, options: DecodeOptions = DEFAULTS) -> "Iterator[Long
             why = f"{kind} must be in memory as a whole: convert it to TIFF, or raise --max-pixels"
             raise ImageError("too_large", "load", why)
         yield LongImage(file, options)
+
+
+def is_geotiff(source: Source) -> bool:
+    """Returns whether a file on this machine says where it lies. Reads its tags alone; False if it cannot."""
+    if is_url(source.path):
+        return False
+    number = source.frame or 0
+    try:
+        with opened(source) as file:
+            page = tiff_pages.listed(file, number + 1)[number]
+            return georeference.of_tiff(page.directory).is_geotiff
+    except (ImageError, ValueError, LookupError):
+        return False
 
 
 def placed(source: Source, kind: str) -> Georeference:

@@ -26,4 +26,5 @@ class Job:
     remote: bool = False  # images or outputs are not on this machine
     smooth: float = 0.0  # seconds before and after a frame of a video over which its soft maps are averaged
     sam: Checkpoint | None = None  # the network of --refine sam
+    in_flight: int = 1  # batches that are given to the network before the result of the first is waited for
     unfinished: Path | None = None  # where files are that are written by windows; None: no run goes on with them

@@ -55,20 +55,18 @@ def run(
     """Yields one record per source, in their order. A failed image has a record too; OutputError ends the run.
 
     The network is loaded and the prompts are embedded when the first image needs them; the SAM of `--refine sam`, when
-    the first image shows a label. At most a few batches are in memory, whatever the number of sources. None among the
-    sources is a pause: the records of all sources before it are yielded before the next source is asked for. `tell` is
-    told how far a large image is.
+    the first image shows a label. At most a few batches are in memory. None among the sources is a pause: the records
+    of all sources before it are yielded before the next one is asked for. `tell` is told how far a large image is.
     """
     threads = REMOTE_THREADS if job.remote else pool_size()
     found = partial(KnownImages.of, job.kept, job.encode, job.decoding, job.checksum) if job.kept else None
     network = Network(load_model, job.encode.similarity, found)
     refiner = None if load_sam is None else Refiner(load_sam)
+    load = partial(_load, job=job, network=network, progress=progress)
+    windowed = partial(windows.segment, job=job, network=network, write=write, tell=tell)
 
     def read(source: Source) -> Read:
         return _read(source, job, reader, progress) if source.frame is not None else (source, None)
-
-    def load(item: Read) -> Loaded:
-        return _load(item, job, network, progress)
 
     def finished(item: tuple[Loaded, Outcome]) -> Record:
         (loaded, seen), record = item, _finish(*item, job, write, progress)
@@ -77,25 +75,25 @@ def run(
         return record
 
     def decoded(loaded: Iterable[Loaded | None]) -> Iterator[tuple[Loaded, Outcome] | None]:
-        for batch in _batches(loaded, job.batch_size):
-            if not batch:
+        batches = (batch or None for batch in _batches(loaded, job.batch_size))
+        for batch_seen in ahead(seers, partial(_see, job=job, network=network), batches, job.in_flight - 1):
+            if batch_seen is None:
                 yield None
-            alone = [replace(item, inputs=()) if job.smooth and item.of_video else item for item in batch]
-            results = [
-                _steadied(item.source, steady) if job.smooth and item.of_video else seen
-                for item, seen in zip(batch, _seen(alone, job, network), strict=True)
-            ]
+                continue
+            batch, results = batch_seen
+            if job.smooth:
+                results = [_steadied(*each, steady) for each in zip(batch, results, strict=True)]
             if refiner is not None:
                 results = _refinable(batch, results, job, refiner, loaders)
             for item, seen in zip(batch, results, strict=True):
-                large = item.by_windows
-                yield item, windows.segment(item.source, item.identity, job, network, write, tell) if large else seen
+                yield item, windowed(item.source, item.identity) if item.by_windows else seen
 
     with (
         FrameReader() as reader,
         FrameReader() as around,
         _steady(job, network, around) as steady,
         ThreadPoolExecutor(1) as frame_loader,  # one: in turn, each frame of a file is decoded once
+        ThreadPoolExecutor(job.in_flight) as seers,
         ThreadPoolExecutor(threads) as loaders,
         ThreadPoolExecutor(threads) as finishers,
     ):
@@ -103,6 +101,12 @@ def run(
         depth = job.batch_size if not job.remote else 2 * job.batch_size
         loaded = ahead(loaders, load, ahead(frame_loader, read, sources, 1), depth)
         yield from filter(None, ahead(finishers, finished, decoded(loaded), job.batch_size))
+
+
+def _see(batch: "list[Loaded]", job: Job, network: Network) -> "tuple[list[Loaded], list[Seen | ImageError | None]]":
+    """Returns a batch and the network's result for each image; none for those that `_steadied` sees."""
+    alone = [replace(item, inputs=()) if job.smooth and item.of_video else item for item in batch]
+    return batch, _seen(alone, job, network)
 
 
 def _seen(batch: "Sequence[Loaded]", job: Job, network: "Network") -> "list[Seen | ImageError | None]":
@@ -171,9 +175,12 @@ def _kept(item: "Loaded", seen: "Seen | ImageError | None") -> Frame | ImageErro
     return item.record.error
 
 
-def _steadied(source: Source, steady: "Steady[Loaded]") -> "Seen | ImageError":
+def _steadied(item: "Loaded", seen: "Seen | ImageError | None", steady: "Steady[Loaded]") -> "Seen | ImageError | None":
+    """Returns the result for a frame of a video together with those around it; that of another image as it is."""
+    if not item.of_video:
+        return seen
     try:
-        frame = steady.frame(source)
+        frame = steady.frame(item.source)
     except ImageError as error:
         return error
     return Seen(frame.logits, frame.similarity)
