@@ -94,6 +94,16 @@ def test_a_bad_answer_is_refused(answer: NDArray[np.uint8], reason: str) -> None
     assert reason in held_back and (mask == soft_maps.cut_soft(levels, 0.3)).all()
 
 
+def test_an_answer_may_be_larger_than_the_part() -> None:
+    """If the soft map exceeds the threshold in a few cells of an object and is unsure about the rest of it."""
+    truth = disc(radius=80)
+    levels = np.maximum(truth // 4, blurred(disc(radius=8), sigma=2))  # 63 of 255: under the threshold of 0.3
+    own = soft_maps.cut_soft(levels, 0.3)
+    assert iou(own, truth) < 0.05
+    mask, held_back = refined(levels, Answering(lambda question: [(truth, 0.9)]))
+    assert held_back == "" and iou(mask, truth) > 0.95
+
+
 def test_agreement_counts_as_much_as_the_predicted_iou() -> None:
     """The surest candidate is another object; the one that agrees is taken. Of two that agree, the surer one is."""
     truth, other = disc(), disc(300, 80)
