@@ -20,10 +20,10 @@ from clipseg_cli.masks.instances import Division, divide
 from clipseg_cli.masks.questions import Cells, Grid, Question, ask
 
 AGREEMENT = 0.5  # weight of a candidate's agreement with the soft map against the IoU that SAM predicts for it
-LEAST_COVER = 0.5  # an answer that covers a smaller share of the soft map's part is refused
+LEAST_IOU = 0.5  # an answer whose IoU with the soft map's part is lower is refused
 SAME = 0.5  # two answers are of one object if a larger share of the smaller one is in the other
 CELLS = 2  # of SAM's grid, along the side of a window of the guided filter
-MOST_EMPTY = 0.2  # an answer is refused if a larger share of it is where the soft map is sure of no object
+MOST_EMPTY = 0.1  # an answer is refused if a larger share of it is where the soft map is sure of no object
 
 Photo = Callable[[], NDArray[np.uint8]]  # loads the image, uint8 (H, W, 3) RGB; raises ImageError
 
@@ -148,11 +148,9 @@ def _soft_iou(a: Grid, b: Grid) -> float:
 
 
 def _refusal(answer: Cells, question: Question) -> str:
-    """Returns why an answer is refused, "" if it is not: see LEAST_COVER and MOST_EMPTY.
-
-    An answer may be larger than the part, where the soft map is unsure: a few cells of an object may be all it found.
-    """
-    if np.count_nonzero(answer & question.empty) > MOST_EMPTY * np.count_nonzero(answer):
+    """Returns why an answer is refused, "" if it is not: see LEAST_IOU and MOST_EMPTY."""
+    cells = np.count_nonzero(answer)
+    iou = np.count_nonzero(answer & question.part) / np.count_nonzero(answer | question.part)
+    if np.count_nonzero(answer & question.empty) > MOST_EMPTY * cells:
         return "SAM takes in what is not the object"
-    covered = np.count_nonzero(answer & question.part)
-    return "SAM disagrees" if covered < LEAST_COVER * np.count_nonzero(question.part) else ""
+    return "SAM disagrees" if iou < LEAST_IOU else ""

@@ -60,7 +60,7 @@ def test_the_page_has_the_masks_of_a_run_with_sam(
     session: Session, refiner: Refiner, clipseg: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In full size, pixel for pixel. An image that shows nothing is not encoded for SAM, any other only once."""
-    monkeypatch.setattr(answers, "LEAST_COVER", 0.0)  # a random network: take every answer
+    monkeypatch.setattr(answers, "LEAST_IOU", 0.0)  # a random network: take every answer
     monkeypatch.setattr(answers, "MOST_EMPTY", 1.0)
     session.refiner = refiner
     request = MaskRequest(PROMPTS, CleanUp("sam"))

@@ -43,7 +43,7 @@ def refine(network: Path) -> str:
 @pytest.fixture
 def credulous(monkeypatch: pytest.MonkeyPatch) -> None:
     """Takes every answer."""
-    monkeypatch.setattr(answers, "LEAST_COVER", 0.0)
+    monkeypatch.setattr(answers, "LEAST_IOU", 0.0)
     monkeypatch.setattr(answers, "MOST_EMPTY", 1.0)
 
 
