@@ -61,14 +61,14 @@ def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[F
         encode,
         request.inputs.decoding,
         request.run.checksum,
-        _kept(encode),
+        kept(encode),
         any(map(paths.is_url, (request.out, *request.inputs.inputs))),
         request.inputs.video.smooth,
         refiner.located(request.masks.clean, request.model.model, request.model.offline) if formats else None,
     )
 
 
-def _kept(encode: EncodeOptions) -> cache.Place | None:
+def kept(encode: EncodeOptions) -> cache.Place | None:
     """Returns where the features of images are kept. Raises UsageError for a bucket."""
     if encode.features == "none":
         return None
