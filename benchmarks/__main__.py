@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import against, inputs
-from benchmarks.measurements import HERE, Benchmark, Workload
+from benchmarks import against, inputs, workers
+from benchmarks.measurements import HERE, Benchmark, Workload, replace_sections
 
-SECTIONS = ("throughput", "startup", "network", "features", "memory", "page")
+SECTIONS = ("throughput", "startup", "network", "features", "workers", "precisions", "memory", "page")
 FULL = (
     Workload(640, 480, 1, (8, 12, 32)),
     Workload(640, 480, 8, (3, 8, 16)),
@@ -62,22 +62,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def measurements(benchmark: Benchmark, short: bool) -> dict[str, Callable[[], str]]:
     """Returns the function that measures each section."""
+    models = {"full size": str(benchmark.model)} if short else {"shapes": "shapes", "full size": str(benchmark.model)}
+    works, count = (workers.TINY, 6) if short else (workers.SHORT, 16)
+    place = models, benchmark.work, benchmark.rounds
     return {
         "throughput": lambda: benchmark.throughput(SHORT if short else FULL),
         "startup": benchmark.startup,
         "network": lambda: benchmark.network(0.05 if short else 1.5),
         "features": lambda: benchmark.features(8 if short else 96),
+        "workers": lambda: workers.jobs_section(works, *place, None),
+        "precisions": lambda: workers.int8_section(count, *place),
         "memory": lambda: benchmark.memory(SHORT_MEMORY_COUNTS if short else MEMORY_COUNTS),
         "page": lambda: benchmark.page([str(benchmark.model)] if short else ["shapes", str(benchmark.model)]),
     }
-
-
-def replace_sections(report: str, sections: Sequence[str]) -> str:
-    """Returns the report with sections replaced by those of the same titles; new ones stand at its end."""
-    head, *old = report.strip().split("\n\n## ")
-    new = [section.removeprefix("## ") for section in sections]
-    by_title = {text.split("\n")[0]: text for text in (*old, *new)}
-    return "\n\n## ".join([head, *by_title.values()]) + "\n"
 
 
 def introduction() -> str:

@@ -48,8 +48,8 @@ def rows(work: Path, model: Path, few: bool) -> list[Row]:
     large = str(model)
     measured = [
         Row("`--help`", ("--help",)),
-        Row("first mask, `shapes`", segment(one, "shapes", 1)),
-        Row("first mask, full size", segment(one, large, 1)),
+        Row("first mask, `shapes`", segment(f"{one}/00000.jpg", "shapes", 1)),
+        Row("first mask, full size", segment(f"{one}/00000.jpg", large, 1)),
         Row(f"{MANY} images, 1 prompt, `shapes`", segment(many, "shapes", 1)),
         Row(f"{FEW} images, 8 prompts, full size", segment(some, large, 8)),
         Row(f"{KNOWN} known images, 1 prompt, full size", segment(known, large, 1), True),

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from benchmarks import against, costs, inputs, measurements, network, process, scale
-from benchmarks.__main__ import introduction, replace_sections
+from benchmarks.__main__ import introduction
+from benchmarks.measurements import replace_sections
 from benchmarks.page import browser
 from benchmarks.process import Timing
 from clipseg_cli.model.registry import BUNDLED
@@ -48,7 +49,8 @@ def test_the_short_form_measures_every_section(tmp_path: Path) -> None:
     first = [row[0] for row in rows]
     page = ("random, tiny size",) if browser() else ()
     assert page or "no Chromium" in printed
-    for start in ("480x360", "first mask, clipseg", "encoder, ms per image", "second run", "20", *page):
+    sections = ("480x360", "first mask, clipseg", "encoder, ms per image", "second run", "full size", "20", *page)
+    for start in sections:
         assert any(cell.startswith(start) for cell in first), f"no row {start}"
     row = next(row for row in rows if row[0].startswith("480x360"))
     assert float(row[-1]) > 0.95, "the masks of clipseg are those of the baseline"
