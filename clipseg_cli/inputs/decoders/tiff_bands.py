@@ -13,7 +13,7 @@ import PIL.Image
 
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs import georeference, orientation
-from clipseg_cli.inputs.colour import conversion, levels
+from clipseg_cli.inputs.colour import conversion, levels, profiles
 from clipseg_cli.inputs.decoders import no_data
 from clipseg_cli.inputs.decoders import tiff_arrays as arrays
 from clipseg_cli.inputs.decoders.result import damaged, unsupported
@@ -47,6 +47,42 @@ def decode(page: Page, options: DecodeOptions, notes: list[str]) -> tuple[np.nda
         notes.append(orientation.OUT_OF_RANGE)
         turn = 1
     return orientation.upright(pixels, turn), orientation.upright(clear, turn) if clear.any() else None
+
+
+def native(page: Page, options: DecodeOptions) -> tuple[np.ndarray, bytes, bool] | None:
+    """Returns uint16 (H, W, 3) of a page of more than 8 bits, upright, its ICC profile, and whether that is of grey.
+
+    None if `decode` stretches or converts its samples otherwise than by their type and profile. Raises ImageError.
+    """
+    try:
+        form = arrays.layout(page.directory)
+        profile = form.directory.content(arrays.ICC_PROFILE, LARGEST_PROFILE)
+        plain = form.form in (arrays.UNSIGNED, arrays.UNDEFINED) and 8 < form.bits <= 16
+        plain &= options.stretch in (None, NONE) and form.photometric not in (*SPACES, arrays.YCBCR)
+        if not plain or (options.stretch is None and is_geotiff(page.directory) and not profile):
+            return None
+        form = replace(form, form=arrays.UNSIGNED)
+        shown, alpha = _bands(form, options.bands, [])
+        samples = arrays.samples(form, page, shown if alpha is None else (*shown, alpha))
+        turn = page.directory.number(orientation.TAG, 1)
+    except ValueError as error:
+        raise damaged(str(error)) from error
+    clear = no_data.found(samples[:, :, : len(shown)], georeference.no_data(page.directory))
+    white = (1 << form.bits) - 1
+    wide = conversion.sixteen_bits(samples[:, :, : len(shown)], white)
+    if form.photometric == arrays.WHITE_IS_ZERO:
+        wide = 65535 - wide
+    if len(shown) == 1:
+        wide = np.repeat(wide, 3, axis=2)
+    band = samples[:, :, len(shown) :]
+    if alpha is not None and (not is_geotiff(page.directory) or no_data.is_transparency(band[:, :, 0])):
+        opacity = conversion.sixteen_bits(band, white if not is_geotiff(page.directory) else int(band.max() or 1))
+        wide = conversion.composited(np.dstack([wide, opacity]), arrays.PREMULTIPLIED in form.extra)
+    wide[clear] = 65535
+    space = profiles.space(profile)
+    used = space == "RGB" or (space == "L" and len(shown) == 1)
+    wide = orientation.upright(wide, turn if turn in orientation.VALUES else 1)
+    return wide, profile if used else b"", used and space == "L"
 
 
 def is_geotiff(directory: Directory) -> bool:

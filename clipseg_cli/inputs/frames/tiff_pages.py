@@ -20,7 +20,7 @@ MOST_PER_DIRECTORY = 4096  # tags
 MOST_VALUES = 1 << 22  # of one tag: strips or tiles of an image
 NUMBERS = {1: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}  # by type
 TEXT = 2  # a type
-FRACTIONS = (5, 10)  # types of two numbers each
+FRACTIONS = (5, 10)  # types of two numbers of 4 bytes each
 SIZES = {kind: struct.calcsize(code) for kind, code in NUMBERS.items()} | {TEXT: 1, 5: 8, 10: 8, 11: 4, 12: 8}
 
 SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 255, 256, 257, 258, 259, 262
@@ -84,7 +84,7 @@ class Directory:
     def field(self, tag: int, most: int) -> Field | None:
         """Returns a tag of numbers or text of up to `most` bytes; None if there is none that can be read."""
         kind, length, at = self.tags.get(tag, Tag(0, 0, 0))
-        size = 0 if kind in FRACTIONS else SIZES.get(kind, 0)
+        size = SIZES.get(kind, 0)
         if not 0 < length * size <= most:
             return None
         try:
@@ -92,6 +92,7 @@ class Directory:
         except ValueError:
             return None
         if self.order == ">":
+            size = 4 if kind in FRACTIONS else size
             content = b"".join(content[start : start + size][::-1] for start in range(0, len(content), size))
         return Field(tag, kind, length, content)
 
@@ -100,10 +101,10 @@ class Directory:
         starts = self.numbers(TILES) or self.numbers(STRIPS)
         yield from zip(starts, self.numbers(TILE_BYTES) or self.numbers(STRIP_BYTES), strict=False)
 
-    def subdirectories(self) -> Iterator["Directory"]:
-        """Yields the sound directories that this one points to, the first 32 of them."""
+    def subdirectories(self, tag: int = SUBDIRECTORIES) -> Iterator["Directory"]:
+        """Yields the sound directories that a tag of this one points to, the first 32 of them."""
         try:
-            places = self.numbers(SUBDIRECTORIES)[:32]
+            places = self.numbers(tag)[:32]
         except ValueError:
             return
         for at in places:
