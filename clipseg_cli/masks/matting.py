@@ -89,28 +89,36 @@ def foreground(photo: Pixels, opacity: NDArray[np.uint8]) -> Pixels:
     return np.where((opacity < 255)[..., None], found, photo)
 
 
-def mixture(photo: Pixels, mask: NDArray[np.uint8], radius: int) -> NDArray[np.uint8]:
-    """Returns how much of each pixel is the object of a mask, uint8 (H, W), 0 to 255.
+def inner_colours(photo: Pixels, mask: NDArray[np.uint8], radius: int) -> Pixels:
+    """Returns the colours of a mask's object, (H, W, 3) like the photo, without the background's share at its edge.
 
-    `mask`: uint8 (H, W), 0 and 255. Pixels within `radius` of its edge are taken for a mixture of two colours: that of
-    the nearest pixel surely inside, and that of the nearest pixel surely outside.
+    `mask`: uint8 (H, W), 0 and 255, some of it 255. It does not say how pixels within `radius` of its edge are mixed,
+    so they are taken for a mixture of two colours, that of the nearest pixel surely inside and that of the nearest
+    surely outside. The result has no colour there that is not surely inside nearby: sharpened photos have a dark or a
+    light line along edges. Outside, the colours are those of the object nearby.
     """
     inside, outside = (_sure(each, radius) for each in (mask, cleanup.inverted(mask)))
+    own = photo.reshape(-1, 3)[nearest(inside)[0]]
+    mixed = ~(inside | outside)
     share = np.where(inside, np.uint8(255), np.where(outside, np.uint8(0), mask))
-    mixed = np.flatnonzero(~(inside | outside))
-    if not mixed.size:
-        return share
-    colours = photo.reshape(-1, 3)
-    own, near, far = (
-        colours[index].astype(np.float32) / np.iinfo(photo.dtype).max
-        for index in (mixed, nearest(inside)[0].ravel()[mixed], nearest(outside)[0].ravel()[mixed])
-    )
-    apart = near - far
+    if mixed.any():
+        behind = photo.reshape(-1, 3)[nearest(outside)[0][mixed]]
+        share[mixed] = _mixture(photo[mixed], own[mixed], behind, share[mixed])
+    window = np.ones((2 * radius + 1,) * 2, np.uint8)
+    limited: Pixels = np.clip(foreground(photo, share), cv2.erode(own, window), cv2.dilate(own, window))
+    return np.where(inside[..., None], photo, limited)
+
+
+def _mixture(pixels: Pixels, near: Pixels, far: Pixels, unclear: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Returns how much of each pixel is the colour `near` and not `far`, uint8 (N,), 0 to 255.
+
+    `pixels`, `near` and `far`: (N, 3). Where the two colours hardly differ, the result is that of `unclear`.
+    """
+    own, ahead, behind = (each.astype(np.float32) / np.iinfo(each.dtype).max for each in (pixels, near, far))
+    apart = ahead - behind
     length = np.square(apart).sum(axis=1)
-    clear = length > LEAST_CONTRAST**2  # others say nothing of the mixture
-    found = ((own - far) * apart).sum(axis=1)[clear] / length[clear]
-    share.flat[mixed[clear]] = np.rint(255 * found.clip(0, 1))
-    return share
+    share = ((own - behind) * apart).sum(axis=1) / np.maximum(length, LEAST_CONTRAST**2)
+    return np.where(length > LEAST_CONTRAST**2, np.rint(255 * share.clip(0, 1)), unclear).astype(np.uint8)
 
 
 def _sure(mask: NDArray[np.uint8], radius: int) -> NDArray[np.bool_]:

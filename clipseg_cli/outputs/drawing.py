@@ -82,8 +82,8 @@ def _estimated(pixels: Pixels, mask: NDArray[np.uint8], alpha: NDArray[np.uint8]
     if w:
         window = slice(y, y + h), slice(x, x + w)
         part, shape = pixels[window], np.ascontiguousarray(mask[window])
-        share = alpha[window] if opacity else matting.mixture(part, shape, MIXED)
-        out[window] = matting.foreground(part, share) * (seen[window][..., None] > 0)
+        found = matting.foreground(part, alpha[window]) if opacity else matting.inner_colours(part, shape, MIXED)
+        out[window] = found * (seen[window][..., None] > 0)
     return out
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from clipseg_cli.masks import matting
+from clipseg_cli.outputs import drawing
 from pictures import Program, picture, save
 
 COLOUR = np.array((214, 40, 40), np.float32)
@@ -100,3 +101,49 @@ def test_without_the_extra_the_error_says_what_to_install(clipseg: Program, monk
     monkeypatch.setitem(sys.modules, "pymatting", None)
     error = clipseg("clipseg segment nowhere -p x --refine matting", expect=2).stderr
     assert "pip install 'clipseg-cli[matting]'" in error
+
+
+def edge_errors(sharp: float, blur: float) -> dict[str, float]:
+    """Returns how far colours along the edge of a hard mask are from the object's, in levels of 255, of three kinds of
+    cutout: the photo's own colours, those without an option, and those of --decontaminate."""
+    rng, size = np.random.default_rng(3), 200
+    across, down = np.mgrid[: 4 * size, : 4 * size] / 4 - size / 2
+    outline = 60 * (1 + 0.2 * np.sin(3 * np.arctan2(across, down)))
+    shape = (np.hypot(across, down) < outline).astype(np.float32)
+    true = cv2.GaussianBlur(cv2.resize(shape, (size, size), interpolation=cv2.INTER_AREA), (0, 0), blur)[..., None]
+    inner, ground = (
+        cv2.resize(rng.integers(low, low + 80, (9, 9, 3)).astype(np.float32), (size, size)) for low in (150, 20)
+    )
+    mixed = inner * true + ground * (1 - true)
+    photo = (mixed + sharp * (mixed - cv2.GaussianBlur(mixed, (0, 0), 1))).clip(0, 255).round().astype(np.uint8)
+    mask = np.where(true[..., 0] > 0.5, 255, 0).astype(np.uint8)
+    edge = (mask > 0) & (true[..., 0] < 0.99)
+    made = {"photo": photo, "default": drawing.cutout(photo, mask, mask)}
+    made["decontaminate"] = drawing.cutout(photo, mask, mask, estimated=True)
+    return {name: float(np.abs(rgba[..., :3] - inner)[edge].mean()) for name, rgba in made.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sharp", "blur", "share"), [(0, 0.6, 0.4), (0, 1.5, 0.3), (1, 0.6, 0.5), (1, 1.5, 0.3)])
+def test_decontaminated_edges_have_the_colours_of_the_object(sharp: float, blur: float, share: float) -> None:
+    """Of hard masks too, also where the camera has blurred or sharpened the edge: most of the old background is gone."""
+    errors = edge_errors(sharp, blur)
+    print(sharp, blur, errors)
+    assert errors["decontaminate"] < share * errors["photo"]
+    assert blur < 1 or errors["decontaminate"] < 0.6 * errors["default"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_decontaminated_cutouts_have_colours_beyond_their_edge(depth: type) -> None:
+    """So that programs that scale them blend no black in; further away they are black. Any mask will do: a thin line,
+    a single pixel, the whole image, nothing. 16 bits stay 16."""
+    photo = picture(60, 40).astype(depth) * (257 if depth is np.uint16 else 1)
+    nothing, point, line, whole = (0, 0), (1, 1), (1, 60), (40, 60)
+    for height, width in (nothing, point, line, whole):
+        mask = np.zeros((40, 60), np.uint8)
+        mask[40 - height :, 60 - width :] = 255
+        rgba = drawing.cutout(photo, mask, mask, estimated=True)
+        assert rgba.dtype == depth and np.array_equal(rgba[..., 3] > 0, mask > 0)
+        near = cv2.dilate(mask, np.ones((17, 17))) > 0
+        assert not rgba[~near].any() and rgba[near][:, :3].any() == mask.any()

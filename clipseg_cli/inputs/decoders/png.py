@@ -50,7 +50,7 @@ def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
         if doubtful and _lacks_rows(data[16:29], _contents(data, b"IDAT")):
             raise ImageError("corrupt", "load", "truncated: fewer pixels than its header says; copy or export it again")
     image.info |= {"transfer": transfer, "xmp": xmp}
-    deep = data[24] == 16 and image.mode in ("RGB", "RGBA") and "transparency" not in image.info
+    deep = data[24] == 16 and data[25] in (2, 6) and "transparency" not in image.info  # RGB and RGBA
     wide = partial(_sixteen_bits, data, image, options.max_pixels) if deep else None
     return pillow.finished(image, frames, wide=wide)
 

@@ -16,7 +16,7 @@ from clipseg_cli.inputs.decoders.result import Native
 from clipseg_cli.inputs.frames.tiff_pages import Field
 from clipseg_cli.inputs.metadata import EXIF, GPS, XMP, Metadata
 from clipseg_cli.outputs.writers import directories
-from clipseg_cli.outputs.writers.directories import BYTES, LONG, SHORT
+from clipseg_cli.outputs.writers.directories import BYTE, BYTES, LONG, SHORT
 from clipseg_cli.outputs.writers.result import Result
 from clipseg_cli.settings.outputs import Format
 
@@ -82,7 +82,7 @@ class Carried:
         pointers = (directories.numbers(tag, LONG, [0]) for tag in found if tag)
         profile = (Field(PROFILE, BYTES, len(self.profile), self.profile),) if self.profile else ()
         packet = self.packet()
-        return (*found.get(0, ()), *pointers, *profile, *([Field(XMP, BYTES, len(packet), packet)] if packet else []))
+        return (*found.get(0, ()), *pointers, *profile, *([Field(XMP, BYTE, len(packet), packet)] if packet else []))
 
 
 NOTHING = Carried()

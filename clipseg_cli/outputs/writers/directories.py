@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from clipseg_cli.inputs.frames import tiff_pages
 from clipseg_cli.inputs.frames.tiff_pages import Field
 
-SHORT, LONG, BYTES, DOUBLE = 3, 4, 7, 12  # types of tags
+BYTE, SHORT, LONG, BYTES, DOUBLE = 1, 3, 4, 7, 12  # types of tags
 
 
 def numbers(tag: int, kind: int, values: list[int]) -> Field:
