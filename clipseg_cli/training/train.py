@@ -1,7 +1,8 @@
 """Fits the decoder to a user's data set and writes a CLIPSeg checkpoint in Hugging Face's layout.
 
 During training, OUT/.train holds CLIP's features of the images and the state at the last check. A run that was killed
-resumes from there and ends with the same weights. OUT/train.jsonl has one line per check.
+resumes from there and ends with the same weights. OUT/train.jsonl has one line per check, loss.svg and
+miou.svg show them, and OUT/samples/ has the masks of some held-out images.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ from clipseg_cli.run.query.terms import check_templates
 from clipseg_cli.settings.model import ModelOptions
 from clipseg_cli.settings.training import NewDecoder, Recipe
 from clipseg_cli.storage import paths, store
-from clipseg_cli.training import new_decoder
+from clipseg_cli.training import charts, new_decoder, samples
 from clipseg_cli.training.encoded_data import encode_images, load_encoded
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def train(
         checkpoint = registry.locate(new.from_clip, offline=model.offline, progress=True, kinds=(CLIP,))
         planned = new_decoder.plan(checkpoint, new)
         _check_new(examples, recipe, replay)
+        new_decoder.check(planned)
     elif new != KEEP:
         raise UsageError("--reduce-dim, --extract-layers, --refined and --size describe a new decoder: add --from-clip")
     else:
@@ -108,8 +110,10 @@ def train(
     network: Any = segmenter.network
     dtype = DTYPES[pick_dtype(model.dtype, segmenter.device)]
     fit = Fit(trainable(network.model), encoded, recipe, segmenter.device, dtype, segmenter.threshold)
-    best = yield from _run_steps(fit, recipe, work, out)
+    sheets = samples.Samples(fit, examples)
+    best = yield from _run_steps(fit, sheets, work, out)
     network.model.decoder.load_state_dict(best["decoder"])
+    sheets.write(out / samples.FOLDER / "best.jpg", best["threshold"])
     _export(network.model, checkpoint.path, work, out, best["threshold"])
     yield Progress("done", best["step"], recipe.steps, best=best["score"], threshold=best["threshold"])
 
@@ -164,10 +168,11 @@ def _identity(path: Path) -> list[int | str] | None:
         return None
 
 
-def _run_steps(fit: "Fit", recipe: Recipe, work: Path, out: Path) -> Generator[Progress, None, dict[str, Any]]:
+def _run_steps(fit: "Fit", sheets: samples.Samples, work: Path, out: Path) -> Generator[Progress, None, dict[str, Any]]:
     """Takes the remaining steps. Returns the best check: its decoder, score, threshold and step."""
     import torch
 
+    recipe = fit.recipe
     step, stale = 0, 0  # stale: checks since the best one
     best: dict[str, Any] | None = None
     losses: list[float] = []
@@ -192,6 +197,9 @@ def _run_steps(fit: "Fit", recipe: Recipe, work: Path, out: Path) -> Generator[P
             line |= {"rate": fit.optimizer.param_groups[0]["lr"], "seconds": round(time.monotonic() - began, 2)}
             with store.failing(out / LOG), (out / LOG).open("a", encoding="utf-8") as log:
                 log.write(json.dumps(line) + "\n")
+            charts.write(out / LOG, recipe.steps)
+            if samples.due(step // recipe.check):
+                sheets.write(out / samples.FOLDER / f"{step:0{len(str(recipe.steps))}}.jpg", threshold)
             state = io.BytesIO()  # torch itself reports a full disk as an internal error
             torch.save({"fit": fit.state(), "step": step, "stale": stale, "best": best}, state)
             store.write(work / STATE, state.getvalue())

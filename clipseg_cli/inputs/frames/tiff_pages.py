@@ -92,8 +92,8 @@ class Directory:
         except ValueError:
             return None
         if self.order == ">":
-            size = 4 if kind in FRACTIONS else size
-            content = b"".join(content[start : start + size][::-1] for start in range(0, len(content), size))
+            unit = size // 2 if kind in FRACTIONS else size
+            content = b"".join(content[start : start + unit][::-1] for start in range(0, len(content), unit))
         return Field(tag, kind, length, content)
 
     def places(self) -> Iterator[tuple[int, int]]:

@@ -24,7 +24,7 @@ HOLDING = (".png", ".jpg", ".webp", ".tif")  # files that can say what their col
 DEEP = (".png", ".tif")  # files that hold 16 bits, and grey with transparency
 COLOURED: tuple[Format, ...] = ("overlay", "cutout", "alpha")  # formats made of the photo
 KEEPING: tuple[Format, ...] = ("cutout",)  # formats that keep EXIF and XMP unless --metadata says otherwise
-ORIENTATION, PROFILE, WIDTH, HEIGHT = 274, 34675, 40962, 40963  # tags; the last two are of the EXIF directory
+PROFILE, WIDTH, HEIGHT = 34675, 40962, 40963  # tags; the last two are of the EXIF directory
 HEADER = 8  # bytes of an EXIF block before its directories
 # In XMP: the orientation; small views of the whole photo; where the rest of a long packet is, which is not kept.
 TURN = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|>)\s*)[1-8]")
@@ -53,7 +53,7 @@ class Carried:
         """
         main, exif, gps, _ = self.metadata
         if self.turn != 1 or main or exif or gps:
-            main = (directories.numbers(ORIENTATION, SHORT, [self.turn]), *main)
+            main = (directories.numbers(orientation.TAG, SHORT, [self.turn]), *main)
         size = {WIDTH: width, HEIGHT: height}
         fitted = (directories.numbers(each.tag, LONG, [size[each.tag]]) if each.tag in size else each for each in exif)
         return {tag: fields for tag, fields in ((0, main), (EXIF, tuple(fitted)), (GPS, gps)) if fields}

@@ -2,17 +2,24 @@
 
 import io
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from clipseg_cli.inputs.frames import tiff_pages
 from clipseg_cli.inputs.frames.tiff_pages import Field
 
-BYTE, SHORT, LONG, BYTES, DOUBLE = 1, 3, 4, 7, 12  # types of tags
+BYTE, TEXT, SHORT, LONG, BYTES, DOUBLE, LONG8 = 1, 2, 3, 4, 7, 12, 16  # types of tags
+CODES = {SHORT: "H", LONG: "I", LONG8: "Q"}
 
 
-def numbers(tag: int, kind: int, values: list[int]) -> Field:
-    """Returns a tag of integers of the type SHORT or LONG."""
-    return Field(tag, kind, len(values), struct.pack(f"<{len(values)}{'H' if kind == SHORT else 'I'}", *values))
+def numbers(tag: int, kind: int, values: Sequence[int]) -> Field:
+    """Returns a tag of integers of the type SHORT, LONG or LONG8."""
+    return Field(tag, kind, len(values), struct.pack(f"<{len(values)}{CODES[kind]}", *values))
+
+
+def text(tag: int, value: str) -> Field:
+    """Returns a tag of text, in UTF-8."""
+    content = value.encode("utf-8", "backslashreplace").replace(b"\0", b"") + b"\0"
+    return Field(tag, TEXT, len(content), content)
 
 
 def doubles(tag: int, values: list[float]) -> Field:
@@ -20,17 +27,23 @@ def doubles(tag: int, values: list[float]) -> Field:
     return Field(tag, DOUBLE, len(values), struct.pack(f"<{len(values)}d", *values))
 
 
-def directory(fields: Iterable[Field], at: int) -> bytes:
-    """Returns the directory of a file that stands at this position, with the values that do not fit into it."""
+def directory(fields: Iterable[Field], at: int, following: int = 0, big: bool = False) -> bytes:
+    """Returns the directory that stands at this position in a file, with the values that do not fit into it.
+
+    `following` is the position of the next one, or 0. `big`: the file is a BigTIFF.
+    """
     ordered = sorted(fields)
-    rows, values, after = [], [], at + 2 + 12 * len(ordered) + 4
+    number, row, room = ("<Q", "<HHQ", 8) if big else ("<H", "<HHI", 4)
+    place = "<Q" if big else "<I"
+    rows, values = [], []
+    after = at + struct.calcsize(number) + len(ordered) * (struct.calcsize(row) + room) + room
     for tag, kind, length, content in ordered:
-        inside = content.ljust(4, b"\0") if len(content) <= 4 else struct.pack("<I", after)
-        rows.append(struct.pack("<HHI", tag, kind, length) + inside)
-        if len(content) > 4:
+        inside = content.ljust(room, b"\0") if len(content) <= room else struct.pack(place, after)
+        rows.append(struct.pack(row, tag, kind, length) + inside)
+        if len(content) > room:
             values.append(content + bytes(len(content) % 2))
             after += len(values[-1])
-    return b"".join((struct.pack("<H", len(ordered)), *rows, bytes(4), *values))
+    return b"".join((struct.pack(number, len(ordered)), *rows, struct.pack(place, following), *values))
 
 
 def placed(file: bytes, found: Mapping[int, Iterable[Field]]) -> bytes:

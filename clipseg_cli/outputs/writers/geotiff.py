@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from clipseg_cli.inputs import orientation
 from clipseg_cli.inputs.georeference import Georeference, for_masks
-from clipseg_cli.outputs.writers.carried import NOTHING, ORIENTATION, Carried
+from clipseg_cli.outputs.writers.carried import NOTHING, Carried
 from clipseg_cli.outputs.writers.directories import LONG, SHORT, directory, numbers, placed
 
 TILE = 256  # pixels: the side of a tile
@@ -51,7 +51,9 @@ def encoded(array: NDArray[Any], place: Georeference, turn: int, carried: Carrie
         *for_masks(place, np.iinfo(pixels.dtype).max),
     ]
     own = carried.fields(height, width)
-    fields += own if any(each.tag == ORIENTATION for each in own) else (numbers(ORIENTATION, SHORT, [turn]), *own)
+    fields += (
+        own if any(each.tag == orientation.TAG for each in own) else (numbers(orientation.TAG, SHORT, [turn]), *own)
+    )
     body = b"".join(tiles)
     body += bytes(len(body) % 2)  # directories begin on even bytes
     file = struct.pack("<2sHI", b"II", 42, HEADER + len(body)) + body + directory(fields, HEADER + len(body))
