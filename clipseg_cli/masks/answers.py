@@ -23,7 +23,7 @@ AGREEMENT = 0.5  # weight of a candidate's agreement with the soft map against t
 LEAST_IOU = 0.5  # an answer whose IoU with the soft map's part is lower is refused
 SAME = 0.5  # two answers are of one object if a larger share of the smaller one is in the other
 CELLS = 2  # of SAM's grid, along the side of a window of the guided filter
-MOST_EMPTY = 0.2  # an answer is refused if a larger share of it is where the soft map is sure of no object
+MOST_EMPTY = 0.1  # an answer is refused if a larger share of it is where the soft map is sure of no object
 
 Photo = Callable[[], NDArray[np.uint8]]  # loads the image, uint8 (H, W, 3) RGB; raises ImageError
 

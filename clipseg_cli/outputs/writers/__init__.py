@@ -133,7 +133,11 @@ LOCATED: tuple[Format, ...] = (
     "joined",
     "tiff",
 )  # formats that keep the georeference
-REFUSING: tuple[Format, ...] = ("geojson", "gpkg")  # formats that cannot hold some images: written first, or nothing is
+REFUSING: tuple[Format, ...] = (
+    "geojson",
+    "gpkg",
+    "psd",
+)  # formats that cannot hold some images: written first, or nothing is
 # The extra that a format needs, and the modules that it installs.
 PACKAGES: dict[Format, tuple[str, tuple[str, ...]]] = {
     "parquet": ("parquet", ("pyarrow",)),
