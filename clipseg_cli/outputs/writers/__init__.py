@@ -157,7 +157,7 @@ def files(form: Format, place: Place, result: Result, names: Names) -> Iterator[
     for path, index, data in _made(form, place, result, names):
         yield path, index, data
         if form in LOCATED:
-            yield from ((beside, index, content) for beside, content in world.files(path, result))
+            yield from ((beside, index, content) for beside, content in world.files(path, result.georeference, result))
 
 
 def _made(form: Format, place: Place, result: Result, names: Names) -> Iterator[File]:
