@@ -1,10 +1,12 @@
 """How a decoder is trained on the user's data."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from clipseg_cli.errors import UsageError
 from clipseg_cli.settings.flag import Flag
+
+Augment = Literal["auto", "on", "off"]
 
 
 def layers(text: str) -> tuple[int, ...]:
@@ -35,6 +37,13 @@ class Recipe:
     blend: Annotated[
         float, Flag("Share of examples whose prompt is blended with an exemplar of the object, 0 to 1.", low=0, high=1)
     ] = 0.5
+    augment: Annotated[
+        Augment,
+        Flag(
+            "Also learn from random views of the images: cropped, scaled, mirrored, in another light.",
+            default="auto: for fewer than 500 images",
+        ),
+    ] = "auto"
     hold: Annotated[float, Flag("Share of the images held out for the checks, 0 to 0.9.", low=0, high=0.9)] = 0.1
     check: Annotated[int, Flag("Steps between two checks on the held-out images.", metavar="N", low=1)] = 100
     patience: Annotated[int, Flag("Stop after this many checks without a better score.", metavar="N", low=1)] = 10

@@ -1,4 +1,4 @@
-"""Training data as arrays on disk. Each image is encoded once, and a run that was stopped resumes there."""
+"""Training data as arrays on disk. Each view of a photo is encoded once, and a run that was stopped resumes there."""
 
 import errno
 import os
@@ -17,6 +17,7 @@ from clipseg_cli.errors import UsageError
 from clipseg_cli.prompts import highlight
 from clipseg_cli.settings.training import Recipe
 from clipseg_cli.storage import store
+from clipseg_cli.training import augment
 
 if TYPE_CHECKING:
     from clipseg_cli.model.segmenter import Segmenter
@@ -28,7 +29,11 @@ FEATURES, TARGETS, EXEMPLARS, DONE = "features.npy", "targets.npy", "exemplars.n
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedData:
-    """E examples of N images and P prompts, as the decoder sees them."""
+    """E examples of N images and P prompts, as the decoder sees them.
+
+    The images are photos, each followed by its views. So the examples are those of a photo, each followed by the same
+    example in the views.
+    """
 
     features: NDArray[np.float16]  # (N, layers, tokens, width): CLIP's activations, on disk
     targets: NDArray[np.uint8]  # (E, ceil(S * S / 8)): masks as packed bits, on disk
@@ -38,6 +43,7 @@ class EncodedData:
     texts: NDArray[np.float32]  # (P, K, dim): embeddings of each prompt in K templates
     replay: NDArray[np.float32]  # (R, dim): embeddings of prompts whose masks should stay unchanged
     side: int  # pixels, S
+    views: int = 1  # of a photo, itself included
 
     def target(self, example: int) -> NDArray[np.bool_]:
         """Returns the mask of an example, bool (S, S)."""
@@ -52,59 +58,68 @@ class EncodedData:
 def encode_images(
     segmenter: "Segmenter", examples: Sequence[Example], work: Path, recipe: Recipe
 ) -> Iterator[tuple[int, int]]:
-    """Encodes the images that the folder `work` lacks. Yields (images done, images in total).
+    """Encodes the photos that the folder `work` lacks, and their views. Yields (photos done, photos in total).
 
-    Raises UsageError for fewer than two images, or for files that cannot be read.
+    Raises UsageError for fewer than two photos, or for files that cannot be read.
     """
-    images = list(dict.fromkeys(each.image for each in examples))
-    if len(images) < 2:
+    photos = list(dict.fromkeys(each.image for each in examples))
+    if len(photos) < 2:
         raise UsageError("training needs at least two images: one to learn from and one to check with")
-    side = segmenter.side
-    layers = segmenter.encode([training_data.pixels(images[0])]).tensor.shape[1:]
-    features = open_array(work / FEATURES, np.float16, (len(images), *layers))
-    targets = open_array(work / TARGETS, np.uint8, (len(examples), -(-side * side // 8)))
-    exemplars = open_array(work / EXEMPLARS, np.float32, (len(examples), segmenter.dim))
+    side, views = segmenter.side, augment.count(recipe.augment, len(photos))
+    layers = segmenter.encode([training_data.pixels(photos[0])]).tensor.shape[1:]
+    features = open_array(work / FEATURES, np.float16, (len(photos) * views, *layers))
+    targets = open_array(work / TARGETS, np.uint8, (len(examples) * views, -(-side * side // 8)))
+    exemplars = open_array(work / EXEMPLARS, np.float32, (len(examples) * views, segmenter.dim))
     done = int((work / DONE).read_text()) if (work / DONE).exists() else 0
-    examples_of: dict[Path, list[int]] = {image: [] for image in images}
+    examples_of: dict[Path, list[int]] = {photo: [] for photo in photos}
     for index, example in enumerate(examples):
         examples_of[example.image].append(index)
-    for start in range(done, len(images), BATCH):
-        batch = images[start : start + BATCH]
-        photos = [training_data.pixels(image) for image in batch]
-        features[start : start + len(batch)] = segmenter.encode(photos).tensor.cpu().numpy()
-        for image, photo in zip(batch, photos, strict=True):
-            for index in examples_of[image]:
-                mask = examples[index].mask(photo.shape[:2])
-                small = cv2.resize(mask.view(np.uint8), (side, side), interpolation=cv2.INTER_NEAREST)
-                targets[index] = np.packbits(small)
-                exemplars[index] = np.nan
-                if recipe.blend and mask.any():
-                    visual = highlight.highlight(photo, mask, "crop-blur-dim", side).transpose(2, 0, 1)
-                    exemplars[index] = segmenter.embed_images(np.ascontiguousarray(visual)[None]).values[0]
+    step = max(BATCH // views, 1)  # photos
+    for start in range(done, len(photos), step):
+        images = []
+        for number in range(start, min(start + step, len(photos))):
+            indices = examples_of[photos[number]]
+            photo = training_data.pixels(photos[number])
+            masks = [examples[index].mask(photo.shape[:2]) for index in indices]
+            mirror = not any(augment.names_side(examples[index].prompt) for index in indices)
+            key = (recipe.seed, 2, number)
+            for view, (image, parts) in enumerate(augment.views(photo, masks, views, side, mirror, key)):
+                images.append(segmenter.resize(image))
+                for index, mask in zip(indices, parts, strict=True):
+                    row = index * views + view
+                    small = cv2.resize(mask.view(np.uint8), (side, side), interpolation=cv2.INTER_NEAREST)
+                    targets[row], exemplars[row] = np.packbits(small), np.nan
+                    if recipe.blend and not view and mask.any():
+                        visual = highlight.highlight(photo, mask, "crop-blur-dim", side).transpose(2, 0, 1)
+                        exemplars[row] = segmenter.embed_images(np.ascontiguousarray(visual)[None]).values[0]
+        features[start * views :][: len(images)] = segmenter.encode(images).tensor.cpu().numpy()
         for array in (features, targets, exemplars):
             array.flush()
-        store.write(work / DONE, str(start + len(batch)).encode())
-        yield start + len(batch), len(images)
+        store.write(work / DONE, str(start + len(images) // views).encode())
+        yield start + len(images) // views, len(photos)
 
 
 def load_encoded(
     segmenter: "Segmenter", examples: Sequence[Example], work: Path, replay: Sequence[str], templates: Sequence[str]
 ) -> EncodedData:
     """Returns the data that `encode_images` stored in `work`, with embeddings of all prompts in all templates."""
-    image_numbers: dict[Path, int] = {}
+    photo_numbers: dict[Path, int] = {}
     prompt_numbers: dict[str, int] = {}
-    image = [image_numbers.setdefault(each.image, len(image_numbers)) for each in examples]
+    photo = [photo_numbers.setdefault(each.image, len(photo_numbers)) for each in examples]
     prompt = [prompt_numbers.setdefault(each.prompt, len(prompt_numbers)) for each in examples]
     texts = segmenter.embed([template.replace("{}", each) for each in prompt_numbers for template in templates]).values
+    features = np.lib.format.open_memmap(work / FEATURES, "r")
+    views = len(features) // len(photo_numbers)
     return EncodedData(
-        np.lib.format.open_memmap(work / FEATURES, "r"),
+        features,
         np.lib.format.open_memmap(work / TARGETS, "r"),
         np.load(work / EXEMPLARS),
-        np.array(image),
-        np.array(prompt),
+        np.add.outer(np.multiply(photo, views), np.arange(views)).ravel(),
+        np.repeat(prompt, views),
         texts.reshape(len(prompt_numbers), len(templates), -1),
         segmenter.embed(list(replay)).values if replay else np.zeros((0, segmenter.dim), np.float32),
         segmenter.side,
+        views,
     )
 
 
@@ -147,17 +162,18 @@ def _reserve(file: BinaryIO, begin: int, size: int) -> None:
 
 
 def split(data: EncodedData, recipe: Recipe) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Returns the indices of the examples held out for checks, and of those for training. No image is in both.
+    """Returns the indices of the examples held out for checks, and of those for training. No photo is in both.
 
-    The same share is held out of images with an object and of images without, because a check needs objects. Raises
-    UsageError if fewer than two images show an object.
+    Checks use the photos themselves, training also their views. The same share is held out of photos with an object
+    and of photos without, because a check needs objects. Raises UsageError if fewer than two photos show an object.
     """
-    shows_object = np.zeros(len(data.features), bool)
-    shows_object[data.image[data.nonempty()]] = True
+    photo, view = np.divmod(data.image, data.views)
+    shows_object = np.zeros(len(data.features) // data.views, bool)
+    shows_object[photo[data.nonempty()]] = True
     if shows_object.sum() < 2:
         raise UsageError("training needs at least two images with masks that are not empty: one is for the checks")
     order = np.random.default_rng([recipe.seed, 0]).permutation(len(shows_object))
     with_object, without = order[shows_object[order]], order[~shows_object[order]]
     count = min(len(with_object) - 1, max(1, round(recipe.hold * len(with_object))))
-    held_out = np.isin(data.image, [*with_object[:count], *without[: round(recipe.hold * len(without))]])
-    return np.flatnonzero(held_out), np.flatnonzero(~held_out)
+    held_out = np.isin(photo, [*with_object[:count], *without[: round(recipe.hold * len(without))]])
+    return np.flatnonzero(held_out & (view == 0)), np.flatnonzero(~held_out)
