@@ -75,9 +75,9 @@ def _tell(now: "Progress") -> None:
     """Shows progress on stderr: on a terminal one line that is overwritten, otherwise one line per check."""
     line = {
         "features": f"features {now.at} of {now.of} images",
-        "step": f"step {now.at} of {now.of}, loss {now.loss:.4f}, {_left(now.left)}",
+        "step": f"step {now.at} of {now.of}, loss {now.loss:.4f}{_left(now.left)}",
         "check": f"step {now.at} of {now.of}: loss {now.loss:.4f}, held-out mIoU {now.miou:.3f}, best {now.best:.3f}"
-        + (f", {_left(now.left)}" if math.isfinite(now.left) else ""),
+        + _left(now.left),
         "done": f"best at step {now.at}: held-out mIoU {now.best:.3f} at threshold {now.threshold:.2f}",
     }[now.stage]
     if streams.stderr().isatty():
@@ -87,6 +87,8 @@ def _tell(now: "Progress") -> None:
 
 
 def _left(seconds: float) -> str:
-    """Returns a time in words, for the time that a training still needs at its speed so far."""
+    """Returns the time that a training still needs, in words after a comma; nothing before its first step."""
+    if not math.isfinite(seconds):
+        return ""
     minutes = math.ceil(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min left" if minutes >= 60 else f"{minutes} min left"
+    return f", {minutes // 60} h {minutes % 60} min left" if minutes >= 60 else f", {minutes} min left"

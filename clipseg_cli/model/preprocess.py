@@ -38,8 +38,12 @@ class Preprocessing:
 
 def preprocess(image: NDArray[np.uint8], how: Preprocessing) -> NDArray[np.float32]:
     """Maps uint8 (H, W, 3) RGB to normalised float32 (3, side, side)."""
-    small = resize(image, how)
-    return np.stack([how.levels[channel][small[..., channel]] for channel in range(3)])
+    return normalise(resize(image, how), how)
+
+
+def normalise(image: NDArray[np.uint8], how: Preprocessing) -> NDArray[np.float32]:
+    """Maps uint8 (H, W, 3) RGB to normalised float32 (3, H, W)."""
+    return np.stack([how.levels[channel][image[..., channel]] for channel in range(3)])
 
 
 def resize(image: NDArray[np.uint8], how: Preprocessing) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ import os
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from clipseg_cli.datasets import training_data
 from clipseg_cli.datasets.training_data import Example
 from clipseg_cli.errors import UsageError
+from clipseg_cli.model import preprocess
 from clipseg_cli.prompts import highlight
 from clipseg_cli.settings.training import Recipe
 
@@ -58,6 +59,8 @@ class Crops:
     ) -> None:
         self.segmenter, self.examples, self.recipe, self.templates = segmenter, examples, recipe, templates
         self.dtype, self.side = dtype, segmenter.side
+        # transformers' processor takes several times longer, and loaders that run Python code wait for each other
+        self.preprocessing = replace(preprocess.read_preprocessing(segmenter.checkpoint.path), side=segmenter.side)
         self.present: dict[Path, set[str]] = defaultdict(set)
         self.showing: dict[str, list[Example]] = defaultdict(list)
         for example in examples:
@@ -97,7 +100,7 @@ class Crops:
         if rng.random() < self.recipe.absent and (other := self._absent(example, rng)) is not None:
             prompt, target = other, np.zeros_like(target)
         text = self.templates[int(rng.integers(len(self.templates)))].replace("{}", prompt)
-        pixels, exemplar, weight = self.segmenter.pixels([image])[0].numpy(), None, 1.0
+        pixels, exemplar, weight = preprocess.normalise(image, self.preprocessing), None, 1.0
         similar = self.showing[prompt]
         if len(similar) > 1 and rng.random() < self.recipe.blend:  # a single one would be the example itself
             support, mask = self.crop(similar[int(rng.integers(len(similar)))], rng)
@@ -120,7 +123,7 @@ class Crops:
         photo = training_data.pixels(example.image)
         mask = example.mask(photo.shape[:2])
         y, x, side = crop_place(mask, rng)
-        square = self.segmenter.resize(np.ascontiguousarray(photo[y : y + side, x : x + side]))
+        square = preprocess.resize(np.ascontiguousarray(photo[y : y + side, x : x + side]), self.preprocessing)
         part = mask[y : y + side, x : x + side].view(np.uint8)
         return square, cv2.resize(part, (self.side, self.side), interpolation=cv2.INTER_NEAREST).view(np.bool_)
 
