@@ -24,7 +24,7 @@ ALLOWED = {
     "datasets": "inputs masks prompts storage settings",
     "run": "prompts settings storage masks model inputs outputs",
     "evaluation": "datasets outputs inputs model prompts storage settings",
-    "training": "run evaluation datasets model prompts storage settings",
+    "training": "run evaluation datasets outputs model prompts storage settings",
     "pages": "run outputs inputs model masks prompts storage settings",
     "cli": "prompts settings storage masks model inputs outputs datasets run evaluation training pages",
 }

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from clipseg_cli.evaluation import metrics
 from clipseg_cli.outputs.colours import colour
 
-SIDE = 320  # units: the plot is a square, and both axes run from 0 to 1
+SIDE = 320  # units: the plot is a square
 LEFT, TOP, BELOW, LEGEND = 48, 34, 44, 200  # units around the plot
 MAX_CURVES = 12  # in a chart: more would be hard to tell apart
 STYLE = (
@@ -17,7 +17,7 @@ STYLE = (
     "@media(prefers-color-scheme:dark){text{fill:#ccc}}"
 )
 
-Line = tuple[NDArray[np.float64], NDArray[np.float64]]  # x and y, each (K,) in [0, 1]
+Line = tuple[NDArray[np.float64], NDArray[np.float64]]  # x and y, each (K,), from 0 to the axis' end
 
 
 def precision_recall(counts: Mapping[str, metrics.Counts]) -> str:
@@ -39,8 +39,11 @@ def iou_by_threshold(counts: Mapping[str, metrics.Counts]) -> str:
     return chart("Mean IoU by threshold (best)", "threshold", "mean IoU", lines)
 
 
-def chart(title: str, x_name: str, y_name: str, lines: Mapping[str, Line]) -> str:
-    """Returns an SVG document with one curve per name, both axes from 0 to 1. Leaves out points that are not finite."""
+def chart(title: str, x_name: str, y_name: str, lines: Mapping[str, Line], ends: tuple[float, float] = (1, 1)) -> str:
+    """Returns an SVG document with one curve per name, both axes from 0 to their `ends`, x and y.
+
+    Leaves out points that are not finite.
+    """
     box = f"0 0 {LEFT + SIDE + LEGEND} {TOP + SIDE + BELOW}"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" role="img">',
@@ -53,12 +56,12 @@ def chart(title: str, x_name: str, y_name: str, lines: Mapping[str, Line]) -> st
         at = step / 5
         across, down = LEFT + at * SIDE, TOP + (1 - at) * SIDE
         parts.append(f'<path class="g" d="M{across:g} {TOP}v{SIDE}M{LEFT} {down:g}h{SIDE}"/>')
-        parts.append(f'<text x="{across:g}" y="{TOP + SIDE + 17}" text-anchor="middle">{at:g}</text>')
-        parts.append(f'<text x="{LEFT - 7}" y="{down + 4:g}" text-anchor="end">{at:g}</text>')
+        parts.append(f'<text x="{across:g}" y="{TOP + SIDE + 17}" text-anchor="middle">{at * ends[0]:g}</text>')
+        parts.append(f'<text x="{LEFT - 7}" y="{down + 4:g}" text-anchor="end">{at * ends[1]:g}</text>')
     for index, (name, (x, y)) in enumerate(lines.items()):
         ink = "#{:02x}{:02x}{:02x}".format(*colour(index))
         finite = np.isfinite(x) & np.isfinite(y)
-        positions = np.stack([LEFT + x[finite] * SIDE, TOP + (1 - y[finite]) * SIDE], 1)
+        positions = np.stack([LEFT + x[finite] / ends[0] * SIDE, TOP + (1 - y[finite] / ends[1]) * SIDE], 1)
         points = " ".join(f"{left:.1f},{top:.1f}" for left, top in positions)
         parts.append(f'<polyline class="c" stroke="{ink}" points="{points}"/>')
         row = TOP + 14 + 18 * index

@@ -61,6 +61,8 @@ def kind_of(config: dict[str, Any]) -> Kind | None:
 def check_config(path: Path, kinds: tuple[Kind, ...] = (CLIPSEG,)) -> dict[str, Any]:
     """Returns the content of `path`/config.json. Raises ModelError if it does not describe one of these kinds."""
     config = read_config(path)
+    if not config:
+        raise ModelError(f"{path / CONFIG} cannot be read: download the model again")
     if kind_of(config) not in kinds:
         wanted = kinds[0]
         bare = "; a plain CLIP needs a decoder: `clipseg train --from-clip`" if kind_of(config) is CLIP else ""

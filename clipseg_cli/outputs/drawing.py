@@ -43,7 +43,7 @@ def overlay(
         cv2.drawContours(out, contours, -1, LIGHT, stroke)
         largest = max(contours, key=cv2.contourArea)
         top = largest[largest[:, 0, 1].argmin(), 0]
-        tags.append((label, (int(top[0]), int(top[1])), tint))
+        tags += [(label, (int(top[0]), int(top[1])), tint)] if label else []
     for tag in tags:  # last, so that no mask covers a label
         _draw_label(out, *tag)
     return out

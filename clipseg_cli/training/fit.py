@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clipseg_cli.evaluation import metrics
@@ -126,19 +127,23 @@ class Fit:
         return logits.float()
 
     @torch.no_grad()
+    def maps(self, examples: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Returns the soft maps of examples, float32 (B, S, S) in [0, 1], for their bare prompts."""
+        self.decoder.eval()
+        features = torch.from_numpy(self.data.features[self.data.image[examples]])
+        conditions = torch.from_numpy(self.data.texts[self.data.prompt[examples], 0])
+        maps: NDArray[np.float32] = self.logits(self.decoder, features, conditions).sigmoid().cpu().numpy()
+        return maps
+
     def check(self) -> tuple[float, float]:
         """Returns the mean IoU of the held-out examples at the best threshold, and the threshold to use.
 
         Among thresholds within SLACK of the best, this is the nearest to the old one, which replayed prompts rely on.
         """
-        self.decoder.eval()
         total = metrics.nothing(len(metrics.THRESHOLDS))
         for start in range(0, len(self.held_out), self.recipe.batch):
             examples = self.held_out[start : start + self.recipe.batch]
-            features = torch.from_numpy(self.data.features[self.data.image[examples]])
-            conditions = torch.from_numpy(self.data.texts[self.data.prompt[examples], 0])
-            maps = self.logits(self.decoder, features, conditions).sigmoid().cpu().numpy()
-            for soft, example in zip(maps, examples, strict=True):
+            for soft, example in zip(self.maps(examples), examples, strict=True):
                 target = self.data.target(example)
                 if target.any():
                     total += metrics.count(soft, target).as_class()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clipseg_cli.errors import ModelError, UsageError
-from clipseg_cli.model.architecture import TEXT, VISION, WHOLE, Architecture, assemble, section
+from clipseg_cli.model.architecture import TEXT, VISION, WHOLE, Architecture, assemble, positive, section
 from clipseg_cli.model.checkpoint_files import OTHERS, PREPROCESSORS, read_config
 from clipseg_cli.model.registry import Checkpoint, locate
 from clipseg_cli.settings.training import NewDecoder
@@ -38,7 +38,7 @@ def plan(clip: Checkpoint, options: NewDecoder) -> Plan:
     try:
         config = read_config(clip.path)
         text, vision = section(config, "text_config", TEXT), section(config, "vision_config", VISION)
-        depth = vision["num_hidden_layers"]
+        depth = positive(vision, "num_hidden_layers")
         default = sorted({min(round(depth * share), depth - 1) for share in READS})
         whole = WHOLE | {
             "projection_dim": config.get("projection_dim", WHOLE["projection_dim"]),
@@ -58,10 +58,40 @@ def plan(clip: Checkpoint, options: NewDecoder) -> Plan:
     return Plan(clip, whole | {"text_config": text, "vision_config": vision}, shape, side)
 
 
+def check(planned: Plan) -> None:
+    """Compares the CLIP's weights with its config.json, by names and shapes. Loads no weights. Raises ModelError."""
+    import torch
+    from safetensors import safe_open
+    from transformers import CLIPSegConfig, CLIPSegModel
+    from transformers.activations import ACT2FN
+
+    from clipseg_cli.model.reference import quiet
+
+    weights = planned.clip.weights
+    for tower in (planned.shape.text, planned.shape.vision):
+        if tower.activation not in ACT2FN:
+            raise ModelError(f'{weights.parent}: transformers has no "hidden_act" {tower.activation!r}')
+    with torch.device("meta"), quiet():
+        wanted = {
+            name: list(each.shape) for name, each in CLIPSegModel(CLIPSegConfig(**planned.config)).state_dict().items()
+        }
+    with safe_open(weights, "numpy") as file:
+        found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name) and not name.endswith(".position_ids"):  # counters in old checkpoints
+            there, here = (
+                " x ".join(map(str, sizes[name])) or "a number" if name in sizes else "absent"
+                for sizes in (found, wanted)
+            )
+            raise ModelError(
+                f"{weights} does not fit its config.json: {name} is {there}, and should be {here}: download both again"
+            )
+
+
 def write(planned: Plan, seed: int, out: Path) -> Checkpoint:
     """Writes the CLIPSeg to `out`, unless it is there, and returns it. The same seed gives the same weights.
 
-    Raises ModelError if the weights do not fit config.json, OutputError if they cannot be written.
+    `planned` was checked. Raises OutputError if the files cannot be written.
     """
     from safetensors import SafetensorError
 
@@ -97,14 +127,7 @@ def _network(planned: Plan, seed: int) -> Any:
         for module in model.decoder.modules():
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
-    try:
-        missing, unexpected = model.clip.load_state_dict(load_file(planned.clip.weights), strict=False)
-    except RuntimeError as error:  # the names and sizes of what does not fit, a line each
-        lines = str(error).splitlines()
-        raise ModelError(f"{planned.clip.weights} does not fit config.json: {lines[-1].strip()}") from error
-    wrong = [*missing, *(name for name in unexpected if not name.endswith(".position_ids"))]
-    if wrong:
-        raise ModelError(f"{planned.clip.weights} is not a CLIP as config.json describes it: see {wrong[0]}")
+    model.clip.load_state_dict(load_file(planned.clip.weights), strict=False)  # old ones have position_ids
     return model
 
 

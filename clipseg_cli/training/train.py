@@ -1,7 +1,8 @@
 """Fits the decoder to a user's data set and writes a CLIPSeg checkpoint in Hugging Face's layout.
 
 During training, OUT/.train holds CLIP's features of the images and the state at the last check. A run that was killed
-resumes from there and ends with the same weights. OUT/train.jsonl has one line per check.
+resumes from there and ends with the same weights. OUT/train.jsonl has one line per check, loss.svg and
+miou.svg show them, and OUT/samples/ has the masks of some held-out images.
 """
 
 import contextlib
@@ -28,12 +29,11 @@ from clipseg_cli.run.query.terms import check_templates
 from clipseg_cli.settings.model import ModelOptions
 from clipseg_cli.settings.training import NewDecoder, Recipe
 from clipseg_cli.storage import paths, store
-from clipseg_cli.training import new_decoder
+from clipseg_cli.training import charts, new_decoder, samples
 from clipseg_cli.training.encoded_data import encode_images, load_encoded
 
 if TYPE_CHECKING:
     from clipseg_cli.model.segmenter import Segmenter
-    from clipseg_cli.training.fit import Fit
 
 WORK, LOG, STATE, SETTINGS, START = ".train", "train.jsonl", "state.pt", "settings.json", "start"
 TEMPLATES = (  # for prompts; all but the first are the paper's
@@ -97,6 +97,7 @@ def train(
         checkpoint = registry.locate(new.from_clip, offline=model.offline, progress=True, kinds=(CLIP,))
         planned = new_decoder.plan(checkpoint, new)
         _check_new(examples, recipe, replay)
+        new_decoder.check(planned)
     elif new != KEEP:
         raise UsageError("--reduce-dim, --extract-layers, --refined and --size describe a new decoder: add --from-clip")
     else:
@@ -108,10 +109,11 @@ def train(
         checkpoint = new_decoder.write(planned, recipe.seed, work / START)
     segmenter = Segmenter.load(checkpoint, device=model.device, dtype="fp32", backend="transformers")
     dtype = pick_dtype(model.dtype, segmenter.device)
-    fit = yield from _prepare(segmenter, examples, recipe, work, replay, templates, dtype)
+    sheets = yield from _prepare(segmenter, examples, recipe, work, replay, templates, dtype)
     network: Any = segmenter.network
-    best = yield from _run_steps(fit, recipe, work, out)
+    best = yield from _run_steps(sheets, work, out)
     network.model.decoder.load_state_dict(best["decoder"])
+    sheets.write(out / samples.FOLDER / "best.jpg", best["threshold"])
     _export(network.model, checkpoint.path, work, out, best["threshold"])
     if "failed" in best:
         raise ModelError(
@@ -129,7 +131,7 @@ def _prepare(
     replay: Sequence[str],
     templates: Sequence[str],
     dtype: str,
-) -> Generator[Progress, None, "Fit"]:
+) -> Generator[Progress, None, samples.Samples]:
     """Returns the decoder before its first step, with its data. Encodes the images that can be kept encoded."""
     from clipseg_cli.model.devices import DTYPES
     from clipseg_cli.training.crops import Crops, hold_out
@@ -146,7 +148,8 @@ def _prepare(
         yield Progress("features", done, count)
     encoded = load_encoded(segmenter, examples, work, replay, frames)
     decoder = trainable(network.model)
-    return Fit(decoder, encoded, recipe, segmenter.device, DTYPES[dtype], segmenter.threshold, crops)
+    fit = Fit(decoder, encoded, recipe, segmenter.device, DTYPES[dtype], segmenter.threshold, crops)
+    return samples.Samples(fit, examples)
 
 
 def _check_new(examples: Sequence[training_data.Example], recipe: Recipe, replay: Sequence[str]) -> None:
@@ -199,10 +202,11 @@ def _identity(path: Path) -> list[int | str] | None:
         return None
 
 
-def _run_steps(fit: "Fit", recipe: Recipe, work: Path, out: Path) -> Generator[Progress, None, dict[str, Any]]:
+def _run_steps(sheets: samples.Samples, work: Path, out: Path) -> Generator[Progress, None, dict[str, Any]]:
     """Takes the remaining steps. Returns the best check: its decoder, score, threshold and step."""
     import torch
 
+    fit, recipe = sheets.fit, sheets.fit.recipe
     step, stale = 0, 0  # stale: checks since the best one
     best: dict[str, Any] | None = None
     losses: list[float] = []
@@ -227,6 +231,9 @@ def _run_steps(fit: "Fit", recipe: Recipe, work: Path, out: Path) -> Generator[P
             line |= {"rate": fit.optimizer.param_groups[0]["lr"], "seconds": round(time.monotonic() - began, 2)}
             with store.failing(out / LOG), (out / LOG).open("a", encoding="utf-8") as log:
                 log.write(json.dumps(line) + "\n")
+            charts.write(out / LOG, recipe.steps)
+            if samples.due(step // recipe.check):
+                sheets.write(out / samples.FOLDER / f"{step:0{len(str(recipe.steps))}}.jpg", threshold)
             state = io.BytesIO()  # torch itself reports a full disk as an internal error
             torch.save({"fit": fit.state(), "step": step, "stale": stale, "best": best}, state)
             store.write(work / STATE, state.getvalue())

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
 
 from checkpoints import write_checkpoint, write_clip
@@ -141,19 +141,41 @@ def test_what_cannot_be_built_is_a_usage_error(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_clipseg_and_a_clip_of_other_sizes_are_refused(start: Start, tmp_path: Path) -> None:
-    """A CLIPSeg has a decoder; a config.json that its weights contradict, or in which text and vision do not meet."""
+def test_a_clipseg_is_refused(start: Start, tmp_path: Path) -> None:
+    """It has a decoder."""
     with pytest.raises(ModelError, match="describes a 'clipseg' model, not 'clip'"):
         run((write_checkpoint(tmp_path / "clipseg"), start[1]), tmp_path / "out", Recipe())
-    for name, changes in (("dims", {"projection_dim": 16}), ("depth", {"vision_config": {"num_hidden_layers": 9}})):
-        clip = write_clip(tmp_path / name)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("projection_dim", 16, "text_projection.weight is 24 x 32, and should be 16 x 32"),
+        ("vision_config", {"num_hidden_layers": 9}, r"layers\.5\.\S+ is absent, and should be 48"),
+        ("vision_config", {"num_hidden_layers": 3}, r"layers\.3\.\S+ is 48, and should be absent"),
+        ("vision_config", {"num_hidden_layers": "many"}, "must be an integer"),
+        ("text_config", {"hidden_act": "silly"}, "no .hidden_act. 'silly'"),
+        ("model_type", "siglip", "describes a 'siglip' model"),
+        ("", None, "visual_projection.weight is 20 x 48, and should be 24 x 48"),
+    ],
+)
+def test_a_clip_that_does_not_fit_is_refused_before_anything_is_written(
+    start: Start, tmp_path: Path, key: str, value: Any, message: str
+) -> None:
+    """Its config.json contradicts its weights, or text and vision do not meet in the same dimensions. The output folder
+    is free for the right CLIP."""
+    clip = write_clip(tmp_path / "clip")
+    if key:
         config = json.loads((clip / "config.json").read_text())
-        for key, value in changes.items():
-            config[key] = config[key] | value if isinstance(value, dict) else value
-        edit(clip / "config.json", **config)
-        with pytest.raises(ModelError, match=r"config\.json"):
-            run((clip, start[1]), tmp_path / f"out-{name}", Recipe())
-        assert not [*(tmp_path / f"out-{name}").rglob("*.safetensors")]
+        edit(clip / "config.json", **{key: config[key] | value if isinstance(value, dict) else value})
+    else:
+        tensors = load_file(clip / "model.safetensors")
+        tensors["visual_projection.weight"] = tensors["visual_projection.weight"][:20].clone()
+        save_file(tensors, clip / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ClipsegError, match=message):
+        run((clip, start[1]), tmp_path / "out", Recipe())
+    assert not (tmp_path / "out").exists()
 
 
 def test_data_without_negatives_is_refused(start: Start, tmp_path: Path) -> None:

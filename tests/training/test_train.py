@@ -27,7 +27,7 @@ from labelled import training_set
 from machine import file_size_limit
 from pictures import Program
 
-SMALL = Recipe(steps=30, batch=4, check=10, hold=0.25)
+SMALL = Recipe(steps=30, batch=4, check=10, hold=0.25, augment="off")
 TEMPLATES = ("{}", "a photo of a {}.")
 Start = tuple[Path, Path]  # a checkpoint and a data set
 
@@ -77,7 +77,10 @@ def test_it_learns_and_transformers_reads_the_result(start: Start, tmp_path: Pat
     assert segmenter.threshold == config["clipseg_threshold"] == pytest.approx(stages[-1].threshold)
     log = log_lines(tmp_path / "out")
     assert [line["step"] for line in log] == [0, 15, 30, 45, 60] and all("miou" in line for line in log)
-    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"config.json", "vocab.json", "merges.txt"}
+    files = {"config.json", "vocab.json", "merges.txt", "loss.svg", "miou.svg"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= files
+    sheets = {path.stem for path in (tmp_path / "out/samples").iterdir()}
+    assert sheets == {"00", "15", "30", "60", "best"}
     assert not (tmp_path / "out/.train").exists()
 
 
@@ -106,7 +109,7 @@ def test_the_score_of_a_check_is_the_papers(start: Start, tmp_path: Path) -> Non
 def test_a_stopped_run_resumes_to_the_same_weights(start: Start, tmp_path: Path) -> None:
     """Stopped while encoding, and after a step that was not saved, it ends like a run that was never stopped.
 
-    The weights are equal byte for byte, and the log has every check once.
+    The weights, the charts and the samples are equal byte for byte, and the log has every check once.
     """
     recipe = Recipe(steps=12, batch=4, check=4, hold=0.25, patience=99)
     run(start, tmp_path / "whole", recipe)
@@ -118,8 +121,10 @@ def test_a_stopped_run_resumes_to_the_same_weights(start: Start, tmp_path: Path)
     with (tmp_path / "stopped/train.jsonl").open("a") as log:
         log.write('{"step": 9, "lo')  # as a kill in the middle of a line leaves it
     run(start, tmp_path / "stopped", recipe)
-    stopped, whole = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("stopped", "whole"))
-    assert stopped == whole
+    outputs = ["model.safetensors", "loss.svg", "miou.svg", *(f"samples/{name}.jpg" for name in ("00", "08", "best"))]
+    for output in outputs:
+        stopped, whole = ((tmp_path / name / output).read_bytes() for name in ("stopped", "whole"))
+        assert stopped == whole, output
     assert log_lines(tmp_path / "stopped") == log_lines(tmp_path / "whole")
     assert [line["step"] for line in log_lines(tmp_path / "whole")] == [0, 4, 8, 12]
 
@@ -129,6 +134,7 @@ def test_a_killed_run_resumes_to_the_same_weights(start: Start, tmp_path: Path) 
     """The same for processes that SIGKILL ends, while they encode and while they learn."""
     command = [sys.executable, "-m", "clipseg_cli", "train", str(start[1]), "-m", str(start[0]), "--device", "cpu"]
     command += ["--steps", "60", "-b", "4", "--check", "10", "--hold", "0.25", "--dtype", "fp32", "--patience", "99"]
+    command += ["--augment", "off"]
     subprocess.run([*command, "-o", str(tmp_path / "whole")], check=True, capture_output=True)
     out = tmp_path / "killed"
 
