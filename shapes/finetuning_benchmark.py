@@ -3,12 +3,16 @@
 OUT/train and OUT/held-out have images/ and masks/<label>/. The new object is a teal bolt; the masks of some known
 labels are only in OUT/held-out. OUT/replay.txt: known prompts for `clipseg train --replay`. OUT/model-W: the model
 fine-tuned with replay weight W; an existing one is not trained again. `--write` puts the table into docs/training.md.
+
+`--few` measures another table: the new object with and without `--augment`, for few images. OUT/few has its data sets
+and models; nothing is replayed.
 """
 
 import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -21,7 +25,7 @@ from clipseg_cli.evaluation import metrics
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.model.segmenter import Segmenter
 from clipseg_cli.settings.model import ModelOptions
-from clipseg_cli.settings.training import Recipe
+from clipseg_cli.settings.training import Augment, Recipe
 from clipseg_cli.training.train import train
 from shapes import queries
 from shapes.markdown import replace_section, table
@@ -32,7 +36,10 @@ PAGE = Path(__file__).parent.parent / "docs" / "training.md"
 MARKS = ("<!-- fine-tuning -->", "<!-- end of fine-tuning -->")
 TRAIN_SEED, HELD_OUT_SEED = 7_000_003, 8_000_009
 NEW_LABEL = "a-teal-bolt"
-RECIPE = Recipe(steps=200, batch=16, check=50)
+FEW_MARKS = ("<!-- few images -->", "<!-- end of few images -->")
+RECIPE = Recipe(steps=200, batch=16, check=50, augment="off")
+COUNTS, SEEDS = (20, 50, 200), (0, 1)  # images of the data sets of --few, and trainings with each
+CHOICES: tuple[Augment, ...] = ("off", "on")
 TEAL = (18.0, 112.0, 112.0)  # RGB; farther from the known green, blue and cyan than its own shades
 BOLT = np.array([(0.1, -0.5), (-0.3, 0.08), (-0.04, 0.08), (-0.14, 0.5), (0.3, -0.12), (0.03, -0.12), (0.28, -0.5)])
 KNOWN = (("circle", "red"), ("star", "blue"), ("square", "green"), ("heart", "pink"), ("triangle", "yellow"))
@@ -82,7 +89,7 @@ def fine_tune(out: Path, model: str, weight: float) -> float:
     if (folder / "model.safetensors").exists():
         return float("nan")
     replay = (out / "replay.txt").read_text("utf-8").split("\n")[:-1] if weight else []
-    recipe = Recipe(steps=RECIPE.steps, batch=RECIPE.batch, check=RECIPE.check, replay_weight=weight)
+    recipe = replace(RECIPE, replay_weight=weight)
     for event in train(out / "train", folder, ModelOptions(model), recipe, replay, ("{}",)):
         if event.stage == "check":
             sys.stderr.write(f"replay weight {weight:g}, step {event.at}: held-out mIoU {event.miou:.3f}\n")
@@ -133,6 +140,31 @@ def measure(out: Path, model: str, weights: Sequence[float]) -> str:
     )
 
 
+def measure_few(out: Path, model: str) -> str:
+    """Trains a model for each number of images, choice of `--augment` and seed; returns the section of the page."""
+    rows = []
+    for count in COUNTS:
+        cells = []
+        for choice in CHOICES:
+            scores = []
+            for seed in SEEDS:
+                data, folder = out / f"few/{count}-{seed}", out / f"few/model-{count}-{seed}-{choice}"
+                if not data.exists():
+                    draw_data(data, count, TRAIN_SEED + seed, known=False)
+                if not (folder / "model.safetensors").exists():
+                    recipe = replace(RECIPE, augment=choice, seed=seed)
+                    list(train(data, folder, ModelOptions(model), recipe, (), ("{}",)))
+                scores.append(score(Segmenter.load(str(folder)), out / "held-out")[NEW_LABEL][0])
+            cells.append(f"{np.mean(scores):.3f} ({', '.join(f'{each:.3f}' for each in scores)})")
+        rows.append([count, *cells])
+    held_out = len([*(out / "held-out/images").iterdir()])
+    return (
+        f"{RECIPE.steps} steps of {RECIPE.batch}. Mean IoU of the bolt on {held_out} other images, at its best "
+        f"threshold: the mean of {len(SEEDS)} trainings, each with its own images, and the trainings in brackets:\n\n"
+        + table(("images", *(f"`--augment {choice}`" for choice in CHOICES)), rows)
+    )
+
+
 def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(prog="python -m shapes.finetuning_benchmark", description=__doc__)
@@ -143,6 +175,7 @@ def main() -> None:
     parser.add_argument(
         "--weights", type=float, nargs="*", default=[Recipe().replay_weight], help="replay weights; 0 for no replay"
     )
+    parser.add_argument("--few", action="store_true", help="compare `--augment on` and `off` for few images")
     parser.add_argument("--write", action="store_true", help="put the table into docs/training.md")
     arguments = parser.parse_args()
     replay = arguments.out / "replay.txt"
@@ -151,9 +184,12 @@ def main() -> None:
         draw_data(arguments.out / "held-out", arguments.held_out, HELD_OUT_SEED, known=True)
         prompts = [f"a {colour} {shape}" for colour in COLOURS for shape in SHAPES] + [f"a {shape}" for shape in SHAPES]
         replay.write_text("\n".join(prompts) + "\n", "utf-8")
-    text = measure(arguments.out, arguments.model, arguments.weights)
+    if arguments.few:
+        text = measure_few(arguments.out, arguments.model)
+    else:
+        text = measure(arguments.out, arguments.model, arguments.weights)
     if arguments.write:
-        replace_section(PAGE, text, MARKS)
+        replace_section(PAGE, text, FEW_MARKS if arguments.few else MARKS)
     sys.stdout.write(text + "\n")
 
 

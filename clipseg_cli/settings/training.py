@@ -61,7 +61,7 @@ class Recipe:
         Augment,
         Flag(
             "Also learn from random views of the images: cropped, scaled, mirrored, in another light.",
-            default="auto: for fewer than 500 images",
+            default="auto, which is on for fewer than 500 images",
         ),
     ] = "auto"
     hold: Annotated[float, Flag("Share of the images held out for the checks, 0 to 0.9.", low=0, high=0.9)] = 0.1

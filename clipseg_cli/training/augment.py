@@ -1,5 +1,6 @@
 """Random views of a training image: cropped, scaled, mirrored, in another light. Arrays in, arrays out."""
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from clipseg_cli.settings.training import Augment
 
 FEW = 500  # images: with fewer, `auto` makes views
-VIEWS = 8  # of an image, the unchanged one included
+VIEWS = 8  # of an image at most, the unchanged one included
+ENOUGH = 1000  # views of all images together: more are not needed, and each is encoded
 ZOOM = (0.5, 1.2)  # sides of a crop, as shares of the image's; above 1, the image is reflected at its borders
 STRETCH = 0.15  # largest natural logarithm by which a crop is wider, and less high, than the image's shape
 KEEP = 0.5  # of the pixels of every mask must be inside a crop
@@ -82,7 +84,9 @@ def relit(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint
 
 def count(choice: Augment, images: int) -> int:
     """Returns how many views of each image a training set of so many images gets, the image itself included."""
-    return VIEWS if choice == "on" or (choice == "auto" and images < FEW) else 1
+    if choice == "off" or (choice == "auto" and images >= FEW):
+        return 1
+    return min(max(math.ceil(ENOUGH / images), 2), VIEWS)
 
 
 def views(

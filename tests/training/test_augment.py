@@ -102,10 +102,11 @@ def test_colours_keep_their_hue_but_not_their_light() -> None:
 
 
 @pytest.mark.parametrize(
-    ("choice", "images", "views"), [("auto", 499, 8), ("auto", 500, 1), ("on", 9999, 8), ("off", 2, 1)]
+    ("choice", "images", "views"),
+    [("auto", 20, 8), ("auto", 200, 5), ("auto", 499, 3), ("auto", 500, 1), ("on", 9999, 2), ("off", 2, 1)],
 )
 def test_few_images_get_views(choice: Augment, images: int, views: int) -> None:
-    """`auto` is for fewer than 500."""
+    """`auto` is for fewer than 500. The fewer, the more views each image has."""
     assert augment.count(choice, images) == views
 
 

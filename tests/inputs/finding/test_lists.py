@@ -116,7 +116,7 @@ def image() -> bytes:
     [
         (image(), "is an image"),
         (workbook(), "spreadsheet"),
-        (gzip.compress(b"a.jpg\n"), "archive"),
+        (gzip.compress(b"a.jpg\n", mtime=0), "archive"),
         ("\ufeffa.jpg\n".encode("utf-32-le"), "UTF-32"),
         ("\ufeffa.jpg\r\n".encode("utf-16-le")[:-1], "damaged UTF-16"),
     ],
