@@ -8,7 +8,6 @@ import pytest
 from safetensors.torch import load_file
 
 from clipseg_cli.datasets import training_data
-from clipseg_cli.model.segmenter import Segmenter
 from clipseg_cli.settings.flag import fill
 from clipseg_cli.settings.training import Recipe
 from shapes import phrasecut_data, queries, recipe_benchmark
@@ -48,15 +47,14 @@ def test_the_plain_clip_has_the_bundled_towers(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_papers_recipe_learns_scenes(tmp_path: Path) -> None:
-    """A short form of the benchmark: after 60 steps of 8, a new decoder finds what text and exemplars mean on held-out
-    scenes far better than before its first step, and the trained towers are what it began with."""
-    phrasecut_data.write_phrasecut(tmp_path / "VGPhraseCut_v0", {"train": 60, "test": 4})
+    """A short form of the benchmark: in 40 steps of 8, a new decoder learns more of what phrases mean in other scenes
+    than before its first step, and it is scored in each row of the table."""
+    phrasecut_data.write_phrasecut(tmp_path / "VGPhraseCut_v0", {"train": 30, "test": 3})
     phrasecut_data.write_clip(tmp_path / "clip")
-    scores = {}
-    for name, steps in (("plain", 1), ("refined", 60)):
-        recipe = fill(Recipe, recipe_benchmark.RECIPE | {"steps": steps, "batch": 8, "check": steps, "hold": 0.1})
-        recipe_benchmark.fit(tmp_path, name, recipe)
-        scores[name] = recipe_benchmark.score(tmp_path / name, tmp_path / "VGPhraseCut_v0", 12)
-    assert scores["refined"]["phrasecut"] > scores["plain"]["phrasecut"] + 0.05, scores
-    assert "one exemplar" in recipe_benchmark.as_markdown(scores)
-    Segmenter.load(str(tmp_path / "refined"))
+    recipe = fill(Recipe, recipe_benchmark.RECIPE | {"steps": 40, "batch": 8, "check": 40, "hold": 0.2})
+    recipe_benchmark.fit(tmp_path, "refined", recipe)
+    log = [json.loads(line) for line in (tmp_path / "refined/train.jsonl").read_text().splitlines()]
+    assert log[-1]["best"] > log[0]["miou"] + 0.03, log
+    scores = recipe_benchmark.score(tmp_path / "refined", tmp_path / "VGPhraseCut_v0", 3)
+    assert all(0 <= scores[name] <= 1 for name in recipe_benchmark.ROWS.values()) and scores["phrasecut"] > 0
+    assert recipe_benchmark.as_markdown({"new": scores}).count("\n") == 2 + len(recipe_benchmark.ROWS)
