@@ -196,7 +196,7 @@ def script(name: str) -> Command:
     ]  # fmt: skip
 
 
-def clipseg(model: Path, images: Path, out: Path, prompts: Sequence[str], jobs: int = 1) -> list[str]:
+def clipseg(model: Path, images: Path, out: Path, prompts: Sequence[str], jobs: int | str = 1) -> list[str]:
     """Returns a command line of this program that writes masks only, prints one line per image, and keeps nothing."""
     texts = [word for prompt in prompts for word in ("-p", prompt)]
     flags = f"-t {THRESHOLD} -f mask --json --overwrite -q -j {jobs} --features none".split()

@@ -1,8 +1,8 @@
 """Compares refinements and tiles on held-out scenes of 1600 x 1200 pixels: `python -m shapes.refinement_benchmark`.
 
 Each method makes a mask for one prompt per scene, which is scored by IoU and by boundary F at a tolerance of 4 pixels.
-Prints two tables: the methods, and what each part of a question gives to `--refine sam`. `--write` puts them into
-docs/masks.md.
+Prints three tables: the methods, what each part of a question gives to `--refine sam`, and whether its guard was right.
+`--write` puts them into docs/masks.md.
 """
 
 import argparse
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from clipseg_cli.evaluation import metrics
 from clipseg_cli.masks import answers, matting, questions, soft_maps, threshold, tiles
-from clipseg_cli.masks.guided import guided
 from clipseg_cli.model.sam import Sam
 from clipseg_cli.model.segmenter import Embeddings, Segmenter
 from clipseg_cli.run.refiner import Encoded, Refiner
@@ -29,11 +28,15 @@ from shapes.markdown import replace_section, table
 from shapes.scenes import Scene, SceneOptions, draw_scene
 
 PAGE = Path(__file__).parent.parent / "docs" / "masks.md"
-METHOD_MARKS = ("<!-- refinement -->", "<!-- end of refinement -->")
-QUESTION_MARKS = ("<!-- questions -->", "<!-- end of questions -->")
+MARKS = {  # of the tables in PAGE
+    "methods": ("<!-- refinement -->", "<!-- end of refinement -->"),
+    "questions": ("<!-- questions -->", "<!-- end of questions -->"),
+    "guard": ("<!-- guard -->", "<!-- end of guard -->"),
+}
 SEED = 7_000_003
 HEIGHT, ASPECT = 1200, 4 / 3  # pixels; width / height
 TOLERANCE = 4  # pixels
+ALIKE = 0.005  # IoU: masks that differ by less are equally good
 FOUND = 0.5  # an object is found if CLIPSeg's mask covers more than this share of it
 Mask = NDArray[np.uint8]  # (H, W), 0 and 255
 
@@ -74,6 +77,15 @@ class Case:
         assert isinstance(seen, Encoded), "memory is enough for one image"
         return seen
 
+    def answered(self, sam: answers.Sam) -> list[answers.Answer]:
+        """Returns the answers to the questions that `--refine sam` asks."""
+        levels, most = self.soft_map().soft(), CleanUp().refine_parts
+        return answers.answered(questions.ask(levels, self.segmenter.threshold, most, sam.grid), sam)
+
+    def joined(self, taken: Sequence[answers.Answer], filtered: bool = True) -> Mask:
+        """Returns the mask in which answers are taken; `filtered`: with the edges of the photo."""
+        return answers.joined(self.cut("guided"), taken, (lambda: self.scene.image) if filtered else None)
+
 
 Method = Callable[[Case], Mask]
 
@@ -98,22 +110,6 @@ def sam_and_matting(case: Case) -> Mask:
     return np.where(opacity > 127, np.uint8(255), np.uint8(0))
 
 
-def sam_and_guided(case: Case) -> Mask:
-    """Returns the mask of the guided filter on SAM's answers, and CLIPSeg's guided mask where SAM is held back.
-
-    SAM's answers are as coarse as its grid; the filter moves their edges by less than a cell, to those of the photo.
-    """
-    sam, image = case.seen(), case.scene.image
-    asked = questions.ask(case.soft_map().soft(), case.segmenter.threshold, CleanUp().refine_parts, sam.grid)
-    taken = [each for each in answers.answered(asked, sam) if not each.refusal]
-    if not taken:
-        return case.cut("guided")
-    soft = soft_maps.LogitMap(np.max([each.logits for each in taken], 0), image.shape[:2]).soft()
-    about = np.any([each.question.reach for each in taken], 0).view(np.uint8)
-    there = cv2.resize(about, image.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT) > 0
-    return np.where((guided(image, soft) > 0.5) | ~there & (case.cut("guided") > 0), np.uint8(255), np.uint8(0))
-
-
 def perfect(case: Case) -> Mask:
     """Returns the true masks of the objects that CLIPSeg finds, right or wrong: no refinement can do better."""
     instances = case.scene.instances
@@ -129,7 +125,6 @@ METHODS: dict[str, Method] = {
     "`--refine grabcut`": method("grabcut"),
     "`--refine matting`": method("matting"),
     "`--refine sam`": method("sam"),
-    "`--refine sam`, then guided": sam_and_guided,
     "`--refine sam`, then matting": sam_and_matting,
     "`--flip`": method(flip=True),
     "`--tile 2`": method(tile=2),
@@ -185,14 +180,12 @@ class Told:
         return output.pred_masks[:, 0].numpy(), output.iou_scores[:, 0].numpy()
 
 
-def told(given: str, choice: str = "both", guard: bool = True) -> Method:
+def told(given: str, choice: str = "both", guard: bool = True, filtered: bool = True) -> Method:
     """Returns a function from a case to its mask, see Told. Without `guard`, every answer is taken."""
 
     def mask(case: Case) -> Mask:
-        sam, wanted = Told(case.seen(), given, choice), case.segmenter.threshold
-        asked = questions.ask(case.soft_map().soft(), wanted, CleanUp().refine_parts, sam.grid)
-        found = answers.answered(asked, sam)
-        return answers.joined(case.cut("guided"), [each for each in found if not (guard and each.refusal)])
+        found = case.answered(Told(case.seen(), given, choice))
+        return case.joined([each for each in found if not (guard and each.refusal)], filtered)
 
     return mask
 
@@ -210,7 +203,42 @@ QUESTIONS: dict[str, Method] = {
     "candidate by agreement alone": told("box points soft", "agreement"),
     "SAM's single answer": told("box points soft", "one"),
     "no guard": told("box points soft", guard=False),
+    "SAM's edges, not the photo's": told("box points soft", filtered=False),
 }
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the guard made of SAM's answer about one part, and the IoU of both masks with the ground truth there."""
+
+    refusal: str  # "" if the answer is taken
+    own: float  # of CLIPSeg's own mask, with guided edges
+    sam: float
+
+
+def verdicts(case: Case) -> Iterator[Verdict]:
+    """Yields the verdict about each part. Masks are compared where SAM decides, and wherever its answer reaches."""
+    own, expected = case.cut("guided") > 0, case.expected
+    for answer in case.answered(case.seen()):
+        sam = case.joined([answer]) > 0
+        decided = cv2.resize(
+            answer.question.reach.view(np.uint8), own.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT
+        )
+        there = (decided > 0) | (sam & ~own)
+        yield Verdict(answer.refusal, *(overlap(mask & there, expected & there) for mask in (own, sam)))
+
+
+def guard_table(found: Sequence[Verdict]) -> str:
+    """Returns a table of the verdicts by what the guard did."""
+    rows = []
+    for refusal in sorted({each.refusal for each in found}):
+        some = [each for each in found if each.refusal == refusal]
+        means = [np.mean([getattr(each, name) for each in some]) for name in ("own", "sam")]
+        better = [sum(sign * (each.own - each.sam) > ALIKE for each in some) for sign in (1, -1)]
+        name = f"held back: {refusal}" if refusal else "taken"
+        rows.append((name, len(some), *(f"{mean:.3f}" for mean in means), *better, len(some) - sum(better)))
+    head = ("SAM's answer", "parts", "IoU, CLIPSeg's own", "IoU, SAM's", "own is better", "SAM's is better", "alike")
+    return table(head, rows)
 
 
 @dataclass(frozen=True)
@@ -220,6 +248,11 @@ class Score:
     query: queries.Query
     iou: float
     boundary_f: float
+
+
+def overlap(one: NDArray[np.bool_], two: NDArray[np.bool_]) -> float:
+    """Returns the IoU of two masks."""
+    return np.count_nonzero(one & two) / max(1, np.count_nonzero(one | two))
 
 
 def cases(segmenter: Segmenter, refiner: Refiner, scenes: int) -> Iterator[Case]:
@@ -242,7 +275,7 @@ def measure(segmenter: Segmenter, sam: str, scenes: int, methods: dict[str, Meth
         expected = case.expected
         for name, make_mask in methods.items():
             mask = make_mask(case) > 0
-            iou = np.count_nonzero(mask & expected) / max(1, np.count_nonzero(mask | expected))
+            iou = overlap(mask, expected)
             boundary_f = metrics.boundary_f(mask, expected, TOLERANCE / np.hypot(*mask.shape))
             scores[name].append(Score(case.query, iou, boundary_f))
     return scores
@@ -268,33 +301,37 @@ def gains(scores: dict[str, list[Score]], name: str) -> dict[str, float]:
     return {label: float(np.mean(values)) for label, values in by_label.items()}
 
 
+def report(kind: str, segmenter: Segmenter, sam: str, scenes: int) -> str:
+    """Returns one of the tables as Markdown, with what was measured."""
+    text = f"{scenes} held-out scenes of 1600 x 1200 pixels, one prompt each, models `{segmenter.checkpoint.name}` and "
+    if kind == "guard":
+        found = cases(segmenter, Refiner(lambda: Sam.load(sam, device=segmenter.device)), scenes)
+        return f"{text}`{sam}`:\n\n{guard_table([verdict for case in found for verdict in verdicts(case)])}"
+    scores = measure(segmenter, sam, scenes, QUESTIONS if kind == "questions" else METHODS)
+    text += f"`{sam}`; boundary F at {TOLERANCE} pixels:\n\n{as_markdown(scores)}"
+    if kind == "questions":
+        return text
+    gained = gains(scores, "`--refine sam`")
+    least = min(gained, key=lambda label: gained[label])
+    return f"{text}\n\nThe shape or colour that gains least by `--refine sam`: {least}, {gained[least]:+.3f} mean IoU."
+
+
 def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(prog="python -m shapes.refinement_benchmark", description=__doc__)
     parser.add_argument("--model", default="shapes")
     parser.add_argument("--refine-model", default="shapes-sam", help="the SAM")
     parser.add_argument("--scenes", type=int, default=100)
-    parser.add_argument("--only", choices=("methods", "questions"), help="measure one of the two tables")
+    parser.add_argument("--only", choices=tuple(MARKS), help="measure one of the tables")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/masks.md")
     given = parser.parse_args()
     segmenter = Segmenter.load(given.model)
-    for kind, methods, marks in (("methods", METHODS, METHOD_MARKS), ("questions", QUESTIONS, QUESTION_MARKS)):
-        if given.only not in (None, kind):
-            continue
-        scores = measure(segmenter, given.refine_model, given.scenes, methods)
-        text = (
-            f"{given.scenes} held-out scenes of 1600 x 1200 pixels, one prompt each, models `{given.model}` and "
-            f"`{given.refine_model}`; boundary F at {TOLERANCE} pixels:\n\n{as_markdown(scores)}"
-        )
-        if kind == "methods":
-            gained = gains(scores, "`--refine sam`")
-            least = min(gained, key=lambda label: gained[label])
-            text += (
-                f"\n\nThe shape or colour that gains least by `--refine sam`: {least}, {gained[least]:+.3f} mean IoU."
-            )
-        sys.stdout.write(text + "\n")
-        if given.write:
-            replace_section(PAGE, text, marks)
+    for kind, marks in MARKS.items():
+        if given.only in (None, kind):
+            text = report(kind, segmenter, given.refine_model, given.scenes)
+            sys.stdout.write(text + "\n")
+            if given.write:
+                replace_section(PAGE, text, marks)
 
 
 if __name__ == "__main__":

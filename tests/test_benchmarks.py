@@ -1,6 +1,7 @@
 """The benchmarks run and their arithmetic is right. No test depends on how fast anything is."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import costs, inputs, measurements, network, process, scale
+from benchmarks import costs, gpu, inputs, measurements, network, process, scale
 from benchmarks.__main__ import introduction, replace_sections
 from benchmarks.page import browser
 from benchmarks.process import Timing
 from clipseg_cli.model.registry import BUNDLED
+from clipseg_cli.run.engines.crew import cores
 from pictures import ROOT, SAMPLES
 
 COSTS = costs.Costs(0.004, 0.001, 0.02, 0.005, 0.005, 0, 0.0004, 0.0001, 0, 9e4, 9e4, 2, 500, 1500, 4e8, 0, 10)
@@ -61,6 +63,30 @@ def test_numbers_of_processes_and_precisions_are_compared(tmp_path: Path) -> Non
     rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| full size")]
     assert [row[1] for row in rows[1:]] == ["fp32", "int8", "bf16", "fp32, AVX2", "int8, AVX2"]
     assert all(float(row[-1]) > 0.9 for row in rows[1:])
+
+
+@pytest.mark.slow
+def test_a_gpus_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
+    """With a tiny network all contenders finish, every stage takes time, and the masks agree with those of fp32."""
+    printed = report("benchmarks.gpu", "--device", "cpu", "--tiny", "--images", "8", "--work", str(tmp_path))
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")]
+    rates = {(row[0], row[1]): float(row[2]) for row in rows if row[0] in ("1", "8") and row[1] != "core"}
+    contenders = ("baseline", "optimised", "clipseg", "clipseg -j 1", "clipseg -b 64")
+    assert {*rates} == {*(("1", name) for name in contenders), ("8", "optimised"), ("8", "clipseg")}
+    stages = {row[0]: float(row[2]) for row in rows if row[1] in ("core", "device")}
+    assert len(stages) == 11 and all(value > 0 for value in (*rates.values(), *stages.values()))
+    iou = re.search(r"IoU of 16 masks with those of the CPU in fp32: ([0-9.]+)\.", printed)
+    assert iou is not None and float(iou[1]) > 0.95
+    assert not [*tmp_path.glob("tmp*")]
+
+
+def test_what_keeps_a_gpu_busy_is_added_up() -> None:
+    """A stage that is done for each prompt counts as often. Several devices and cores share the work."""
+    stages = [gpu.Stage("encode", "device", 0.004, (1, 1)), gpu.Stage("take", "device", 0.001, (1, 8))]
+    stages.append(gpu.Stage("cut", "core", 0.002, (1, 8)))
+    said = gpu.busy(stages, rate=100.0, many=True, devices=2)
+    assert "12.00 ms of the device" in said and "16.00 ms of a core" in said and "fill 60% of the device" in said
+    assert f"{1.6 / cores():.0%} of the cores" in said
 
 
 def test_a_process_is_timed_by_its_lines() -> None:

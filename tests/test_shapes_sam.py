@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from transformers import Sam2Model
 
 from clipseg_cli.evaluation import metrics
-from clipseg_cli.masks import answers
+from clipseg_cli.masks import answers, soft_maps, threshold
 from clipseg_cli.model.registry import WEIGHTS
 from clipseg_cli.model.sam import Sam
 from clipseg_cli.model.segmenter import Segmenter
 from clipseg_cli.run.refiner import Once, Refiner
+from clipseg_cli.settings.masks import CleanUp
+from pictures import iou
 from shapes import refinement_benchmark, sam_batches, sam_model, train, train_sam
 from shapes.sam_batches import CELL, SamBatch, SamBatchOptions
 from shapes.scenes import SceneOptions, draw_scene
@@ -72,11 +75,52 @@ def test_the_bundled_sam_sharpens_a_blurred_mask() -> None:
         expected = scene.instances == 1 + np.argmax(np.bincount(scene.instances.ravel())[1:])
         levels = cv2.convertScaleAbs(cv2.GaussianBlur(expected.view(np.uint8) * 255, (0, 0), 16), alpha=1.6)
         blurred = np.where(levels > 127, np.uint8(255), np.uint8(0))
-        refined, held_back, _ = answers.refine(levels, blurred, 0.5, 16, Once(refiner, partial(np.copy, scene.image)))
+        photo = partial(np.copy, scene.image)
+        refined, held_back, _ = answers.refine(levels, blurred, photo, 0.5, 16, Once(refiner, photo))
         assert not held_back
         for mask, scores in ((blurred, before), (refined, after)):
             scores.append(metrics.boundary_f(mask > 0, expected, 2 / np.hypot(*mask.shape)))
     assert np.mean(after) > np.mean(before) + 0.25, (before, after)
+
+
+def with_a_hole(mask: NDArray[np.uint8]) -> None:
+    """Draws a ring."""
+    cv2.circle(mask, (400, 300), 180, 255, 70)
+
+
+def with_thin_parts(mask: NDArray[np.uint8]) -> None:
+    """Draws a disc with rays of 14 pixels."""
+    cv2.circle(mask, (400, 300), 110, 255, -1)
+    for angle in np.arange(8) * np.pi / 4:
+        end = np.rint([400 + 260 * np.cos(angle), 300 + 260 * np.sin(angle)]).astype(int)
+        cv2.line(mask, (400, 300), (int(end[0]), int(end[1])), 255, 14)
+
+
+def with_many_parts(mask: NDArray[np.uint8]) -> None:
+    """Draws 24 small discs, more than SAM is asked about."""
+    for number in range(24):
+        cv2.circle(mask, (90 + 125 * (number % 6), 90 + 140 * (number // 6)), 26, 255, -1)
+
+
+@pytest.mark.parametrize("draw", [with_a_hole, with_thin_parts, with_many_parts])
+def test_holes_and_thin_and_small_parts_stay(draw: Callable[[NDArray[np.uint8]], None]) -> None:
+    """The mask has the holes and the components of the object, and is at least as good as the guided one."""
+    expected = np.zeros((600, 800), np.uint8)
+    draw(expected)
+    rng = np.random.default_rng(5)
+    ground = cv2.resize(rng.integers(120, 200, (75, 100, 3), np.uint8), (800, 600), interpolation=cv2.INTER_CUBIC)
+    photo = np.where(expected[..., None] > 0, np.array((200, 40, 40), np.uint8), ground)
+    soft_map = soft_maps.StoredMap(cv2.GaussianBlur(expected, (0, 0), 9))
+    refiner = Refiner(lambda: Sam.load("shapes-sam", device="cpu"))
+    plain, guided, sam = (
+        threshold.cut(soft_map, lambda: photo, 0.5, CleanUp(way), sam=Once(refiner, lambda: photo)).mask
+        for way in ("none", "guided", "sam")
+    )
+    assert iou(sam, expected) > max(0.95, iou(guided, expected) - 0.005, iou(plain, expected))
+    for kept in (expected, 255 - expected):
+        mask = sam if kept is expected else 255 - sam
+        areas = cv2.connectedComponentsWithStats(mask)[2][1:, cv2.CC_STAT_AREA]
+        assert np.count_nonzero(areas > 100) == cv2.connectedComponents(kept)[0] - 1
 
 
 @pytest.mark.slow
@@ -101,6 +145,20 @@ def test_every_refinement_is_scored(
     rows = refinement_benchmark.as_markdown(scores).splitlines()
     assert all(any(row.startswith(f"| {name} |") for row in rows) for name in scores)
     assert len(refinement_benchmark.gains(scores, next(iter(scores)))) == 2  # a shape and a colour
+
+
+def test_the_guard_is_scored(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its table counts each part once: by what the guard did, and by whose mask is better."""
+    monkeypatch.setattr(refinement_benchmark, "HEIGHT", 240)
+    rows = refinement_benchmark.report("guard", segmenter, "shapes-sam", 3).splitlines()[4:]
+    assert rows
+    for row in rows:
+        _, _, parts, own, sam, *counts, _ = (cell.strip() for cell in row.split("|"))
+        assert int(parts) == sum(map(int, counts)) and 0 <= float(own) <= 1 and 0 <= float(sam) <= 1
+    right = [refinement_benchmark.Verdict("SAM disagrees", 0.9, 0.4), refinement_benchmark.Verdict("", 0.9, 0.903)]
+    table = refinement_benchmark.guard_table(right).splitlines()
+    assert table[2] == "| taken | 1 | 0.900 | 0.903 | 0 | 0 | 1 |"
+    assert table[3] == "| held back: SAM disagrees | 1 | 0.900 | 0.400 | 1 | 0 | 0 |"
 
 
 def test_a_batch_depends_on_its_step_alone(segmenter: Segmenter) -> None:

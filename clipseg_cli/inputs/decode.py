@@ -20,6 +20,7 @@ import numpy as np
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs import decoders, georeference
 from clipseg_cli.inputs.decoders.result import MOST_FRAMES, Decoded, check_bands, unsupported
+from clipseg_cli.inputs.frames import tiff_pages
 from clipseg_cli.inputs.georeference import NOWHERE, Georeference
 from clipseg_cli.inputs.kinds import DECODABLE, KINDS, SNIFF, pip_line, sniff
 from clipseg_cli.inputs.source import Source
@@ -64,6 +65,19 @@ def load(source: Source, options: DecodeOptions = DEFAULTS) -> Image:
         image = finished(kind, decoder.decode(kind, file, options))
     found = placed(source, image.format)
     return replace(image, georeference=replace(found, tags=image.georeference.tags)) if found.world else image
+
+
+def is_geotiff(source: Source) -> bool:
+    """Returns whether a file on this machine says where it lies. Reads its tags alone; False if it cannot."""
+    if is_url(source.path):
+        return False
+    number = source.frame or 0
+    try:
+        with opened(source) as file:
+            page = tiff_pages.listed(file, number + 1)[number]
+            return georeference.of_tiff(page.directory).is_geotiff
+    except (ImageError, ValueError, LookupError):
+        return False
 
 
 def placed(source: Source, kind: str) -> Georeference:

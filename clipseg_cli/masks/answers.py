@@ -1,10 +1,11 @@
 """What becomes of SAM's answers: the best candidate of each, and the guard that keeps CLIPSeg's own mask.
 
 A soft map is blurred but knows where the object is; SAM knows where edges are but not what is asked for. So a candidate
-must agree with the soft map. Where none does, the mask stays as it was, and the record says why.
+must agree with the soft map. Where none does, the mask stays as it was, and the record says why. An answer is as coarse
+as SAM's grid; the guided filter takes its edges from the photo, within about a cell.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Protocol
@@ -14,13 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.masks import peaks, soft_maps
+from clipseg_cli.masks.guided import guided
 from clipseg_cli.masks.instances import Division, divide
 from clipseg_cli.masks.questions import Cells, Grid, Question, ask
 
 AGREEMENT = 0.5  # weight of a candidate's agreement with the soft map against the IoU that SAM predicts for it
 LEAST_IOU = 0.5  # an answer whose IoU with the soft map's part is lower is refused
 SAME = 0.5  # two answers are of one object if a larger share of the smaller one is in the other
-MOST_EMPTY = 0.2  # an answer is refused if a larger share of it is where the soft map is sure of no object
+CELLS = 2  # of SAM's grid, along the side of a window of the guided filter
+MOST_EMPTY = 0.1  # an answer is refused if a larger share of it is where the soft map is sure of no object
+
+Photo = Callable[[], NDArray[np.uint8]]  # loads the image, uint8 (H, W, 3) RGB; raises ImageError
 
 
 class Sam(Protocol):
@@ -47,14 +52,20 @@ class Answer:
 
 
 def refine(
-    levels: NDArray[np.uint8], mask: NDArray[np.uint8], threshold: float, most: int, sam: Sam, apart: bool = False
+    levels: NDArray[np.uint8],
+    mask: NDArray[np.uint8],
+    photo: Photo,
+    threshold: float,
+    most: int,
+    sam: Sam,
+    apart: bool = False,
 ) -> tuple[NDArray[np.uint8], str, Division | None]:
     """Returns the mask with the edges that SAM sees, why it was held back ("" if it was not), and its objects.
 
     levels: the soft map, uint8 (H, W). mask: CLIPSeg's own mask, uint8 (H, W), 0 and 255; it stays where SAM is not
-    asked, and where its answer is refused. threshold: a probability. most: parts that SAM is asked about. The objects
-    are divided only if they are to be told `apart`: then each peak of the soft map is a part of its own, unless SAM's
-    answers show that it is of the same object as another.
+    asked, and where its answer is refused. photo: called only if an answer is taken. threshold: a probability. most:
+    parts that SAM is asked about. The objects are divided only if they are to be told `apart`: then each peak of the
+    soft map is a part of its own, unless SAM's answers show that it is of the same object as another.
     """
     found = peaks.find(levels, threshold) if apart else None
     answers = answered(ask(levels, threshold, most, sam.grid, found), sam)
@@ -68,7 +79,7 @@ def refine(
     if found is not None:
         shape = mask.shape[0], mask.shape[1]
         division = divide(found, shape, [(peak_of(each, found.numbers), each.logits) for each in taken])
-    return joined(mask, taken), told(answers), division
+    return joined(mask, taken, photo), told(answers), division
 
 
 def peak_of(answer: Answer, numbers: NDArray[np.int32]) -> int:
@@ -99,15 +110,22 @@ def answered(questions: Sequence[Question], sam: Sam) -> list[Answer]:
     return [_best(*each) for each in zip(questions, logits, predicted, strict=True)]
 
 
-def joined(mask: NDArray[np.uint8], taken: Sequence[Answer]) -> NDArray[np.uint8]:
-    """Returns a mask, uint8 (H, W), in which the answers stand in place of the cells that they are about."""
+def joined(mask: NDArray[np.uint8], taken: Sequence[Answer], photo: Photo | None) -> NDArray[np.uint8]:
+    """Returns a mask, uint8 (H, W), in which the answers stand in place of the cells that they are about.
+
+    Without a photo, the edges of the answers are not taken from it.
+    """
     if not taken:
         return mask
     height, width = mask.shape
     logits = np.max([each.logits for each in taken], 0)
     about = np.any([each.question.reach for each in taken], 0)
     kept = cv2.resize((~about).view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    return np.asarray(soft_maps.LogitMap(logits, (height, width)).cut(0.5) | mask * kept, np.uint8)
+    answer = soft_maps.LogitMap(logits, (height, width))
+    if photo is None:
+        return np.asarray(answer.cut(0.5) | mask * kept, np.uint8)
+    sharp = guided(photo(), answer.soft(), len(logits) / CELLS)
+    return np.where(sharp > 0.5, np.uint8(255), mask * kept)
 
 
 def told(answers: Sequence[Answer]) -> str:

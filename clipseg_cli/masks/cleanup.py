@@ -6,6 +6,7 @@ not start at the border, and a hole that touches the border is not a hole.
 """
 
 import math
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from clipseg_cli.settings.masks import CleanUp
 
 Mask = NDArray[np.uint8]
+Levels = TypeVar("Levels", NDArray[np.uint8], NDArray[np.uint16])
 WIDE = 32  # pixels: a blur with a sigma of at least twice this is computed on a smaller image
 
 
@@ -88,17 +90,18 @@ def inverted(mask: Mask) -> Mask:
     return complement
 
 
-def feather(mask: Mask, radius: float) -> Mask:
-    """Blurs the edge: uint8 (H, W), 0 to 255, 128 on the old edge. Sigma is half the radius, in pixels.
+def feather(mask: Levels, radius: float) -> Levels:
+    """Blurs the edge of a mask (H, W) of 0 and the highest value of its type, uint8 or uint16; half of it on the edge.
 
-    The radius is limited to the longer side. A wide blur is computed on a smaller image: as smooth, at constant cost.
+    Sigma is half the radius, in pixels. The radius is limited to the longer side. A wide blur is computed on a smaller
+    image: as smooth, at constant cost.
     """
     if not radius:
         return mask
     (height, width), sigma = mask.shape, min(radius, max(mask.shape)) / 2
     shrink = max(1, int(sigma / WIDE))
     small = cv2.resize(mask, (-(-width // shrink), -(-height // shrink)), interpolation=cv2.INTER_AREA)
-    blurred: Mask = cv2.GaussianBlur(small, (0, 0), sigma / shrink, borderType=cv2.BORDER_REPLICATE)
+    blurred: Levels = cv2.GaussianBlur(small, (0, 0), sigma / shrink, borderType=cv2.BORDER_REPLICATE)
     return blurred if shrink == 1 else cv2.resize(blurred, (width, height), interpolation=cv2.INTER_LINEAR)
 
 

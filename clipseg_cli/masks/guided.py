@@ -7,18 +7,21 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-WINDOWS = 44  # filter windows that fit side by side along the longer side of an image
+WINDOWS = 44  # filter windows that fit side by side along the longer side of an image, for CLIPSeg's soft maps
 SOFTNESS = 1e-3  # variance of a colour in [0, 1]: a window with a smaller variance counts as flat
 SMALL = 1024  # pixels: longer side of the smaller image
 STRIP = 64  # rows of the small image per step: bounds the memory
 
 
-def guided(photo: NDArray[np.uint8], soft: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Refines a soft map, uint8 (H, W), with the photo, uint8 (H, W, 3): probability float32 (H, W) in [0, 1]."""
+def guided(photo: NDArray[np.uint8], soft: NDArray[np.uint8], windows: float = WINDOWS) -> NDArray[np.float32]:
+    """Refines a soft map, uint8 (H, W), with the photo, uint8 (H, W, 3): probability float32 (H, W) in [0, 1].
+
+    windows: filter windows that fit side by side along the longer side.
+    """
     height, width = soft.shape
     scale = max(1, max(height, width) // SMALL)  # an integer, so a small pixel is the mean of whole pixels
     small = [shrunk(plane, scale) for plane in (*(photo[..., channel] for channel in range(3)), soft)]
-    radius = max(1, round(max(small[3].shape) / WINDOWS / 2))
+    radius = max(1, round(max(small[3].shape) / windows / 2))
     return applied(photo, coefficients(small[:3], small[3], radius), scale)
 
 

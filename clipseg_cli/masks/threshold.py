@@ -1,18 +1,16 @@
 """Makes a mask of a soft map, before clean-up: refine, choose the threshold, cut, keep what reaches the peak."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.masks import answers, cleanup, peaks, soft_maps
+from clipseg_cli.masks.answers import Photo
 from clipseg_cli.masks.instances import Division, divide
 from clipseg_cli.masks.refine import REFINEMENTS
 from clipseg_cli.prompts.thresholds import Threshold
 from clipseg_cli.settings.masks import CleanUp
-
-Photo = Callable[[], NDArray[np.uint8]]  # loads the image, uint8 (H, W, 3) RGB; raises ImageError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +54,8 @@ def cut(
     if clean.refine == "sam":
         worked = sam is not None and bool(mask.any())
         if sam is not None and worked:
-            mask, held_back, division = answers.refine(soft_map.soft(), mask, threshold, clean.refine_parts, sam, apart)
+            levels, most = soft_map.soft(), clean.refine_parts
+            mask, held_back, division = answers.refine(levels, mask, photo, threshold, most, sam, apart)
     elif apart and (found := peaks.find(soft_map.soft(), threshold)):
         division = divide(found, (mask.shape[0], mask.shape[1]))
     if clean.peak is not None:

@@ -1,6 +1,9 @@
 """Chooses the device and the dtype that a model runs with."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from clipseg_cli.errors import UsageError
 from clipseg_cli.model import int8
@@ -42,6 +45,24 @@ def pick_dtype(dtype: str, device: str) -> str:
         with torch.cuda.device(device):
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return "bf16" if device == "cpu" and multiplies_bf16() else "fp32"
+
+
+def to_device(tensor: Tensor, device: str) -> Tensor:
+    """Returns a tensor on a device. To a GPU it is sent from pinned memory, while this thread goes on."""
+    pinned = tensor.pin_memory() if device.startswith("cuda") and tensor.device.type == "cpu" else tensor
+    return pinned.to(device, non_blocking=True)
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """Returns a tensor in this machine's memory. Waits for the work that makes it, not for what was asked for later."""
+    if tensor.device.type != "cuda":
+        return tensor.cpu()
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+    untyped: Any = torch.cuda
+    copied = untyped.Event(blocking=True)
+    copied.record(torch.cuda.current_stream(tensor.device))
+    copied.synchronize()
+    return host
 
 
 def multiplies_bf16() -> bool:

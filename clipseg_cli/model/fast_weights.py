@@ -26,7 +26,7 @@ def load_network(
 ) -> Network:
     """Returns the network in the safetensors file `weights`, for images of `side` x `side` pixels.
 
-    `fused` allows oneDNN's own weight layout, which is faster, where this device supports it.
+    `fused` allows scaled activations and, on a CPU, oneDNN's own weight layout, which are faster, where they work.
     Raises ModelError if the file is damaged or does not hold exactly the tensors that `shape` requires.
     """
     for tower in (shape.text, shape.vision):
@@ -104,7 +104,7 @@ class WeightFile:
         )
 
     def precision(self, half: bool) -> tuple[torch.dtype, bool]:
-        """Returns the dtype of a product, and whether its weight uses oneDNN's layout."""
+        """Returns the dtype of a product, and whether it is `Linear.fused`."""
         return (self.dtype, self.fused) if half else (torch.float32, False)
 
     def transposed(self, name: str, inputs: int, outputs: int, stride: int) -> Linear:

@@ -46,9 +46,10 @@ class FeatureStore:
         from clipseg_cli.model import int8
 
         checkpoint, device = segmenter.checkpoint, segmenter.device.split(":")[0]
-        processor = torch.cuda.get_device_name() if device == "cuda" else torch.backends.cpu.get_cpu_capability()
+        cpu = torch.backends.cpu.get_cpu_capability()
+        processor = torch.cuda.get_device_name(segmenter.device) if device == "cuda" else cpu
         levels = int8.levels() if segmenter.dtype == "int8" else None
-        options = [segmenter.side, segmenter.dtype, device, segmenter.backend, processor, levels]
+        options = [segmenter.side, segmenter.dtype, device, segmenter.backend, segmenter.batch, processor, levels]
         libraries = [torch.__version__, version("transformers")]
         weights = checkpoint.revision or paths.fingerprint(str(checkpoint.weights))
         digest = hashlib.sha256(json.dumps([options, libraries, weights, checkpoint.repo]).encode())
@@ -65,6 +66,7 @@ class FeatureStore:
         An image is uint8 (S, S, 3), or its features that have been read before, which have no name here. The features
         are bit-identical to those of `segmenter.encode`. Reads stored features; computes and stores missing ones.
         """
+        from clipseg_cli.model.devices import to_host
         from clipseg_cli.model.segmenter import Features
 
         names = ["" if isinstance(view, Features) else self.name(view, pooled) for view in views]
@@ -76,10 +78,10 @@ class FeatureStore:
             encoded = segmenter.encode(
                 [each for each in missing.values() if isinstance(each, np.ndarray)], pooled=pooled
             )
+            encoded = Features(to_host(encoded.tensor), encoded.pooled)
             for position, index in enumerate(missing):
-                part = encoded[position]
-                stored = parts[index] = Features(part.tensor.cpu(), part.pooled)
-                self.write(names[index], stored)
+                part = parts[index] = encoded[position]
+                self.write(names[index], part)
         return Features.concatenate([part for part in parts if part is not None]), names
 
     def name(self, image: NDArray[np.uint8], pooled: bool) -> str:

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -33,18 +33,24 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """An elementwise activation, and its oneDNN counterpart, which computes `plain(x / gain) * gain`."""
+    """An elementwise activation, and its scaled form `plain(x / gain) * gain`, which is faster where it exists."""
 
     plain: Callable[[Tensor], Tensor]  # may overwrite its argument
-    fused: str  # oneDNN's name
+    scaled: Callable[[Tensor], Tensor]  # one pass over the memory of a GPU; may overwrite its argument
+    fused: str  # oneDNN's name of the scaled form
     gain: float = 1.0
 
 
-IDENTITY = Activation(lambda x: x, "none")
+def identity(x: Tensor) -> Tensor:
+    """Returns its argument."""
+    return x
+
+
+IDENTITY = Activation(identity, identity, "none")
 ACTIVATIONS = {
-    "quick_gelu": Activation(quick_gelu, "swish", 1.702),
-    "gelu": Activation(F.gelu, "gelu"),
-    "relu": Activation(torch.relu_, "relu"),
+    "quick_gelu": Activation(quick_gelu, partial(F.silu, inplace=True), "swish", 1.702),
+    "gelu": Activation(F.gelu, F.gelu, "gelu"),
+    "relu": Activation(torch.relu_, torch.relu_, "relu"),
 }
 
 
@@ -54,7 +60,7 @@ class Linear:
 
     weight: Tensor  # (outputs, inputs), or the same in oneDNN's layout
     bias: Tensor | None
-    fused: bool = False  # whether `weight` is in oneDNN's layout
+    fused: bool = False  # whether the activation is scaled, and on a CPU also whether `weight` is in oneDNN's layout
 
     def __call__(self, x: Tensor, activation: Activation = IDENTITY) -> Tensor:
         """Maps (..., inputs) to (..., outputs) and applies the activation.
@@ -62,9 +68,10 @@ class Linear:
         If `fused`, the weights must include the gain of the activation; see `mlp`.
         """
         x = x.to(self.weight.dtype)
-        if self.fused:
+        if self.weight.is_mkldnn:
             return multiply(x, self.weight, self.bias, activation.fused)
-        return activation.plain(F.linear(x, self.weight, self.bias))
+        activate = activation.scaled if self.fused else activation.plain
+        return activate(F.linear(x, self.weight, self.bias))
 
     def each(self, rows: Tensor) -> Tensor:
         """Maps (N, inputs) to (N, outputs) row by row.
@@ -74,7 +81,7 @@ class Linear:
         return torch.stack([self(row) for row in rows.unbind()])
 
     def to(self, dtype: torch.dtype, fused: bool) -> "Linear":
-        """Returns the same product in another dtype and, if `fused`, with its weight in oneDNN's layout.
+        """Returns the same product in another dtype. `fused`: see the field.
 
         In int8, the product is only approximately the same.
         """
@@ -83,7 +90,7 @@ class Linear:
             weight, scale = int8.quantise_weight(self.weight)
             return Int8Linear(weight, self.bias, scale=scale, offset=weight.sum(1) * scale)
         weight, bias = self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype)
-        return Linear(pack(weight) if fused else weight, bias, fused)
+        return Linear(pack(weight) if fused and weight.device.type == "cpu" else weight, bias, fused)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -128,8 +135,8 @@ def multiply(x: Tensor, packed: Tensor, bias: Tensor | None, activation: str) ->
 
 
 def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
-    """Returns whether oneDNN's own layout is faster on this device, and works there."""
-    return device.type == "cpu" and dtype in (torch.bfloat16, torch.float16) and _works(dtype)
+    """Returns whether `Linear.fused` products are faster on this device, and work there."""
+    return dtype in (torch.bfloat16, torch.float16) and (device.type != "cpu" or _works(dtype))
 
 
 @cache

@@ -6,13 +6,16 @@ The result is within one grey level of transformers' CLIPSegProcessor (Pillow, a
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from clipseg_cli.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BILINEAR = 2  # Pillow's number for the filter
 DEFAULTS: dict[str, Any] = {  # those of transformers' ViTImageProcessor
@@ -38,12 +41,22 @@ class Preprocessing:
 
 def preprocess(image: NDArray[np.uint8], how: Preprocessing) -> NDArray[np.float32]:
     """Maps uint8 (H, W, 3) RGB to normalised float32 (3, side, side)."""
-    return normalise(resize(image, how), how)
+    import torch
+
+    small = torch.from_numpy(resize(image, how))
+    prepared: NDArray[np.float32] = normalise(small[None], torch.from_numpy(how.levels))[0].numpy()
+    return prepared
 
 
-def normalise(image: NDArray[np.uint8], how: Preprocessing) -> NDArray[np.float32]:
-    """Maps uint8 (H, W, 3) RGB to normalised float32 (3, H, W)."""
-    return np.stack([how.levels[channel][image[..., channel]] for channel in range(3)])
+def normalise(images: "Tensor", levels: "Tensor") -> "Tensor":
+    """Maps uint8 (N, side, side, 3) to normalised float32 (N, 3, side, side), on their device.
+
+    `levels` are those of `Preprocessing`, on the same device.
+    """
+    import torch
+
+    channels = zip(levels, images.unbind(-1), strict=True)
+    return torch.stack([row.index_select(0, each.flatten().int()).view_as(each) for row, each in channels], 1)
 
 
 def resize(image: NDArray[np.uint8], how: Preprocessing) -> NDArray[np.uint8]:
@@ -54,7 +67,7 @@ def resize(image: NDArray[np.uint8], how: Preprocessing) -> NDArray[np.uint8]:
     """
     size = how.side, how.side
     if how.resample != BILINEAR:
-        return np.asarray(Image.fromarray(image).resize(size, Image.Resampling(how.resample)))
+        return np.array(Image.fromarray(image).resize(size, Image.Resampling(how.resample)))
     import torch  # not above: `clipseg models info` reads settings only
     import torch.nn.functional as F
 

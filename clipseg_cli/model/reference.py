@@ -42,9 +42,13 @@ class Reference:
         """Resizes uint8 (H, W, 3) RGB to uint8 (side, side, 3)."""
         return np.moveaxis(self.process(image, do_rescale=False, do_normalize=False).numpy(), 0, -1)
 
-    def preprocess(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Maps uint8 (H, W, 3) RGB to normalised float32 (3, side, side)."""
         prepared: NDArray[np.float32] = self.process(image).numpy()
+        return prepared
+
+    def normalise(self, prepared: Tensor) -> Tensor:
+        """Returns the prepared images, which are normalised."""
         return prepared
 
     def process(self, image: NDArray[np.uint8], **steps: bool) -> Tensor:

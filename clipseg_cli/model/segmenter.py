@@ -8,7 +8,6 @@ logits = segmenter.logits(features, embeddings)  # float32 (1, 2, S, S)
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Protocol, Self
 
 import numpy as np
@@ -19,12 +18,12 @@ from torch import Tensor
 
 from clipseg_cli.errors import UsageError
 from clipseg_cli.model.architecture import Architecture, read_architecture
-from clipseg_cli.model.devices import DTYPES, pick_device, pick_dtype
-from clipseg_cli.model.preprocess import Preprocessing, preprocess, read_preprocessing, resize
+from clipseg_cli.model.devices import DTYPES, pick_device, pick_dtype, to_device, to_host
+from clipseg_cli.model.preprocess import Preprocessing, normalise, read_preprocessing, resize
 from clipseg_cli.model.registry import Checkpoint, locate
 from clipseg_cli.model.threads import side_by_side
 from clipseg_cli.model.tokenizer import ClipTokenizer, read_tokenizer, refuse_blank, refuse_long
-from clipseg_cli.settings.model import Backend, Dtype
+from clipseg_cli.settings.model import GPU_BATCH, Backend, Dtype
 
 ImageLike = NDArray[np.uint8] | Image.Image
 ImageBatch = Sequence[ImageLike] | NDArray[np.uint8] | NDArray[np.float32] | Tensor
@@ -54,8 +53,11 @@ class Processor(Protocol):
     def resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resizes uint8 (H, W, 3) RGB to uint8 (side, side, 3)."""
 
-    def preprocess(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Maps uint8 (H, W, 3) RGB to normalised float32 (3, side, side)."""
+    def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8] | NDArray[np.float32]:
+        """Returns what is sent to the device of uint8 (H, W, 3) RGB: uint8 (side, side, 3), or normalised float32."""
+
+    def normalise(self, prepared: Tensor) -> Tensor:
+        """Maps N prepared images to normalised float32 (N, 3, side, side). Normalised ones stay as they are."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,6 +117,9 @@ class Segmenter:
     longest: int  # maximum tokens of a prompt, start and end included
     threshold: float  # the checkpoint's default threshold, a probability
     threads: int  # of a CPU, that the images of a batch share; elsewhere 1
+    # Images in each pass of the network, which blank ones fill up: the last bits of a product may depend on its number
+    # of rows, but the results of an image must not depend on the other images. On a CPU 1: a batch is not faster there.
+    batch: int
     network: Network = field(repr=False)
     processor: Processor = field(repr=False)
 
@@ -128,12 +133,13 @@ class Segmenter:
         backend: Backend = "fast",
         offline: bool = False,
         size: int | None = None,
+        batch: int | None = None,
     ) -> Self:
         """Loads a model.
 
         `model` is an alias, a hub id, a directory, or a result of `registry.locate`. `size` in pixels replaces the
-        checkpoint's own image size. Raises ModelError for files that are missing, damaged or not supported, and
-        UsageError for invalid arguments.
+        checkpoint's own image size. `batch` is the number of images in a pass on a GPU. Raises ModelError for files
+        that are missing, damaged or not supported, and UsageError for invalid arguments.
         """
         if backend not in BACKENDS:
             raise UsageError(f"there is no backend {backend!r}; choose from {', '.join(BACKENDS)}")
@@ -160,6 +166,7 @@ class Segmenter:
             longest=shape.positions,
             threshold=checkpoint.threshold,
             threads=torch.get_num_threads() if device == "cpu" else 1,
+            batch=1 if device == "cpu" else batch or GPU_BATCH,
             network=network,
             processor=processor,
         )
@@ -174,39 +181,45 @@ class Segmenter:
 
     def embed_images(self, images: ImageBatch) -> Embeddings:
         """Returns the embeddings of N exemplars. They condition the decoder like those of prompts."""
-        return Embeddings(as_numpy(self.network.encode(self.pixels(images), pooled=True)[1]))
+        pooled = self.encode(images, pooled=True).pooled
+        assert pooled is not None
+        return Embeddings(pooled)
 
     def encode(self, images: ImageBatch, *, pooled: bool = False) -> Features:
-        """Returns the features of N images.
+        """Returns the features of N images, on the device. Those of an image are bit-identical among any others.
 
-        `pooled` adds their CLIP image embeddings, which need more vision layers than the decoder reads. On a CPU, the
-        features of an image are bit-identical in every batch.
+        `pooled` adds their CLIP image embeddings, which need more vision layers than the decoder reads.
         """
-        pixels = self.pixels(images)
-        # on a CPU a batch is not faster, and the last bits of a product may depend on its number of rows
-        step = 1 if self.device == "cpu" else len(pixels)
-        parts = [pixels[start : start + step] for start in range(0, len(pixels), step)]
-        encoded = side_by_side(partial(self.network.encode, pooled=pooled), parts, self.threads)
-        return Features.concatenate(
-            [Features(tensor, None if embedding is None else as_numpy(embedding)) for tensor, embedding in encoded]
-        )
+        prepared = self._prepared(images)
+        n = len(prepared)
+
+        def encode(start: int) -> tuple[Tensor, Tensor | None]:
+            return self.network.encode(self.processor.normalise(self._filled(prepared, start)), pooled=pooled)
+
+        tensors, embeddings = zip(*side_by_side(encode, range(0, n, self.batch), self.threads), strict=True)
+        return Features(torch.cat(tensors)[:n], as_numpy(torch.cat(embeddings)[:n]) if pooled else None)
 
     def logits(self, features: Features, embeddings: Embeddings) -> NDArray[np.float32]:
         """Returns float32 (N, P, S, S), unbounded. A value above 0 is a probability above 0.5."""
         n, prompts = len(features), len(embeddings)
-        result = torch.empty((n, prompts, self.side, self.side))
-        conditional = torch.from_numpy(np.require(embeddings.values, np.float32, ["C", "W"])).to(self.device)
+        tensor = to_device(features.tensor, self.device)
+        conditional = to_device(torch.from_numpy(np.require(embeddings.values, np.float32, ["C", "W"])), self.device)
+        result = torch.empty((n, prompts, self.side, self.side), device=self.device)
 
-        def decode(index: int) -> None:
-            # one image at a time: the last bits of a product may depend on its number of rows, but the logits of an
-            # image must not depend on the other images of the batch
-            image = slice(index, index + 1)
+        def decode(start: int) -> None:
+            filled = self._filled(tensor, start)
             for p in range(0, prompts, PROMPTS_AT_ONCE):
                 group = slice(p, p + PROMPTS_AT_ONCE)
-                result[image, group] = self.network.decode(features.tensor[image], conditional[group])
+                result[start : start + self.batch, group] = self.network.decode(filled, conditional[group])[: n - start]
 
-        side_by_side(decode, range(n), self.threads)
+        side_by_side(decode, range(0, n, self.batch), self.threads)
         return as_numpy(result)
+
+    def _filled(self, rows: Tensor, start: int) -> Tensor:
+        """Returns the rows of the pass that begins at `start`, (batch, ...). Zeros take the place of missing ones."""
+        part = rows[start : start + self.batch]
+        missing = self.batch - len(part)
+        return torch.cat([part, part.new_zeros(missing, *part.shape[1:])]) if missing else part
 
     def decode(self, features: Features, embeddings: Embeddings | Sequence[str]) -> NDArray[np.float32]:
         """Returns probabilities float32 (N, P, S, S) in [0, 1] for every image and every embedding or prompt."""
@@ -222,7 +235,14 @@ class Segmenter:
         return self.processor.resize(as_array(image))
 
     def pixels(self, images: ImageBatch) -> Tensor:
-        """Converts images to normalised float32 (N, 3, S, S); returns such an array unchanged. Raises UsageError."""
+        """Converts images to normalised float32 (N, 3, S, S) on the device; leaves the values of such an array.
+
+        Raises UsageError.
+        """
+        return self.processor.normalise(self._prepared(images))
+
+    def _prepared(self, images: ImageBatch) -> Tensor:
+        """Sends N images to the device, as the processor prepares them or normalised already. Raises UsageError."""
         if isinstance(images, Tensor) or (isinstance(images, np.ndarray) and images.dtype != np.uint8):
             ready = torch.as_tensor(images)
             if ready.dtype != torch.float32 or ready.shape[1:] != (3, self.side, self.side):
@@ -230,8 +250,9 @@ class Segmenter:
                     f"got {ready.dtype} {tuple(ready.shape)}; give a list of uint8 (H, W, 3) images, "
                     f"or normalised float32 (N, 3, {self.side}, {self.side})"
                 )
-            return ready
-        return torch.from_numpy(np.stack([self.processor.preprocess(as_array(image)) for image in images]))
+            return to_device(ready, self.device)
+        prepared = np.stack([self.processor.prepare(as_array(image)) for image in images])
+        return to_device(torch.from_numpy(prepared), self.device)
 
 
 def as_array(image: ImageLike) -> NDArray[np.uint8]:
@@ -244,10 +265,9 @@ def as_array(image: ImageLike) -> NDArray[np.uint8]:
     return image
 
 
-def as_numpy(tensor: Tensor | None) -> NDArray[np.float32]:
+def as_numpy(tensor: Tensor) -> NDArray[np.float32]:
     """Converts a float tensor to float32 on the CPU."""
-    assert tensor is not None
-    array: NDArray[np.float32] = tensor.float().cpu().numpy()
+    array: NDArray[np.float32] = to_host(tensor.float()).numpy()
     return array
 
 
@@ -265,6 +285,7 @@ class FastProcessor:
 
     tokenizer: ClipTokenizer
     preprocessing: Preprocessing
+    levels: Tensor  # those of `preprocessing`, on the device
 
     def tokenize(self, prompts: Sequence[str]) -> list[list[int]]:
         """Returns the token ids of each prompt."""
@@ -274,9 +295,13 @@ class FastProcessor:
         """Resizes an image to uint8 (side, side, 3)."""
         return resize(image, self.preprocessing)
 
-    def preprocess(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Maps an image to normalised float32 (3, side, side)."""
-        return preprocess(image, self.preprocessing)
+    def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resizes an image. A quarter of the bytes of a normalised one are sent to the device."""
+        return self.resize(image)
+
+    def normalise(self, prepared: Tensor) -> Tensor:
+        """Maps uint8 (N, side, side, 3) to normalised float32 (N, 3, side, side)."""
+        return normalise(prepared, self.levels) if prepared.dtype == torch.uint8 else prepared
 
 
 def load_fast(
@@ -286,7 +311,8 @@ def load_fast(
     from clipseg_cli.model.fast_weights import load_network
 
     network = load_network(checkpoint.weights, shape, side=preprocessing.side, device=device, dtype=dtype)
-    return network, FastProcessor(read_tokenizer(checkpoint.path), preprocessing)
+    levels = torch.from_numpy(preprocessing.levels).to(device)
+    return network, FastProcessor(read_tokenizer(checkpoint.path), preprocessing, levels)
 
 
 def load_transformers(

@@ -31,6 +31,9 @@ USUAL: dict[Format, str] = {
     "instances": "instances/{dir}/{stem}.png",
     "joined": "joined/{dir}/{stem}.png",
     "alpha": "alpha/{dir}/{stem}.png",
+    "exr": "exr/{dir}/{stem}.exr",
+    "tiff": "tiff/{dir}/{stem}.tif",
+    "psd": "psd/{dir}/{stem}.psd",
     "labelme": "labelme/{dir}/{stem}.json",
     "svg": "svg/{dir}/{stem}.svg",
 }

@@ -6,6 +6,7 @@ public methods may be called from any thread.
 
 import functools
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 MAX_ENCODED = 2_000  # images whose features stay in memory: 0.75 GB at the size of rd64-refined
 MAX_LOGITS = 256  # logits (one prompt on one image) that stay in memory
 MAX_SEEN = 24  # images whose SAM embedding stays in memory: 17 MB each with sam2.1-tiny
+WAIT = 2.0  # seconds: a request that takes longer encodes no other image with SAM
 
 
 class Stale(Exception):
@@ -176,6 +178,7 @@ class Session:
     ) -> list[dict[str, Any]]:
         """Returns one dict per image: `pending`, or `failed` with the reason, or `size` and `masks`, one per prompt.
 
+        Without `full_size`, images that SAM has yet to encode are pending once a request has encoded others for WAIT.
         A mask is uint8 (h, w), 0 or 255, as large as the thumbnail or, with `full_size`, as the image. It comes with
         its label, its presence score, its area, a fraction of the image, and its RGB colour on this image. Raises Stale
         once a newer generation has come, except with `full_size`; UsageError for a prompt that cannot be embedded.
@@ -183,7 +186,14 @@ class Session:
         with self.state:
             self.requests += 1
         try:
-            return [self._image_masks(index, request, generation, full_size) for index in indices]
+            rows, end, before = list[dict[str, Any]](), time.monotonic() + WAIT, {*self.seen}
+            for index in indices:
+                late = not full_size and time.monotonic() > end and not before.issuperset(self.seen)
+                if late and request.clean.refine == "sam" and index not in self.seen:
+                    rows.append({"id": index, "pending": True})
+                else:
+                    rows.append(self._image_masks(index, request, generation, full_size))
+            return rows
         finally:
             with self.state:
                 self.requests -= 1

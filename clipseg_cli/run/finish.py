@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from clipseg_cli.errors import ClipsegError, ImageError, lacks_memory
 from clipseg_cli.inputs.colour import conversion, profiles
 from clipseg_cli.masks import answers, cleanup, instances, matting, soft_maps, threshold
-from clipseg_cli.masks.threshold import Photo
+from clipseg_cli.masks.answers import Photo
 from clipseg_cli.outputs import splits
 from clipseg_cli.outputs.names import Names, Place
 from clipseg_cli.outputs.record import Mask, Numbered, Record

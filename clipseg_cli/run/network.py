@@ -2,13 +2,13 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipseg_cli.errors import ImageError
+from clipseg_cli.errors import ImageError, lacks_memory
 from clipseg_cli.inputs import decode
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.run.known_images import KnownImage, KnownImages, Mark
@@ -73,7 +73,21 @@ class Network:
         return [seen or failed for seen in in_halves(self._see, views)]
 
     def _see(self, views: "Sequence[Input]") -> list[Seen]:
-        segmenter, embeddings = self.get()
+        """Returns the network's result for each view. If memory runs out on a GPU, its passes get half as many images.
+
+        They stay so: trying again each time would take longer than smaller passes do.
+        """
+        while True:
+            segmenter, embeddings = self.get()
+            try:
+                return self._seen(segmenter, embeddings, views)
+            except Exception as error:
+                if segmenter.batch == 1 or not lacks_memory(error):
+                    raise
+            with self.lock:
+                self.made = replace(segmenter, batch=segmenter.batch // 2), embeddings
+
+    def _seen(self, segmenter: "Segmenter", embeddings: "Embeddings", views: "Sequence[Input]") -> list[Seen]:
         pooled, names = self.similarity, [""] * len(views)
         if self.images is None:
             features = segmenter.encode([view for view in views if isinstance(view, np.ndarray)], pooled=pooled)

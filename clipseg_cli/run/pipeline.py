@@ -61,6 +61,7 @@ class Job:
     remote: bool = False  # images or outputs are not on this machine
     smooth: float = 0.0  # seconds before and after a frame of a video over which its soft maps are averaged
     sam: Checkpoint | None = None  # the network of --refine sam
+    in_flight: int = 1  # batches that are given to the network before the result of the first is waited for
 
 
 def run(
@@ -81,12 +82,10 @@ def run(
     found = partial(KnownImages.of, job.kept, job.encode, job.decoding, job.checksum) if job.kept else None
     network = Network(load_model, job.encode.similarity, found)
     refiner = None if load_sam is None else Refiner(load_sam)
+    load = partial(_load, job=job, network=network, progress=progress)
 
     def read(source: Source) -> Read:
         return _read(source, job, reader, progress) if source.frame is not None else (source, None)
-
-    def load(item: Read) -> Loaded:
-        return _load(item, job, network, progress)
 
     def finished(item: tuple[Loaded, Seen | ImageError | None]) -> Record:
         (loaded, seen), record = item, _finish(*item, job, write, progress)
@@ -94,15 +93,19 @@ def run(
             network.keep(loaded.mark, loaded.image, seen)
         return record
 
+    def see(batch: list[Loaded]) -> tuple[list[Loaded], list[Seen | ImageError | None]]:
+        alone = [replace(item, inputs=()) if job.smooth and item.of_video else item for item in batch]
+        return batch, _seen(alone, job, network)
+
     def decoded(loaded: Iterable[Loaded | None]) -> Iterator[tuple[Loaded, Seen | ImageError | None] | None]:
-        for batch in _batches(loaded, job.batch_size):
-            if not batch:
+        batches = (batch or None for batch in _batches(loaded, job.batch_size))
+        for batch_seen in ahead(seers, see, batches, job.in_flight - 1):
+            if batch_seen is None:
                 yield None
-            alone = [replace(item, inputs=()) if job.smooth and item.of_video else item for item in batch]
-            results = [
-                _steadied(item.source, steady) if job.smooth and item.of_video else seen
-                for item, seen in zip(batch, _seen(alone, job, network), strict=True)
-            ]
+                continue
+            batch, results = batch_seen
+            if job.smooth:
+                results = [_steadied(*each, steady) for each in zip(batch, results, strict=True)]
             if refiner is not None:
                 results = _refinable(batch, results, job, refiner, loaders)
             yield from zip(batch, results, strict=True)
@@ -112,6 +115,7 @@ def run(
         FrameReader() as around,
         _steady(job, network, around) as steady,
         ThreadPoolExecutor(1) as frame_loader,  # one: in turn, each frame of a file is decoded once
+        ThreadPoolExecutor(job.in_flight) as seers,
         ThreadPoolExecutor(threads) as loaders,
         ThreadPoolExecutor(threads) as finishers,
     ):
@@ -187,9 +191,12 @@ def _kept(item: "Loaded", seen: "Seen | ImageError | None") -> Frame | ImageErro
     return item.record.error
 
 
-def _steadied(source: Source, steady: "Steady[Loaded]") -> "Seen | ImageError":
+def _steadied(item: "Loaded", seen: "Seen | ImageError | None", steady: "Steady[Loaded]") -> "Seen | ImageError | None":
+    """Returns the result for a frame of a video together with those around it; that of another image as it is."""
+    if not item.of_video:
+        return seen
     try:
-        frame = steady.frame(source)
+        frame = steady.frame(item.source)
     except ImageError as error:
         return error
     return Seen(frame.logits, frame.similarity)

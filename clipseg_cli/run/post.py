@@ -32,7 +32,7 @@ from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.masks import soft_maps
 from clipseg_cli.masks.refine import REFINEMENTS
 from clipseg_cli.model import registry
-from clipseg_cli.outputs import films, manifest, names, writers
+from clipseg_cli.outputs import films, manifest, names, stacks, writers
 from clipseg_cli.outputs.ledger import Ledger
 from clipseg_cli.outputs.manifest import MANIFEST, RUN
 from clipseg_cli.outputs.names import Names
@@ -124,6 +124,7 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
     directory = before.get("directory", "")
     decoding = recorded(before["settings"], request.max_pixels)
     threads = pool_size()
+    paged: set[str] = set()  # images of several pages or frames
     with Ledger(out, fsync) as ledger, FrameReader(threads) as reader, ThreadPoolExecutor(threads) as pool:
         load = partial(reader.load, options=decoding)
         kept = _Run(run, directory, before["settings"].get("orientation") == "stored", _stems(run, before))
@@ -144,6 +145,7 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
             record = record.of_run(plan.formats)
             ledger.add(record)
             summary.add(record)
+            paged |= {record.image} if record.frame else set()
             yield record
         ledger.close()
     store.sweep(out)
@@ -152,6 +154,8 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
     feather, export = plan.masks.clean.feather, plan.export
     slugs = tuple(unique_slugs(labels))
     films.assemble(films.Plan(out, plan.formats, labels, slugs, export, feather, directory, decoding, fsync))
+    for line in stacks.assemble(stacks.Plan(out, plan.formats, plan.names.templates, directory, fsync), paged):
+        note(line)
     summary.seconds = time.monotonic() - started
     store.write(out / RUN, run_file.to_json(document | run_file.ending(summary)), fsync)
 

@@ -16,6 +16,7 @@ from clipseg_cli.outputs.writers import one_file
 from clipseg_cli.outputs.writers.one_file import OneFile
 from clipseg_cli.prompts.slugs import unique_slugs
 from clipseg_cli.prompts.thresholds import resolve_thresholds
+from clipseg_cli.run.engines import gpus
 from clipseg_cli.run.query.terms import Query
 from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.settings.masks import MaskOptions
@@ -88,8 +89,14 @@ class Request:
         return replace(self, output=replace(self.output, out=out))
 
     def per_device(self) -> list["Request"]:
-        """Returns this request once per device, each time with that device alone."""
-        return [replace(self, model=replace(self.model, device=device)) for device in devices(self.model.device)]
+        """Returns this request once per device, each time with that device alone.
+
+        `cuda` is every GPU that this process may use, except for Ray, which assigns them itself.
+        """
+        names = devices(self.model.device)
+        if names == ("cuda",) and self.run.workers.engine == "local":
+            names = tuple(f"cuda:{number}" for number in range(len(gpus.memories()))) or names
+        return [replace(self, model=replace(self.model, device=device)) for device in names]
 
     def per_worker(self, processes: int) -> list["Request"]:
         """Returns this request once per worker process, each time with one device, in turn."""

@@ -11,10 +11,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from clipseg_cli.errors import ClipsegError, NoInputError, TooManyErrors, UsageError
-from clipseg_cli.inputs import names
+from clipseg_cli.inputs import decode, names
 from clipseg_cli.inputs.source import Source, identify, readable
 from clipseg_cli.model import registry
-from clipseg_cli.outputs import films
+from clipseg_cli.outputs import films, stacks, writers
 from clipseg_cli.outputs.ledger import Ledger
 from clipseg_cli.outputs.manifest import RUN
 from clipseg_cli.outputs.names import USUAL, Place
@@ -120,6 +120,7 @@ def _to_folder(
     begun = run_file.to_json(document)
     store.write(out / RUN, begun, fsync)
     started = time.monotonic()
+    paged: set[str] = set()  # images of several pages or frames
     with Ledger(out, fsync) as ledger:
         take, tell = partial(_take, ledger=ledger, checksum=job.checksum), _teller(document, note)
         for record in sharing.shared(
@@ -128,6 +129,7 @@ def _to_folder(
             record = record.of_run(job.plan.formats)
             ledger.add(record)
             summary.add(record)
+            paged |= {record.image} if record.frame else set()
             yield record
             _check_errors(request, summary, "; run the same command again to resume")
         ledger.close()
@@ -138,6 +140,8 @@ def _to_folder(
     feather, export = job.plan.masks.clean.feather, job.plan.export
     slugs = tuple(unique_slugs(labels))
     films.assemble(films.Plan(out, job.plan.formats, labels, slugs, export, feather, "", job.decoding, fsync))
+    for line in stacks.assemble(stacks.Plan(out, job.plan.formats, job.plan.names.templates, "", fsync), paged):
+        note(line)
     summary.seconds = time.monotonic() - started
     store.write(out / RUN, run_file.to_json(document | run_file.ending(summary)), fsync)
 
@@ -315,5 +319,7 @@ def planned(source: Source, request: Request) -> str:
         Place(source.output, source.name, source.frame),
     )
     form: Format = "mask" if "mask" in request.formats else request.formats[0]
-    named = [request.names.path(form, place, slug) for slug in slugs] if form in USUAL else [f"{form} {place.stem}"]
+    geotiff = form in writers.LOCATED and decode.is_geotiff(source)
+    paths = [writers.path(form, place, slug, request.names, geotiff) for slug in slugs] if form in USUAL else []
+    named = paths or [f"{form} {place.stem}"]
     return readable(source.key) + " -> " + " ".join(dict.fromkeys(named))

@@ -19,12 +19,12 @@ from clipseg_cli.outputs.names import Names
 from clipseg_cli.outputs.record import Record
 from clipseg_cli.prompts.thresholds import resolve_thresholds
 from clipseg_cli.run import pipeline, refiner
-from clipseg_cli.run.engines import crew, workers
+from clipseg_cli.run.engines import crew, gpus, workers
 from clipseg_cli.run.engines.table import ENGINES, inline
 from clipseg_cli.run.finish import MaskPlan
 from clipseg_cli.run.query import embed, embedding_file
 from clipseg_cli.run.request import Request
-from clipseg_cli.settings.model import EncodeOptions, ModelOptions
+from clipseg_cli.settings.model import GPU_BATCH, EncodeOptions, ModelOptions
 from clipseg_cli.settings.outputs import Format
 from clipseg_cli.storage import cache, paths, store
 
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 USUAL = 603_000_000  # bytes of the weights of rd64-refined
 AHEAD = 8  # batches that a worker gets before it returns their records: more than its pipeline holds
-BATCH = {"cpu": 4}  # images encoded at once, by device; 16 elsewhere. On a CPU at least one per thread
+BATCH = 4  # images encoded at once on a CPU; at least one per thread
+IN_FLIGHT = 2  # batches at once on a GPU: it computes one while the host prepares or takes away another
 
 
 def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[Format, ...]) -> pipeline.Job:
@@ -45,7 +46,7 @@ def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[F
     embedding_file.check(query.saved, checkpoint.weights, request.model.model)
     # a guess is enough: an image gives the same bits at any batch size
     device = _likely_devices(request)[0]
-    least = workers_of(request, checkpoint).threads if device == "cpu" else 1
+    usual = max(workers_of(request, checkpoint).threads, BATCH) if device == "cpu" else GPU_BATCH
     return pipeline.Job(
         MaskPlan(
             query.prompts,
@@ -57,7 +58,7 @@ def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[F
         ),
         query.rules,
         query.texts,
-        encode.batch_size or max(least, BATCH.get(device, 16)),
+        encode.batch_size or usual,
         encode,
         request.inputs.decoding,
         request.run.checksum,
@@ -65,6 +66,7 @@ def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[F
         any(map(paths.is_url, (request.out, *request.inputs.inputs))),
         request.inputs.video.smooth,
         refiner.located(request.masks.clean, request.model.model, request.model.offline) if formats else None,
+        in_flight=1 if device == "cpu" else IN_FLIGHT,
     )
 
 
@@ -96,7 +98,8 @@ def workers_of(request: Request, checkpoint: registry.Checkpoint | None) -> crew
         model = USUAL if checkpoint is None else checkpoint.weights.stat().st_size
     except OSError:  # it is told when the model is loaded
         model = USUAL
-    return crew.choose(crew.Machine.here(), model, _likely_devices(request), jobs)
+    likely = _likely_devices(request)
+    return crew.choose(crew.Machine.here(), model, likely, jobs, gpus.memories() if likely != ["cpu"] else ())
 
 
 def work(
@@ -171,8 +174,14 @@ def load_model(
     try:
         from clipseg_cli.model.segmenter import Segmenter
 
+        encode = request.encode
         segmenter = Segmenter.load(
-            checkpoint, device=options.device, dtype=options.dtype, backend=options.backend, size=request.encode.size
+            checkpoint,
+            device=options.device,
+            dtype=options.dtype,
+            backend=options.backend,
+            size=encode.size,
+            batch=encode.batch_size,
         )
     finally:
         gc.enable()

@@ -10,6 +10,7 @@ from clipseg_cli.settings.flag import Flag
 Device = str  # "auto", "cpu", "cuda", "cuda:1", "mps"; in a run also several: "cuda:0,1"
 Dtype = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 Backend = Literal["fast", "transformers"]
+GPU_BATCH = 16  # images encoded at once, by default; with more, the cores decode and write in longer bursts
 
 
 def _size(text: str) -> int:
@@ -36,7 +37,9 @@ class ModelOptions:
     offline: Annotated[bool, Flag("Never use the network; the weights must be on this machine.")] = False
     device: Annotated[
         Device,
-        Flag("Where to run: auto, cpu, cuda, cuda:1 or mps. A run may use several GPUs: cuda:0,1.", metavar="DEVICE"),
+        Flag(
+            "Where to run: auto, cpu, mps, cuda (all GPUs), or certain ones like cuda:1 or cuda:0,1.", metavar="DEVICE"
+        ),
     ] = "auto"
     dtype: Annotated[
         Dtype,

@@ -18,6 +18,9 @@ Format = Literal[
     "instances",
     "joined",
     "alpha",
+    "exr",
+    "tiff",
+    "psd",
     "coco",
     "yolo",
     "voc",
@@ -48,6 +51,9 @@ TOP_NAMES: dict[Format, str] = {
     "instances": "instances",
     "joined": "joined",
     "alpha": "alpha",
+    "exr": "exr",
+    "tiff": "tiff",
+    "psd": "psd",
     "coco": "coco.json",
     "yolo": "yolo",
     "voc": "voc",
@@ -234,7 +240,7 @@ class OutputOptions:
         Flag(
             "Write to this folder, to a file for a single image, or to stdout (-) for images one after another. The "
             "suffix of a file, also of -.pgm, decides the format: .png .jpg .webp .tif .pgm .ppm .npy .npz .json .svg "
-            ".xml .geojson .gpkg.",
+            ".xml .exr .psd .geojson .gpkg.",
             ("--out", "-o"),
             "DIR|FILE|-",
             default="clipseg-out (post: clipseg-post), or -2, -3, ... after runs with other settings",

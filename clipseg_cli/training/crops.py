@@ -39,7 +39,7 @@ TEXT = 0.5  # largest weight of the text in a blend with an exemplar
 class Row:
     """One example of a batch."""
 
-    image: NDArray[np.float32]  # (3, S, S), as the vision tower sees it
+    image: NDArray[np.uint8]  # (S, S, 3)
     text: str  # the prompt in its sentence
     exemplar: NDArray[np.float32] | None  # (3, S, S): the visual prompt
     weight: float  # of the text
@@ -67,6 +67,7 @@ class Crops:
             self.present[example.image].add(example.prompt)
             self.showing[example.prompt].append(example)
         self.prompts = list(self.showing)
+        self.levels = torch.from_numpy(self.preprocessing.levels)
         self.loaders = ThreadPoolExecutor(os.cpu_count() or 1)
         self.ahead: tuple[int, list[Future[Row]]] = (-1, [])
 
@@ -78,15 +79,18 @@ class Crops:
         coming = self.ahead[1] if self.ahead[0] == number else self._load(number)
         rows = [each.result() for each in coming]
         self.ahead = (number + 1, self._load(number + 1) if number + 1 < self.recipe.steps else [])
-        features, _ = self._encode([row.image for row in rows])
+        device = self.segmenter.device
+        images = torch.from_numpy(np.stack([row.image for row in rows])).to(device)
+        features, _ = self._encode(preprocess.normalise(images, self.levels.to(device)))
         conditions = self._embed([row.text for row in rows])
         shown = [index for index, row in enumerate(rows) if row.exemplar is not None]
         if shown:
-            _, visual = self._encode([row.exemplar for row in rows if row.exemplar is not None])
-            weight = torch.tensor([rows[index].weight for index in shown], device=conditions.device)[:, None]
+            exemplars = np.stack([row.exemplar for row in rows if row.exemplar is not None])
+            _, visual = self._encode(torch.from_numpy(exemplars).to(device))
+            weight = torch.tensor([rows[index].weight for index in shown], device=device)[:, None]
             conditions[shown] = weight * conditions[shown] + (1 - weight) * visual
         targets = torch.from_numpy(np.stack([row.target for row in rows]))
-        return features, conditions, targets.to(features.device).float()
+        return features, conditions, targets.to(device).float()
 
     def _load(self, number: int) -> "list[Future[Row]]":
         return [self.loaders.submit(self.row, number, index) for index in range(self.recipe.batch)]
@@ -100,14 +104,14 @@ class Crops:
         if rng.random() < self.recipe.absent and (other := self._absent(example, rng)) is not None:
             prompt, target = other, np.zeros_like(target)
         text = self.templates[int(rng.integers(len(self.templates)))].replace("{}", prompt)
-        pixels, exemplar, weight = preprocess.normalise(image, self.preprocessing), None, 1.0
+        exemplar, weight = None, 1.0
         similar = self.showing[prompt]
         if len(similar) > 1 and rng.random() < self.recipe.blend:  # a single one would be the example itself
             support, mask = self.crop(similar[int(rng.integers(len(similar)))], rng)
             if mask.any():
                 visual = highlight.crop_blur_dim(support, mask, self.side)
                 exemplar, weight = np.ascontiguousarray(visual.transpose(2, 0, 1)), rng.uniform(0, TEXT)
-        return Row(pixels, text, exemplar, weight, target)
+        return Row(image, text, exemplar, weight, target)
 
     def _absent(self, example: Example, rng: np.random.Generator) -> str | None:
         """Returns a random prompt that the data does not list for the example's image; None if there is none."""
@@ -128,12 +132,11 @@ class Crops:
         return square, cv2.resize(part, (self.side, self.side), interpolation=cv2.INTER_NEAREST).view(np.bool_)
 
     @torch.no_grad()
-    def _encode(self, images: Sequence[NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
-        """Returns features (N, layers, tokens, width) and embeddings (N, dim) of N images (3, S, S)."""
+    def _encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns features (N, layers, tokens, width) and embeddings (N, dim) of normalised images (N, 3, S, S)."""
         network: Any = self.segmenter.network
         model = network.model
         with self._precision():
-            pixels = torch.from_numpy(np.stack(images)).to(self.segmenter.device)
             seen = model.clip.vision_model(pixels, output_hidden_states=True)
             features = torch.stack([seen.hidden_states[layer + 1] for layer in model.extract_layers], 1)
             return features, model.clip.visual_projection(seen.pooler_output).float()

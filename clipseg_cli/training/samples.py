@@ -33,7 +33,7 @@ class Samples:
         shown = data.nonempty()[order]
         self.rows = np.concatenate([order[shown][:PRESENT], order[~shown][:ABSENT]])
         chosen = [examples[row // data.views] for row in self.rows]
-        self.prompts = [each.prompt for each in chosen]
+        self.prompts = [" ".join(each.prompt.split()) for each in chosen]
         self.photos = [drawing.fitted(training_data.pixels(each.image), CELL) for each in chosen]
 
     def write(self, path: Path, threshold: float) -> None:

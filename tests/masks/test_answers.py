@@ -53,9 +53,14 @@ def blurred(*masks: NDArray[np.uint8], sigma: float = 15) -> NDArray[np.uint8]:
     return cv2.GaussianBlur(np.maximum.reduce(masks), (0, 0), sigma)
 
 
+def flat() -> NDArray[np.uint8]:
+    """Returns a photo without edges."""
+    return np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
+
+
 def refined(levels: NDArray[np.uint8], network: Answering, most: int = 8) -> tuple[NDArray[np.uint8], str]:
     """Returns what becomes of the mask at 0.3, and why it was held back."""
-    return answers.refine(levels, soft_maps.cut_soft(levels, 0.3), 0.3, most, network)[:2]
+    return answers.refine(levels, soft_maps.cut_soft(levels, 0.3), flat, 0.3, most, network)[:2]
 
 
 def test_a_good_answer_takes_the_place_of_the_mask() -> None:
@@ -63,6 +68,17 @@ def test_a_good_answer_takes_the_place_of_the_mask() -> None:
     levels, truth = blurred(disc()), disc()
     mask, held_back = refined(levels, Answering(lambda question: [(truth, 0.9)]))
     assert held_back == "" and iou(mask, truth) > 0.98 > 0.9 > iou(soft_maps.cut_soft(levels, 0.3), truth)
+
+
+def test_edges_are_those_of_the_photo() -> None:
+    """An answer is as coarse as SAM's grid; where the photo has an edge within a cell of it, the mask has it too."""
+    truth = disc()
+    photo = np.where(truth[..., None] > 0, np.uint8(200), np.uint8(50)).repeat(3, 2)
+    network = Answering(lambda question: [(disc(radius=57), 0.9)], grid=32)
+    levels = blurred(truth)
+    own = soft_maps.cut_soft(levels, 0.3)
+    plain, sharp = (answers.refine(levels, own, pixels, 0.3, 8, network)[0] for pixels in (flat, lambda: photo))
+    assert iou(sharp, truth) > 0.99 > 0.95 > iou(plain, truth)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +188,7 @@ def test_a_refused_answer_leaves_the_guided_mask() -> None:
 def apart(levels: NDArray[np.uint8], network: Answering) -> tuple[str, list[NDArray[np.uint8]]]:
     """Returns why the mask at 0.3 was held back, and the masks of its instances, the leftmost first."""
     own = soft_maps.cut_soft(levels, 0.3)
-    mask, held_back, division = answers.refine(levels, own, 0.3, 8, network, apart=True)
+    mask, held_back, division = answers.refine(levels, own, flat, 0.3, 8, network, apart=True)
     found = sorted(separate(mask, levels, division), key=lambda each: each.box)
     return held_back, [each.whole(mask.shape) for each in found]
 

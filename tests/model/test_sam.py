@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,11 @@ from clipseg_cli.masks.questions import Question, ask
 from clipseg_cli.model.sam import Sam, groups
 from oracle import edit
 from pictures import iou, picture
+
+EDGE_ENCODER = {  # that of the released EdgeTAM
+    "model_type": "timm_wrapper", "architecture": "repvit_m1", "num_classes": 1000,
+    "model_args": {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -164,6 +170,38 @@ def test_a_video_model_contains_the_image_model(tmp_path: Path) -> None:
     assert (
         sam.side == 128 and sam.grid == 32 and loaded and all(torch.equal(own[name], loaded[name]) for name in loaded)
     )
+
+
+@pytest.mark.slow
+def test_an_edgetam_answers_too(tmp_path: Path) -> None:
+    """A random one with the released sizes: its masks are those of transformers' model used by hand."""
+    pytest.importorskip("timm")
+    from transformers import EdgeTamConfig, EdgeTamModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = EdgeTamModel(EdgeTamConfig(vision_config={"backbone_config": EDGE_ENCODER})).eval()
+    model.save_pretrained(tmp_path)
+    write_json(tmp_path / "preprocessor_config.json", {"size": {"height": 1024, "width": 1024}})
+    sam = Sam.load(str(tmp_path), device="cpu", dtype="fp32")
+    photo, levels = scene()
+    questions = ask(levels, 0.3, 1, sam.grid)
+    assert (sam.side, sam.grid) == (1024, 256)
+    masks, scores = ours(sam, photo, questions)
+    for question, mask, score in zip(questions, masks, scores, strict=True):
+        expected, predicted = by_hand(model, photo, question, processed(photo, question, sam.side))
+        np.testing.assert_allclose(score, predicted, atol=1e-4)
+        assert all(equal(*pair) for pair in zip(mask, expected, strict=True))
+
+
+@pytest.mark.skipif(find_spec("timm") is not None, reason="timm is installed")
+def test_an_edgetam_without_timm_names_the_extra(path: Path, tmp_path: Path) -> None:
+    """As any package that is missing."""
+    shutil.copytree(path, tmp_path / "edge")
+    vision = {"model_type": "edgetam_vision_model", "backbone_config": EDGE_ENCODER}
+    write_json(tmp_path / "edge/config.json", {"model_type": "edgetam", "vision_config": vision})
+    with pytest.raises(ModelError, match=r"pip install 'clipseg-cli\[edgetam\]'"):
+        Sam.load(str(tmp_path / "edge"))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from skimage import data
 from checkpoints import drawing
 from clipseg_cli.errors import UsageError
 from clipseg_cli.model.segmenter import Embeddings, Features, Segmenter
-from oracle import PROMPTS, drawings, photographs
+from oracle import PROMPTS, drawings, overlap, photographs
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
@@ -40,6 +40,33 @@ def test_results_do_not_depend_on_the_batch(load: Any, name: str, dtype: str) ->
         np.testing.assert_array_equal(segmenter.embed([prompt]).values, embeddings[index].values)
         single = segmenter.logits(alone[:2], embeddings[index])[:, 0]
         np.testing.assert_allclose(single, logits[:2, index], atol=1e-2 if dtype == "bf16" else 1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_passes_of_several_images_give_an_image_the_same_bits(load: Any, dtype: str) -> None:
+    """As on a GPU, where a pass always has as many images: alone, in any place and beside any others.
+
+    Blank images fill up a pass that has too few. The results are those of passes of one image, within rounding.
+    """
+    segmenter = replace(load("shapes", dtype), batch=3, threads=1)
+    images = [*photographs()[:2], *drawings()[:2]]
+    embeddings = segmenter.embed(PROMPTS[:2])
+
+    def results(*order: int) -> dict[int, list[np.ndarray]]:
+        features = segmenter.encode([images[index] for index in order], pooled=True)
+        logits = segmenter.logits(features, embeddings)
+        assert len(features) == len(logits) == len(order)
+        rows = zip(features.tensor.numpy(), features.pooled, logits, strict=True)
+        return {index: list(row) for index, row in zip(order, rows, strict=True)}
+
+    together = results(0, 1, 2, 3)
+    for others in (results(3, 1, 0), results(1, 2), results(0)):
+        for index, found in others.items():
+            for a, b in zip(found, together[index], strict=True):
+                np.testing.assert_array_equal(a, b)
+    usual = load("shapes", dtype).decode(load("shapes", dtype).encode(images), embeddings)
+    masks = [segmenter.decode(segmenter.encode(images), embeddings) > 0.3, usual > 0.3]
+    assert 0.001 < masks[0].mean() < 0.99 and overlap(*masks) > 0.99
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])

@@ -7,6 +7,7 @@ import itertools
 import os
 import re
 import shlex
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from PIL import Image
 
 import hostile
 from clipseg_cli.outputs.record import readable_name
+from clipseg_cli.pages.session import Session
 from clipseg_cli.prompts import text
+from clipseg_cli.run.refiner import Encoded
 from live import Process, Server, Start
 from pictures import SAMPLES, Shell, iou, picture, records, save, until
 
@@ -27,6 +30,7 @@ pytest.importorskip("uvicorn", reason="pip install 'clipseg-cli[ui]'")
 PAINTED = "id => document.querySelector(`[data-id='${id}'] canvas`)?.dataset.generation == generation && !due"
 ENLARGED = "document.querySelector('#large canvas').dataset.generation > 0"
 SAYS = "([id, text]) => document.querySelector(`[data-id='${id}'] .scores`)?.textContent.includes(text)"
+REFINED = {"none": "circle'", "sam": "--refine sam"}  # what the command says
 CENSUS = "document.querySelectorAll('*').length"
 HARMED = """[...document.querySelectorAll('main, aside, dialog')].flatMap(part => [part, ...part.querySelectorAll('*')])
     .filter(e => /^(IMG|SVG|A|SCRIPT|STYLE|IFRAME|OBJECT|EMBED|FORM|BASE|META|LINK|VIDEO|AUDIO|MATH|TEMPLATE)$/i
@@ -104,6 +108,61 @@ def test_masks_change_while_typing(samples: Server, page: Any, tmp_path: Path) -
     until(page, PAINTED, index)
     assert (canvas(page, index) != before).any()
     contains(page, "command", "-p green --refine guided --min-area 50")
+
+
+@pytest.mark.slow
+def test_sam_is_a_choice_of_the_page(small: Server, page: Any) -> None:
+    """Its mask of a red circle has the edge of the circle, and is not that of the soft map alone."""
+    page.goto(small.url)
+    index = next(i for i, name in enumerate(small.names()) if name.endswith("balcony.jpg"))
+    until(page, PAINTED, index)
+    photo, masks = canvas(page, index), []
+    page.get_by_label("Prompt", exact=True).fill("a red circle")
+    page.locator("summary").click()
+    for refinement in ("none", "sam"):
+        page.select_option("#refine", refinement)
+        until(page, "value => document.getElementById('command').textContent.includes(value)", REFINED[refinement])
+        until(page, PAINTED, index)
+        masks.append((canvas(page, index) != photo).any(-1))
+    truth = cv2.imread(str(SAMPLES / "masks/a-red-circle/balcony.png"), 0)
+    truth = cv2.resize(truth, masks[0].shape[::-1], interpolation=cv2.INTER_AREA)
+    plain, refined = (iou(mask, truth > 127) for mask in masks)
+    assert (masks[0] != masks[1]).any() and refined > 0.9 and refined > plain
+
+
+@pytest.mark.slow
+def test_another_prompt_cancels_sam(small: Server, page: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While SAM works on the first image, the prompt changes: the old request ends without another image, and the page
+    shows the masks of the new prompt."""
+    at_work, newer, replies = threading.Event(), threading.Event(), list[Any]()
+    answer, set_visible = Encoded.answer, Session.set_visible
+
+    def slowly(self: Encoded, questions: Any) -> Any:
+        at_work.set()
+        assert newer.wait(60)
+        return answer(self, questions)
+
+    def noted(self: Session, *given: Any) -> None:
+        set_visible(self, *given)
+        if at_work.is_set():
+            newer.set()
+
+    page.goto(small.url)
+    index = next(i for i, name in enumerate(small.names()) if "zz <b>" in name)
+    until(page, PAINTED, index)
+    monkeypatch.setattr(Encoded, "answer", slowly)
+    monkeypatch.setattr(Session, "set_visible", noted)
+    page.on("response", lambda reply: replies.append(reply) if reply.url.endswith("/masks") else None)
+    page.locator("summary").click()
+    page.select_option("#refine", "sam")
+    page.get_by_label("Prompt", exact=True).fill("a red circle")
+    until(page, "!due")
+    assert at_work.wait(60)
+    page.get_by_label("Prompt", exact=True).fill("red")
+    until(page, SAYS, [index, "red"])
+    until(page, PAINTED, index)
+    assert "a red" not in page.locator(f"[data-id='{index}'] .scores").inner_text()
+    assert [reply.json() for reply in replies].count({"stale": True}) == 1
 
 
 @pytest.mark.slow

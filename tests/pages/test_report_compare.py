@@ -78,6 +78,21 @@ def test_runs_that_name_their_images_differently_are_paired(clipseg: Program, ru
     assert data_of(runs / "c.html")["compare"]["only"] == [1, 0]
 
 
+def test_a_refinement_is_compared_with_the_plain_masks(clipseg: Program, tmp_path: Path) -> None:
+    """By the documented commands: `post` makes the plain masks from the soft maps of a run with `--refine sam`, and the
+    report says how much of each mask the refinement has changed: its edge."""
+    clipseg(f"clipseg segment {SAMPLES}/images/balcony.jpg -p 'a red circle' --refine sam -f mask,soft -o refined")
+    clipseg("clipseg post refined -f mask -o plain")
+    clipseg("clipseg report plain refined")
+    data = data_of(tmp_path / "plain/compare.html")
+    assert [run["name"] for run in data["runs"]] == ["plain", "refined"]
+    plain, refined = (next((tmp_path / name / "masks").rglob("*.png")) for name in ("plain", "refined"))
+    one, two = (cv2.imread(str(path), 0) for path in (plain, refined))
+    assert data["images"][0]["iou"] == [pytest.approx(iou(one, two), abs=1e-4)] and 0.7 < iou(one, two) < 1
+    truth = cv2.imread(str(SAMPLES / "masks/a-red-circle/balcony.png"), 0)
+    assert iou(two, truth) > iou(one, truth)
+
+
 @pytest.mark.slow
 def test_two_runs_stand_side_by_side(clipseg: Program, page: Any, runs: Path) -> None:
     """Each card has both masks and says how they differ; the images can be sorted by that, and only the differences

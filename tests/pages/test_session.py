@@ -91,3 +91,16 @@ def test_a_newer_prompt_cancels_a_refinement(session: Session, refiner: Refiner)
     with pytest.raises(Stale):
         session.masks([0, 1], MaskRequest(PROMPTS, CleanUp("sam")), 1)
     assert [*session.seen] == [0]
+
+
+def test_images_appear_while_sam_is_at_work(
+    session: Session, refiner: Refiner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request does not wait for all images: those that SAM has yet to encode are pending, and the next one takes
+    them up. Images in which nothing is found are not waited for."""
+    monkeypatch.setattr("clipseg_cli.pages.session.WAIT", 0.0)
+    session.refiner = refiner
+    request = MaskRequest(PROMPTS, CleanUp("sam"))
+    first, second = (session.masks([2, 0, 1], request, number) for number in (1, 2))
+    assert ["pending" in row for row in first] == [False, False, True] and [*session.seen] == [0, 1]
+    assert all("masks" in row for row in second)

@@ -231,6 +231,23 @@ def test_names_of_systems_may_be_in_any_encoding(quick_clipseg: Program, tmp_pat
     assert json.loads((tmp_path / "out/masks.geojson").read_bytes())["features"][0]["properties"]["area_m2"] > 0
 
 
+def test_a_dry_run_names_the_files_that_a_run_writes(quick_clipseg: Program, maps: Path, tmp_path: Path) -> None:
+    """Also of GeoTIFFs, of TIFFs that are none, of files with another suffix, and of files that cannot be read."""
+    (maps / "e.tif").write_bytes(by_tags(picture(60, 40, 5)))
+    (maps / "f.png").write_bytes((maps / "a.tif").read_bytes())
+    PIL.Image.fromarray(picture(60, 40, 5)).save(maps / "g.jpg")
+    (maps / "h.tif").write_bytes(b"II*\0")
+    for form in ("mask", "labels", "tiff", "exr"):
+        command = f"clipseg segment i -p red -p blue -f {form} -o out-{form}"
+        planned = dict(line.split(" -> ") for line in quick_clipseg(f"{command} -n").stdout.splitlines())
+        quick_clipseg(command, expect=3)
+        rows = [row for row in records(tmp_path / f"out-{form}/manifest.jsonl") if row["status"] == "ok"]
+        assert len(rows) == 7 and [*planned] == [f"i/{name}" for name in sorted(each.name for each in maps.iterdir())]
+        for row in rows:
+            paths = [mask["path"] for mask in row["masks"]] if form == "mask" else [row["files"][form]]
+            assert planned[row["image"]].split(" ") == paths
+
+
 def test_one_file_may_be_a_map(quick_clipseg: Program, maps: Path, tmp_path: Path) -> None:
     """`-o FILE` by its suffix: GeoJSON, GeoPackage and GeoTIFF of one image. `post` and `merge` write them too."""
     for name in ("m.geojson", "m.gpkg", "m.tif"):

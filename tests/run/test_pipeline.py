@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +24,7 @@ from pictures import Program, picture, save
 class SmallSegmenter:
     """A segmenter whose device has memory for `room` images at once, and for no grey one."""
 
-    side = 8
+    side, batch = 8, 1
 
     def __init__(self, room: int, error: Exception) -> None:
         self.room, self.error, self.tried = room, error, list[int]()
@@ -70,6 +71,46 @@ def test_a_batch_too_big_for_the_memory_is_halved(tmp_path: Path, error: Excepti
         list(pipeline.run(sources, job, lambda: (small, None), lambda path, data: None))  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True)
+class PassingSegmenter:
+    """A segmenter whose passes have `batch` images, where the memory holds three."""
+
+    tried: list[int]
+    batch: int = 8
+
+    def resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Returns the image."""
+        return image
+
+    def encode(self, images: Sequence[NDArray[np.uint8]], *, pooled: bool) -> SimpleNamespace:
+        """Returns the images, or runs out of memory."""
+        self.tried.append(self.batch)
+        if self.batch > 3:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+        return SimpleNamespace(images=images, pooled=None)
+
+    def logits(self, features: SimpleNamespace, embeddings: object) -> NDArray[np.float32]:
+        """Returns float32 (N, 1, 8, 8): the brightness of red."""
+        return np.stack([image[None, :, :, 0].astype(np.float32) - 35 for image in features.images])
+
+
+@pytest.mark.parametrize("in_flight", [1, 3])
+def test_passes_get_smaller_until_the_memory_holds_them(tmp_path: Path, in_flight: int) -> None:
+    """Passes of eight images become passes of two, which they stay. Every image has its mask, in order, however many
+    batches are in work at once."""
+    sources = []
+    for index in range(11):
+        path = save(tmp_path / f"{index}.png", np.full((8, 8, 3), 10 * index, np.uint8))
+        sources.append(Source(str(path), path.name, path.stem))
+    passing, plan = PassingSegmenter([]), MaskPlan((Prompt("x", "x"),), (0.5,), MaskOptions(), ())
+    job = pipeline.Job(plan, (0,), ("x",), 4, in_flight=in_flight)
+    found = list(pipeline.run(sources, job, lambda: (passing, None), lambda path, data: None))  # type: ignore[arg-type]
+    assert [record.image for record in found] == [source.name for source in sources]
+    assert [record.masks[0].area for record in found] == [0] * 4 + [64] * 7
+    assert passing.tried.count(2) == 3 and passing.tried[-1] == 2
+    assert in_flight > 1 or passing.tried == [8, 4, 2, 2, 2]
+
+
 def test_a_pause_gives_the_records_before_it(tmp_path: Path) -> None:
     """Each batch ends there, and no later source is asked for. Without pauses, batches are full."""
     path = save(tmp_path / "a.png", picture(8, 8))
@@ -84,9 +125,13 @@ def test_a_pause_gives_the_records_before_it(tmp_path: Path) -> None:
             yield None
             assert len(found) == before + count
 
-    for record in pipeline.run(sources(), job, lambda: (small, None), lambda path, data: None):  # type: ignore[arg-type]
-        found.append(record)
-    assert small.tried == [1, 4, 2, 2] and len(found) == 9 and all(record.ok for record in found)
+    for in_flight in (1, 3):
+        small.tried.clear()
+        found.clear()
+        working = replace(job, in_flight=in_flight)
+        for record in pipeline.run(sources(), working, lambda: (small, None), lambda path, data: None):  # type: ignore[arg-type]
+            found.append(record)
+        assert sorted(small.tried) == [1, 2, 2, 4] and len(found) == 9 and all(record.ok for record in found)
 
 
 def test_a_cosine_is_that_of_each_row() -> None:

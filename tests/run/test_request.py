@@ -7,6 +7,7 @@ import pytest
 
 from clipseg_cli.errors import UsageError
 from clipseg_cli.prompts.text import Prompt
+from clipseg_cli.run.engines import gpus
 from clipseg_cli.run.query.terms import build
 from clipseg_cli.run.request import OUT, Request
 from clipseg_cli.run.work import workers_of
@@ -30,6 +31,19 @@ def test_each_device_has_a_worker(jobs: int | None, plan: list[str]) -> None:
     each = request.per_worker(workers_of(request, None).processes)
     assert [one.model.device for one in each] == plan
     assert each[0] == replace(request, model=ModelOptions(device="cuda:0"))
+
+
+def test_cuda_is_every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number names one of them. Ray assigns them itself, and without a driver the name stays."""
+    cuda = replace(PLAIN, model=ModelOptions(device="cuda"))
+    assert [one.model.device for one in cuda.per_device()] == (
+        [f"cuda:{number}" for number in range(len(gpus.memories()))] or ["cuda"]
+    )
+    monkeypatch.setattr(gpus, "memories", lambda: (80_000_000_000, 80_000_000_000))
+    assert [one.model.device for one in cuda.per_device()] == ["cuda:0", "cuda:1"]
+    assert len(replace(cuda, model=ModelOptions(device="cuda:1")).per_device()) == 1
+    ray = replace(cuda, run=RunOptions(workers=WorkerOptions(engine="ray")))
+    assert [one.model.device for one in ray.per_device()] == ["cuda"]
 
 
 def test_the_output_is_a_folder_by_default() -> None:

@@ -142,6 +142,19 @@ def test_smoothed_masks_depend_on_the_file_alone(clipseg: Program, clip: Path, t
 
 
 @slow
+def test_sam_refines_smoothed_masks(clipseg: Program, clip: Path, tmp_path: Path) -> None:
+    """SAM is asked about the averaged soft maps: `post`, which has these alone, writes the same bytes. The masks differ
+    from those without --smooth."""
+    command = "clipseg segment i -p 'a red circle' --every 4 -f mask,soft"
+    clipseg(f"{command} --smooth 0.2 --refine sam -o smooth")
+    clipseg(f"{command} --refine sam -o each")
+    clipseg("clipseg post smooth --refine sam -f mask -o post")
+    masks = [tree(tmp_path / name / "masks") for name in ("smooth", "post", "each")]
+    assert len(masks[0]) == 3 and masks[0] == masks[1] != masks[2]
+    assert all(row["masks"][0]["refined"] for row in records(tmp_path / "smooth/manifest.jsonl"))
+
+
+@slow
 def test_several_workers_smooth_alike(shell: Shell, clip: Path, tmp_path: Path) -> None:
     """Two worker processes, each of which gets some of the frames, write the bytes of one."""
     for jobs in (1, 2):

@@ -105,7 +105,7 @@ def test_a_row_follows_the_papers_recipe(start: Start, segmenter: Segmenter) -> 
         again = crops.row(number, 0)
         assert again.text == row.text and np.array_equal(again.image, row.image)
         prompt = next(p for p in crops.prompts if any(row.text == sentence.replace("{}", p) for sentence in PAPERS))
-        assert row.image.shape == (3, 64, 64) and row.target.shape == (64, 64)
+        assert row.image.shape == (64, 64, 3) and row.target.shape == (64, 64)
         absent += not row.target.any()
         if row.target.any():
             assert len(crops.showing[prompt]) >= 1
@@ -141,7 +141,7 @@ def test_a_batch_is_what_its_rows_say(start: Start, segmenter: Segmenter) -> Non
     assert not np.allclose(features[0].numpy(), crops.batch(5)[0][0].numpy())
     for index in range(6):
         row = crops.row(4, index)
-        expected = segmenter.encode(row.image[None]).tensor[0]
+        expected = segmenter.encode([row.image]).tensor[0]
         np.testing.assert_allclose(features[index].numpy(), expected.numpy(), atol=1e-4)
         condition = segmenter.embed([row.text]).values[0] * row.weight
         if row.exemplar is not None:

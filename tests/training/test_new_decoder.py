@@ -189,5 +189,5 @@ def test_data_without_negatives_is_refused(start: Start, tmp_path: Path) -> None
     with pytest.raises(UsageError, match="every image shows"):
         next(train(tmp_path / "all.jsonl", tmp_path / "out", options, Recipe(), new=new))
     assert not (tmp_path / "out").exists()
-    recipe = Recipe(absent=0, steps=1, check=1, batch=2)
+    recipe = Recipe(absent=0, steps=1, check=1, batch=2, augment="off")
     assert list(train(tmp_path / "all.jsonl", tmp_path / "out", options, recipe, new=new))[-1].stage == "done"

@@ -159,7 +159,7 @@ def test_the_same_seed_gives_the_same_weights(start: Start, tmp_path: Path) -> N
     """Another seed gives other losses."""
     weights = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        run(start, tmp_path / name, Recipe(steps=5, batch=4, check=5, hold=0.25, seed=seed))
+        run(start, tmp_path / name, Recipe(steps=5, batch=4, check=5, hold=0.25, augment="off", seed=seed))
         loss = log_lines(tmp_path / name)[-1]["loss"]
         weights.append(((tmp_path / name / "model.safetensors").read_bytes(), loss))
     assert weights[0] == weights[1] and weights[0][1] != weights[2][1]
@@ -167,7 +167,7 @@ def test_the_same_seed_gives_the_same_weights(start: Start, tmp_path: Path) -> N
 
 def test_training_ends_early_without_improvement(start: Start, tmp_path: Path) -> None:
     """A learning rate near zero improves nothing, so training ends after `patience` checks."""
-    frozen = Recipe(steps=500, batch=2, check=2, hold=0.25, rate=1e-12, patience=3)
+    frozen = Recipe(steps=500, batch=2, check=2, hold=0.25, rate=1e-12, patience=3, augment="off")
     stages = run(start, tmp_path / "frozen", frozen)
     assert max(each.at for each in stages if each.stage == "check") <= 10
     assert stages[-1].at == 0 or stages[-1].best > 0

@@ -84,7 +84,7 @@ class Directory:
     def field(self, tag: int, most: int) -> Field | None:
         """Returns a tag of numbers or text of up to `most` bytes; None if there is none that can be read."""
         kind, length, at = self.tags.get(tag, Tag(0, 0, 0))
-        size = 0 if kind in FRACTIONS else SIZES.get(kind, 0)
+        size = SIZES.get(kind, 0)
         if not 0 < length * size <= most:
             return None
         try:
@@ -92,7 +92,8 @@ class Directory:
         except ValueError:
             return None
         if self.order == ">":
-            content = b"".join(content[start : start + size][::-1] for start in range(0, len(content), size))
+            unit = size // 2 if kind in FRACTIONS else size
+            content = b"".join(content[start : start + unit][::-1] for start in range(0, len(content), unit))
         return Field(tag, kind, length, content)
 
     def places(self) -> Iterator[tuple[int, int]]:

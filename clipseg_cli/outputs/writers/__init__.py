@@ -12,6 +12,7 @@ from clipseg_cli.inputs.kinds import pip_line
 from clipseg_cli.outputs.names import Names, Place, usual
 from clipseg_cli.outputs.writers import (
     annotations,
+    compositing,
     labelling,
     map_layers,
     one_file,
@@ -80,6 +81,18 @@ def _cutout(stem: str, result: Result) -> Iterator[File]:
             yield usual("cutout", stem, slug), index, raster.colour_png(cutout, result.converted)
 
 
+def _exr(stem: str, result: Result) -> Iterator[File]:
+    yield usual("exr", stem), None, compositing.exr(result)
+
+
+def _tiff(stem: str, result: Result) -> Iterator[File]:
+    yield usual("tiff", stem), None, compositing.tiff(result)
+
+
+def _psd(stem: str, result: Result) -> Iterator[File]:
+    yield usual("psd", stem), None, compositing.psd(result)
+
+
 WRITERS: dict[Format, Writer] = {
     "mask": _mask,
     "soft": _soft,
@@ -91,6 +104,9 @@ WRITERS: dict[Format, Writer] = {
     "instances": _instances,
     "joined": _joined,
     "alpha": _alpha,
+    "exr": _exr,
+    "tiff": _tiff,
+    "psd": _psd,
     "coco": annotations.coco,
     "yolo": annotations.yolo,
     "voc": annotations.voc,
@@ -115,12 +131,15 @@ LOCATED: tuple[Format, ...] = (
     "labels",
     "instances",
     "joined",
+    "tiff",
 )  # formats that keep the georeference
 REFUSING: tuple[Format, ...] = ("geojson", "gpkg")  # formats that cannot hold some images: written first, or nothing is
 # The extra that a format needs, and the modules that it installs.
 PACKAGES: dict[Format, tuple[str, tuple[str, ...]]] = {
     "parquet": ("parquet", ("pyarrow",)),
     "video": ("video", ("av",)),
+    "exr": ("exr", ("OpenEXR",)),
+    "psd": ("psd", ("psd_tools",)),
     "geojson": ("geo", ("rasterio", "pyproj")),
     "gpkg": ("geo", ("rasterio", "pyproj", "pyogrio")),
 }
@@ -139,14 +158,19 @@ def files(form: Format, place: Place, result: Result, names: Names) -> Iterator[
 
 def _made(form: Format, place: Place, result: Result, names: Names) -> Iterator[File]:
     """Yields the files of a format. Those in `LOCATED` are GeoTIFFs if the image is one and no name says otherwise."""
-    named = form in names.templates
-    if not named and not (form in LOCATED and result.georeference.is_geotiff):
+    named, geotiff = form in names.templates, result.georeference.is_geotiff
+    if not named and not (form in LOCATED and geotiff):
         yield from WRITERS[form](place.stem, result)
         return
     for index, data in one_file.encoded(form, names.suffix(form) if named else ".tif", place.stem, result):
-        slug = "" if index is None else result.slugs[index]
-        path = names.path(form, place, slug) if named else os.path.splitext(usual(form, place.stem, slug))[0] + ".tif"
-        yield path, index, data
+        yield path(form, place, "" if index is None else result.slugs[index], names, geotiff), index, data
+
+
+def path(form: Format, place: Place, slug: str, names: Names, geotiff: bool) -> str:
+    """Returns the path of a file of an image that may be a GeoTIFF; `slug` is that of its label."""
+    if geotiff and form in LOCATED and form not in names.templates:
+        return os.path.splitext(usual(form, place.stem, slug))[0] + ".tif"
+    return names.path(form, place, slug)
 
 
 def check(labels: int, masks: MaskOptions, formats: Sequence[Format]) -> None:

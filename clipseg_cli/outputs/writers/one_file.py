@@ -13,7 +13,17 @@ from numpy.typing import NDArray
 from clipseg_cli.errors import ImageError, UsageError
 from clipseg_cli.inputs.kinds import EXTENSIONS
 from clipseg_cli.outputs.image_root import ImageRoot
-from clipseg_cli.outputs.writers import annotations, geotiff, labelling, map_layers, per_run, photos, pixels, raster
+from clipseg_cli.outputs.writers import (
+    annotations,
+    compositing,
+    geotiff,
+    labelling,
+    map_layers,
+    per_run,
+    photos,
+    pixels,
+    raster,
+)
 from clipseg_cli.outputs.writers.result import File, Result
 from clipseg_cli.settings.outputs import ExportOptions, Format
 from clipseg_cli.storage.originals import Original
@@ -36,6 +46,9 @@ FITTING: dict[Format, tuple[str, ...]] = {
     "instances": (".png", ".tif", ".npy", ".pgm"),
     "joined": (".png", ".tif", ".webp", ".npy", ".pgm", ".pfm"),
     "alpha": (".png", ".tif", ".webp"),
+    "exr": (".exr",),
+    "tiff": (".tif",),
+    "psd": (".psd",),
     "cvat": (".xml",),
     "geojson": (".geojson",),
     "gpkg": (".gpkg",),
@@ -45,8 +58,8 @@ OPAQUE = (".jpg", ".ppm")  # also for cutouts that have a backdrop
 ONE_LABEL = ("mask", "soft", "soft16", "cutout")  # formats whose file holds a single label
 SKIPPED = ("mask", "cutout", "joined")  # formats of which --empty skip leaves out empty masks
 # Suffixes that nobody gives to a folder, beside those that this program writes and those of images.
-OF_FILES = {".csv", ".exr", ".htm", ".html", ".jsonl", ".jxl", ".mkv", ".mov", ".mp4", ".parquet"}
-OF_FILES |= {".pdf", ".psd", ".tar", ".txt", ".webm", ".yaml", ".yml", ".zip"}
+OF_FILES = {".csv", ".htm", ".html", ".jsonl", ".jxl", ".mkv", ".mov", ".mp4", ".parquet"}
+OF_FILES |= {".pdf", ".tar", ".txt", ".webm", ".yaml", ".yml", ".zip"}
 WEBP_SIDE = 16_383  # pixels: the longest side that WebP holds
 _WRITTEN = frozenset(suffix for fitting in FITTING.values() for suffix in fitting) | ALIASES.keys()
 
@@ -100,7 +113,8 @@ def choose(out: str, formats: Sequence[Format], labels: int, export: ExportOptio
     if labels > 1 and form in ONE_LABEL:
         raise UsageError(
             f"-o {out} holds the {form} of one prompt, but there are {labels}: name a folder, or give a format that "
-            "holds all prompts (overlay, labels, instances, npz, svg, coco, labelme, cvat, geojson, gpkg)"
+            "holds all prompts (overlay, labels, instances, exr, tiff, psd, npz, svg, coco, labelme, cvat, geojson, "
+            "gpkg)"
         )
     return OneFile(STDOUT if root == STDOUT else out, form, suffix or fitting[0])
 
@@ -206,6 +220,9 @@ ENCODERS: dict[str, Callable[[NDArray[Any], Format, bool], bytes]] = {
 DOCUMENTS: dict[Format, Callable[[str, Result], bytes]] = {
     "npz": lambda stem, result: pixels.npz(result),
     "svg": lambda stem, result: _only(annotations.svg(stem, result)),
+    "exr": lambda stem, result: compositing.exr(result),
+    "tiff": lambda stem, result: compositing.tiff(result),
+    "psd": lambda stem, result: compositing.psd(result),
     "coco": _coco,
     "labelme": _labelme,
     "cvat": _cvat,

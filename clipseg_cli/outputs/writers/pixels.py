@@ -19,6 +19,13 @@ def mask(result: Result, index: int) -> NDArray[np.uint8]:
     return cleanup.feather(result.masks[index], result.feather)
 
 
+def matte(result: Result, index: int) -> NDArray[np.uint16]:
+    """Returns the opacity of a label, uint16 (H, W), 0 to 65535: of --refine matting, or its mask with --feather."""
+    if result.alphas:
+        return result.alphas[index] * np.uint16(257)
+    return cleanup.feather(result.masks[index] * np.uint16(257), result.feather)
+
+
 def joined(result: Result) -> NDArray[np.uint8]:
     """Returns one mask of all labels, uint8 (H, W): 255 where any of them is, or 0 there, as --polarity says."""
     white = np.maximum.reduce([mask(result, index) for index in range(len(result.masks))])

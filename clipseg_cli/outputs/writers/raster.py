@@ -62,13 +62,14 @@ def indexed_png(index: NDArray[np.uint8], palette: Iterable[colours.RGB]) -> byt
 def levels(data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Returns the levels of a grey PNG, TIFF, WebP, PGM or PFM that a run wrote, uint8 or uint16 (H, W).
 
-    Pillow decodes it: OpenCV's libpng would print errors on stderr. Raises OSError, ValueError or SyntaxError.
+    Those of an indexed PNG are its indices. Pillow decodes it: OpenCV's libpng would print errors on stderr. Raises
+    OSError, ValueError or SyntaxError.
     """
     file = io.BytesIO(data)
     with PngImageFile(file) if data[:1] == b"\x89" else Image.open(file, formats=("TIFF", "WEBP", "PPM")) as image:
         if image.mode == "F":  # a PFM
             return np.asarray(np.rint(np.array(image) * 255), np.uint8)
-        return np.array(image if image.mode in ("L", "I;16") else image.convert("L"))
+        return np.array(image if image.mode in ("L", "I;16", "P") else image.convert("L"))
 
 
 def webp(array: NDArray[np.uint8], lossless: bool, srgb: bool = False) -> bytes:

@@ -12,6 +12,10 @@ SIDE_BY_SIDE = 8  # images that one process works on at once: with more, its thr
 BASE = 600_000_000  # bytes of a worker process without a model
 COPIES = 2  # of the weights file that a process holds at most: its own, and that in float32 while it loads
 SHARE = 0.5  # of the free memory that the models may take: the rest is for images
+# Of each process on a GPU. One process alone cannot decode and write as fast as a large GPU computes, because of
+# Python's one lock; and while one waits, the GPU works for another. Both numbers are estimates.
+GPU_CORES = 4
+GPU_MEMORY = 5_000_000_000  # bytes: CUDA itself, the network and a batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +51,25 @@ class Crew:
         return f"{count} of {self.threads} thread{'s' * (self.threads > 1)}: {self.why}"
 
 
-def choose(machine: Machine, model: int, devices: Sequence[str], jobs: int | None) -> Crew:
+def choose(machine: Machine, model: int, devices: Sequence[str], jobs: int | None, gpus: Sequence[int] = ()) -> Crew:
     """Returns the processes for a model of `model` bytes on `devices`. `jobs`: what the user wants; None: choose.
 
     On a CPU, one process works on as many images at once as it has threads. Several processes hold the model several
-    times; they are for many cores.
+    times; they are for many cores. `gpus`: bytes of memory of each GPU; without them, a GPU gets one process.
     """
     if jobs is not None:
         processes, why = max(jobs, len(devices)), f"-j {jobs}"
-    elif tuple(devices) != ("cpu",):
-        processes, why = len(devices), f"one for each of {len(devices)} devices" if len(devices) > 1 else devices[0]
     else:
-        wanted, why = -(-machine.cores // SIDE_BY_SIDE), f"{machine.cores} cores"
+        each, why = 1, f"{machine.cores} cores"
+        if tuple(devices) == ("cpu",):
+            each = -(-machine.cores // SIDE_BY_SIDE)
+        elif all(device.startswith("cuda") for device in devices):
+            each = max(1, min(machine.cores // (GPU_CORES * len(devices)), min(gpus, default=0) // GPU_MEMORY))
+        if tuple(devices) != ("cpu",):
+            why = f"{each} for each of {len(devices)} devices" if len(devices) > 1 else devices[0]
+        wanted = each * len(devices)
         room = wanted if machine.memory is None else int(machine.memory * SHARE) // (BASE + COPIES * model)
-        processes = max(1, min(wanted, room))
+        processes = max(len(devices), min(wanted, room))
         if processes < wanted:
             why += f", and free memory for {processes} of {wanted} processes"
     return Crew(processes, max(1, machine.cores // processes), why, patient=jobs is None)

@@ -1,12 +1,14 @@
 """How many worker processes a run uses."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from clipseg_cli.run.engines import gpus
 from clipseg_cli.run.engines.crew import Limits, Machine, choose
 
 GB = 1_000_000_000
@@ -45,6 +47,44 @@ def test_what_the_user_wants_and_gpus_decide() -> None:
     assert choose(machine, FULL, ["cuda:0", "cuda:1"], None).processes == 2
     assert choose(machine, FULL, ["cuda:0", "cuda:1"], 3).processes == 3
     assert str(choose(machine, FULL, ["mps"], None)) == "1 worker process of 4 threads: mps"
+
+
+@pytest.mark.parametrize(
+    ("cores", "devices", "memory", "processes"),
+    [
+        (16, 1, 80 * GB, 4),  # one for each four cores
+        (16, 2, 80 * GB, 4),
+        (16, 8, 80 * GB, 8),  # each GPU has one
+        (4, 1, 80 * GB, 1),
+        (64, 1, 12 * GB, 2),  # as many as the GPU's memory holds
+        (16, 1, None, 1),  # it is unknown
+    ],
+)
+def test_a_gpu_has_several_processes(cores: int, devices: int, memory: int | None, processes: int) -> None:
+    """Cores, the GPU's memory and the machine's own limit them."""
+    names = [f"cuda:{number}" for number in range(devices)]
+    gpus = [memory] * devices if memory is not None else []
+    assert choose(Machine(cores, 200 * GB), FULL, names, None, gpus).processes == processes
+    few = choose(Machine(cores, 4 * GB), FULL, names, None, gpus)
+    assert few.processes == devices and ("free memory" in few.why) == (processes > devices)
+
+
+def test_the_driver_counts_the_gpus(tmp_path: Path) -> None:
+    """A library with the functions of NVIDIA's driver stands in for it: two GPUs, or one whose driver fails."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    code = (
+        "int cuInit(unsigned f) { return FAIL; } int cuDeviceGetCount(int *n) { *n = 2; return 0; }\n"
+        "int cuDeviceGet(int *d, int i) { *d = i + 7; return i > 1; }\n"
+        "int cuDeviceTotalMem_v2(unsigned long *s, int d) { *s = d * 1000000000ul; return 0; }\n"
+    )
+    (tmp_path / "driver.c").write_text(code)
+    for fail, expected in ((0, (7 * GB, 8 * GB)), (100, ())):
+        library = str(tmp_path / f"driver{fail}.so")
+        subprocess.run([compiler, "-shared", f"-DFAIL={fail}", str(tmp_path / "driver.c"), "-o", library], check=True)
+        assert gpus.memories(library) == expected
+    assert gpus.memories(str(tmp_path / "none.so")) == ()
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux has it")

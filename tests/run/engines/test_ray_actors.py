@@ -21,7 +21,7 @@ from clipseg_cli.outputs.record import Record
 from clipseg_cli.run.engines import ray_actors
 from clipseg_cli.run.engines.workers import Message, Notice, Send
 from output_folder import assert_whole, temporary_files, tree
-from pictures import Program, Shell, records, save_tiny
+from pictures import Program, Shell, picture, records, save, save_tiny
 from process_table import gone, with_mark
 
 MARK = f"ray of {os.getpid()}"  # in the environment of this module's own actors, and of no others
@@ -273,3 +273,17 @@ def test_an_address_without_a_cluster_is_refused(quick_shell: Shell, tmp_path: P
     save_tiny(tmp_path / "imgs", 2)
     told = quick_shell("clipseg segment imgs -p circle --engine ray --ray-address 127.0.0.1:9", expect=1).stderr
     assert "no Ray cluster answers at 127.0.0.1:9" in told and "leave out --ray-address" in told
+
+
+@pytest.mark.slow
+def test_actors_refine_with_sam(shell: Shell, clipseg: Program, tmp_path: Path) -> None:
+    """Each loads the SAM of the run. Masks and records are those of a local run."""
+    for index in range(3):
+        save(tmp_path / f"imgs/{index}.png", picture(150, 110 + 10 * index, index))
+    line = "clipseg segment imgs -p 'a red circle' --refine sam -f mask -o"
+    clipseg(f"{line} one")
+    shell(f"{line} two --engine ray -j 2")
+    assert tree(tmp_path / "one/masks") == tree(tmp_path / "two/masks")
+    one, two = (records(tmp_path / name / "manifest.jsonl") for name in ("one", "two"))
+    assert one == two and all(record["masks"][0]["refined"] for record in one)
+    assert gone(with_mark("ray", str(tmp_path)))

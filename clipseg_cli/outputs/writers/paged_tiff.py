@@ -1,0 +1,102 @@
+"""TIFF files of one or many grey pages of 8 or 16 bits, with any further tags.
+
+The layout is that of TIFF 6.0 (Adobe, 1992): strips, compressed by Deflate, which ImageJ reads too. A page is written
+after the one before it, so a file of many pages is never in memory as a whole. Files that may pass 4 GB are BigTIFFs,
+which count in 64 bits.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipseg_cli.inputs.frames.tiff_pages import Field
+
+STRIP = 1 << 18  # bytes of a strip before compression, at least one row
+LARGEST = 4_200_000_000  # bytes of pixels: with headers, and what Deflate adds at worst, less than the 4 GB of TIFF
+TEXT, SHORT, LONG, LONG8 = 2, 3, 4, 16  # types of tags
+CODES = {SHORT: "H", LONG: "I", LONG8: "Q"}
+GREY, DEFLATE = 1, 8  # values of tags
+DESCRIPTION, ORIENTATION, PAGE_NAME, PAGE_NUMBER = 270, 274, 285, 297  # tags
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a file."""
+
+    array: NDArray[Any]  # uint8 or uint16 (H, W)
+    fields: tuple[Field, ...] = ()  # further tags
+
+
+def pieces(pages: Iterable[Page], count: int, size: int) -> Iterator[bytes]:
+    """Yields the pieces of a file of `count` pages, whose pixels take about `size` bytes together."""
+    big = size > LARGEST
+    head = struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16) if big else struct.pack("<2sHI", b"II", 42, 8)
+    yield head
+    at = len(head)
+    for number, page in enumerate(pages, 1):
+        for piece in _page(page, at, big, last=number == count):
+            yield piece
+            at += len(piece)
+
+
+def numbers(tag: int, kind: int, values: Sequence[int]) -> Field:
+    """Returns a tag of integers of the type SHORT, LONG or LONG8."""
+    return Field(tag, kind, len(values), struct.pack(f"<{len(values)}{CODES[kind]}", *values))
+
+
+def text(tag: int, value: str) -> Field:
+    """Returns a tag of text, in UTF-8."""
+    content = value.encode("utf-8", "backslashreplace").replace(b"\0", b"") + b"\0"
+    return Field(tag, TEXT, len(content), content)
+
+
+def _page(page: Page, at: int, big: bool, last: bool) -> Iterator[bytes]:
+    """Yields the directory of a page, for this position in the file, and its pixels."""
+    array = page.array.astype(page.array.dtype.newbyteorder("<"), copy=False)
+    height, width = array.shape
+    rows = max(1, STRIP // array[0].nbytes)
+    strips = [zlib.compress(array[top : top + rows].tobytes(), 6) for top in range(0, height, rows)]
+    sizes = [len(strip) for strip in strips]
+    fixed = (
+        numbers(256, LONG, [width]),
+        numbers(257, LONG, [height]),
+        numbers(258, SHORT, [8 * array.itemsize]),
+        numbers(259, SHORT, [DEFLATE]),
+        numbers(262, SHORT, [GREY]),
+        numbers(277, SHORT, [1]),  # one band
+        numbers(278, LONG, [rows]),
+        numbers(279, LONG, sizes),
+        *page.fields,
+    )
+
+    def directory(start: int, following: int) -> bytes:
+        places = numbers(273, LONG8 if big else LONG, np.cumsum([start, *sizes[:-1]]).tolist())
+        return _directory((*fixed, places), at, following, big)
+
+    start = at + len(directory(0, 0))
+    end = start + sum(sizes)
+    gap = -end % 2  # directories begin on even bytes
+    yield directory(start, 0 if last else end + gap)
+    yield from strips
+    yield bytes(gap)
+
+
+def _directory(fields: Iterable[Field], at: int, following: int, big: bool) -> bytes:
+    """Returns the directory that stands at this position, with the values that do not fit into it."""
+    ordered = sorted(fields)
+    number, row, room = ("<Q", "<HHQ", 8) if big else ("<H", "<HHI", 4)
+    place = "<Q" if big else "<I"
+    rows, values = [], []
+    after = at + struct.calcsize(number) + len(ordered) * (struct.calcsize(row) + room) + room
+    for tag, kind, length, content in ordered:
+        inside = content.ljust(room, b"\0") if len(content) <= room else struct.pack(place, after)
+        rows.append(struct.pack(row, tag, kind, length) + inside)
+        if len(content) > room:
+            values.append(content + bytes(len(content) % 2))
+            after += len(values[-1])
+    return b"".join((struct.pack(number, len(ordered)), *rows, struct.pack(place, following), *values))
