@@ -92,6 +92,8 @@ def _files(out: AnyPath, images: Collection[str]) -> dict[str, Planes]:
 
 def _stack(plan: Plan, name: str) -> Stack | None:
     """Returns what the header of an image says; None if it is no stack. Raises ImageError if it cannot be read."""
+    if name == "-":  # standard input cannot be read again
+        return None
     path = name if paths.is_url(name) else os.path.join(plan.directory, name)
     with decode.opened(Source(path, name, "")) as file:
         return stacks.read(file)

@@ -31,7 +31,7 @@ from clipseg_cli.storage import store
 
 NOWHERE = (0, 0, 0, 0)  # the box of an empty mask
 # Writes a file to a path in the output folder. Raises OutputError or ImageError.
-Write = Callable[[str, store.Content], None]
+Write = Callable[[str, store.Written], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def finish(
     paths: dict[tuple[Format, int | None], str] = {}
     outputs: list[tuple[str, int]] = []
     try:
-        result, masks = _masks(blank, photo, maps, plan, sam)
+        result, found = masks(blank, photo, maps, plan, sam)
         place = Place(output, blank.image, blank.frame)
         part = splits.split(place.stem, blank.frame is not None, plan.export.split)
         result = replace(result, original=original, split=part)
@@ -92,7 +92,7 @@ def finish(
     def written(of: int | None) -> tuple[tuple[str, str], ...]:
         return tuple((form, path) for (form, index), path in paths.items() if index == of)
 
-    located = tuple(replace(mask, files=written(index)) for index, mask in enumerate(masks))
+    located = tuple(replace(mask, files=written(index)) for index, mask in enumerate(found))
     height, width = result.masks[0].shape if result.masks else (blank.height, blank.width)
     kept = [photos.untouched(form, result) for form in plan.formats if form in photos.KEPT]
     counts = (sum(kept), len(kept) - sum(kept)) if plan.export.images != "none" else (0, 0)
@@ -100,7 +100,7 @@ def finish(
     return replace(blank, masks=located, files=written(None), output=place.stem, outputs=tuple(outputs))
 
 
-def _masks(
+def masks(
     of: Record, photo: Photo, maps: Iterable[soft_maps.Scored], plan: MaskPlan, sam: answers.Sam | None
 ) -> tuple[Result, list[Mask]]:
     """Returns what the writers need of one image, and the masks of its record."""

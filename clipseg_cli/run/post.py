@@ -118,7 +118,7 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
     started = time.monotonic()
     store.write(out / RUN, run_file.to_json(document), fsync)
 
-    def write(path: str, data: store.Content) -> None:
+    def write(path: str, data: store.Written) -> None:
         store.write(out / path, data, fsync)
 
     directory = before.get("directory", "")

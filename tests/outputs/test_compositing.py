@@ -11,6 +11,7 @@ import pytest
 import tifffile
 
 from clipseg_cli.errors import ImageError
+from clipseg_cli.inputs.colour import profiles
 from clipseg_cli.inputs.georeference import NOWHERE
 from clipseg_cli.outputs.writers import compositing, pixels
 from clipseg_cli.prompts.slugs import unique_slugs
@@ -90,6 +91,14 @@ def test_a_psd_has_the_image_and_a_masked_layer_per_label() -> None:
         matte[box] = np.array(layer.mask.topil())
         shown[box] = np.array(layer.topil().convert("RGB"))  # type: ignore[union-attr]
         assert np.array_equal(matte, mask) and np.array_equal(shown[mask > 0], photo[mask > 0])
+
+
+def test_a_psd_of_a_converted_photo_says_that_it_is_srgb() -> None:
+    """As other colour files do; without a conversion it says nothing."""
+    for converted, profile in ((True, profiles.srgb()), (False, None)):
+        data = compositing.psd(labelled("a", converted=converted))
+        document = psd_tools.PSDImage.open(io.BytesIO(data))
+        assert document.image_resources.get_data(1039) == profile
 
 
 def test_an_image_that_a_psd_cannot_hold_is_refused() -> None:

@@ -72,3 +72,23 @@ def test_a_file_without_any_tags_is_a_sound_tiff() -> None:
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         with rasterio.MemoryFile(geotiff.encoded(pattern((9, 9), "uint8"), NOWHERE, 1)) as file, file.open() as image:
             assert image.crs is None and image.read(1).shape == (9, 9)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_rows_give_the_bytes_of_the_whole(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles that are made from rows, a multiple of 256 at a time. A file too large for 32 bits is a BigTIFF."""
+    array, place = pattern((700, 530), dtype), read(by_gdal(np.zeros((1, 4, 4), np.uint8))).georeference
+    tiles = [tile for top in range(0, 700, 256) for tile in geotiff.tiled(array[top : top + 256])]
+    form = geotiff.Form(700, 530, 1, array.dtype)
+
+    def whole() -> bytes:
+        before, after = geotiff.around([len(tile) for tile in tiles], form, place)
+        return b"".join((before, *tiles, after))
+
+    assert whole() == geotiff.encoded(array, place, 1)
+    monkeypatch.setattr(geotiff, "CLASSIC", 1000)
+    assert opened(whole()) == opened(geotiff.encoded(array, place, 1))
+    with tifffile.TiffFile(io.BytesIO(whole())) as file:
+        assert file.is_bigtiff and np.array_equal(file.asarray(), array)
+    with rasterio.MemoryFile(whole()) as file, file.open() as image:
+        assert np.array_equal(image.read(1), array)

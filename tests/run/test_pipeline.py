@@ -17,8 +17,9 @@ from clipseg_cli.model.segmenter import Segmenter
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.run import network, pipeline
 from clipseg_cli.run.finish import MaskPlan
+from clipseg_cli.run.job import Job
 from clipseg_cli.settings.masks import MaskOptions
-from pictures import Program, picture, save
+from pictures import SAMPLES, Program, picture, save
 
 
 class SmallSegmenter:
@@ -60,7 +61,7 @@ def test_a_batch_too_big_for_the_memory_is_halved(tmp_path: Path, error: Excepti
         path = save(tmp_path / f"{index}.png", image)
         sources.append(Source(str(path), path.name, path.stem))
     plan = MaskPlan((Prompt("x", "x"),), (0.5,), MaskOptions(), ())
-    job = pipeline.Job(plan, (0,), ("x",), 8)
+    job = Job(plan, (0,), ("x",), 8)
     small = SmallSegmenter(3, error)
     found = list(pipeline.run(sources, job, lambda: (small, None), lambda path, data: None))  # type: ignore[arg-type]
     assert small.tried == [8, 4, 2, 2, 4, 2, 1, 1, 2]
@@ -103,7 +104,7 @@ def test_passes_get_smaller_until_the_memory_holds_them(tmp_path: Path, in_fligh
         path = save(tmp_path / f"{index}.png", np.full((8, 8, 3), 10 * index, np.uint8))
         sources.append(Source(str(path), path.name, path.stem))
     passing, plan = PassingSegmenter([]), MaskPlan((Prompt("x", "x"),), (0.5,), MaskOptions(), ())
-    job = pipeline.Job(plan, (0,), ("x",), 4, in_flight=in_flight)
+    job = Job(plan, (0,), ("x",), 4, in_flight=in_flight)
     found = list(pipeline.run(sources, job, lambda: (passing, None), lambda path, data: None))  # type: ignore[arg-type]
     assert [record.image for record in found] == [source.name for source in sources]
     assert [record.masks[0].area for record in found] == [0] * 4 + [64] * 7
@@ -111,11 +112,34 @@ def test_passes_get_smaller_until_the_memory_holds_them(tmp_path: Path, in_fligh
     assert in_flight > 1 or passing.tried == [8, 4, 2, 2, 2]
 
 
+def test_a_run_as_on_a_gpu_gives_an_image_the_same_bytes_in_any_order(segmenter: Segmenter) -> None:
+    """Passes of three images, two batches in work: the files and records of five images, backwards and in other
+    batches too, and of one of them alone."""
+    passing = replace(segmenter, batch=3)
+    sources = [Source(str(path), path.name, path.stem) for path in sorted((SAMPLES / "images").iterdir())[:5]]
+    labels = ("a red circle", "a blue square")
+    plan = MaskPlan(tuple(Prompt(each, each) for each in labels), (0.5, 0.3), MaskOptions(), ("mask", "soft"))
+
+    def outcome(*chosen: Source, batch_size: int) -> dict[str, object]:
+        written: dict[str, object] = {}
+        job = pipeline.Job(plan, (0, 1), labels, batch_size, in_flight=2)
+        for record in pipeline.run(chosen, job, lambda: (passing, passing.embed(labels)), written.__setitem__):
+            assert record.ok
+            written[record.image] = record
+        return written
+
+    whole = outcome(*sources, batch_size=3)
+    assert len(whole) == 5 * (1 + 2 * len(labels))
+    assert sum(each.masks[0].area > 0 for each in whole.values() if isinstance(each, pipeline.Record)) >= 2
+    assert outcome(*sources[::-1], batch_size=2) == whole
+    assert outcome(sources[3], batch_size=3).items() <= whole.items()
+
+
 def test_a_pause_gives_the_records_before_it(tmp_path: Path) -> None:
     """Each batch ends there, and no later source is asked for. Without pauses, batches are full."""
     path = save(tmp_path / "a.png", picture(8, 8))
     source = Source(str(path), path.name, path.stem)
-    job = pipeline.Job(MaskPlan((Prompt("x", "x"),), (0.5,), MaskOptions(), ()), (0,), ("x",), 4)
+    job = Job(MaskPlan((Prompt("x", "x"),), (0.5,), MaskOptions(), ()), (0,), ("x",), 4)
     small, found = SmallSegmenter(8, ValueError()), list[pipeline.Record]()
 
     def sources() -> Iterator[Source | None]:

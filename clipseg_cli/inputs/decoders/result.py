@@ -30,7 +30,8 @@ def damaged(why: str) -> ImageError:
 
 def too_large(what: str) -> ImageError:
     """Returns the error for an image that exceeds --max-pixels."""
-    return ImageError("too_large", "load", f"{what} exceeds --max-pixels; raise that limit if there is enough memory")
+    way = "raise that limit if there is enough memory; for a TIFF, --tile 512px needs little"
+    return ImageError("too_large", "load", f"{what} exceeds --max-pixels; {way}")
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:

@@ -65,7 +65,7 @@ class Pages:
         with suppress(ValueError):
             turn = page.directory.number(orientation.TAG, 1)
         turn = turn if turn in orientation.VALUES else 1
-        notes += no_data.noted(clear)
+        notes += [] if clear is None else no_data.noted(int(clear.sum()), clear.size)
         place = georeference.of_tiff(page.directory)
         return Decoded(pixels, min(len(self.pages), MOST_FRAMES), notes, turn, clear=clear, georeference=place)
 

@@ -133,7 +133,11 @@ LOCATED: tuple[Format, ...] = (
     "joined",
     "tiff",
 )  # formats that keep the georeference
-REFUSING: tuple[Format, ...] = ("geojson", "gpkg")  # formats that cannot hold some images: written first, or nothing is
+REFUSING: tuple[Format, ...] = (
+    "geojson",
+    "gpkg",
+    "psd",
+)  # formats that cannot hold some images: written first, or nothing is
 # The extra that a format needs, and the modules that it installs.
 PACKAGES: dict[Format, tuple[str, tuple[str, ...]]] = {
     "parquet": ("parquet", ("pyarrow",)),
@@ -153,7 +157,7 @@ def files(form: Format, place: Place, result: Result, names: Names) -> Iterator[
     for path, index, data in _made(form, place, result, names):
         yield path, index, data
         if form in LOCATED:
-            yield from ((beside, index, content) for beside, content in world.files(path, result))
+            yield from ((beside, index, content) for beside, content in world.files(path, result.georeference, result))
 
 
 def _made(form: Format, place: Place, result: Result, names: Names) -> Iterator[File]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs import orientation
+from clipseg_cli.inputs.colour import profiles
 from clipseg_cli.inputs.georeference import NOWHERE, for_masks
 from clipseg_cli.outputs.record import readable_text
 from clipseg_cli.outputs.writers import paged_tiff, pixels
@@ -23,6 +24,7 @@ from clipseg_cli.outputs.writers.result import Result
 MEANING = {"r", "g", "b", "a", "y", "z", "ry", "by", "red", "green", "blue", "alpha", "depth"}
 LEVELS = 65535  # of a matte that is opaque
 PSD_SIDE = 30_000  # pixels: the longest side that a PSD holds
+ICC_PROFILE = 1039  # a resource of a PSD
 PSD_NAME = 255  # characters of a layer's name
 
 
@@ -74,15 +76,21 @@ def _pages(result: Result) -> Iterator[Page]:
 
 
 def psd(result: Result) -> bytes:
-    """Returns a Photoshop file. A layer covers the box of its matte. Raises ImageError if the image is too large."""
+    """Returns a Photoshop file in sRGB. A layer covers the box of its matte.
+
+    It says that it is sRGB if a profile was converted. Raises ImageError if the image is too large.
+    """
     import psd_tools
     from PIL import Image
+    from psd_tools.psd.image_resources import ImageResource
 
     photo = result.photo()
     if max(photo.shape[:2]) > PSD_SIDE:
         raise ImageError("too_large", "write", f"a PSD holds at most {PSD_SIDE} pixels a side: use -f exr or -f tiff")
     image = Image.fromarray(photo)
     document = psd_tools.PSDImage.frompil(image)
+    if result.converted:
+        document.image_resources[ICC_PROFILE] = ImageResource(key=ICC_PROFILE, data=profiles.srgb())
     document.create_pixel_layer(image, name="image")
     for index, label in enumerate(result.labels):
         matte = np.asarray(pixels.matte(result, index) >> 8, np.uint8)

@@ -6,8 +6,8 @@ Tiles of 256 x 256 pixels, compressed by Deflate with differences between neighb
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,9 @@ from clipseg_cli.inputs.frames.tiff_pages import Field
 from clipseg_cli.inputs.georeference import Georeference, for_masks
 
 TILE = 256  # pixels: the side of a tile
-SHORT, LONG, BYTES, DOUBLE = 3, 4, 7, 12  # types of tags
-HEADER = 8  # bytes
+SHORT, LONG, BYTES, DOUBLE, LONG8 = 3, 4, 7, 12, 16  # types of tags
+CODES = {SHORT: "H", LONG: "I", LONG8: "Q"}
+CLASSIC = 0xF000_0000  # bytes of tiles: with the directory, more do not fit into the 4 GiB of a TIFF that is no BigTIFF
 GREY, RGB, DEFLATE, DIFFERENCES, STRAIGHT = 1, 2, 8, 2, 2  # values of tags
 
 
@@ -30,32 +31,62 @@ def encoded(array: NDArray[Any], place: Georeference, turn: int, srgb: bool = Fa
     in that frame too, with this orientation: GDAL goes by the pixels, and viewers turn them. `srgb` as in `raster`.
     """
     stored = np.ascontiguousarray(orientation.stored(array, turn))
-    pixels = stored if stored.ndim == 3 else stored[:, :, None]
-    height, width, bands = pixels.shape
-    tiles = [_packed(tile) for tile in _tiles(pixels)]
-    sizes = [len(tile) for tile in tiles]
-    starts = np.cumsum([HEADER, *sizes[:-1]]).tolist()
+    tiles = [*tiled(stored)]
+    form = Form(stored.shape[0], stored.shape[1], stored.shape[2] if stored.ndim == 3 else 1, stored.dtype)
+    before, after = around([len(tile) for tile in tiles], form, place, turn, srgb)
+    return b"".join((before, *tiles, after))
+
+
+class Form(NamedTuple):
+    """The size and the kind of the pixels of a file."""
+
+    height: int
+    width: int
+    bands: int
+    dtype: np.dtype[Any]  # uint8 or uint16
+
+
+def tiled(rows: NDArray[Any]) -> Iterator[bytes]:
+    """Yields the tiles of an image (H, W) or (H, W, bands), or of some rows of it, as they stand in a file.
+
+    Rows that others follow are a multiple of `TILE`.
+    """
+    return (_packed(tile) for tile in _tiles(rows if rows.ndim == 3 else rows[:, :, None]))
+
+
+def around(
+    sizes: Sequence[int], form: Form, place: Georeference, turn: int = 1, srgb: bool = False
+) -> tuple[bytes, bytes]:
+    """Returns what stands before and behind the tiles of a GeoTIFF, given the number of bytes of each. See `encoded`.
+
+    A file that 32 bits cannot address is a BigTIFF.
+    """
+    total = sum(sizes)
+    big = total > CLASSIC
+    header = struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16 + total + total % 2)
+    if not big:
+        header = struct.pack("<2sHI", b"II", 42, 8 + total + total % 2)
+    starts = [len(header), *(len(header) + np.cumsum(sizes[:-1])).tolist()]
     fields = [
-        _numbers(256, LONG, [width]),
-        _numbers(257, LONG, [height]),
-        _numbers(258, SHORT, [8 * pixels.itemsize] * bands),
+        _numbers(256, LONG, [form.width]),
+        _numbers(257, LONG, [form.height]),
+        _numbers(258, SHORT, [8 * form.dtype.itemsize] * form.bands),
         _numbers(259, SHORT, [DEFLATE]),
-        _numbers(262, SHORT, [GREY if bands == 1 else RGB]),
+        _numbers(262, SHORT, [GREY if form.bands == 1 else RGB]),
         _numbers(274, SHORT, [turn]),
-        _numbers(277, SHORT, [bands]),
+        _numbers(277, SHORT, [form.bands]),
         _numbers(284, SHORT, [1]),  # the bands of a pixel together
         _numbers(317, SHORT, [DIFFERENCES]),
         _numbers(322, SHORT, [TILE]),
         _numbers(323, SHORT, [TILE]),
-        _numbers(324, LONG, starts),
+        _numbers(324, LONG8 if big else LONG, starts),
         _numbers(325, LONG, sizes),
-        *([_numbers(338, SHORT, [STRAIGHT])] if bands == 4 else []),
-        *([Field(34675, BYTES, len(profiles.srgb()), profiles.srgb())] if srgb and bands > 1 else []),
-        *for_masks(place, np.iinfo(pixels.dtype).max),
+        *([_numbers(338, SHORT, [STRAIGHT])] if form.bands == 4 else []),
+        *([Field(34675, BYTES, len(profiles.srgb()), profiles.srgb())] if srgb and form.bands > 1 else []),
+        *for_masks(place, np.iinfo(form.dtype).max),
     ]
-    body = b"".join(tiles)
-    body += bytes(len(body) % 2)  # directories begin on even bytes
-    return struct.pack("<2sHI", b"II", 42, HEADER + len(body)) + body + _directory(fields, HEADER + len(body))
+    even = bytes(total % 2)  # directories begin on even bytes
+    return header, even + _directory(fields, len(header) + total + len(even), big)
 
 
 def _tiles(pixels: NDArray[Any]) -> Iterator[NDArray[Any]]:
@@ -74,8 +105,8 @@ def _packed(tile: NDArray[Any]) -> bytes:
     return zlib.compress(tile.tobytes(), 6)
 
 
-def _numbers(tag: int, kind: int, values: list[int]) -> Field:
-    return Field(tag, kind, len(values), struct.pack(f"<{len(values)}{'H' if kind == SHORT else 'I'}", *values))
+def _numbers(tag: int, kind: int, values: Sequence[int]) -> Field:
+    return Field(tag, kind, len(values), struct.pack(f"<{len(values)}{CODES[kind]}", *values))
 
 
 def doubles(tag: int, values: list[float]) -> Field:
@@ -83,14 +114,15 @@ def doubles(tag: int, values: list[float]) -> Field:
     return Field(tag, DOUBLE, len(values), struct.pack(f"<{len(values)}d", *values))
 
 
-def _directory(fields: Iterable[Field], at: int) -> bytes:
+def _directory(fields: Iterable[Field], at: int, big: bool) -> bytes:
     """Returns the directory of a file that stands at this position, with the values that do not fit into it."""
-    ordered = sorted(fields)
-    rows, values, after = [], [], at + 2 + 12 * len(ordered) + 4
+    ordered, (number, row, room) = sorted(fields), ("<Q", "<HHQ", 8) if big else ("<H", "<HHI", 4)
+    rows, values = [], []
+    after = at + struct.calcsize(number) + (struct.calcsize(row) + room) * len(ordered) + room
     for tag, kind, length, content in ordered:
-        inside = content.ljust(4, b"\0") if len(content) <= 4 else struct.pack("<I", after)
-        rows.append(struct.pack("<HHI", tag, kind, length) + inside)
-        if len(content) > 4:
+        inside = content.ljust(room, b"\0") if len(content) <= room else after.to_bytes(room, "little")
+        rows.append(struct.pack(row, tag, kind, length) + inside)
+        if len(content) > room:
             values.append(content + bytes(len(content) % 2))
             after += len(values[-1])
-    return b"".join((struct.pack("<H", len(ordered)), *rows, bytes(4), *values))
+    return b"".join((struct.pack(number, len(ordered)), *rows, bytes(room), *values))
