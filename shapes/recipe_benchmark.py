@@ -33,7 +33,7 @@ MARKS = ("<!-- recipe -->", "<!-- end of recipe -->")
 SIDE, LAYERS = 224, (1, 4, 7)  # those of the bundled model
 # What the paper's recipe leaves to `clipseg train`, for two processor cores. Text prompts without an exemplar make up
 # half of the batches: the phrases of these scenes are seldom unique, so the recipe would show hardly any.
-RECIPE: dict[str, Any] = {"recipe": "paper", "steps": 2400, "batch": 16, "blend": 0.5, "hold": 0.01}
+RECIPE: dict[str, Any] = {"recipe": "paper", "steps": 1800, "batch": 16, "blend": 0.5, "hold": 0.01}
 ROWS = {
     "text prompts, mean IoU": "text",
     "one exemplar, mean IoU": "one-shot",
@@ -99,7 +99,7 @@ def main() -> None:
     if not data.exists():
         write_phrasecut(data, {"train": given.images, "test": max(2, given.images // 20)})
         write_clip(given.out / "clip")
-    recipe = fill(Recipe, RECIPE | {"steps": given.steps, "check": max(1, given.steps // 10)})
+    recipe = fill(Recipe, RECIPE | {"steps": given.steps, "check": max(1, given.steps // 20)})
     columns = {"bundled decoder": score(MODEL, data, given.scenes)}
     for name in ("refined", "plain") if given.plain else ("refined",):
         fit(given.out, name, recipe)

@@ -147,6 +147,10 @@ def _prepare(
     for done, count in encode_images(segmenter, examples, work, encoding):
         yield Progress("features", done, count)
     encoded = load_encoded(segmenter, examples, work, replay, frames)
+    if crops is not None and not encoded.nonempty().any():
+        raise UsageError(
+            "none of the images held out for the checks shows an object: raise --hold, or try another --seed"
+        )
     decoder = trainable(network.model)
     fit = Fit(decoder, encoded, recipe, segmenter.device, DTYPES[dtype], segmenter.threshold, crops)
     return samples.Samples(fit, examples)

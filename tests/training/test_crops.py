@@ -178,6 +178,16 @@ def test_the_recipe_trains_and_tells_the_time_left(start: Start, tmp_path: Path,
     assert segmenter.decode(segmenter.encode([np.zeros((40, 50, 3), np.uint8)]), ["circle"]).shape == (1, 1, 32, 32)
 
 
+def test_checks_need_an_object(start: Start, tmp_path: Path) -> None:
+    """If no held-out image shows one, training is refused before its first step."""
+    for name in ("images", "masks/disc"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(6):
+            assert cv2.imwrite(str(tmp_path / "data" / name / f"{number}.png"), np.zeros((40, 40, 3), np.uint8))
+    with pytest.raises(UsageError, match="held out for the checks shows an object"):
+        run(start, tmp_path / "out", paper(), tmp_path / "data")
+
+
 def test_a_loss_that_is_not_a_number_ends_the_training(start: Start, tmp_path: Path) -> None:
     """The error says so, and the new model has the weights of the best check, which are whole."""
     with pytest.raises(ModelError, match=r"step \d+ is not a number.*best check, of step 0"):
