@@ -87,8 +87,9 @@ def train(
     from clipseg_cli.model.segmenter import Segmenter
 
     check_templates(templates)
-    if replay and recipe.recipe == "paper":
-        raise UsageError("--replay needs the features of all images, and --recipe paper keeps none: leave out one")
+    if recipe.recipe == "paper" and (replay or recipe.augment == "on"):
+        flag = "--replay" if replay else "--augment on"
+        raise UsageError(f"{flag} needs the features of all images, and --recipe paper keeps none: leave out one")
     if model.dtype == "int8":
         raise UsageError("--dtype int8 cannot be trained in: use fp32, bf16 or auto, and int8 with the new model")
     examples = training_data.read(data)
