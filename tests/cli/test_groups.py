@@ -79,6 +79,7 @@ VALUES: dict[type, dict[str, Any]] = {
         "quiet": True, "verbose": True, "progress": "plain", "no_color": True, "debug": True, "config": "mine.toml",
     },
     Recipe: {
+        "recipe": "paper",
         "steps": 9, "batch": 3, "rate": 0.01, "absent": 0.3, "blend": 0.4, "augment": "off", "hold": 0.2, "check": 5,
         "patience": 2, "replay_weight": 0.5, "seed": 6,
     },
