@@ -93,9 +93,10 @@ def full_size_logits(
     segmenter: Segmenter, embedding: Embeddings, image: NDArray[np.uint8], tile: int, flip: bool
 ) -> NDArray[np.float32]:
     """Returns the logits of one prompt as `clipseg segment --tile --flip` computes them: float32 (H, W)."""
-    views = tiles.views(*image.shape[:2], tile, flip)
+    height, width = image.shape[:2]
+    views = tiles.views(height, width, tile, flip)
     logits = [segmenter.logits(segmenter.encode([view.of(image)]), embedding)[0] for view in views]
-    return soft_maps.upsample(tiles.joined(views, logits)[0], *image.shape[:2])
+    return soft_maps.upsample(tiles.joined(views, logits, height, width)[0], height, width)
 
 
 def method(refinement: Refine = "none", tile: int = 1, flip: bool = False) -> Method:
