@@ -161,6 +161,8 @@ def _parameter(option: Option) -> inspect.Parameter:
         kind = list[str if flag.parse else get_args(kind)[0]] | None  # type: ignore[misc]
     elif flag.parse is not None:
         kind = str if option.default is MISSING else str | None
+    elif flag.default:  # it may depend on other options
+        kind = kind | None
     text = flag.help if not flag.default else f"{flag.help} [default: {flag.default}]"
     shown = flag.default is None and not option.repeatable and option.default not in (None, False, MISSING)
     common: dict[str, Any] = {"help": text, "metavar": flag.metavar or _metavar(option), "show_default": shown}
@@ -169,7 +171,7 @@ def _parameter(option: Option) -> inspect.Parameter:
     default: Any = option.default
     if default is MISSING:
         default = inspect.Parameter.empty
-    elif option.repeatable or flag.parse is not None:
+    elif option.repeatable or flag.parse is not None or flag.default:
         default = None
     annotation = Annotated[kind, info]
     return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
@@ -202,7 +204,7 @@ def _value(option: Option, given: Any) -> Any:
     if option.flag.parse is not None:
         return MISSING if given is None else option.flag.parse(given)
     _check_range(option, given)
-    return given
+    return MISSING if given is None else given
 
 
 def _check_range(option: Option, given: Any) -> None:

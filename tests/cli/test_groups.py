@@ -53,6 +53,7 @@ VALUES: dict[type, dict[str, Any]] = {
     OutputOptions: {
         "out": "out", "formats": ("mask", "coco"), "json": True, "print_": "none", "report": True, "preview": True,
         "orientation": "stored", "palette": True, "polygons": True, "backdrop": (255, 0, 9),
+        "decontaminate": True, "metadata": "keep",
         "codec": "vp9", "fsync": True, "images": "copy", "flat": True, "split": (0.5, 0.25, 0.25),
         "name": ("mask={label}/{dir}/{stem}.png", "overlay={dir}/{stem}.jpg"),
         "polarity": "black", "layout": "kohya", "keep": True,
@@ -78,6 +79,7 @@ VALUES: dict[type, dict[str, Any]] = {
         "quiet": True, "verbose": True, "progress": "plain", "no_color": True, "debug": True, "config": "mine.toml",
     },
     Recipe: {
+        "recipe": "paper",
         "steps": 9, "batch": 3, "rate": 0.01, "absent": 0.3, "blend": 0.4, "augment": "off", "hold": 0.2, "check": 5,
         "patience": 2, "replay_weight": 0.5, "seed": 6,
     },
