@@ -154,6 +154,7 @@ def pipeline_run(sources: Sequence[Source], segmenter: "Segmenter", out: Path) -
     from clipseg_cli.prompts.text import Prompt
     from clipseg_cli.run import pipeline
     from clipseg_cli.run.finish import MaskPlan
+    from clipseg_cli.run.job import Job
     from clipseg_cli.storage import store
 
     sizes: list[int] = []
@@ -163,7 +164,7 @@ def pipeline_run(sources: Sequence[Source], segmenter: "Segmenter", out: Path) -
         sizes.append(len(data))
 
     plan = MaskPlan((Prompt(PROMPT, PROMPT),), (segmenter.threshold,), MaskOptions(), ("mask", "overlay"))
-    job = pipeline.Job(plan, (0,), (PROMPT,), BATCH, decoding=DecodeOptions(max_pixels=10**9))
+    job = Job(plan, (0,), (PROMPT,), BATCH, decoding=DecodeOptions(max_pixels=10**9))
     embeddings = segmenter.embed([PROMPT])
     records = pipeline.run(sources, job, lambda: (segmenter, embeddings), write)
     for _ in itertools.islice(records, WARM):

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 class FakeSegmenter:
     """What the pipeline needs of a `Segmenter`, in 16 x 16 pixels."""
 
-    device, dtype, backend, batch = "cpu", "fp32", "fast", 1
+    device, dtype, backend, batch, side = "cpu", "fp32", "fast", 1, 16
 
     def __init__(self, prompts: int) -> None:
         self.prompts = prompts

@@ -53,9 +53,18 @@ class Terminal:
 
             self.bar = tqdm(total=total, unit=" images", file=streams.stderr(), dynamic_ncols=True, mininterval=0.2)
 
-    def note(self, text: str) -> None:
-        """Prints a line on stderr, unless --quiet."""
-        if not self.quiet:
+    def note(self, text: str, passing: bool = False) -> None:
+        """Prints a line on stderr, unless --quiet. A `passing` one says how far something is: it is part of the bar."""
+        if passing:
+            self._progress(text)
+        elif not self.quiet:
+            self._line(text)
+
+    def _progress(self, text: str) -> None:
+        if self.bar is not None:
+            self.bar.set_postfix_str(text)
+        elif self.mode == "plain" and time.monotonic() - self.last > PLAIN_SECONDS:
+            self.last = time.monotonic()
             self._line(text)
 
     def notes(self, lines: Iterable[str]) -> None:

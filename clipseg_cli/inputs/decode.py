@@ -13,13 +13,13 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs import decoders, georeference
-from clipseg_cli.inputs.decoders.result import MOST_FRAMES, Decoded, check_bands, unsupported
+from clipseg_cli.inputs.decoders.result import MOST_FRAMES, Decoded, Native, as_shown, check_bands, unsupported
 from clipseg_cli.inputs.frames import tiff_pages
 from clipseg_cli.inputs.georeference import NOWHERE, Georeference
 from clipseg_cli.inputs.kinds import DECODABLE, KINDS, SNIFF, pip_line, sniff
@@ -27,6 +27,9 @@ from clipseg_cli.inputs.source import Source
 from clipseg_cli.settings.inputs import DecodeOptions
 from clipseg_cli.storage import buckets
 from clipseg_cli.storage.paths import fault, is_url, not_a_file
+
+if TYPE_CHECKING:
+    from clipseg_cli.inputs.decoders.tiff_rows import LongImage
 
 DEFAULTS = DecodeOptions()
 
@@ -65,6 +68,31 @@ def load(source: Source, options: DecodeOptions = DEFAULTS) -> Image:
         image = finished(kind, decoder.decode(kind, file, options))
     found = placed(source, image.format)
     return replace(image, georeference=replace(found, tags=image.georeference.tags)) if found.world else image
+
+
+def native(source: Source, options: DecodeOptions = DEFAULTS) -> Native:
+    """Decodes a source, which `load` has decoded, in its file's own colours and depth. Raises ImageError."""
+    with opened(source) as file, enough_memory():
+        kind, decoder = recognised(file, options)
+        found: Decoded = (
+            decoder.decode(kind, file, options)
+            if source.frame is None
+            else decoder.sequence(kind, file, options).decode(source.frame)
+        )
+        return as_shown(found.pixels, found.notes) if found.native is None else found.native()
+
+
+@contextmanager
+def by_rows(source: Source, options: DecodeOptions = DEFAULTS) -> "Iterator[LongImage]":
+    """Opens a TIFF that is read by rows, of any number of pixels. Raises ImageError."""
+    from clipseg_cli.inputs.decoders.tiff_rows import LongImage
+
+    with opened(source) as file, enough_memory():
+        kind, _ = recognised(file, options)
+        if kind != "TIFF":
+            why = f"{kind} must be in memory as a whole: convert it to TIFF, or raise --max-pixels"
+            raise ImageError("too_large", "load", why)
+        yield LongImage(file, options)
 
 
 def is_geotiff(source: Source) -> bool:
@@ -151,10 +179,15 @@ def recognised(file: BinaryIO, options: DecodeOptions = DEFAULTS) -> tuple[str, 
 
 def finished(kind: str, decoded: Decoded, alone: bool = False) -> Image:
     """Returns the image of a decoded frame. `alone`: it was asked for by its number, so others are not left out."""
-    notes, frames = list(decoded.notes), 1 if alone else decoded.frames
-    if frames > 1:
-        more = " or more" if frames == MOST_FRAMES else ""
-        notes.append(f"first of {frames} frames{more}")
+    frames = 1 if alone else decoded.frames
+    notes = [*decoded.notes, *counted(frames)]
     pixels = np.require(decoded.pixels, np.uint8, ("C", "W"))
     place = decoded.georeference
     return Image(pixels, decoded.kind or kind, frames, tuple(notes), decoded.orientation, decoded.clear, place)
+
+
+def counted(frames: int) -> Iterator[str]:
+    """Yields a note on how many frames a file has, if only the first of several is decoded."""
+    if frames > 1:
+        more = " or more" if frames == MOST_FRAMES else ""
+        yield f"first of {frames} frames{more}"

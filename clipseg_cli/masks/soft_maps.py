@@ -8,7 +8,7 @@ if logit >= EDGES[k], with no rounding in between.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -63,6 +63,22 @@ def combine(
     )
 
 
+class Part(NamedTuple):
+    """Some rows of an image, made from some rows of its soft map."""
+
+    rows: int  # of the whole soft map
+    first: int  # the row of the whole soft map with which these begin
+    top: int  # the first row of the image
+    bottom: int  # the row of the image behind the last one
+
+    @classmethod
+    def of(cls, rows: int, height: int, top: int, bottom: int) -> "tuple[Part, slice]":
+        """Returns what rows `top` to `bottom` of an image of this height need of a soft map, and these rows of it."""
+        above = _positions(rows, height, top, bottom).astype(np.intp)
+        first, last = int(above[0]), min(rows, int(above[-1]) + 2)
+        return cls(rows, first, top, bottom), slice(first, last)
+
+
 def upsample(logits: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
     """Resizes logits (S, S) to an image's height and width in pixels: float32 (height, width).
 
@@ -73,32 +89,40 @@ def upsample(logits: NDArray[np.float32], height: int, width: int) -> NDArray[np
     return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
 
-def strips(logits: NDArray[np.float32], height: int, width: int) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """Yields the rows of `upsample` in strips, each with its slice of rows.
+def strips(
+    logits: NDArray[np.float32], height: int, width: int, part: Part | None = None
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Yields the rows of `upsample` in strips, each with its slice of rows; with `part` only those, counted from 0.
 
     A strip fits into the processor's cache, so processing strips is faster than processing the whole map. The values
-    are identical, bit for bit, however the map is divided.
+    are identical, bit for bit, however the map is divided. The map of a part is not higher than the image.
     """
-    rows = len(logits)
+    rows, first, top, bottom = part or Part(len(logits), 0, 0, height)
     if logits.shape[1] != width:
         interpolation = cv2.INTER_AREA if width < logits.shape[1] else cv2.INTER_LINEAR
-        logits = cv2.resize(logits, (width, rows), interpolation=interpolation)
+        logits = cv2.resize(logits, (width, len(logits)), interpolation=interpolation)
     if height <= rows:
         small = logits if height == rows else cv2.resize(logits, (width, height), interpolation=cv2.INTER_AREA)
-        yield slice(0, height), small
+        yield slice(0, bottom - top), small[top - first : bottom - first]
         return
-    position = ((np.arange(height) + 0.5) * (rows / height) - 0.5).clip(0, rows - 1)
+    position = _positions(rows, height, top, bottom)
     above = position.astype(np.intp)
     fraction = (position - above).astype(np.float32)[:, None]
+    above -= first
     slope = np.zeros_like(logits)
     np.subtract(logits[1:], logits[:-1], out=slope[:-1])
     step = max(1, STRIP // width)
-    for top in range(0, height, step):
-        span = slice(top, min(top + step, height))
+    for start in range(0, bottom - top, step):
+        span = slice(start, min(start + step, bottom - top))
         strip = slope[above[span]]
         strip *= fraction[span]
         strip += logits[above[span]]
         yield span, strip
+
+
+def _positions(rows: int, height: int, top: int, bottom: int) -> NDArray[np.float64]:
+    """Returns where rows of an image lie between those of its soft map: float64, 0 to `rows` - 1."""
+    return ((np.arange(top, bottom) + 0.5) * (rows / height) - 0.5).clip(0, rows - 1)
 
 
 def lowest_level(threshold: float) -> int:
@@ -161,6 +185,7 @@ class LogitMap:
 
     logits: NDArray[np.float32]  # (S, S)
     size: tuple[int, int] | None = None  # height and width of the image; None: the logits' own
+    part: Part | None = None  # which rows of the image these are, and of which rows of the logits; None: all
 
     def cut(self, threshold: float) -> NDArray[np.uint8]:
         """See `Map`."""
@@ -178,10 +203,11 @@ class LogitMap:
     def shape(self) -> tuple[int, int]:
         """(H, W)."""
         height, width = self.size or self.logits.shape
-        return height, width
+        return (height if self.part is None else self.part.bottom - self.part.top), width
 
     def _in_strips(self, function: Callable[[NDArray[np.float32]], NDArray[L]], into: NDArray[L]) -> NDArray[L]:
-        for span, strip in strips(self.logits, *self.shape):
+        height, width = self.size or self.logits.shape
+        for span, strip in strips(self.logits, height, width, self.part):
             into[span] = function(strip)
         return into
 

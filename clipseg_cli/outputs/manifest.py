@@ -5,11 +5,12 @@ import hashlib
 import io
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from clipseg_cli.outputs.record import dumps, key_of, parsed
 from clipseg_cli.settings.outputs import TOP_NAMES
-from clipseg_cli.storage import store
+from clipseg_cli.storage import store, unfinished
 from clipseg_cli.storage.buckets import Url
 from clipseg_cli.storage.lines import open_lines
 from clipseg_cli.storage.store import AnyPath
@@ -30,6 +31,8 @@ def forget(out: AnyPath) -> None:
             if path.partition("/")[0] not in TOP_NAMES.values() and not path.startswith("."):
                 with contextlib.suppress(OSError):
                     (out / path).unlink()
+    if isinstance(out, Path):
+        unfinished.delete(out / unfinished.FOLDER)
     for name in (MANIFEST, JOURNAL):
         open_lines(out / name).clear()
     with store.failing(out):

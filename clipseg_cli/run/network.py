@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,12 +68,15 @@ class Network:
         if self.images is not None:
             self.images.keep(of, image, seen.entries)
 
-    def see(self, views: "Sequence[Input]") -> list[Seen | ImageError]:
-        """Returns the network's result for each view, or for its features: an ImageError if memory runs out."""
-        failed = ImageError("out_of_memory", "encode", "not enough memory for the network; give fewer prompts at once")
-        return [seen or failed for seen in in_halves(self._see, views)]
+    def see(self, views: "Sequence[Input]", keep: bool = True) -> list[Seen | ImageError]:
+        """Returns the network's result for each view, or for its features: an ImageError if memory runs out.
 
-    def _see(self, views: "Sequence[Input]") -> list[Seen]:
+        `keep`: the features of views are stored if a run keeps any.
+        """
+        failed = ImageError("out_of_memory", "encode", "not enough memory for the network; give fewer prompts at once")
+        return [seen or failed for seen in in_halves(partial(self._see, keep), views)]
+
+    def _see(self, keep: bool, views: "Sequence[Input]") -> list[Seen]:
         """Returns the network's result for each view. If memory runs out on a GPU, its passes get half as many images.
 
         They stay so: trying again each time would take longer than smaller passes do.
@@ -80,16 +84,18 @@ class Network:
         while True:
             segmenter, embeddings = self.get()
             try:
-                return self._seen(segmenter, embeddings, views)
+                return self._seen(segmenter, embeddings, views, keep)
             except Exception as error:
                 if segmenter.batch == 1 or not lacks_memory(error):
                     raise
             with self.lock:
                 self.made = replace(segmenter, batch=segmenter.batch // 2), embeddings
 
-    def _seen(self, segmenter: "Segmenter", embeddings: "Embeddings", views: "Sequence[Input]") -> list[Seen]:
+    def _seen(
+        self, segmenter: "Segmenter", embeddings: "Embeddings", views: "Sequence[Input]", keep: bool
+    ) -> list[Seen]:
         pooled, names = self.similarity, [""] * len(views)
-        if self.images is None:
+        if self.images is None or not keep:
             features = segmenter.encode([view for view in views if isinstance(view, np.ndarray)], pooled=pooled)
         else:
             features, names = self.images.store.encode(segmenter, views, pooled=pooled)

@@ -4,7 +4,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,21 +17,17 @@ from clipseg_cli.inputs.frames.reader import FrameReader
 from clipseg_cli.inputs.kinds import KINDS
 from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.masks import smoothing, soft_maps, tiles
-from clipseg_cli.model.registry import Checkpoint
 from clipseg_cli.outputs.record import Identity, Record
 from clipseg_cli.outputs.writers import photos
-from clipseg_cli.prompts.expressions import Expression
-from clipseg_cli.run import known_images
+from clipseg_cli.run import known_images, windows
 from clipseg_cli.run.engines.crew import pool_size
-from clipseg_cli.run.finish import MaskPlan, Write, finish
+from clipseg_cli.run.finish import Write, finish
+from clipseg_cli.run.job import Job
 from clipseg_cli.run.known_images import KnownImage, KnownImages, Mark
 from clipseg_cli.run.network import Network, Seen
 from clipseg_cli.run.refiner import Refiner
 from clipseg_cli.run.steady import Frame, Steady
-from clipseg_cli.settings.inputs import DecodeOptions
-from clipseg_cli.settings.model import EncodeOptions
 from clipseg_cli.storage import paths, store
-from clipseg_cli.storage.cache import Place
 
 if TYPE_CHECKING:
     from clipseg_cli.model.sam import Sam
@@ -43,25 +39,8 @@ REMOTE_THREADS = 16  # threads that read, and as many that write, if each mostly
 T = TypeVar("T")
 R = TypeVar("R")
 
+Outcome = Seen | ImageError | Record | None  # for an image: what the network saw, or all that came of it
 Progress = Callable[[Source, Stage], None]  # called when an image reaches a stage
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What to do with each image."""
-
-    plan: MaskPlan
-    rules: tuple[int | Expression, ...]  # one per label: the index of its term, or an expression over `texts`
-    texts: tuple[str | None, ...]  # the text of each term; None unless it is only text
-    batch_size: int  # images encoded at once
-    encode: EncodeOptions = field(default_factory=EncodeOptions)
-    decoding: DecodeOptions = field(default_factory=DecodeOptions)
-    checksum: bool = False  # identifies an input by content, not by size and time
-    kept: Place | None = None  # where the features of images are kept; None: nowhere
-    remote: bool = False  # images or outputs are not on this machine
-    smooth: float = 0.0  # seconds before and after a frame of a video over which its soft maps are averaged
-    sam: Checkpoint | None = None  # the network of --refine sam
-    in_flight: int = 1  # batches that are given to the network before the result of the first is waited for
 
 
 def run(
@@ -71,35 +50,33 @@ def run(
     write: Write,
     progress: Progress = lambda source, stage: None,
     load_sam: "Callable[[], Sam] | None" = None,
+    tell: windows.Tell = lambda line: None,
 ) -> Iterator[Record]:
     """Yields one record per source, in their order. A failed image has a record too; OutputError ends the run.
 
     The network is loaded and the prompts are embedded when the first image needs them; the SAM of `--refine sam`, when
-    the first image shows a label. At most a few batches are in memory, whatever the number of sources. None among the
-    sources is a pause: the records of all sources before it are yielded before the next source is asked for.
+    the first image shows a label. At most a few batches are in memory. None among the sources is a pause: the records
+    of all sources before it are yielded before the next one is asked for. `tell` is told how far a large image is.
     """
     threads = REMOTE_THREADS if job.remote else pool_size()
     found = partial(KnownImages.of, job.kept, job.encode, job.decoding, job.checksum) if job.kept else None
     network = Network(load_model, job.encode.similarity, found)
     refiner = None if load_sam is None else Refiner(load_sam)
     load = partial(_load, job=job, network=network, progress=progress)
+    windowed = partial(windows.segment, job=job, network=network, write=write, tell=tell)
 
     def read(source: Source) -> Read:
         return _read(source, job, reader, progress) if source.frame is not None else (source, None)
 
-    def finished(item: tuple[Loaded, Seen | ImageError | None]) -> Record:
+    def finished(item: tuple[Loaded, Outcome]) -> Record:
         (loaded, seen), record = item, _finish(*item, job, write, progress)
         if record.ok and loaded.image is not None and isinstance(seen, Seen):
             network.keep(loaded.mark, loaded.image, seen)
         return record
 
-    def see(batch: list[Loaded]) -> tuple[list[Loaded], list[Seen | ImageError | None]]:
-        alone = [replace(item, inputs=()) if job.smooth and item.of_video else item for item in batch]
-        return batch, _seen(alone, job, network)
-
-    def decoded(loaded: Iterable[Loaded | None]) -> Iterator[tuple[Loaded, Seen | ImageError | None] | None]:
+    def decoded(loaded: Iterable[Loaded | None]) -> Iterator[tuple[Loaded, Outcome] | None]:
         batches = (batch or None for batch in _batches(loaded, job.batch_size))
-        for batch_seen in ahead(seers, see, batches, job.in_flight - 1):
+        for batch_seen in ahead(seers, partial(_see, job=job, network=network), batches, job.in_flight - 1):
             if batch_seen is None:
                 yield None
                 continue
@@ -108,7 +85,8 @@ def run(
                 results = [_steadied(*each, steady) for each in zip(batch, results, strict=True)]
             if refiner is not None:
                 results = _refinable(batch, results, job, refiner, loaders)
-            yield from zip(batch, results, strict=True)
+            for item, seen in zip(batch, results, strict=True):
+                yield item, windowed(item.source, item.identity) if item.by_windows else seen
 
     with (
         FrameReader() as reader,
@@ -123,6 +101,12 @@ def run(
         depth = job.batch_size if not job.remote else 2 * job.batch_size
         loaded = ahead(loaders, load, ahead(frame_loader, read, sources, 1), depth)
         yield from filter(None, ahead(finishers, finished, decoded(loaded), job.batch_size))
+
+
+def _see(batch: "list[Loaded]", job: Job, network: Network) -> "tuple[list[Loaded], list[Seen | ImageError | None]]":
+    """Returns a batch and the network's result for each image; none for those that `_steadied` sees."""
+    alone = [replace(item, inputs=()) if job.smooth and item.of_video else item for item in batch]
+    return batch, _seen(alone, job, network)
 
 
 def _seen(batch: "Sequence[Loaded]", job: Job, network: "Network") -> "list[Seen | ImageError | None]":
@@ -218,6 +202,7 @@ class Loaded:
     identity: Identity | None = None
     record: Record | None = None
     guide: NDArray[np.float32] | None = None  # (S, S, 3): see `smoothing.guide`
+    by_windows: bool = False  # it is too large for its pixels to be here: see `windows`
 
     @property
     def of_video(self) -> bool:
@@ -260,16 +245,21 @@ def _load(item: Read, job: Job, network: Network, progress: Progress) -> Loaded:
             image = decode.load(source, job.decoding)
         progress(source, "encode")
         segmenter, views = network.get()[0], _views(image.size, job)
+        if job.encode.window:
+            views = tiles.seen(views, image.clear)
         resized = tuple(segmenter.resize(view.of(image.pixels)) for view in views)
         return Loaded(source, image, views, resized, mark, identity)
     except ImageError as error:
+        if error.kind == "too_large" and job.encode.window and source.frame is None:
+            progress(source, "encode")
+            return Loaded(source, identity=identity, by_windows=True)
         return failed(error)
     except MemoryError:
         return failed(ImageError("out_of_memory", "load", "not enough memory to decode it"))
 
 
 def _views(size: tuple[int, int], job: Job) -> tuple[tiles.View, ...]:
-    return tiles.views(*size, job.encode.tile, job.encode.flip)
+    return tiles.views(*size, job.encode.tiles, job.encode.flip, job.encode.window)
 
 
 def _joined(loaded: Loaded, seen: "list[Seen | ImageError]") -> "Seen | ImageError | None":
@@ -279,14 +269,18 @@ def _joined(loaded: Loaded, seen: "list[Seen | ImageError]") -> "Seen | ImageErr
         return failed
     good = [each for each in seen if isinstance(each, Seen)]
     entries = tuple(name for each in good for name in each.entries)
-    return Seen(tiles.joined(loaded.views, [each.logits for each in good]), good[0].similarity, entries)
+    assert loaded.image is not None
+    logits = tiles.joined(loaded.views, [each.logits for each in good], *loaded.image.size)
+    return Seen(logits, good[0].similarity, entries)
 
 
-def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Write, progress: Progress) -> Record:
+def _finish(loaded: Loaded, seen: "Outcome", job: Job, write: Write, progress: Progress) -> Record:
     """Writes the files of one image and returns its record."""
     source, image = loaded.source, loaded.image
     if loaded.record is not None:
         return loaded.record
+    if isinstance(seen, Record):
+        return seen
     if isinstance(seen, ImageError):
         return Record.of(source).failed(seen)
     assert image is not None and seen is not None
@@ -306,7 +300,7 @@ def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Wri
 
     progress(source, "mask")
 
-    def noted(path: str, data: store.Content) -> None:
+    def noted(path: str, data: store.Written) -> None:
         progress(source, "write")
         write(path, data)
 
@@ -319,7 +313,7 @@ def _finish(loaded: Loaded, seen: Seen | ImageError | None, job: Job, write: Wri
             scores = float(probability.max()), float(probability.mean()), presence, alike
             yield soft_maps.Scored(large, *scores, image.clear)
 
-    file = None if source.frame is not None else partial(photos.original, source, identity, job.checksum)
+    file = photos.reread(source, image.format, lambda: identity, job.decoding, job.checksum)
     return finish(blank, source.output, lambda: image.pixels, maps(), job.plan, noted, file, seen.sam)
 
 

@@ -16,7 +16,7 @@ from clipseg_cli import __version__
 from clipseg_cli.errors import OutputError
 from clipseg_cli.model import registry
 from clipseg_cli.outputs.manifest import MANIFEST, RUN, forget
-from clipseg_cli.run.pipeline import Job
+from clipseg_cli.run.job import Job
 from clipseg_cli.run.request import Request
 from clipseg_cli.run.summary import Summary
 from clipseg_cli.settings.flag import decisive, values

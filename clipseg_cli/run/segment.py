@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -26,17 +26,25 @@ from clipseg_cli.prompts.slugs import unique_slugs
 from clipseg_cli.run import pauses, pipeline, run_file, sharing, work
 from clipseg_cli.run.engines import workers
 from clipseg_cli.run.finish import Write
+from clipseg_cli.run.job import Job
 from clipseg_cli.run.query import embedding_file
 from clipseg_cli.run.query.exemplars import visual_prompt
 from clipseg_cli.run.request import Request
 from clipseg_cli.run.summary import Summary
 from clipseg_cli.settings.inputs import InputOptions
 from clipseg_cli.settings.outputs import Format
-from clipseg_cli.storage import store
+from clipseg_cli.storage import store, unfinished
 
 WHOLE = InputOptions().shard
 
-Note = Callable[[str], None]
+
+class Note(Protocol):
+    """Shows a line to the user. A `passing` one says how far something is."""
+
+    def __call__(self, text: str, passing: bool = False) -> None:
+        """Shows it."""
+
+
 Process = Callable[[Iterable[Source | None], Write], Iterator[Record]]
 
 
@@ -88,7 +96,7 @@ def _located(request: Request) -> registry.Checkpoint:
     return registry.locate(request.model.model, offline=request.model.offline, progress=True)
 
 
-def _described(request: Request) -> tuple[registry.Checkpoint, pipeline.Job, dict[str, Any]]:
+def _described(request: Request) -> tuple[registry.Checkpoint, Job, dict[str, Any]]:
     """Returns the model's files, what to do with each image, and the content of run.json."""
     checkpoint = _located(request)
     job = work.make_job(request, checkpoint, request.formats)
@@ -128,6 +136,8 @@ def _to_folder(
         ):
             record = record.of_run(job.plan.formats)
             ledger.add(record)
+            if record.ok and job.unfinished is not None:
+                unfinished.delete(job.unfinished, record.key)
             summary.add(record)
             paged |= {record.image} if record.frame else set()
             yield record
@@ -165,14 +175,14 @@ def _teller(document: dict[str, Any], note: Note) -> workers.Notify:
         if "device" in notice.facts:
             devices.add(notice.facts["device"])
             document["device"] = ",".join(sorted(devices))
-        note(notice.line)
+        note(notice.line, notice.passing)
 
     return tell
 
 
 def _line(note: Note) -> workers.Notify:
     """Returns a function that shows a notice to the user, for runs without a run.json."""
-    return lambda notice: note(notice.line)
+    return lambda notice: note(notice.line, notice.passing)
 
 
 def _unfolded(sources: Iterator[Source]) -> Iterator[Source]:
@@ -207,7 +217,7 @@ def _to_one_file(request: Request, file: OneFile, source: Source, note: Note, su
     """Writes the output of one image to a file, without a manifest."""
     store.check(store.as_path(file.path).parent)
 
-    def write(path: str, data: store.Content) -> None:
+    def write(path: str, data: store.Written) -> None:
         store.write(store.as_path(path), data, request.output.fsync)
 
     job, process = _single(request, file, note)
@@ -228,8 +238,8 @@ def _to_stdout(
     numbered = (replace(source, output=f"{number}/{source.output}") for number, source in enumerate(sources))
     arriving = pauses.with_pauses(numbered, 2 * job.batch_size)
 
-    def keep(path: str, data: store.Content) -> None:
-        written[path] = data if isinstance(data, bytes) else data.read()
+    def keep(path: str, data: store.Written) -> None:
+        written[path] = store.whole(data)
 
     for record in _counted(process(arriving, keep), summary):
         for path, _ in record.outputs:
@@ -239,7 +249,7 @@ def _to_stdout(
         _check_errors(request, summary)
 
 
-def _single(request: Request, file: OneFile, note: Note) -> tuple[pipeline.Job, Process]:
+def _single(request: Request, file: OneFile, note: Note) -> tuple[Job, Process]:
     """Returns what to do with each image if its only output is `file`, and the function that does it."""
     checkpoint = _located(request)
     job = work.make_job(request, checkpoint, (file.form,))
@@ -249,7 +259,7 @@ def _single(request: Request, file: OneFile, note: Note) -> tuple[pipeline.Job, 
     load_model = partial(work.load_model, request, checkpoint, _line(note))
 
     def process(sources: Iterable[Source | None], write: Write) -> Iterator[Record]:
-        return pipeline.run(sources, job, load_model, write, load_sam=load_sam)
+        return pipeline.run(sources, job, load_model, write, load_sam=load_sam, tell=partial(note, passing=True))
 
     return job, process
 

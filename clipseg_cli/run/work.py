@@ -22,11 +22,13 @@ from clipseg_cli.run import pipeline, refiner
 from clipseg_cli.run.engines import crew, gpus, workers
 from clipseg_cli.run.engines.table import ENGINES, inline
 from clipseg_cli.run.finish import MaskPlan
+from clipseg_cli.run.job import Job
 from clipseg_cli.run.query import embed, embedding_file
 from clipseg_cli.run.request import Request
 from clipseg_cli.settings.model import GPU_BATCH, EncodeOptions, ModelOptions
 from clipseg_cli.settings.outputs import Format
 from clipseg_cli.storage import cache, paths, store
+from clipseg_cli.storage.unfinished import FOLDER
 
 if TYPE_CHECKING:
     from clipseg_cli.model.sam import Sam
@@ -38,7 +40,7 @@ BATCH = 4  # images encoded at once on a CPU; at least one per thread
 IN_FLIGHT = 2  # batches at once on a GPU: it computes one while the host prepares or takes away another
 
 
-def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[Format, ...]) -> pipeline.Job:
+def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[Format, ...]) -> Job:
     """Returns what to do with each image. Raises UsageError."""
     query, encode = request.query, request.encode
     chosen = resolve_thresholds(request.masks.threshold, query.prompts, checkpoint.threshold)
@@ -47,7 +49,7 @@ def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[F
     # a guess is enough: an image gives the same bits at any batch size
     device = _likely_devices(request)[0]
     usual = max(workers_of(request, checkpoint).threads, BATCH) if device == "cpu" else GPU_BATCH
-    return pipeline.Job(
+    return Job(
         MaskPlan(
             query.prompts,
             chosen,
@@ -62,15 +64,21 @@ def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[F
         encode,
         request.inputs.decoding,
         request.run.checksum,
-        _kept(encode),
+        kept(encode),
         any(map(paths.is_url, (request.out, *request.inputs.inputs))),
         request.inputs.video.smooth,
         refiner.located(request.masks.clean, request.model.model, request.model.offline) if formats else None,
         in_flight=1 if device == "cpu" else IN_FLIGHT,
+        unfinished=_unfinished(request) if formats else None,
     )
 
 
-def _kept(encode: EncodeOptions) -> cache.Place | None:
+def _unfinished(request: Request) -> Path | None:
+    """Returns where files are that are written by windows; None if no later run goes on with them."""
+    return None if request.file is not None or paths.is_url(request.out) else Path(request.out) / FOLDER
+
+
+def kept(encode: EncodeOptions) -> cache.Place | None:
     """Returns where the features of images are kept. Raises UsageError for a bucket."""
     if encode.features == "none":
         return None
@@ -105,7 +113,7 @@ def workers_of(request: Request, checkpoint: registry.Checkpoint | None) -> crew
 def work(
     request: Request,
     checkpoint: registry.Checkpoint,
-    job: pipeline.Job,
+    job: Job,
     items: Iterable[Source | Record],
     notify: workers.Notify,
     alone: bool = False,
@@ -123,7 +131,7 @@ def work(
 def _process(
     request: Request,
     checkpoint: registry.Checkpoint,
-    job: pipeline.Job,
+    job: Job,
     sources: Iterable[Source | None],
     send: workers.Send,
 ) -> Iterator[Record]:
@@ -140,11 +148,16 @@ def _process(
     def progress(source: Source, stage: Stage) -> None:
         send(workers.Progress(source.key, stage))
 
-    def write(path: str, data: store.Content) -> None:
+    def write(path: str, data: store.Written) -> None:
         store.write(out / path, data, request.output.fsync)
 
     load_refiner = None if job.sam is None else partial(load_sam, request.model, job.sam, send)
-    return pipeline.run(sources, job, partial(load_model, request, checkpoint, send), write, progress, load_refiner)
+
+    def tell(line: str) -> None:
+        send(workers.Notice(line, passing=True))
+
+    load_network = partial(load_model, request, checkpoint, send)
+    return pipeline.run(sources, job, load_network, write, progress, load_refiner, tell)
 
 
 def _here(checkpoint: registry.Checkpoint, offline: bool) -> registry.Checkpoint:

@@ -21,6 +21,20 @@ def _size(text: str) -> int:
     return round(float(found[1]) * 10.0 ** (3 * " KMGT".index(found[2].upper() or " ")))
 
 
+LEAST_WINDOW = 32  # pixels: smaller windows show nothing, and there are too many of them
+
+
+def _tile(text: str) -> int | str:
+    """Returns the number of tiles, or the size of a window as text, like `512px`. Raises UsageError."""
+    found = re.fullmatch(r"([0-9]{1,9})(px)?", text.strip(), re.ASCII | re.IGNORECASE)
+    if found is None or int(found[1]) < (LEAST_WINDOW if found[2] else 1):
+        raise UsageError(
+            f"--tile {text}: write how many tiles along the longer side, like 3; or the size of a window in pixels, "
+            f"{LEAST_WINDOW} or more, like 512px"
+        )
+    return f"{int(found[1])}px" if found[2] else int(found[1])
+
+
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
     """Which checkpoint, on which device, in which precision."""
@@ -62,11 +76,12 @@ class EncodeOptions:
     DECIDES: ClassVar[bool] = True
 
     tile: Annotated[
-        int,
+        int | str,
         Flag(
-            "Also encode overlapping tiles, N along the longer side, to find small objects. About N x N times slower.",
-            metavar="N",
-            low=1,
+            "Find small objects: also encode N overlapping tiles along the longer side, about N x N times slower. "
+            "512px: encode overlapping windows of 512 pixels instead, also of a TIFF that is larger than memory.",
+            metavar="N|PXpx",
+            parse=_tile,
             default="",
         ),
     ] = 1
@@ -116,6 +131,16 @@ class EncodeOptions:
             decides=False,
         ),
     ] = None
+
+    @property
+    def tiles(self) -> int:
+        """The number of tiles along the longer side; 1: the whole image only."""
+        return self.tile if isinstance(self.tile, int) else 1
+
+    @property
+    def window(self) -> int:
+        """The side of a window in pixels; 0: the image is not divided into windows."""
+        return 0 if isinstance(self.tile, int) else int(self.tile.removesuffix("px"))
 
 
 def devices(text: Device) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ _IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno
 
 AnyPath = Path | Url
 Content = bytes | Original  # of an output file
+Written = Content | Iterable[bytes]  # or its pieces in turn
 
 
 def as_path(path: str) -> AnyPath:
@@ -64,7 +65,7 @@ def _visible(character: str) -> bool:
     return unicodedata.category(character) not in paths.INVISIBLE
 
 
-def write(path: AnyPath, data: Content | Iterable[bytes], fsync: bool = False) -> None:
+def write(path: AnyPath, data: Written, fsync: bool = False) -> None:
     """Writes `data`, or its pieces in turn, to `path`, and makes its folders. An `Original` is linked or copied.
 
     After a crash at any point the file is the old one or the new one. With `fsync` that also holds for a power failure.
@@ -97,6 +98,11 @@ def write(path: AnyPath, data: Content | Iterable[bytes], fsync: bool = False) -
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise failure(error, path) from error
+
+
+def whole(data: Written) -> bytes:
+    """Returns what `write` would write."""
+    return data if isinstance(data, bytes) else data.read() if isinstance(data, Original) else b"".join(data)
 
 
 def unfinished(path: Path) -> Path:

@@ -31,6 +31,25 @@ def test_downsampling_averages_over_areas() -> None:
     np.testing.assert_allclose(ours, logits.reshape(44, 8, 88, 4).mean((1, 3)), atol=1e-4)
 
 
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 300), st.integers(0, 500), st.integers(1, 90), st.integers(0, 200), st.data())
+def test_some_rows_are_those_of_the_whole(rows: int, more: int, w: int, wider: int, data: st.DataObject) -> None:
+    """Bit for bit, from only the rows of the soft map that they need."""
+    height, width = rows + more, w + wider
+    logits = np.random.default_rng(0).normal(0, 4, (rows, w)).astype(np.float32)
+    top = data.draw(st.integers(0, height - 1))
+    bottom = data.draw(st.integers(top + 1, height))
+    part, needed = soft_maps.Part.of(rows, height, top, bottom)
+    whole, some = (
+        soft_maps.LogitMap(logits, (height, width)),
+        soft_maps.LogitMap(logits[needed].copy(), (height, width), part),
+    )
+    assert some.shape == (bottom - top, width)
+    for name in ("soft", "soft16"):
+        assert np.array_equal(getattr(some, name)(), getattr(whole, name)()[top:bottom])
+    assert np.array_equal(some.cut(0.3), whole.cut(0.3)[top:bottom])
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (3, 7), (63498, 10)])
 def test_a_map_fits_any_image_size(size: tuple[int, int]) -> None:
     """One pixel, one line, one long strip: the map has the image's size and stays in the range of the logits."""

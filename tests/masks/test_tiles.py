@@ -1,5 +1,6 @@
 """Tiles, mirrored views, and other input sizes of the network."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -47,10 +48,53 @@ def test_views_of_one_field_join_to_that_field(size: tuple[int, int]) -> None:
         crop = field[view.top : view.top + view.height, view.left : view.left + view.width]
         small = cv2.resize(crop[:, ::-1] if view.flipped else crop, (64, 64), interpolation=cv2.INTER_AREA)
         maps.append(np.stack([small, -small]))
-    joined = tiles.joined(views, maps)
+    joined = tiles.joined(views, maps, *size)
     large = soft_maps.upsample(joined[0], *size)
     assert np.array_equal(joined[0], -joined[1])
     np.testing.assert_allclose(large, field, atol=0.08 if min(size) > 100 else 0.6)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(32, 700), st.booleans())
+def test_windows_have_their_size(height: int, width: int, side: int, flip: bool) -> None:
+    """Windows of one size cover the image, row by row, and overlap by a quarter or more. There is no other view."""
+    upright = tiles.views(height, width, 1, flip, side)[:: 1 + flip]
+    assert {(view.height, view.width) for view in upright} == {(min(height, side), min(width, side))}
+    assert sorted(upright, key=lambda view: (view.top, view.left)) == list(upright)
+    for starts, length in (({view.top for view in upright}, height), ({view.left for view in upright}, width)):
+        places = sorted(starts)
+        assert places[0] == 0 and places[-1] == max(0, length - side)
+        assert all(after - before <= 0.75 * side + 1 for before, after in itertools.pairwise(places))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(40, 900), st.integers(40, 900), st.integers(32, 300), st.sampled_from([16, 64]), st.data())
+def test_rows_are_blended_as_the_whole(height: int, width: int, side: int, map_side: int, data: st.DataObject) -> None:
+    """From any row on, the blocks of rows are those of the joined map, bit for bit, from the tiles that have these."""
+    views, random = tiles.views(height, width, 1, False, side), np.random.default_rng(0)
+    maps = [random.normal(size=(2, map_side, map_side)).astype(np.float32) for _ in views]
+    scale = tiles.Scale.of(views[0], map_side, height, width)
+    pairs = list(zip(views, maps, strict=True))
+    whole = np.concatenate([*tiles.blended(pairs, scale, 2)], axis=1)
+    assert whole.shape == (2, scale.height, scale.width) and (whole > tiles.NOTHING).all()
+    start = data.draw(st.integers(0, scale.height - 1))
+    needed = [pair for pair in pairs if scale.span(pair[0].top, pair[0].height)[1] > start]
+    rest = np.concatenate([*tiles.blended(needed, scale, 2, start)], axis=1)
+    assert np.array_equal(rest, whole[:, start:])
+
+
+def test_windows_without_data_are_left_out() -> None:
+    """Windows that show only pixels without data, also around them, are not seen; of an image without any, one is."""
+    views, clear = tiles.views(1000, 1000, 1, True, 256), np.zeros((1000, 1000), bool)
+    assert tiles.seen(views, None) == tiles.seen(views, clear) == views
+    clear[:600] = True
+    left = tiles.seen(views, clear)
+    assert {view for view in views if view.top + view.height + view.margin > 600} == {*left}
+    assert tiles.seen(views, clear | True) == views[:1]
+    seen = [(view, np.ones((1, 64, 64), np.float32)) for view in left[::2]]
+    joined = np.concatenate([*tiles.blended(seen, tiles.Scale.of(views[0], 64, 1000, 1000), 1)], axis=1)[0]
+    large = soft_maps.upsample(joined, 1000, 1000)
+    assert (large[600:] == 1).all() and (large[:100] == tiles.NOTHING).all()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 1), (1, 5)])
@@ -66,8 +110,8 @@ def test_the_narrowest_views_have_positive_strides(size: tuple[int, int]) -> Non
 def test_a_single_view_keeps_its_map() -> None:
     """Without tiles and `flip` the map does not change. With `flip` alone it is the mean of both views."""
     one, other = np.random.default_rng(0).normal(size=(2, 1, 8, 8)).astype(np.float32)
-    assert np.array_equal(tiles.joined(tiles.views(40, 50, 1, False), [one]), one)
-    both = tiles.joined(tiles.views(40, 50, 1, True), [one, other])
+    assert np.array_equal(tiles.joined(tiles.views(40, 50, 1, False), [one], 40, 50), one)
+    both = tiles.joined(tiles.views(40, 50, 1, True), [one, other], 40, 50)
     np.testing.assert_allclose(both, (one + other[..., ::-1]) / 2, atol=1e-6)
 
 

@@ -17,6 +17,7 @@ from clipseg_cli.model.segmenter import Segmenter
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.run import network, pipeline
 from clipseg_cli.run.finish import MaskPlan
+from clipseg_cli.run.job import Job
 from clipseg_cli.settings.masks import MaskOptions
 from pictures import SAMPLES, Program, picture, save
 
@@ -60,7 +61,7 @@ def test_a_batch_too_big_for_the_memory_is_halved(tmp_path: Path, error: Excepti
         path = save(tmp_path / f"{index}.png", image)
         sources.append(Source(str(path), path.name, path.stem))
     plan = MaskPlan((Prompt("x", "x"),), (0.5,), MaskOptions(), ())
-    job = pipeline.Job(plan, (0,), ("x",), 8)
+    job = Job(plan, (0,), ("x",), 8)
     small = SmallSegmenter(3, error)
     found = list(pipeline.run(sources, job, lambda: (small, None), lambda path, data: None))  # type: ignore[arg-type]
     assert small.tried == [8, 4, 2, 2, 4, 2, 1, 1, 2]
@@ -103,7 +104,7 @@ def test_passes_get_smaller_until_the_memory_holds_them(tmp_path: Path, in_fligh
         path = save(tmp_path / f"{index}.png", np.full((8, 8, 3), 10 * index, np.uint8))
         sources.append(Source(str(path), path.name, path.stem))
     passing, plan = PassingSegmenter([]), MaskPlan((Prompt("x", "x"),), (0.5,), MaskOptions(), ())
-    job = pipeline.Job(plan, (0,), ("x",), 4, in_flight=in_flight)
+    job = Job(plan, (0,), ("x",), 4, in_flight=in_flight)
     found = list(pipeline.run(sources, job, lambda: (passing, None), lambda path, data: None))  # type: ignore[arg-type]
     assert [record.image for record in found] == [source.name for source in sources]
     assert [record.masks[0].area for record in found] == [0] * 4 + [64] * 7
@@ -138,7 +139,7 @@ def test_a_pause_gives_the_records_before_it(tmp_path: Path) -> None:
     """Each batch ends there, and no later source is asked for. Without pauses, batches are full."""
     path = save(tmp_path / "a.png", picture(8, 8))
     source = Source(str(path), path.name, path.stem)
-    job = pipeline.Job(MaskPlan((Prompt("x", "x"),), (0.5,), MaskOptions(), ()), (0,), ("x",), 4)
+    job = Job(MaskPlan((Prompt("x", "x"),), (0.5,), MaskOptions(), ()), (0,), ("x",), 4)
     small, found = SmallSegmenter(8, ValueError()), list[pipeline.Record]()
 
     def sources() -> Iterator[Source | None]:

@@ -22,6 +22,7 @@ from clipseg_cli.outputs.record import Record
 from clipseg_cli.prompts.text import Prompt
 from clipseg_cli.run import pipeline
 from clipseg_cli.run.finish import MaskPlan
+from clipseg_cli.run.job import Job
 from clipseg_cli.run.refiner import in_halves
 from clipseg_cli.settings.masks import CleanUp, MaskOptions
 from output_folder import tree
@@ -84,7 +85,7 @@ def run(segmenter: Segmenter, network: Path, tmp_path: Path) -> Run:
         written: dict[str, bytes] = {}
         prompts = tuple(Prompt(label, label) for label in labels)
         plan = MaskPlan(prompts, (segmenter.threshold,) * len(labels), MaskOptions(clean=CleanUp("sam")), ("mask",))
-        job = pipeline.Job(plan, tuple(range(len(labels))), labels, batch)
+        job = Job(plan, tuple(range(len(labels))), labels, batch)
         found = pipeline.run(
             [Source(str(path), path.name, path.stem) for path in paths],
             job,

@@ -8,7 +8,7 @@ With `--stretch`, and in GeoTIFFs, the range is another: see `tiff_arrays`.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -33,15 +33,19 @@ def scaled(values: np.ndarray, white: int, what: str, notes: list[str]) -> np.nd
     return levels
 
 
+Rows = tuple[int, np.ndarray, np.ndarray | None]  # the first row, values (R, W, ...), and which have no data (R, W)
+Limits = tuple[float, float]  # the values that become 0 and 255
+
+
 def stretched(
-    values: np.ndarray, notes: list[str], stretch: Stretch | None = None, clear: np.ndarray | None = None
+    values: np.ndarray, notes: list[str], stretch: Stretch | None = None, limits: Limits | None = None
 ) -> np.ndarray:
     """Returns uint8 of the same shape (H, W, ...): what `stretch` selects becomes 0 to 255. Adds a note with the range.
 
     All bands share one range, so that colours keep their balance. None: floats within 0..1 from that range, others from
-    their finite range. `clear`, bool (H, W), says which pixels have no data and do not count.
+    their finite range. `limits` are those of `measured`, if the values are not all of an image, or some do not count.
     """
-    low, high = _range(values, stretch, clear)
+    low, high = limits or measured([(0, values, None)], values.size, stretch)
     how = f" ({stretch[0]:g} to {stretch[1]:g} %)" if stretch is not None and stretch not in (NONE, MINMAX) else ""
     notes.append(f"values {low:g} to {high:g}{how}{SCALED}")
     scale = 255 / (high - low) if high > low else 0.0
@@ -53,28 +57,38 @@ def stretched(
     return levels
 
 
-def _range(values: np.ndarray, stretch: Stretch | None, clear: np.ndarray | None) -> tuple[float, float]:
-    """Returns which values become 0 and 255."""
-    floats = values.dtype.kind == "f"
+def measured(rows: Iterable[Rows], size: int, stretch: Stretch | None) -> Limits:
+    """Returns the values of an image that become 0 and 255, from its rows, in any number of blocks.
+
+    `size` is the number of values of the whole image. Percentiles are taken of at most `SAMPLE` values, evenly spaced.
+    Pixels without data do not count.
+    """
+    if stretch is not None and stretch not in (NONE, MINMAX):
+        return _percentiles(rows, size, stretch)
+    lows, highs, kind = [], [], np.dtype(np.uint8)
+    for _, values, clear in rows:
+        kind = values.dtype
+        if stretch == NONE:
+            break
+        for piece in _pieces(values):
+            counted = _counted(values[piece], None if clear is None else clear[piece])
+            if counted.size:
+                lows.append(float(counted.min()))
+                highs.append(float(counted.max()))
     if stretch == NONE:
-        return (0.0, 1.0) if floats else (float(np.iinfo(values.dtype).min), float(np.iinfo(values.dtype).max))
-    if stretch not in (None, MINMAX):
-        return _percentiles(values, stretch, clear)
-    lows, highs = [], []
-    for piece in _pieces(values):
-        counted = _counted(values[piece], None if clear is None else clear[piece])
-        if counted.size:
-            lows.append(float(counted.min()))
-            highs.append(float(counted.max()))
+        return (0.0, 1.0) if kind.kind == "f" else (float(np.iinfo(kind).min), float(np.iinfo(kind).max))
     low, high = min(lows, default=0.0), max(highs, default=0.0)
-    return (0.0, 1.0) if stretch is None and floats and low >= 0 and high <= 1 else (low, high)
+    return (0.0, 1.0) if stretch is None and kind.kind == "f" and low >= 0 and high <= 1 else (low, high)
 
 
-def _percentiles(values: np.ndarray, shares: Stretch, clear: np.ndarray | None) -> tuple[float, float]:
-    """Returns the values below which these shares lie, in percent, of at most `SAMPLE` values, evenly spaced."""
-    step = max(1, math.isqrt(-(-values.size // SAMPLE)))
-    thin = None if clear is None else clear[::step, ::step]
-    counted = _counted(values[::step, ::step], thin)
+def _percentiles(rows: Iterable[Rows], size: int, shares: Stretch) -> Limits:
+    """Returns the values below which these shares lie, in percent."""
+    step = max(1, math.isqrt(-(-size // SAMPLE)))
+    found = []
+    for top, values, clear in rows:
+        thin = slice(-top % step, None, step), slice(None, None, step)
+        found.append(_counted(values[thin], None if clear is None else clear[thin]))
+    counted = np.concatenate(found) if found else np.zeros(0)
     if not counted.size:
         return 0.0, 0.0
     low, high = np.percentile(counted.astype(np.float64), shares)
@@ -83,8 +97,8 @@ def _percentiles(values: np.ndarray, shares: Stretch, clear: np.ndarray | None) 
 
 def _counted(values: np.ndarray, clear: np.ndarray | None) -> np.ndarray:
     """Returns the values that are numbers, of pixels with data."""
-    known = values if clear is None else values[~clear]
-    return known[np.isfinite(known)] if values.dtype.kind == "f" else known.ravel()
+    known = (values if clear is None else values[~clear]).ravel()
+    return known[np.isfinite(known)] if values.dtype.kind == "f" else known
 
 
 def _pieces(values: np.ndarray) -> Iterator[slice]:

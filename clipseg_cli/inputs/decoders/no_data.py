@@ -4,6 +4,7 @@ Arrays of samples are (H, W, B). What is found is `clear`, bool (H, W); True: th
 """
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,20 +24,52 @@ def found(samples: np.ndarray, value: float | None) -> np.ndarray:
     return np.asarray((samples == samples.dtype.type(int(value))).all(axis=2))
 
 
-def is_transparency(band: np.ndarray) -> bool:
-    """Returns whether a band (H, W) that is marked as transparency looks like it: its values are 0 or the highest.
+class Counts(NamedTuple):
+    """The values of a band that is marked as transparency."""
 
-    Programs mark the fourth band so by default, also near-infrared. Soft edges are allowed: see `LIKE_ALPHA`.
-    """
-    above = np.count_nonzero(band > 0)
-    return not above or bool(np.count_nonzero(band == band.max()) >= LIKE_ALPHA * above)
+    highest: float = 0.0
+    at_highest: int = 0  # values that are the highest one
+    above: int = 0  # values above 0
+    size: int = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether all values are the highest one, which is not 0."""
+        return self.at_highest == self.size and self.above > 0
+
+    @property
+    def soft(self) -> bool:
+        """Whether some values are neither 0 nor the highest one."""
+        return self.above > self.at_highest
+
+    @property
+    def is_transparency(self) -> bool:
+        """Whether the band looks like transparency: its values are 0 or the highest one.
+
+        Programs mark the fourth band so by default, also near-infrared. Soft edges are allowed: see `LIKE_ALPHA`.
+        """
+        return not self.above or self.at_highest >= LIKE_ALPHA * self.above
 
 
-def noted(clear: np.ndarray | None) -> Iterable[str]:
-    """Yields a note on how many pixels have no data, if any has none."""
-    count = 0 if clear is None else np.count_nonzero(clear)
-    if clear is not None and count:
-        share = f"{min(100 * count / clear.size, 99.9):.2g} %" if count < clear.size else "all"
+def counted(blocks: Iterable[np.ndarray]) -> Counts:
+    """Counts the values of a band, from its blocks of rows."""
+    counts: Counts | None = None
+    for block in blocks:
+        highest = float(block.max())
+        own = Counts(highest, int((block == block.max()).sum()), int((block > 0).sum()), block.size)
+        if counts is None or highest > counts.highest:
+            before = Counts() if counts is None else counts
+            counts = own._replace(above=own.above + before.above, size=own.size + before.size)
+        else:
+            at_highest = counts.at_highest + (own.at_highest if highest == counts.highest else 0)
+            counts = Counts(counts.highest, at_highest, counts.above + own.above, counts.size + own.size)
+    return counts or Counts()
+
+
+def noted(count: int, size: int) -> Iterable[str]:
+    """Yields a note on how many of the pixels have no data, if any has none."""
+    if count:
+        share = f"{min(100 * count / size, 99.9):.2g} %" if count < size else "all"
         yield share + NOTE
 
 

@@ -6,6 +6,7 @@ Strips and tiles are decoded one by one into an array. Only the bands that are s
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,11 @@ class Layout:
         return rows * -(-self.across * self.together * self.bits // 8)
 
     @property
+    def is_cut(self) -> bool:
+        """Whether some rows of a strip can be read without the others."""
+        return self.compression == 1 and not self.tiled
+
+    @property
     def pieces(self) -> int:
         """The number of strips or tiles of a band, or of all bands that are stored together."""
         return -(-self.width // self.across) * -(-self.height // self.down)
@@ -108,14 +114,21 @@ def check(form: Layout, kept: int, max_pixels: int) -> None:
     """Raises ImageError for a page that is too large or of a layout that cannot be read."""
     pixels, tile = form.width * form.height, form.across * form.down
     check_size(form.width, form.height, max_pixels)
-    if form.bits not in WIDTHS.get(form.form, ()):
-        raise unsupported(f"TIFF with {form.bits} bits of sample format {form.form}", "save it as 32-bit float")
+    if form.form not in WIDTHS:  # its samples have no size
+        check_kind(form)
     if pixels * kept * form.dtype.itemsize > LARGEST_PIXEL * max_pixels:
         raise too_large(f"{form.width} x {form.height} pixels of {kept} x {form.bits} bits")
     if tile > max(pixels, LARGEST_TILE):
         raise too_large(f"a tile of {tile} pixels")
     if form.size(form.down) > max(LEAST_LIMIT, LARGEST_PIXEL * max_pixels):
         raise too_large(f"a strip or tile of {form.size(form.down)} bytes")
+    check_kind(form)
+
+
+def check_kind(form: Layout) -> None:
+    """Raises ImageError for a layout that cannot be read."""
+    if form.bits not in WIDTHS.get(form.form, ()):
+        raise unsupported(f"TIFF with {form.bits} bits of sample format {form.form}", "save it as 32-bit float")
     codec = form.compression
     if codec not in tiff_codecs.BYTES and codec not in tiff_codecs.IMAGES:
         name = tiff_codecs.NAMES.get(codec, str(codec))
@@ -128,14 +141,18 @@ def check(form: Layout, kept: int, max_pixels: int) -> None:
         raise unsupported(f"TIFF with predictor {form.predictor} for {form.bits} bits", "save it uncompressed")
 
 
-def samples(form: Layout, page: Page, kept: tuple[int, ...]) -> np.ndarray:
-    """Returns the kept bands of a page: (H, W, B) in native byte order. Raises ImageError, ValueError."""
-    samples = np.empty((form.height, form.width, len(kept)), form.dtype)
+def samples(form: Layout, page: Page, kept: tuple[int, ...], span: slice | None = None) -> np.ndarray:
+    """Returns the kept bands of a page: (H, W, B) in native byte order; with `span` only of these rows.
+
+    Raises ImageError, ValueError.
+    """
+    top, bottom, _ = (span or slice(None)).indices(form.height)
+    samples = np.empty((bottom - top, form.width, len(kept)), form.dtype)
     targets = {band: index for index, band in enumerate(kept)}
-    for band, y, x, data in _segments(form, page, kept):
-        rows = min(form.down, form.height - y)
+    for band, y, rows, x, data in _segments(form, page, kept, range(top, bottom)):
         segment = _segment(form, data, form.down if form.tiled else rows)[:rows, : form.width - x]
-        here = samples[y : y + rows, x : x + segment.shape[1]]
+        segment = segment[max(0, top - y) : bottom - y]
+        here = samples[max(y, top) - top :, x : x + segment.shape[1]][: len(segment)]
         if form.planes:
             here[:, :, targets[band]] = segment[:, :, 0]
         else:
@@ -143,18 +160,30 @@ def samples(form: Layout, page: Page, kept: tuple[int, ...]) -> np.ndarray:
     return samples
 
 
-def _segments(form: Layout, page: Page, kept: tuple[int, ...]) -> Iterator[tuple[int, int, int, bytes]]:
-    """Yields the band, the position and the data of each strip or tile. Raises ImageError, ValueError."""
-    file, size = form.directory.file, form.size(form.down)
+def _segments(
+    form: Layout, page: Page, kept: tuple[int, ...], span: range
+) -> Iterator[tuple[int, int, int, int, bytes]]:
+    """Yields the band, the first row, the number of rows, the first column and the data of each strip or tile.
+
+    Only of those that have any of the rows of `span`. Raises ImageError, ValueError.
+    """
+    file = form.directory.file
     end, columns = file.seek(0, os.SEEK_END), -(-form.width // form.across)
     expected = form.pieces * (form.samples if form.planes else 1)
     places = list(form.directory.places())
     if len(places) < expected:
         raise damaged(f"{len(places)} of {expected} strips or tiles")
-    for index, (at, count) in enumerate(places[:expected]):
-        band, place = divmod(index, form.pieces)
-        if form.planes and band not in kept:
-            continue
+    rows_of_pieces = range(span.start // form.down * columns, -(-span.stop // form.down) * columns)
+    bands = kept if form.planes else (0,)
+    for band, place in product(sorted(set(bands)), rows_of_pieces):
+        at, count = places[band * form.pieces + place]
+        y, x = place // columns * form.down, place % columns * form.across
+        rows = min(form.down, form.height - y)
+        if form.is_cut:
+            first, last = max(y, span.start), min(y + rows, span.stop)
+            before = form.size(first - y)
+            at, count, y, rows = at + before, min(count - before, form.size(last - first)), first, last - first
+        size = form.size(form.down)
         if form.compression == 1:
             count = min(count, size)
         if at < HEADER or count < 1 or at + page.shift + count > end:
@@ -162,7 +191,7 @@ def _segments(form: Layout, page: Page, kept: tuple[int, ...]) -> Iterator[tuple
         if count > max(LEAST_LIMIT, 2 * size):
             raise damaged(f"a strip or tile of {count} bytes")
         file.seek(at + page.shift)
-        yield band, place // columns * form.down, place % columns * form.across, file.read(count)
+        yield band, y, rows, x, file.read(count)
 
 
 def _segment(form: Layout, data: bytes, rows: int) -> np.ndarray:

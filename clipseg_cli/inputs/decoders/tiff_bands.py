@@ -6,14 +6,15 @@ without an ICC profile is a measurement and no photo: without `--stretch`, its 2
 white. A GeoTIFF here is a page with tags of GeoTIFF or of GDAL.
 """
 
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import PIL.Image
 
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs import georeference, orientation
-from clipseg_cli.inputs.colour import conversion, levels
+from clipseg_cli.inputs.colour import conversion, levels, profiles
 from clipseg_cli.inputs.decoders import no_data
 from clipseg_cli.inputs.decoders import tiff_arrays as arrays
 from clipseg_cli.inputs.decoders.result import damaged, unsupported
@@ -25,21 +26,48 @@ SPACES = (arrays.PALETTE, arrays.CMYK, arrays.LAB, arrays.ICC_LAB)  # photometri
 LARGEST_PROFILE = 1 << 22  # bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Which bands of a page are shown, and how. The last four are found in the samples of the whole page."""
+
+    form: arrays.Layout
+    kept: tuple[int, ...]  # the 0-based bands; the last one is the transparency, if there is one
+    alpha: bool  # whether there is one
+    stretch: Stretch | None
+    transparent: bool = False  # the last band looks like transparency
+    soft: bool = False  # some of it is neither 0 nor the highest value
+    highest: float = 0.0  # its highest value
+    limits: levels.Limits | None = None  # the values that become 0 and 255; None: those of the type
+
+    @property
+    def geo(self) -> bool:
+        """Whether it is a page of a GeoTIFF."""
+        return is_geotiff(self.form.directory)
+
+
+def chosen(page: Page, options: DecodeOptions, notes: list[str]) -> Shown:
+    """Returns what is shown of a page, before its samples are read; adds notes. Raises ImageError, ValueError."""
+    form = arrays.layout(page.directory)
+    form = replace(form, form=arrays.UNSIGNED if form.form == arrays.UNDEFINED else form.form)
+    shown, alpha = _bands(form, options.bands, notes)
+    measured = form.bits > 8 or form.form != arrays.UNSIGNED
+    stretch = options.stretch
+    if measured and is_geotiff(page.directory) and not form.directory.content(arrays.ICC_PROFILE, LARGEST_PROFILE):
+        stretch = stretch or PERCENTILES
+    return Shown(form, shown if alpha is None else (*shown, alpha), alpha is not None, stretch)
+
+
 def decode(page: Page, options: DecodeOptions, notes: list[str]) -> tuple[np.ndarray, np.ndarray | None]:
     """Returns uint8 (H, W, 3) of a page, and bool (H, W): which pixels have no data, or None; adds notes.
 
     Both are upright. Raises ImageError.
     """
     try:
-        form = arrays.layout(page.directory)
-        form = replace(form, form=arrays.UNSIGNED if form.form == arrays.UNDEFINED else form.form)
-        shown, alpha = _bands(form, options.bands, notes)
-        kept = shown if alpha is None else (*shown, alpha)
-        arrays.check(form, len(kept), options.max_pixels)
-        samples = arrays.samples(form, page, kept)
-        if alpha is not None and is_geotiff(page.directory):
-            samples, alpha = _judged(samples, alpha, notes)
-        pixels, clear = _rgb(form, samples, alpha is not None, options.stretch, notes)
+        shown = chosen(page, options, notes)
+        arrays.check(shown.form, len(shown.kept), options.max_pixels)
+        samples = arrays.samples(shown.form, page, shown.kept)
+        shown = surveyed(shown, lambda: [(0, samples)], notes)
+        pixels, clear = rgb(shown, samples, notes)
         turn = page.directory.number(orientation.TAG, 1)
     except ValueError as error:
         raise damaged(str(error)) from error
@@ -47,6 +75,39 @@ def decode(page: Page, options: DecodeOptions, notes: list[str]) -> tuple[np.nda
         notes.append(orientation.OUT_OF_RANGE)
         turn = 1
     return orientation.upright(pixels, turn), orientation.upright(clear, turn) if clear.any() else None
+
+
+def native(page: Page, options: DecodeOptions) -> tuple[np.ndarray, bytes, bool] | None:
+    """Returns uint16 (H, W, 3) of a page of more than 8 bits, upright, its ICC profile, and whether that is of grey.
+
+    None if `decode` stretches its samples, or converts them otherwise than by their profile. Raises ImageError.
+    """
+    try:
+        shown = chosen(page, options, [])
+        form, profile = shown.form, shown.form.directory.content(arrays.ICC_PROFILE, LARGEST_PROFILE)
+        if not 8 < form.bits <= 16 or _is_stretched(form, shown.stretch):
+            return None
+        if form.photometric in (*SPACES, arrays.YCBCR):
+            return None
+        samples = arrays.samples(form, page, shown.kept)
+        shown = surveyed(shown, lambda: [(0, samples)], [])
+        turn = page.directory.number(orientation.TAG, 1)
+    except ValueError as error:
+        raise damaged(str(error)) from error
+    (own, clear), white = _parts(shown, samples), (1 << form.bits) - 1
+    wide = conversion.sixteen_bits(own, white)
+    if form.photometric == arrays.WHITE_IS_ZERO:
+        wide = 65535 - wide
+    if grey := own.shape[2] == 1:
+        wide = np.repeat(wide, 3, axis=2)
+    if shown.transparent and shown.soft:
+        opacity = conversion.sixteen_bits(samples[:, :, -1:], int(shown.highest) if shown.geo else white)
+        wide = conversion.composited(np.dstack([wide, opacity]), arrays.PREMULTIPLIED in form.extra)
+    wide[clear] = 65535
+    space = profiles.space(profile)
+    used = space == "RGB" or (space == "L" and grey)
+    upright = orientation.upright(wide, turn if turn in orientation.VALUES else 1)
+    return upright, profile if used else b"", used and space == "L"
 
 
 def is_geotiff(directory: Directory) -> bool:
@@ -113,50 +174,61 @@ def _named(form: arrays.Layout) -> tuple[int, ...] | None:
     return None if named is None or named == (0, 1, 2) or max(named) >= form.samples else named
 
 
-def _judged(samples: np.ndarray, alpha: int, notes: list[str]) -> tuple[np.ndarray, int | None]:
-    """Returns the samples and the number of the last band, if it is transparency; without that band if it is not.
+Blocks = Callable[[], Iterable[tuple[int, np.ndarray]]]  # the first row and the samples (R, W, B) of blocks of rows
 
-    Adds a note on what it was taken for.
+
+def surveyed(shown: Shown, blocks: Blocks, notes: list[str]) -> Shown:
+    """Returns what is shown, with what only the samples of the whole page say. Raises ValueError, ImageError.
+
+    `blocks` yields them, if need be twice. Adds a note on what a band was taken for that is marked as transparency.
     """
-    band = samples[:, :, -1]
-    if no_data.is_transparency(band):
-        if (band != band.max()).any() or not band.any():
-            notes.append(f"band {alpha + 1}{conversion.ALPHA}")
-        return samples, alpha
-    notes.append(f"band {alpha + 1}{conversion.NOT_ALPHA}")
-    return samples[:, :, :-1], None
+    form = shown.form
+    if shown.alpha and shown.geo:
+        counts = no_data.counted(samples[:, :, -1] for _, samples in blocks())
+        shown = replace(shown, transparent=counts.is_transparency, soft=counts.soft, highest=counts.highest)
+        band = f"band {shown.kept[-1] + 1}"
+        if not shown.transparent:
+            notes.append(f"{band}{conversion.NOT_ALPHA}")
+        elif not counts.full:
+            notes.append(f"{band}{conversion.ALPHA}")
+    elif shown.alpha:
+        shown = replace(shown, transparent=True, soft=True)
+    plain = form.photometric not in (arrays.PALETTE, arrays.LAB, arrays.ICC_LAB)
+    if plain and _is_stretched(form, shown.stretch):
+        rows = ((top, *_parts(shown, samples)) for top, samples in blocks())
+        size = form.width * form.height * (len(shown.kept) - shown.alpha)
+        shown = replace(shown, limits=levels.measured(rows, size, shown.stretch))
+    return shown
 
 
-def _rgb(
-    form: arrays.Layout, samples: np.ndarray, has_alpha: bool, stretch: Stretch | None, notes: list[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns uint8 (H, W, 3) of the kept bands, and bool (H, W): which pixels have no data.
+def _parts(shown: Shown, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the samples that are shown, and bool (H, W): which pixels have no data."""
+    own = samples[:, :, :-1] if shown.alpha else samples
+    clear = no_data.found(own, georeference.no_data(shown.form.directory))
+    return own, clear | (samples[:, :, -1] == 0) if shown.transparent and shown.geo else clear
 
-    Transparency and other colour spaces are left to `colour`.
+
+def rgb(shown: Shown, samples: np.ndarray, notes: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns uint8 (H, W, 3) of the kept bands, or of some rows of them, and bool (H, W): which pixels have no data.
+
+    Transparency and other colour spaces are left to `colour`. Adds notes. Raises ImageError, ValueError.
     """
-    profile, geo = form.directory.content(arrays.ICC_PROFILE, LARGEST_PROFILE), is_geotiff(form.directory)
-    shown = samples[:, :, :-1] if has_alpha else samples
-    clear = no_data.found(shown, georeference.no_data(form.directory))
-    if has_alpha and geo:
-        alpha = samples[:, :, -1]
-        clear |= alpha == 0
-        has_alpha = bool(((alpha > 0) & (alpha < alpha.max())).any())  # otherwise `_blank` does all
+    form, (own, clear) = shown.form, _parts(shown, samples)
+    profile = form.directory.content(arrays.ICC_PROFILE, LARGEST_PROFILE)
     if form.photometric == arrays.PALETTE:
         return _blank(_from_palette(form, samples[:, :, 0]), clear), clear
     if form.photometric in (arrays.LAB, arrays.ICC_LAB):
         mode, eight = "LAB", _lab(form, samples)
     else:
-        grey = shown.shape[2] == 1
+        grey = own.shape[2] == 1
         mode = "L" if grey else "CMYK" if form.photometric == arrays.CMYK else "RGB"
-        if geo and not profile and (form.bits > 8 or form.form != arrays.UNSIGNED):
-            stretch = stretch or PERCENTILES
-        eight = _eight(form, shown, "grey" if grey else "colour", notes, stretch, clear)
+        eight = _eight(form, own, "grey" if grey else "colour", notes, shown.stretch, shown.limits)
         if form.photometric == arrays.WHITE_IS_ZERO:
             eight = 255 - eight
-        if has_alpha:
-            eight = np.concatenate([eight, _alpha(form, samples[:, :, -1:], geo)], axis=2)
+        if shown.transparent and shown.soft:  # otherwise `_blank` does all
+            eight = np.concatenate([eight, _alpha(shown, samples[:, :, -1:])], axis=2)
             mode += "a" if arrays.PREMULTIPLIED in form.extra else "A"
-    image = PIL.Image.frombytes(mode, (form.width, form.height), eight.tobytes())
+    image = PIL.Image.frombytes(mode, (eight.shape[1], eight.shape[0]), eight.tobytes())
     if mode == "RGBa":
         image = image.convert("RGBA")
     if profile:
@@ -171,14 +243,19 @@ def _blank(pixels: np.ndarray, clear: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def _alpha(form: arrays.Layout, band: np.ndarray, geo: bool) -> np.ndarray:
+def _alpha(shown: Shown, band: np.ndarray) -> np.ndarray:
     """Returns transparency as uint8. That of a GeoTIFF is full at its highest value, whatever its type holds."""
-    if not geo:
+    form, highest = shown.form, shown.highest or 1
+    if not shown.geo:
         return _eight(form, band, "alpha", [])
-    highest = band.max() or 1
     if form.form == arrays.UNSIGNED and form.bits <= 16:
         return levels.scaled(band, int(highest), "alpha", [])
     return np.asarray((band.astype(np.float32) * np.float32(255 / highest)).round().clip(0, 255), np.uint8)
+
+
+def _is_stretched(form: arrays.Layout, stretch: Stretch | None) -> bool:
+    """Returns whether the values that become black and white are other ones than the lowest and highest of the type."""
+    return form.form != arrays.UNSIGNED or form.bits > 16 or (stretch is not None and stretch != NONE)
 
 
 def _eight(
@@ -187,12 +264,11 @@ def _eight(
     what: str,
     notes: list[str],
     stretch: Stretch | None = None,
-    clear: np.ndarray | None = None,
+    limits: levels.Limits | None = None,
 ) -> np.ndarray:
-    """Returns samples as 8 bits, by the rule of `levels`; `stretch` and `clear` as there."""
-    narrow = form.form == arrays.UNSIGNED and form.bits <= 16
-    if not narrow or (stretch is not None and stretch != NONE):
-        return levels.stretched(values, notes, stretch, clear)
+    """Returns samples as 8 bits, by the rule of `levels`; `stretch` and `limits` as there."""
+    if _is_stretched(form, stretch):
+        return levels.stretched(values, notes, stretch, limits)
     return values if form.bits == 8 else levels.scaled(values, (1 << form.bits) - 1, what, notes)
 
 

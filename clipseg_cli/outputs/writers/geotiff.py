@@ -6,56 +6,87 @@ Tiles of 256 x 256 pixels, compressed by Deflate with differences between neighb
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.inputs import orientation
-from clipseg_cli.inputs.colour import profiles
-from clipseg_cli.inputs.frames.tiff_pages import Field
 from clipseg_cli.inputs.georeference import Georeference, for_masks
+from clipseg_cli.outputs.writers.carried import NOTHING, Carried
+from clipseg_cli.outputs.writers.directories import LONG, LONG8, SHORT, directory, numbers, placed
 
 TILE = 256  # pixels: the side of a tile
-SHORT, LONG, BYTES, DOUBLE = 3, 4, 7, 12  # types of tags
-HEADER = 8  # bytes
+CLASSIC = 0xF000_0000  # bytes of tiles: with the directory, more do not fit into the 4 GiB of a TIFF that is no BigTIFF
 GREY, RGB, DEFLATE, DIFFERENCES, STRAIGHT = 1, 2, 8, 2, 2  # values of tags
 
 
-def encoded(array: NDArray[Any], place: Georeference, turn: int, srgb: bool = False) -> bytes:
-    """Returns a GeoTIFF of a grey, RGB or RGBA image, uint8 or uint16 (H, W), or uint8 (H, W, 3 or 4).
+def encoded(array: NDArray[Any], place: Georeference, turn: int, carried: Carried = NOTHING) -> bytes:
+    """Returns a GeoTIFF of an image, uint8 or uint16: grey (H, W), with transparency (H, W, 2), RGB or RGBA.
 
     The georeference is of the file's own pixels. If the array is turned from them by an EXIF orientation, it is stored
-    in that frame too, with this orientation: GDAL goes by the pixels, and viewers turn them. `srgb` as in `raster`.
+    in that frame too, with this orientation: GDAL goes by the pixels, and viewers turn them.
     """
     stored = np.ascontiguousarray(orientation.stored(array, turn))
-    pixels = stored if stored.ndim == 3 else stored[:, :, None]
-    height, width, bands = pixels.shape
-    tiles = [_packed(tile) for tile in _tiles(pixels)]
-    sizes = [len(tile) for tile in tiles]
-    starts = np.cumsum([HEADER, *sizes[:-1]]).tolist()
+    tiles = [*tiled(stored)]
+    form = Form(stored.shape[0], stored.shape[1], stored.shape[2] if stored.ndim == 3 else 1, stored.dtype)
+    before, after = around([len(tile) for tile in tiles], form, place, turn, carried)
+    further = carried.directories(form.height, form.width).items()
+    return placed(b"".join((before, *tiles, after)), {tag: fields for tag, fields in further if tag})
+
+
+class Form(NamedTuple):
+    """The size and the kind of the pixels of a file."""
+
+    height: int
+    width: int
+    bands: int
+    dtype: np.dtype[Any]  # uint8 or uint16
+
+
+def tiled(rows: NDArray[Any]) -> Iterator[bytes]:
+    """Yields the tiles of an image (H, W) or (H, W, bands), or of some rows of it, as they stand in a file.
+
+    Rows that others follow are a multiple of `TILE`.
+    """
+    return (_packed(tile) for tile in _tiles(rows if rows.ndim == 3 else rows[:, :, None]))
+
+
+def around(
+    sizes: Sequence[int], form: Form, place: Georeference, turn: int = 1, carried: Carried = NOTHING
+) -> tuple[bytes, bytes]:
+    """Returns what stands before and behind the tiles of a GeoTIFF, given the number of bytes of each. See `encoded`.
+
+    A file that 32 bits cannot address is a BigTIFF.
+    """
+    total = sum(sizes)
+    big = total > CLASSIC
+    header = struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16 + total + total % 2)
+    if not big:
+        header = struct.pack("<2sHI", b"II", 42, 8 + total + total % 2)
+    starts = [len(header), *(len(header) + np.cumsum(sizes[:-1])).tolist()]
     fields = [
-        _numbers(256, LONG, [width]),
-        _numbers(257, LONG, [height]),
-        _numbers(258, SHORT, [8 * pixels.itemsize] * bands),
-        _numbers(259, SHORT, [DEFLATE]),
-        _numbers(262, SHORT, [GREY if bands == 1 else RGB]),
-        _numbers(274, SHORT, [turn]),
-        _numbers(277, SHORT, [bands]),
-        _numbers(284, SHORT, [1]),  # the bands of a pixel together
-        _numbers(317, SHORT, [DIFFERENCES]),
-        _numbers(322, SHORT, [TILE]),
-        _numbers(323, SHORT, [TILE]),
-        _numbers(324, LONG, starts),
-        _numbers(325, LONG, sizes),
-        *([_numbers(338, SHORT, [STRAIGHT])] if bands == 4 else []),
-        *([Field(34675, BYTES, len(profiles.srgb()), profiles.srgb())] if srgb and bands > 1 else []),
-        *for_masks(place, np.iinfo(pixels.dtype).max),
+        numbers(256, LONG, [form.width]),
+        numbers(257, LONG, [form.height]),
+        numbers(258, SHORT, [8 * form.dtype.itemsize] * form.bands),
+        numbers(259, SHORT, [DEFLATE]),
+        numbers(262, SHORT, [GREY if form.bands < 3 else RGB]),
+        numbers(277, SHORT, [form.bands]),
+        numbers(284, SHORT, [1]),  # the bands of a pixel together
+        numbers(317, SHORT, [DIFFERENCES]),
+        numbers(322, SHORT, [TILE]),
+        numbers(323, SHORT, [TILE]),
+        numbers(324, LONG8 if big else LONG, starts),
+        numbers(325, LONG, sizes),
+        *([numbers(338, SHORT, [STRAIGHT])] if form.bands in (2, 4) else []),
+        *for_masks(place, np.iinfo(form.dtype).max),
     ]
-    body = b"".join(tiles)
-    body += bytes(len(body) % 2)  # directories begin on even bytes
-    return struct.pack("<2sHI", b"II", 42, HEADER + len(body)) + body + _directory(fields, HEADER + len(body))
+    own = carried.fields(form.height, form.width)
+    turned = [] if any(each.tag == orientation.TAG for each in own) else [numbers(orientation.TAG, SHORT, [turn])]
+    fields += [*turned, *own]
+    even = bytes(total % 2)  # directories begin on even bytes
+    return header, even + directory(fields, len(header) + total + len(even), big=big)
 
 
 def _tiles(pixels: NDArray[Any]) -> Iterator[NDArray[Any]]:
@@ -72,25 +103,3 @@ def _tiles(pixels: NDArray[Any]) -> Iterator[NDArray[Any]]:
 def _packed(tile: NDArray[Any]) -> bytes:
     tile[:, 1:] -= tile[:, :-1].copy()
     return zlib.compress(tile.tobytes(), 6)
-
-
-def _numbers(tag: int, kind: int, values: list[int]) -> Field:
-    return Field(tag, kind, len(values), struct.pack(f"<{len(values)}{'H' if kind == SHORT else 'I'}", *values))
-
-
-def doubles(tag: int, values: list[float]) -> Field:
-    """Returns a tag of float64 numbers."""
-    return Field(tag, DOUBLE, len(values), struct.pack(f"<{len(values)}d", *values))
-
-
-def _directory(fields: Iterable[Field], at: int) -> bytes:
-    """Returns the directory of a file that stands at this position, with the values that do not fit into it."""
-    ordered = sorted(fields)
-    rows, values, after = [], [], at + 2 + 12 * len(ordered) + 4
-    for tag, kind, length, content in ordered:
-        inside = content.ljust(4, b"\0") if len(content) <= 4 else struct.pack("<I", after)
-        rows.append(struct.pack("<HHI", tag, kind, length) + inside)
-        if len(content) > 4:
-            values.append(content + bytes(len(content) % 2))
-            after += len(values[-1])
-    return b"".join((struct.pack("<H", len(ordered)), *rows, bytes(4), *values))

@@ -6,15 +6,18 @@ from collections.abc import Iterator
 import numpy as np
 
 from clipseg_cli.inputs import georeference, orientation
+from clipseg_cli.inputs.georeference import Georeference
 from clipseg_cli.outputs.writers.result import Result
 
 
-def files(path: str, result: Result) -> Iterator[tuple[str, bytes]]:
-    """Yields the world file and the `.prj` of an output, as paths and contents, if the image came with them."""
-    place = result.georeference
+def files(path: str, place: Georeference, result: Result | None = None) -> Iterator[tuple[str, bytes]]:
+    """Yields the world file and the `.prj` of an output, as paths and contents, if the image came with them.
+
+    The `result` says how the output is turned from the image's own pixels; None: not at all.
+    """
     if place.world:
         root, suffix = os.path.splitext(path)
-        yield root + georeference.world_suffix(suffix), _turned(place.world, result)
+        yield root + georeference.world_suffix(suffix), place.world if result is None else _turned(place.world, result)
         if place.projection:
             yield f"{root}.prj", place.projection
 

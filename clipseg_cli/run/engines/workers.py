@@ -35,6 +35,7 @@ class Notice:
 
     line: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+    passing: bool = False  # how far something is: shown as progress
 
 
 @dataclass(frozen=True, slots=True)
