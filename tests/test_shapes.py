@@ -416,9 +416,9 @@ def test_the_fine_tuning_benchmark_trains_and_scores(tmp_path: Path, monkeypatch
     text = finetuning_benchmark.measure(tmp_path, "shapes", [0.0])
     assert "| label | before | without `--replay` |" in text
     assert "| a teal bolt (new) |" in text and "| 5 known labels, mean |" in text
-    monkeypatch.setattr(finetuning_benchmark, "COUNTS", (4,))
+    monkeypatch.setattr(finetuning_benchmark, "COUNTS", (6,))
     text = finetuning_benchmark.measure_few(tmp_path, "shapes")
-    assert "| images | `--augment off` | `--augment on` |" in text and "| 4 | 0." in text
+    assert "| images | `--augment off` | `--augment on` |" in text and "| 6 | 0." in text
 
 
 def test_every_way_to_use_exemplars_is_scored() -> None:
