@@ -7,7 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from clipseg_cli.masks import matting
 from clipseg_cli.outputs.colours import RGB, TINT, contrasting
@@ -127,6 +127,8 @@ def fitted(array: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 def _draw_label(pixels: NDArray[np.uint8], label: str, anchor: tuple[int, int], tint: RGB) -> None:
     """Draws the label on a plate of its colour just above the anchor (x, y), inside the image. Changes `pixels`."""
+    from PIL import ImageDraw, ImageFont
+
     height, width = pixels.shape[:2]
     size = max(11, round(min(height, width) / 26))  # pixels
     font = ImageFont.load_default(size)

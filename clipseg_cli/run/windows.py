@@ -8,7 +8,6 @@ there. The outputs are those of the same image in memory. So only steps that loo
 """
 
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,7 @@ from clipseg_cli.inputs.rows import Rows
 from clipseg_cli.inputs.source import Source, readable
 from clipseg_cli.masks import soft_maps, tiles
 from clipseg_cli.masks.tally import Tally
-from clipseg_cli.outputs import splits
+from clipseg_cli.outputs import splits, writers
 from clipseg_cli.outputs.names import Place
 from clipseg_cli.outputs.record import Identity, Mask, Record
 from clipseg_cli.outputs.writers import geotiff, one_file, world
@@ -157,11 +156,10 @@ class _Work:
         plan, place = self.job.plan, Place(self.source.output, self.source.name, self.source.frame)
         for form in (plan.file.form,) if plan.file else plan.formats:
             for index in range(len(self.slugs)) if form in one_file.ONE_LABEL else (None,):
-                path = plan.names.path(form, place, "" if index is None else self.slugs[index])
+                slug = "" if index is None else self.slugs[index]
+                path = writers.path(form, place, slug, plan.names, self.place.is_geotiff)
                 if plan.file is not None:
                     path = place.stem if plan.file.path == one_file.STDOUT else plan.file.path
-                elif form not in plan.names.templates:
-                    path = os.path.splitext(path)[0] + ".tif"
                 yield _Output(form, index, path)
 
     def unfinished(self, folder: Path) -> Unfinished:

@@ -94,3 +94,11 @@ def test_rows_give_the_bytes_of_the_whole(dtype: str, monkeypatch: pytest.Monkey
         assert file.is_bigtiff and np.array_equal(file.asarray(), array)
     with rasterio.MemoryFile(whole()) as file, file.open() as image:
         assert np.array_equal(image.read(1), array)
+
+
+def test_a_map_that_is_too_large_to_be_read_whole_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an error that `post` and the report expect, not as a crash."""
+    data = geotiff.encoded(pattern((40, 50), "uint8"), NOWHERE, 1)
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 900)
+    with pytest.raises(ValueError, match="2000 pixels"):
+        raster.levels(data)

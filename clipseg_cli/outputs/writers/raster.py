@@ -69,10 +69,13 @@ def levels(data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:
     OSError, ValueError or SyntaxError.
     """
     file = io.BytesIO(data)
-    with PngImageFile(file) if data[:1] == b"\x89" else Image.open(file, formats=("TIFF", "WEBP", "PPM")) as image:
-        if image.mode == "F":  # a PFM
-            return np.asarray(np.rint(np.array(image) * 255), np.uint8)
-        return np.array(image if image.mode in ("L", "I;16", "P") else image.convert("L"))
+    try:
+        with PngImageFile(file) if data[:1] == b"\x89" else Image.open(file, formats=("TIFF", "WEBP", "PPM")) as image:
+            if image.mode == "F":  # a PFM
+                return np.asarray(np.rint(np.array(image) * 255), np.uint8)
+            return np.array(image if image.mode in ("L", "I;16", "P") else image.convert("L"))
+    except Image.DecompressionBombError as error:  # a map that was written by windows
+        raise ValueError(str(error)) from error
 
 
 def webp(array: NDArray[np.uint8], lossless: bool, carried: Carried = NOTHING) -> bytes:
