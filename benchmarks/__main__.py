@@ -1,21 +1,23 @@
 """`python -m benchmarks` times `clipseg` against code that uses Hugging Face's modules, and writes RESULTS.md.
 
 The contenders take turns (A B C A B C), each in a fresh process. `--only page` measures one section and leaves the
-others in RESULTS.md as they are. `--short` uses a tiny network and few images, to check that the benchmarks work. The
+others in RESULTS.md as they are. `--against COMMIT` tells in three minutes what has become slower since a commit, and
+then exits with 1. `--short` uses a tiny network and few images, to check that the benchmarks work. The
 inputs (a checkpoint of 603 MB, photographs) are created once, in runs/benchmark.
 """
 
 import argparse
 import platform
+import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import inputs
-from benchmarks.measurements import HERE, Benchmark, Workload
+from benchmarks import against, inputs, workers
+from benchmarks.measurements import HERE, Benchmark, Workload, replace_sections
 
-SECTIONS = ("throughput", "startup", "network", "features", "memory", "page")
+SECTIONS = ("throughput", "startup", "network", "features", "workers", "precisions", "memory", "page")
 FULL = (
     Workload(640, 480, 1, (8, 12, 32)),
     Workload(640, 480, 8, (3, 8, 16)),
@@ -37,9 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3, help="runs of each contender (default: 3)")
     parser.add_argument("--work", type=Path, default=HERE.parent / "runs" / "benchmark", help="folder for the inputs")
     parser.add_argument("--out", type=Path, default=HERE / "RESULTS.md", help="the report; - prints it")
+    parser.add_argument("--against", metavar="COMMIT", help="only compare the speed with that of a commit")
+    parser.add_argument("--seconds", type=float, default=180, help="how long --against measures (default: 180)")
     given = parser.parse_args(arguments)
     given.work.mkdir(parents=True, exist_ok=True)
     model = inputs.checkpoint(given.work, "tiny" if given.short else "full")
+    if given.against is not None:
+        table, slower = against.compare(given.against, given.work, model, given.seconds, given.short)
+        print(table)
+        sys.exit(1 if slower else 0)
     benchmark = Benchmark(model, given.work, 1 if given.short else given.rounds)
     measure = measurements(benchmark, given.short)
     sections = [measure[name]() for name in SECTIONS if name in (given.only or SECTIONS)]
@@ -54,22 +62,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def measurements(benchmark: Benchmark, short: bool) -> dict[str, Callable[[], str]]:
     """Returns the function that measures each section."""
+    models = {"full size": str(benchmark.model)} if short else {"shapes": "shapes", "full size": str(benchmark.model)}
+    works, count = (workers.TINY, 6) if short else (workers.SHORT, 16)
+    place = models, benchmark.work, benchmark.rounds
     return {
         "throughput": lambda: benchmark.throughput(SHORT if short else FULL),
         "startup": benchmark.startup,
         "network": lambda: benchmark.network(0.05 if short else 1.5),
         "features": lambda: benchmark.features(8 if short else 96),
+        "workers": lambda: workers.jobs_section(works, *place, None),
+        "precisions": lambda: workers.int8_section(count, *place),
         "memory": lambda: benchmark.memory(SHORT_MEMORY_COUNTS if short else MEMORY_COUNTS),
         "page": lambda: benchmark.page([str(benchmark.model)] if short else ["shapes", str(benchmark.model)]),
     }
-
-
-def replace_sections(report: str, sections: Sequence[str]) -> str:
-    """Returns the report with sections replaced by those of the same titles; new ones stand at its end."""
-    head, *old = report.strip().split("\n\n## ")
-    new = [section.removeprefix("## ") for section in sections]
-    by_title = {text.split("\n")[0]: text for text in (*old, *new)}
-    return "\n\n## ".join([head, *by_title.values()]) + "\n"
 
 
 def introduction() -> str:

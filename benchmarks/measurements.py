@@ -117,7 +117,8 @@ class Benchmark:
                 "`clipseg --help`": ["-m", "clipseg_cli", "--help"],
             }
             for name in contenders:
-                commands[f"first mask, {name}"] = COMMANDS[name](self.model, images, Path(out, name), PROMPTS[:1])
+                given = next(images.iterdir()) if name == "clipseg" else images  # the scripts take a folder
+                commands[f"first mask, {name}"] = COMMANDS[name](self.model, given, Path(out, name), PROMPTS[:1])
             timings: dict[str, list[Timing]] = {name: [] for name in commands}
             for _ in range(2 * self.rounds - 1):
                 for name, command in commands.items():
@@ -220,3 +221,11 @@ def total_iou(expected: Path, masks: Path) -> float:
         intersection += np.count_nonzero(a & b)
         union += np.count_nonzero(a | b)
     return intersection / union if union else 1.0
+
+
+def replace_sections(report: str, sections: Sequence[str]) -> str:
+    """Returns the report with sections replaced by those of the same titles; new ones stand at its end."""
+    head, *old = report.strip().split("\n\n## ")
+    new = [section.removeprefix("## ") for section in sections]
+    by_title = {text.split("\n")[0]: text for text in (*old, *new)}
+    return "\n\n## ".join([head, *by_title.values()]) + "\n"

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 BATCH = 4  # lines that may come at once, since clipseg encodes as many images together
+COMPILED = {"PYTHONDONTWRITEBYTECODE": ""}  # as pip leaves an installed program
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
 
 
@@ -19,6 +20,7 @@ class Timing:
     stamps: tuple[float, ...]  # seconds from the start of the process to each line
     total: float  # seconds from its start to its end
     memory: float  # peak physical memory in bytes
+    processor: float = 0.0  # seconds of processor time, with its worker processes
 
     @property
     def rate(self) -> float:
@@ -35,7 +37,7 @@ def run(arguments: Sequence[str], environment: Mapping[str, str] | None = None) 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, **OFFLINE, **(environment or {})},
+        env={**os.environ, **COMPILED, **OFFLINE, **(environment or {})},
     ) as child:
         assert child.stdout is not None and child.stderr is not None
         lines, stamps = [], []
@@ -48,4 +50,4 @@ def run(arguments: Sequence[str], environment: Mapping[str, str] | None = None) 
         child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise RuntimeError(f"{' '.join(arguments)} exited with {child.returncode}:\n{errors[-2000:]}")
-    return Timing(tuple(lines), tuple(stamps), total, usage.ru_maxrss * 1024)
+    return Timing(tuple(lines), tuple(stamps), total, usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime)

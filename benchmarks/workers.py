@@ -15,15 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import inputs
-from benchmarks.__main__ import replace_sections
-from benchmarks.measurements import HERE, PATH, PROMPTS, THRESHOLD, total_iou
+from benchmarks.against import NO_CACHE
+from benchmarks.measurements import HERE, PATH, PROMPTS, THRESHOLD, replace_sections, total_iou
 from benchmarks.process import Timing, run
 from shapes.markdown import table
 
 # what a processor without AVX-512 would use: oneDNN's, torch's own and MKL's kernels
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 JOBS = ("1", "2", "auto")
-NO_CACHE = {"CLIPSEG_CACHE": os.devnull}  # no run finds what another has kept; older checkouts keep nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +43,7 @@ class Work:
 LONG = (Work(640, 480, 1, (300, 32)), Work(640, 480, 8, (150, 24)), Work(4000, 3000, 1, (48, 24)))
 LONG += (Work(4000, 3000, 8, (24, 16)),)
 SHORT = (Work(640, 480, 1, (150, 16)),)
+TINY = (Work(160, 120, 2, (6, 6)),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given.work.mkdir(parents=True, exist_ok=True)
     large = inputs.checkpoint(given.work, "tiny" if given.tiny else "full")
     models = {"full size": str(large)} if given.tiny else {"shapes": "shapes", "full size": str(large)}
-    works = (Work(160, 120, 2, (6, 6)),) if given.tiny else SHORT if given.short else LONG
+    works = TINY if given.tiny else SHORT if given.short else LONG
     rounds = 1 if given.tiny else given.rounds
     before = None if given.before is None else os.path.abspath(given.before)
     sections = [

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -36,7 +35,7 @@ MARKS = {  # of the tables in PAGE
 SEED = 7_000_003
 HEIGHT, ASPECT = 1200, 4 / 3  # pixels; width / height
 TOLERANCE = 4  # pixels
-ALIKE = 0.005  # IoU: masks that differ by less are equally good
+ALIKE = 0.002  # IoU: masks that differ by less are equally good
 FOUND = 0.5  # an object is found if CLIPSeg's mask covers more than this share of it
 Mask = NDArray[np.uint8]  # (H, W), 0 and 255
 
@@ -209,7 +208,10 @@ QUESTIONS: dict[str, Method] = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the guard made of SAM's answer about one part, and the IoU of both masks with the ground truth there."""
+    """What the guard made of SAM's answer about one part, and the IoU with the ground truth, if only that part changes.
+
+    It is the IoU of the whole mask, so that an answer that makes a wrong part larger is worse than the part itself.
+    """
 
     refusal: str  # "" if the answer is taken
     own: float  # of CLIPSeg's own mask, with guided edges
@@ -217,15 +219,10 @@ class Verdict:
 
 
 def verdicts(case: Case) -> Iterator[Verdict]:
-    """Yields the verdict about each part. Masks are compared where SAM decides, and wherever its answer reaches."""
-    own, expected = case.cut("guided") > 0, case.expected
+    """Yields the verdict about each part."""
+    own = overlap(case.cut("guided") > 0, case.expected)
     for answer in case.answered(case.seen()):
-        sam = case.joined([answer]) > 0
-        decided = cv2.resize(
-            answer.question.reach.view(np.uint8), own.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT
-        )
-        there = (decided > 0) | (sam & ~own)
-        yield Verdict(answer.refusal, *(overlap(mask & there, expected & there) for mask in (own, sam)))
+        yield Verdict(answer.refusal, own, overlap(case.joined([answer]) > 0, case.expected))
 
 
 def guard_table(found: Sequence[Verdict]) -> str:

@@ -89,9 +89,10 @@ def serving(folder: Path, model: str = "shapes") -> Iterator[Server]:
 
     from clipseg_cli.pages.endpoints import application
     from clipseg_cli.pages.session import Session
-    from clipseg_cli.settings.model import ModelOptions
+    from clipseg_cli.settings.model import EncodeOptions, ModelOptions
 
-    session = Session(str(folder), ModelOptions(model, offline=True), str(folder.parent / "clipseg-out"))
+    options, out = ModelOptions(model, offline=True), str(folder.parent / "clipseg-out")
+    session = Session(str(folder), options, out, EncodeOptions())
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()

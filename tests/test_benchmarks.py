@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import costs, gpu, inputs, measurements, network, process, scale
-from benchmarks.__main__ import introduction, replace_sections
+from benchmarks import against, costs, gpu, inputs, measurements, network, process, scale
+from benchmarks.__main__ import introduction
+from benchmarks.measurements import replace_sections
 from benchmarks.page import browser
 from benchmarks.process import Timing
 from clipseg_cli.model.registry import BUNDLED
@@ -50,7 +51,8 @@ def test_the_short_form_measures_every_section(tmp_path: Path) -> None:
     first = [row[0] for row in rows]
     page = ("random, tiny size",) if browser() else ()
     assert page or "no Chromium" in printed
-    for start in ("480x360", "first mask, clipseg", "encoder, ms per image", "second run", "20", *page):
+    sections = ("480x360", "first mask, clipseg", "encoder, ms per image", "second run", "full size", "20", *page)
+    for start in sections:
         assert any(cell.startswith(start) for cell in first), f"no row {start}"
     row = next(row for row in rows if row[0].startswith("480x360"))
     assert float(row[-1]) > 0.95, "the masks of clipseg are those of the baseline"
@@ -66,6 +68,40 @@ def test_numbers_of_processes_and_precisions_are_compared(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+def test_a_working_tree_is_compared_with_a_commit(tmp_path: Path) -> None:
+    """The program of the commit runs from a folder of its own, and every row has a time of both."""
+    known = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, check=False)
+    if known.returncode:
+        pytest.skip("this is not a git repository")
+    model = inputs.checkpoint(tmp_path, "tiny")
+    table, _ = against.compare("HEAD", tmp_path, model, 0, few=True)
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")][1:]
+    assert [row[0] for row in rows] == ["`--help`", "48 known images, 1 prompt, full size"]
+    assert all(float(cell.strip("*")) > 0 for row in rows for cell in row[1:])
+    assert "Medians of 1 rounds" in table
+
+
+def test_only_what_is_slower_in_the_median_and_at_best_is_reported() -> None:
+    """Processor time or time by the clock alone is enough; one slow run of three is not."""
+
+    def times(processor: tuple[float, ...], total: tuple[float, ...]) -> list[Timing]:
+        return [Timing((), (), one, 0, other) for other, one in zip(processor, total, strict=True)]
+
+    base = times((1.0, 1.1, 1.2), (2.0, 2.0, 2.1))
+    timings = {
+        "same": {"before": base, "now": base},
+        "one slow run": {"before": base, "now": times((1.0, 1.1, 9.0), (2.0, 2.0, 9.0))},
+        "busy machine": {"before": base, "now": times((1.0, 1.4, 1.5), (2.0, 3.0, 4.0))},
+        "waits": {"before": base, "now": times((1.0, 1.1, 1.2), (2.3, 2.3, 2.4))},
+        "computes": {"before": base, "now": times((1.2, 1.3, 1.4), (2.0, 2.0, 2.1))},
+    }
+    table, slower = against.report("abc", timings, 3)
+    assert slower == ["waits", "computes"]
+    assert "| waits | 1.10 | 1.10 | **1.00** | 2.00 | 2.30 | **1.15** |" in table
+    assert "slower than abc: waits, computes." in table
+    assert "slower than abc: nothing." in against.report("abc", {"same": timings["same"]}, 3)[0]
+
+
 def test_a_gpus_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
     """With a tiny network all contenders finish, every stage takes time, and the masks agree with those of fp32."""
     printed = report("benchmarks.gpu", "--device", "cpu", "--tiny", "--images", "8", "--work", str(tmp_path))
@@ -94,6 +130,7 @@ def test_a_process_is_timed_by_its_lines() -> None:
     timing = process.run(["-c", "print('a'); print('b')"])
     assert timing.lines == ("a", "b")
     assert 0 < timing.stamps[0] <= timing.stamps[1] <= timing.total and timing.memory > 1e6
+    assert 0 < timing.processor < 60
     with pytest.raises(RuntimeError, match="exited with 3:\nno luck"):
         process.run(["-c", "import sys; print('no luck', file=sys.stderr); sys.exit(3)"])
 

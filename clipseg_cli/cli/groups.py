@@ -10,7 +10,8 @@ typer sees one parameter per flag, sorted by help panel; the function receives t
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, is_dataclass
-from typing import Annotated, Any, get_args, get_type_hints
+from functools import partial
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -45,6 +46,10 @@ class Command(TyperCommand):
         self.load()
         return super().make_context(*words, **options)
 
+    def get_params(self, ctx: Any) -> Any:
+        """Returns the parameters of this command."""
+        return _eased(super().get_params(ctx))
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Writes the arguments, then the flags of each panel."""
         sections: dict[str, list[tuple[str, str]]] = {}
@@ -63,6 +68,33 @@ class Group(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         """Returns the names of the commands."""
         return list(self.commands)
+
+    def get_params(self, ctx: Any) -> Any:
+        """Returns the parameters of this group."""
+        return _eased(super().get_params(ctx))
+
+
+def _eased(parameters: list[Any]) -> list[Any]:
+    """Returns parameters that do without typer's conversion of values where it changes nothing. Changes `parameters`.
+
+    It imports pydantic, which takes as long as this package.
+    """
+    for each in parameters:
+        if hasattr(each, "type_descriptor"):  # of a typer that uses pydantic
+            each.process_value = partial(_processed, each, type(each).process_value)
+    return parameters
+
+
+def _processed(parameter: Any, process: Callable[..., Any], context: Any, value: Any) -> Any:
+    """Returns a parameter's value: as it is if it is text, a choice, the default or missing, else by `process`."""
+    kind = parameter.type_descriptor.annotation
+    each = get_args(kind)[0] if get_origin(kind) is list else kind
+    choices = get_args(each) if get_origin(each) is Literal else None
+    values = value if isinstance(value, list | tuple) else [value]
+    plain = all(one in choices if choices else each is str and isinstance(one, str) for one in values)
+    if not (plain or value is None or value is parameter.default) or (parameter.required and not value):
+        return process(parameter, context, value)
+    return value if parameter.callback is None else parameter.callback(context, parameter, value)
 
 
 def command(
@@ -129,6 +161,8 @@ def _parameter(option: Option) -> inspect.Parameter:
         kind = list[str if flag.parse else get_args(kind)[0]] | None  # type: ignore[misc]
     elif flag.parse is not None:
         kind = str if option.default is MISSING else str | None
+    elif flag.default:  # it may depend on other options
+        kind = kind | None
     text = flag.help if not flag.default else f"{flag.help} [default: {flag.default}]"
     shown = flag.default is None and not option.repeatable and option.default not in (None, False, MISSING)
     common: dict[str, Any] = {"help": text, "metavar": flag.metavar or _metavar(option), "show_default": shown}
@@ -137,7 +171,7 @@ def _parameter(option: Option) -> inspect.Parameter:
     default: Any = option.default
     if default is MISSING:
         default = inspect.Parameter.empty
-    elif option.repeatable or flag.parse is not None:
+    elif option.repeatable or flag.parse is not None or flag.default:
         default = None
     annotation = Annotated[kind, info]
     return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
@@ -170,7 +204,7 @@ def _value(option: Option, given: Any) -> Any:
     if option.flag.parse is not None:
         return MISSING if given is None else option.flag.parse(given)
     _check_range(option, given)
-    return given
+    return MISSING if given is None else given
 
 
 def _check_range(option: Option, given: Any) -> None:

@@ -1,6 +1,7 @@
 """`clipseg segment` and `clipseg oneshot`: images in, masks out."""
 
 import itertools
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -48,6 +49,10 @@ def segment(
       clipseg segment - -p "a cat" -o - < in.jpg > mask.png
     """
     from clipseg_cli.inputs.finding.discovery import discover
+    from clipseg_cli.model import torch_library
+
+    if len(inputs.inputs) == 1 and os.path.isfile(inputs.inputs[0]) and not run.dry_run:
+        torch_library.load_ahead()  # for a single image, the network is loaded in this process
     from clipseg_cli.run.query import terms
     from clipseg_cli.run.request import Request
     from clipseg_cli.run.summary import Summary

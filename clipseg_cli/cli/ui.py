@@ -6,12 +6,13 @@ from clipseg_cli.cli import streams
 from clipseg_cli.cli.signals import Closed
 from clipseg_cli.cli.terminal import say
 from clipseg_cli.settings.flag import Flag
-from clipseg_cli.settings.model import ModelOptions
+from clipseg_cli.settings.model import EncodeOptions, ModelOptions
 from clipseg_cli.settings.run import ConsoleOptions
 
 
 def ui(
     model: ModelOptions,
+    encode: EncodeOptions,
     console: ConsoleOptions,
     folder: Annotated[str, Flag("A folder of images.", argument=True, panel="Input")] = ".",
     out: Annotated[str, Flag("Output folder of runs that the page starts.", ("--out", "-o"), "DIR", panel="Output")] = (
@@ -28,6 +29,8 @@ def ui(
     Example:
       clipseg ui photos/
 
+    Images that an earlier run or page has encoded are ready at once.
+
     Draw a box on an image to find similar objects. Run the prompts on the whole folder, or copy the command.
     """
     from clipseg_cli.outputs.writers import one_file
@@ -35,7 +38,7 @@ def ui(
     from clipseg_cli.pages.session import Session, folder_of
 
     one_file.check_folder(out, "clipseg ui")
-    session = Session(folder_of(folder), model, out)
+    session = Session(folder_of(folder), model, out, encode)
     try:
         serve(session, port, say, browse and streams.stdout_is_terminal())
     except SystemExit as leaving:

@@ -104,21 +104,23 @@ def fill_polygon(points: NDArray[np.float64], height: int, width: int) -> NDArra
 
     This is scikit-image's rule. COCO's rule differs along the edge.
     """
-    mask = np.zeros((height, width), bool)
     x, y = points[:, 0], points[:, 1]
     x2, y2 = np.roll(x, -1), np.roll(y, -1)
-
-    def fill(row: int, left: float, right: float) -> None:
-        mask[row, max(0, int(np.ceil(left - EDGE))) : max(0, int(np.floor(right + EDGE)) + 1)] = True
-
-    for row in range(max(0, int(np.ceil(y.min() - EDGE))), min(height - 1, int(np.floor(y.max() + EDGE))) + 1):
-        crosses = (y <= row) != (y2 <= row)
-        crossings = np.sort(x[crosses] + (row - y[crosses]) * (x2 - x)[crosses] / (y2 - y)[crosses])
-        for left, right in crossings.reshape(-1, 2):
-            fill(row, left, right)
-        level = (np.abs(y - row) <= EDGE) & (np.abs(y2 - row) <= EDGE)  # edges that lie in the row
-        for left, right in np.sort(np.stack([x[level], x2[level]], 1), 1):
-            fill(row, left, right)
-        for corner in x[np.abs(y - row) <= EDGE]:
-            fill(row, corner, corner)
-    return mask
+    # spans of pixels that are inside, as (row, left, right): first between the crossings of each row with the edges
+    first, last = (np.clip(np.ceil(end(y, y2)), 0, height).astype(int) for end in (np.minimum, np.maximum))
+    edge = np.repeat(np.arange(len(x)), last - first)
+    crossed = np.arange(len(edge)) - np.repeat(np.cumsum(last - first) - last, last - first)
+    crossing = x[edge] + (crossed - y[edge]) * (x2 - x)[edge] / (y2 - y)[edge]
+    order = np.lexsort((crossing, crossed))
+    # then edges that lie in a row, and corners
+    near = np.rint(y)
+    on = (np.abs(y - near) <= EDGE) & (near >= 0) & (near < height)
+    level = on & (np.abs(y2 - near) <= EDGE)
+    row = np.concatenate([crossed[order][::2], near[level], near[on]]).astype(int)
+    left = np.concatenate([crossing[order][::2], np.minimum(x, x2)[level], x[on]])
+    right = np.concatenate([crossing[order][1::2], np.maximum(x, x2)[level], x[on]])
+    start = np.clip(np.ceil(left - EDGE), 0, width).astype(int)
+    stop = np.maximum(np.clip(np.floor(right + EDGE) + 1, 0, width).astype(int), start)
+    size, place = height * (width + 1), row * (width + 1)
+    change = np.bincount(place + start, minlength=size) - np.bincount(place + stop, minlength=size)
+    return np.asarray(change.reshape(height, width + 1).cumsum(1)[:, :width] > 0)

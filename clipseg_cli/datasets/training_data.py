@@ -6,6 +6,7 @@ DATA.csv, DATA.jsonl                         columns or keys image, mask, prompt
 DATA.json                                    COCO: each category is a prompt for the images that show it; images lie
                                              beside the file, in images/, in images/ beside the file's folder
                                              annotations/, or in the image_root of a file of this program
+DATA/refer_train.json and DATA/images/       PhraseCut (VGPhraseCut_v0): each phrase is a prompt for its image
 """
 
 import contextlib
@@ -20,12 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipseg_cli.datasets import paper_datasets
 from clipseg_cli.datasets.ground_truth import TrueMask, label_folders, read_coco, read_mask, walk
 from clipseg_cli.errors import ImageError, UsageError
 from clipseg_cli.inputs import names
 from clipseg_cli.inputs.decode import load
 from clipseg_cli.inputs.source import Source
 
+PHRASECUT = "refer_train.json"  # by which a folder is known to be PhraseCut
 PROMPT_COLUMNS = ("prompt", "phrase")  # "phrase" is the older name
 
 
@@ -66,10 +69,12 @@ def read(path: Path) -> tuple[Example, ...]:
     Several masks of one prompt in one image, such as one per object, become one example with their union.
     """
     suffix = path.suffix.lower() if path.is_file() else ""
-    readers = {".csv": _read_table, ".jsonl": _read_table, ".json": _read_coco, "": _read_folders}
+    folders = _read_phrasecut if (path / PHRASECUT).is_file() else _read_folders
+    readers = {".csv": _read_table, ".jsonl": _read_table, ".json": _read_coco, "": folders}
     if suffix not in readers or not path.exists():
         raise UsageError(
-            f"no training data at {path}: give a folder with images/ and masks/<label>/, or a .csv, .jsonl or .json"
+            f"no training data at {path}: give a folder with images/ and masks/<label>/, a .csv, .jsonl or .json, or "
+            "VGPhraseCut_v0/"
         )
     groups: dict[tuple[Path, str], list[Example]] = {}
     for example in readers[suffix](path):
@@ -134,6 +139,14 @@ def _read_coco(path: Path) -> Iterator[Example]:
         annotated = [label for label in coco.labels if (image["id"], label) in coco.annotations]
         for label in annotated or coco.labels:
             yield Example(file, label, partial(coco.find, label, stem), (path,))
+
+
+def _read_phrasecut(path: Path) -> Iterator[Example]:
+    def read(sample: paper_datasets.Sample) -> TrueMask:
+        return TrueMask(sample.true_mask() == 1, None, f"{path / PHRASECUT} ({sample.phrase!r})")
+
+    for sample in paper_datasets.phrasecut(path, "train"):
+        yield Example(sample.image, sample.phrase, partial(read, sample), (path / PHRASECUT,))
 
 
 def _image_folders(path: Path, image_root: str) -> list[Path]:

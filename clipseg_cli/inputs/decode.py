@@ -19,7 +19,7 @@ import numpy as np
 
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs import decoders, georeference
-from clipseg_cli.inputs.decoders.result import MOST_FRAMES, Decoded, check_bands, unsupported
+from clipseg_cli.inputs.decoders.result import MOST_FRAMES, Decoded, Native, as_shown, check_bands, unsupported
 from clipseg_cli.inputs.frames import tiff_pages
 from clipseg_cli.inputs.georeference import NOWHERE, Georeference
 from clipseg_cli.inputs.kinds import DECODABLE, KINDS, SNIFF, pip_line, sniff
@@ -68,6 +68,18 @@ def load(source: Source, options: DecodeOptions = DEFAULTS) -> Image:
         image = finished(kind, decoder.decode(kind, file, options))
     found = placed(source, image.format)
     return replace(image, georeference=replace(found, tags=image.georeference.tags)) if found.world else image
+
+
+def native(source: Source, options: DecodeOptions = DEFAULTS) -> Native:
+    """Decodes a source, which `load` has decoded, in its file's own colours and depth. Raises ImageError."""
+    with opened(source) as file, enough_memory():
+        kind, decoder = recognised(file, options)
+        found: Decoded = (
+            decoder.decode(kind, file, options)
+            if source.frame is None
+            else decoder.sequence(kind, file, options).decode(source.frame)
+        )
+        return as_shown(found.pixels, found.notes) if found.native is None else found.native()
 
 
 @contextmanager

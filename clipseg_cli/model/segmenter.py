@@ -7,6 +7,7 @@ logits = segmenter.logits(features, embeddings)  # float32 (1, 2, S, S)
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
 
@@ -307,12 +308,14 @@ class FastProcessor:
 def load_fast(
     checkpoint: Checkpoint, shape: Architecture, preprocessing: Preprocessing, device: str, dtype: torch.dtype
 ) -> tuple[Network, Processor]:
-    """Loads the network and the processor of this package."""
+    """Loads the network and the processor of this package, side by side."""
     from clipseg_cli.model.fast_weights import load_network
 
-    network = load_network(checkpoint.weights, shape, side=preprocessing.side, device=device, dtype=dtype)
     levels = torch.from_numpy(preprocessing.levels).to(device)
-    return network, FastProcessor(read_tokenizer(checkpoint.path), preprocessing, levels)
+    with ThreadPoolExecutor(1) as pool:
+        tokenizer = pool.submit(read_tokenizer, checkpoint.path)
+        network = load_network(checkpoint.weights, shape, side=preprocessing.side, device=device, dtype=dtype)
+        return network, FastProcessor(tokenizer.result(), preprocessing, levels)
 
 
 def load_transformers(

@@ -2,15 +2,20 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
+from clipseg_cli.masks import matting
 from clipseg_cli.outputs.colours import RGB, TINT, contrasting
 
+Pixels = NDArray[Any]  # uint8 or uint16
 LIGHT, DARK = (255, 255, 255), (0, 0, 0)  # of the two lines along an edge
+MIXED = 5  # pixels on both sides of a mask's edge that may hold colours of both
+MARGIN = 8  # pixels outside an object that get its estimated colours, for programs that scale the cutout
 FRINGE = 2.0  # pixels: width of the band along an object's edge that may contain background colour
 
 
@@ -49,10 +54,41 @@ def overlay(
     return out
 
 
-def cutout(pixels: NDArray[np.uint8], mask: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Returns the object alone as RGBA, uint8 (H, W, 4), without a fringe of background colour along its edge.
+def cutout(
+    pixels: Pixels, mask: NDArray[np.uint8], alpha: NDArray[np.uint8], opacity: bool = False, estimated: bool = False
+) -> Pixels:
+    """Returns the object alone as RGBA, (H, W, 4), with the depth of the RGB image, uint8 or uint16.
 
-    `mask` is uint8 (H, W), 0 or 255. `alpha` is the mask with a hard or a feathered edge, uint8 (H, W).
+    `mask` is uint8 (H, W), 0 or 255. `alpha` is the mask with a hard or a feathered edge, or the `opacity` of matting,
+    uint8 (H, W). Along its edge the object has no fringe of background colour: its colours there are `estimated`, as
+    always with matting, or they are those of the nearest pixels further inside.
+    """
+    deep = alpha if pixels.dtype == np.uint8 else alpha * np.uint16(257)
+    if estimated:
+        return np.dstack([_estimated(pixels, mask, alpha, opacity), deep])
+    if opacity:
+        return np.dstack([matting.foreground(pixels, alpha) * (alpha[..., None] > 0), deep])
+    return _extended(pixels, mask, deep)
+
+
+def _estimated(pixels: Pixels, mask: NDArray[np.uint8], alpha: NDArray[np.uint8], opacity: bool) -> Pixels:
+    """Returns the object's colours, RGB (H, W, 3), also `MARGIN` beyond its edge: programs that scale it blend them in.
+
+    All else is black.
+    """
+    out = np.zeros_like(pixels)
+    seen = cv2.dilate(np.maximum(mask, alpha), np.ones((2 * MARGIN + 1,) * 2, np.uint8))
+    x, y, w, h = cv2.boundingRect(seen)
+    if w:
+        window = slice(y, y + h), slice(x, x + w)
+        part, shape = pixels[window], np.ascontiguousarray(mask[window])
+        found = matting.foreground(part, alpha[window]) if opacity else matting.inner_colours(part, shape, MIXED)
+        out[window] = found * (seen[window][..., None] > 0)
+    return out
+
+
+def _extended(pixels: Pixels, mask: NDArray[np.uint8], alpha: Pixels) -> Pixels:
+    """Returns the object as RGBA, its inner colours extended to its edge.
 
     Pixels within FRINGE of the background mix both colours. Each takes the colour of the nearest pixel further inside
     the object, if one is near. Nearly or fully transparent pixels along the edge get the same colours, because
@@ -61,26 +97,22 @@ def cutout(pixels: NDArray[np.uint8], mask: NDArray[np.uint8], alpha: NDArray[np
     out = np.dstack([pixels, alpha])
     # the distance is to the nearest zero of the mask, so the image border is not an edge of the object
     deep = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) > FRINGE
-    visible = cv2.dilate(np.maximum(mask, alpha), np.ones((3, 3), np.uint8)) > 0
+    visible = cv2.dilate(((mask > 0) | (alpha > 0)).view(np.uint8), np.ones((3, 3), np.uint8)) > 0
     if deep.any():
-        rest = np.where(deep, 0, 255).astype(np.uint8)
-        far, nearest = cv2.distanceTransformWithLabels(
-            rest, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
-        )
-        position = np.zeros(int(nearest.max()) + 1, np.int64)  # OpenCV's label of a pixel -> the pixel's flat index
-        inner = np.flatnonzero(deep)
-        position[nearest.ravel()[inner]] = inner
+        position, far = matting.nearest(deep)
         recoloured = np.flatnonzero((visible & ~deep & ((mask == 0) | (far <= 2 * FRINGE + 1))).ravel())
-        out.reshape(-1, 4)[recoloured, :3] = pixels.reshape(-1, 3)[position[nearest.ravel()[recoloured]]]
+        out.reshape(-1, 4)[recoloured, :3] = pixels.reshape(-1, 3)[position.ravel()[recoloured]]
     out[~visible] = 0
     return out
 
 
-def flattened(rgba: NDArray[np.uint8], backdrop: RGB) -> NDArray[np.uint8]:
-    """Returns an RGBA image on an opaque RGB backdrop, uint8 (H, W, 3)."""
-    share = rgba[..., 3:].astype(np.float32) / 255
-    flat = np.array(backdrop, np.float32)
-    return np.rint(rgba[..., :3] * share + flat * (1 - share)).astype(np.uint8)
+def flattened(rgba: Pixels, backdrop: RGB) -> Pixels:
+    """Returns an RGBA image on an opaque RGB backdrop of 8 bits, (H, W, 3), uint8 or uint16 like the image."""
+    most = np.iinfo(rgba.dtype).max
+    share = rgba[..., 3:].astype(np.float32) / most
+    flat = np.array(backdrop, np.float32) * (most // 255)
+    flattened: Pixels = np.rint(rgba[..., :3] * share + flat * (1 - share)).astype(rgba.dtype)
+    return flattened
 
 
 def fitted(array: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
@@ -95,6 +127,8 @@ def fitted(array: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 def _draw_label(pixels: NDArray[np.uint8], label: str, anchor: tuple[int, int], tint: RGB) -> None:
     """Draws the label on a plate of its colour just above the anchor (x, y), inside the image. Changes `pixels`."""
+    from PIL import ImageDraw, ImageFont
+
     height, width = pixels.shape[:2]
     size = max(11, round(min(height, width) / 26))  # pixels
     font = ImageFont.load_default(size)

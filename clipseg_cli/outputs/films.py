@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from clipseg_cli.errors import ClipsegError, ImageError, OutputError
 from clipseg_cli.inputs.frames.reader import FrameReader
 from clipseg_cli.inputs.source import Source
-from clipseg_cli.masks import cleanup, matting
+from clipseg_cli.masks import cleanup
 from clipseg_cli.outputs import colours, drawing, manifest
 from clipseg_cli.outputs.record import image_name, key_of, readable_name
 from clipseg_cli.outputs.writers import raster, video
@@ -219,10 +219,8 @@ def _encode(
 def _cutout(
     plan: Plan, picture: NDArray[np.uint8], mask: NDArray[np.uint8], alpha: NDArray[np.uint8] | None
 ) -> NDArray[np.uint8]:
-    if alpha is None:
-        rgba = drawing.cutout(picture, mask, cleanup.feather(mask, plan.feather))
-    else:
-        rgba = np.dstack([matting.foreground(picture, alpha) * (alpha[..., None] > 0), alpha])
+    edge = cleanup.feather(mask, plan.feather) if alpha is None else alpha
+    rgba = drawing.cutout(picture, mask, edge, alpha is not None, plan.export.decontaminate)
     return rgba if plan.export.backdrop is None else drawing.flattened(rgba, plan.export.backdrop)
 
 

@@ -22,15 +22,18 @@ from clipseg_cli.masks import cleanup, soft_maps
 from clipseg_cli.masks.refine import REFINEMENTS
 from clipseg_cli.masks.threshold import cut
 from clipseg_cli.model import registry
+from clipseg_cli.model.feature_store import FeatureStore
 from clipseg_cli.outputs import colours
 from clipseg_cli.pages.background_run import PATIENCE, Run, is_run_of
 from clipseg_cli.pages.gallery import THUMBNAIL, Gallery
 from clipseg_cli.pages.mask_request import MaskRequest, PagePrompt
 from clipseg_cli.prompts import highlight
-from clipseg_cli.run import refiner, run_file
+from clipseg_cli.run import refiner, run_file, work
 from clipseg_cli.run.refiner import Encoded, Refiner
+from clipseg_cli.settings.flag import spelled
 from clipseg_cli.settings.masks import CleanUp, Refine
-from clipseg_cli.settings.model import ModelOptions
+from clipseg_cli.settings.model import EncodeOptions, ModelOptions
+from clipseg_cli.storage.cache import Cache
 
 if TYPE_CHECKING:
     from clipseg_cli.model.sam import Sam
@@ -49,8 +52,10 @@ class Stale(Exception):
 class Session:
     """The folder, the model, and the features and logits of its images. Call `start` once, then `close` once."""
 
-    def __init__(self, folder: str, options: ModelOptions, out: str) -> None:
-        self.folder, self.options, self.out = folder, options, out
+    def __init__(self, folder: str, options: ModelOptions, out: str, encode: EncodeOptions) -> None:
+        """Finds the images. `encode` says where their features are kept. Raises UsageError."""
+        self.folder, self.options, self.out, self.encode = folder, options, out, encode
+        self.kept = work.kept(self.encode)
         self.gallery = Gallery(folder, out)
         self.failed: dict[int, str] = {}  # image -> why it cannot be encoded
         self.model_error: str | None = None  # why the model could not be loaded
@@ -94,12 +99,14 @@ class Session:
             return
         self.refiner = self._find_sam()
         self.segmenter = segmenter
+        store = None if self.kept is None else FeatureStore.of(Cache(self.kept), segmenter)
         while (index := self._next()) is not None:
             try:
                 pixels = self.gallery.pixels(index)
                 self.gallery.keep_thumbnail(index, pixels)
+                view = segmenter.resize(pixels)
                 with self.network:
-                    features = segmenter.encode([pixels])
+                    features = segmenter.encode([view]) if store is None else store.encode(segmenter, [view])[0]
                 with self.state:
                     self.features[index] = features
             except ImageError as error:
@@ -299,6 +306,7 @@ class Session:
         """
         words = ["clipseg", "segment", self.folder, "--model", self.options.model]
         words += request.options(lambda image: self.gallery.sources[image].path)
+        words += spelled(self.encode)
         out, _ = run_file.choose_folder(self.out, lambda document, out: is_run_of(document, [*words, "-o", out]))
         return [*words, "-o", out]
 

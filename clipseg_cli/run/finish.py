@@ -7,6 +7,7 @@ soft map -> refine -> threshold -> peak -> compete for pixels -> clean up -> wri
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import count
 
 import numpy as np
@@ -54,14 +55,14 @@ def finish(
     maps: Iterable[soft_maps.Scored],
     plan: MaskPlan,
     write: Write,
-    original: Callable[[], store.Content] | None = None,
+    file: photos.Reread = photos.NOTHING,
     sam: answers.Sam | None = None,
 ) -> Record:
     """Writes the files of one image and returns its completed record, or a record of the error.
 
     `blank` is the record without masks, `output` the image's output path. `maps` yields one soft map per label,
-    which is read before the next one. `photo` is called only if a step needs the image, and `original`, which returns
-    the file of the image, only if a data set takes it as it is. `sam` has seen the image, for `--refine sam`. Pixels
+    which is read before the next one. `photo` is called only if a step needs the image, and what `file` has only if an
+    output is made of it. `sam` has seen the image, for `--refine sam`. Pixels
     without data are in no mask and no soft map. Raises OutputError.
     """
     paths: dict[tuple[Format, int | None], str] = {}
@@ -70,7 +71,8 @@ def finish(
         result, found = masks(blank, photo, maps, plan, sam)
         place = Place(output, blank.image, blank.frame)
         part = splits.split(place.stem, blank.frame is not None, plan.export.split)
-        result = replace(result, original=original, split=part)
+        native = None if file.native is None else cache(file.native)
+        result = replace(result, original=file.content, native=native, split=part)
         for form in sorted(video.written(plan.formats, blank), key=lambda form: form not in REFUSING):
             made = (
                 one_file.write(plan.file, place.stem, result) if plan.file else files(form, place, result, plan.names)

@@ -313,7 +313,7 @@ def _finish(loaded: Loaded, seen: "Outcome", job: Job, write: Write, progress: P
             scores = float(probability.max()), float(probability.mean()), presence, alike
             yield soft_maps.Scored(large, *scores, image.clear)
 
-    file = None if source.frame is not None else partial(photos.original, source, identity, job.checksum)
+    file = photos.reread(source, image.format, lambda: identity, job.decoding, job.checksum)
     return finish(blank, source.output, lambda: image.pixels, maps(), job.plan, noted, file, seen.sam)
 
 

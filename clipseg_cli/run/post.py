@@ -29,7 +29,7 @@ from clipseg_cli.inputs.frames.reader import FrameReader
 from clipseg_cli.inputs.georeference import NOWHERE, Georeference
 from clipseg_cli.inputs.names import stem as stem_of
 from clipseg_cli.inputs.source import Source, identify
-from clipseg_cli.masks import soft_maps
+from clipseg_cli.masks import matting, soft_maps
 from clipseg_cli.masks.refine import REFINEMENTS
 from clipseg_cli.model import registry
 from clipseg_cli.outputs import films, manifest, names, stacks, writers
@@ -48,7 +48,7 @@ from clipseg_cli.run.pipeline import ahead
 from clipseg_cli.run.refiner import Once, Refiner
 from clipseg_cli.run.summary import Summary
 from clipseg_cli.settings.flag import decisive
-from clipseg_cli.settings.inputs import MAX_PIXELS, recorded
+from clipseg_cli.settings.inputs import MAX_PIXELS, DecodeOptions, recorded
 from clipseg_cli.settings.masks import MaskOptions
 from clipseg_cli.settings.model import ModelOptions, devices
 from clipseg_cli.settings.names import patterns, templates
@@ -76,6 +76,8 @@ class Request:
 
     def __post_init__(self) -> None:
         REFINEMENTS[self.masks.clean.refine].check()
+        if self.output.export.decontaminate:
+            matting.check("--decontaminate")
         one_file.check_folder(self.out, "clipseg post")
 
     @property
@@ -130,9 +132,8 @@ def post(request: Request, summary: Summary, note: Callable[[str], None]) -> Ite
         kept = _Run(run, directory, before["settings"].get("orientation") == "stored", _stems(run, before))
         options = replace(request.network, device=devices(request.network.device)[0])
         load_sam = None if sam is None else partial(work.load_sam, options, sam, lambda notice: note(notice.line))
-        again = partial(
-            _again, run=kept, load=load, plan=plan, write=write, sam=None if load_sam is None else Refiner(load_sam)
-        )
+        seer = None if load_sam is None else Refiner(load_sam)
+        again = partial(_again, run=kept, load=load, decoding=decoding, plan=plan, write=write, sam=seer)
 
         def take(row: Row) -> Row | Record | None:
             taken = ledger.take(key_of(row), partial(_identify, row, run, directory))
@@ -282,6 +283,7 @@ def _again(
     *,
     run: _Run,
     load: Callable[[Source], decode.Image],
+    decoding: DecodeOptions,
     plan: MaskPlan,
     write: Write,
     sam: Refiner | None = None,
@@ -316,13 +318,13 @@ def _again(
             raise ImageError("changed", "load", f"it is not the image of the run ({shown[1]} x {shown[0]} pixels)")
         return found
 
-    def original() -> store.Content:
+    def seen() -> Identity:
         try:
-            seen = identify(source, False)
+            found = identify(source, False)
         except (OSError, ValueError) as error:
             raise paths.fault(error, "load") from error
         image()  # it is the image of the run
-        return photos.original(source, seen)
+        return found
 
     def maps() -> Iterator[soft_maps.Scored]:
         for mask, path in zip(row["masks"], stored, strict=True):
@@ -334,7 +336,7 @@ def _again(
     def photo() -> NDArray[np.uint8]:
         return image().pixels
 
-    kept = None if source.frame is not None else original
+    kept = photos.reread(source, before.format, seen, decoding)
     return finish(blank, stem, photo, maps(), plan, write, kept, None if sam is None else Once(sam, photo))
 
 

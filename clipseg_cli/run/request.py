@@ -9,6 +9,7 @@ from itertools import cycle, islice
 from clipseg_cli.errors import UsageError
 from clipseg_cli.inputs.finding import folders
 from clipseg_cli.inputs.kinds import EXTENSIONS
+from clipseg_cli.masks import matting
 from clipseg_cli.masks.refine import REFINEMENTS
 from clipseg_cli.outputs import names
 from clipseg_cli.outputs.names import Names
@@ -44,6 +45,8 @@ class Request:
     def __post_init__(self) -> None:
         resolve_thresholds(self.masks.threshold, self.query.prompts, 0)
         REFINEMENTS[self.masks.clean.refine].check()
+        if self.output.export.decontaminate:
+            matting.check("--decontaminate")
         _check_engine(self)
         if self.output.name or self.output.layout:
             _check_names(self)

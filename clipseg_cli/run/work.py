@@ -64,7 +64,7 @@ def make_job(request: Request, checkpoint: registry.Checkpoint, formats: tuple[F
         encode,
         request.inputs.decoding,
         request.run.checksum,
-        _kept(encode),
+        kept(encode),
         any(map(paths.is_url, (request.out, *request.inputs.inputs))),
         request.inputs.video.smooth,
         refiner.located(request.masks.clean, request.model.model, request.model.offline) if formats else None,
@@ -78,7 +78,7 @@ def _unfinished(request: Request) -> Path | None:
     return None if request.file is not None or paths.is_url(request.out) else Path(request.out) / FOLDER
 
 
-def _kept(encode: EncodeOptions) -> cache.Place | None:
+def kept(encode: EncodeOptions) -> cache.Place | None:
     """Returns where the features of images are kept. Raises UsageError for a bucket."""
     if encode.features == "none":
         return None

@@ -73,8 +73,13 @@ def _default(field: "Field[Any]") -> Any:
 
 
 def fill(group: Any, given: dict[str, Any]) -> Any:
-    """Returns a group with the given values, by option name. Other options keep their defaults."""
+    """Returns a group with the given values, by option name. Other options keep their defaults.
+
+    A group may have a class method `preset` that returns other defaults for what is given.
+    """
     hints = get_type_hints(group)
+    if hasattr(group, "preset"):
+        given = group.preset(given) | given
     values = {}
     for field in fields(group):
         if is_dataclass(hints[field.name]):

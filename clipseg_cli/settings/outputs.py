@@ -99,6 +99,7 @@ Layout = Literal[
 ]
 Orientation = Literal["upright", "stored"]
 Images = Literal["link", "copy", "none"]
+Keeping = Literal["keep", "strip"]
 Shares = tuple[float, float, float]  # of train, val and test; their sum is 1
 
 
@@ -200,6 +201,20 @@ class ExportOptions:
             parse=_colour,
             spell=lambda colour: "#{:02x}{:02x}{:02x}".format(*colour),
             default="transparent",
+        ),
+    ] = None
+    decontaminate: Annotated[
+        bool,
+        Flag(
+            "Give the edges of cutouts, and the transparent pixels beside them, the object's own colours, estimated "
+            "without the old background. Needs the extra [matting]."
+        ),
+    ] = False
+    metadata: Annotated[
+        Keeping | None,
+        Flag(
+            "EXIF and XMP of the photo in cutouts and overlays: keep, also where it was taken, or strip.",
+            default="keep for cutouts, strip for overlays",
         ),
     ] = None
     codec: Annotated[

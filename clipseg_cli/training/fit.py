@@ -1,4 +1,4 @@
-"""Optimises and checks a decoder, on features that CLIP computed once.
+"""Optimises and checks a decoder, on features that CLIP computed once or, for random crops, in every step.
 
 Each step depends only on its number and the state before it, so training can stop at any step, resume, and end with
 the same weights, bit for bit.
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from clipseg_cli.evaluation import metrics
 from clipseg_cli.settings.training import Recipe
+from clipseg_cli.training.crops import Crops
 from clipseg_cli.training.encoded_data import EncodedData, split
 
 CANDIDATES = 4  # replayed prompts that are decoded for each one that is learned
@@ -27,17 +28,27 @@ class Fit:
     """A decoder in training.
 
     `decoder`: transformers' CLIPSegDecoder, changed in place. `threshold`: the model's threshold before training.
+    `crops`: the batches to learn from; then all of `data` is held out. None: the batches are made of `data`.
     """
 
     def __init__(
-        self, decoder: Any, data: EncodedData, recipe: Recipe, device: str, dtype: torch.dtype, threshold: float = 0.5
+        self,
+        decoder: Any,
+        data: EncodedData,
+        recipe: Recipe,
+        device: str,
+        dtype: torch.dtype,
+        threshold: float = 0.5,
+        crops: Crops | None = None,
     ) -> None:
         self.decoder, self.data, self.recipe, self.threshold = decoder, data, recipe, threshold
         self.device, self.dtype = torch.device(device), dtype
         self.teacher = copy.deepcopy(decoder).eval()  # the decoder before training, for replay
         self.optimizer = torch.optim.AdamW(decoder.parameters(), lr=recipe.rate)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
-        self.held_out, self.training = split(data, recipe)
+        self.crops = crops
+        everything = np.arange(len(data.image))
+        self.held_out, self.training = split(data, recipe) if crops is None else (everything, everything[:0])
         self.present: dict[int, set[int]] = defaultdict(set)  # image: prompts of objects in it
         self.exemplars: dict[int, list[int]] = defaultdict(list)  # prompt: examples with an exemplar
         nonempty = data.nonempty()
@@ -51,7 +62,7 @@ class Fit:
         """Takes step `number`, counted from 0, and returns its loss."""
         recipe = self.recipe
         rng = np.random.default_rng([recipe.seed, 1, number])
-        features, conditions, targets = self.batch(rng)
+        features, conditions, targets = self.batch(rng) if self.crops is None else self.crops.batch(number)
         for group in self.optimizer.param_groups:
             cosine = (1 + math.cos(math.pi * number / recipe.steps)) / 2
             group["lr"] = recipe.last_rate + (recipe.rate - recipe.last_rate) * cosine

@@ -10,18 +10,19 @@ import functools
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clipseg_cli.datasets import training_data
-from clipseg_cli.errors import OutputError, UsageError
+from clipseg_cli.errors import ModelError, OutputError, UsageError
 from clipseg_cli.model import registry
 from clipseg_cli.model.checkpoint_files import CLIP
 from clipseg_cli.run.query.terms import check_templates
@@ -32,7 +33,7 @@ from clipseg_cli.training import charts, new_decoder, samples
 from clipseg_cli.training.encoded_data import encode_images, load_encoded
 
 if TYPE_CHECKING:
-    from clipseg_cli.training.fit import Fit
+    from clipseg_cli.model.segmenter import Segmenter
 
 WORK, LOG, STATE, SETTINGS, START = ".train", "train.jsonl", "state.pt", "settings.json", "start"
 TEMPLATES = (  # for prompts; all but the first are the paper's
@@ -47,6 +48,7 @@ TEMPLATES = (  # for prompts; all but the first are the paper's
     "a bad photo of a {}.",
     "a photo of the {}.",
 )
+PAPERS = TEMPLATES[1:]
 KEEP = NewDecoder()  # none: the decoder of `model` learns
 
 
@@ -61,6 +63,7 @@ class Progress:
     miou: float = float("nan")  # of the held-out images, at the best threshold
     best: float = float("nan")
     threshold: float = float("nan")
+    left: float = float("nan")  # seconds until the last step, at the speed so far
 
 
 def train(
@@ -80,11 +83,13 @@ def train(
     stopped. Raises UsageError for unusable data and options, OutputError if `out` holds something else, ModelError if
     the model cannot be loaded.
     """
-    from clipseg_cli.model.devices import DTYPES, pick_dtype
+    from clipseg_cli.model.devices import pick_dtype
     from clipseg_cli.model.segmenter import Segmenter
-    from clipseg_cli.training.fit import Fit, trainable
 
     check_templates(templates)
+    if recipe.recipe == "paper" and (replay or recipe.augment == "on"):
+        flag = "--replay" if replay else "--augment on"
+        raise UsageError(f"{flag} needs the features of all images, and --recipe paper keeps none: leave out one")
     if model.dtype == "int8":
         raise UsageError("--dtype int8 cannot be trained in: use fp32, bf16 or auto, and int8 with the new model")
     examples = training_data.read(data)
@@ -104,18 +109,52 @@ def train(
     if planned is not None:
         checkpoint = new_decoder.write(planned, recipe.seed, work / START)
     segmenter = Segmenter.load(checkpoint, device=model.device, dtype="fp32", backend="transformers")
-    for done, count in encode_images(segmenter, examples, work, recipe):
-        yield Progress("features", done, count)
-    encoded = load_encoded(segmenter, examples, work, replay, templates)
+    dtype = pick_dtype(model.dtype, segmenter.device)
+    sheets = yield from _prepare(segmenter, examples, recipe, work, replay, templates, dtype)
     network: Any = segmenter.network
-    dtype = DTYPES[pick_dtype(model.dtype, segmenter.device)]
-    fit = Fit(trainable(network.model), encoded, recipe, segmenter.device, dtype, segmenter.threshold)
-    sheets = samples.Samples(fit, examples)
-    best = yield from _run_steps(fit, sheets, work, out)
+    best = yield from _run_steps(sheets, work, out)
     network.model.decoder.load_state_dict(best["decoder"])
     sheets.write(out / samples.FOLDER / "best.jpg", best["threshold"])
     _export(network.model, checkpoint.path, work, out, best["threshold"])
+    if "failed" in best:
+        raise ModelError(
+            f"the loss of step {best['failed']} is not a number, so training ended there; {out} has the weights of the "
+            f"best check, of step {best['step']}. Try a lower --rate, or --dtype fp32, with another -o"
+        )
     yield Progress("done", best["step"], recipe.steps, best=best["score"], threshold=best["threshold"])
+
+
+def _prepare(
+    segmenter: "Segmenter",
+    examples: Sequence[training_data.Example],
+    recipe: Recipe,
+    work: Path,
+    replay: Sequence[str],
+    templates: Sequence[str],
+    dtype: str,
+) -> Generator[Progress, None, samples.Samples]:
+    """Returns the decoder before its first step, with its data. Encodes the images that can be kept encoded."""
+    from clipseg_cli.model.devices import DTYPES
+    from clipseg_cli.training.crops import Crops, hold_out
+    from clipseg_cli.training.fit import Fit, trainable
+
+    network: Any = segmenter.network
+    crops, encoding, frames = None, recipe, tuple(templates)
+    if recipe.recipe == "paper":
+        examples, training = hold_out(examples, recipe)
+        crops = Crops(segmenter, training, recipe, templates, DTYPES[dtype])
+        # checks use neither exemplars nor views, and prompts without a sentence
+        encoding, frames = replace(recipe, blend=0, augment="off"), ("{}",)
+    for done, count in encode_images(segmenter, examples, work, encoding):
+        yield Progress("features", done, count)
+    encoded = load_encoded(segmenter, examples, work, replay, frames)
+    if crops is not None and not encoded.nonempty().any():
+        raise UsageError(
+            "none of the images held out for the checks shows an object: raise --hold, or try another --seed"
+        )
+    decoder = trainable(network.model)
+    fit = Fit(decoder, encoded, recipe, segmenter.device, DTYPES[dtype], segmenter.threshold, crops)
+    return samples.Samples(fit, examples)
 
 
 def _check_new(examples: Sequence[training_data.Example], recipe: Recipe, replay: Sequence[str]) -> None:
@@ -168,11 +207,11 @@ def _identity(path: Path) -> list[int | str] | None:
         return None
 
 
-def _run_steps(fit: "Fit", sheets: samples.Samples, work: Path, out: Path) -> Generator[Progress, None, dict[str, Any]]:
+def _run_steps(sheets: samples.Samples, work: Path, out: Path) -> Generator[Progress, None, dict[str, Any]]:
     """Takes the remaining steps. Returns the best check: its decoder, score, threshold and step."""
     import torch
 
-    recipe = fit.recipe
+    fit, recipe = sheets.fit, sheets.fit.recipe
     step, stale = 0, 0  # stale: checks since the best one
     best: dict[str, Any] | None = None
     losses: list[float] = []
@@ -181,7 +220,7 @@ def _run_steps(fit: "Fit", sheets: samples.Samples, work: Path, out: Path) -> Ge
         fit.restore(saved["fit"])
         step, stale, best = saved["step"], saved["stale"], saved["best"]
         _truncate_log(out / LOG, step)
-    began = time.monotonic()
+    began, first = time.monotonic(), step
     while True:
         due = step % recipe.check == 0 or step == recipe.steps
         if due and (best is None or step > best["seen"]):
@@ -203,13 +242,22 @@ def _run_steps(fit: "Fit", sheets: samples.Samples, work: Path, out: Path) -> Ge
             state = io.BytesIO()  # torch itself reports a full disk as an internal error
             torch.save({"fit": fit.state(), "step": step, "stale": stale, "best": best}, state)
             store.write(work / STATE, state.getvalue())
-            yield Progress("check", step, recipe.steps, line["loss"] or float("nan"), score, best["score"], threshold)
+            loss, left = line["loss"] or float("nan"), _left(began, step - first, recipe.steps - step)
+            yield Progress("check", step, recipe.steps, loss, score, best["score"], threshold, left)
             losses = []
-        if best is not None and (step >= recipe.steps or stale >= recipe.patience):
+        assert best is not None  # step 0 is checked
+        if step >= recipe.steps or stale >= recipe.patience:
             return best
         losses.append(fit.step(step))
+        if not math.isfinite(losses[-1]):
+            return best | {"failed": step + 1}
         step += 1
-        yield Progress("step", step, recipe.steps, losses[-1])
+        yield Progress("step", step, recipe.steps, losses[-1], left=_left(began, step - first, recipe.steps - step))
+
+
+def _left(began: float, done: int, steps: int) -> float:
+    """Returns the seconds that `steps` more steps take at the speed of those done since `began`; NaN before any."""
+    return (time.monotonic() - began) / done * steps if done else float("nan")
 
 
 def _truncate_log(log: Path, step: int) -> None:

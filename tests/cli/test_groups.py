@@ -1,6 +1,8 @@
 """Commands made of option groups: their help, their flags, and the words that give the same options again."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, is_dataclass
 from pathlib import Path
@@ -51,6 +53,7 @@ VALUES: dict[type, dict[str, Any]] = {
     OutputOptions: {
         "out": "out", "formats": ("mask", "coco"), "json": True, "print_": "none", "report": True, "preview": True,
         "orientation": "stored", "palette": True, "polygons": True, "backdrop": (255, 0, 9),
+        "decontaminate": True, "metadata": "keep",
         "codec": "vp9", "fsync": True, "images": "copy", "flat": True, "split": (0.5, 0.25, 0.25),
         "name": ("mask={label}/{dir}/{stem}.png", "overlay={dir}/{stem}.jpg"),
         "polarity": "black", "layout": "kohya", "keep": True,
@@ -76,6 +79,7 @@ VALUES: dict[type, dict[str, Any]] = {
         "quiet": True, "verbose": True, "progress": "plain", "no_color": True, "debug": True, "config": "mine.toml",
     },
     Recipe: {
+        "recipe": "paper",
         "steps": 9, "batch": 3, "rate": 0.01, "absent": 0.3, "blend": 0.4, "augment": "off", "hold": 0.2, "check": 5,
         "patience": 2, "replay_weight": 0.5, "seed": 6,
     },
@@ -212,3 +216,31 @@ def test_a_value_that_cannot_be_parsed_names_its_flag() -> None:
         with pytest.raises(UsageError, match=words[0]):
             parsed(InputOptions, words)
     assert Flag("").parse is None
+
+
+def test_usual_options_are_read_without_pydantic() -> None:
+    """Texts, choices and defaults need no conversion by typer: a fresh process answers without importing pydantic."""
+    code = (
+        "import sys; from clipseg_cli.cli import main; "
+        "sys.argv = ['clipseg', 'segment', 'no-such.jpg', '-p', 'a cat', '--dtype', 'fp32', '-f', 'mask', '-n']\n"
+        "try: main.main()\n"
+        "except SystemExit: print('pydantic' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stderr.split()[-1] == "False", done.stderr
+    assert "no-such.jpg -> " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--dtype", "int4", "is not one of"),
+        ("--batch-size", "two", "valid integer"),
+        ("--mix", "x", "valid number"),
+        ("--refine", "SAM", "is not one of"),
+    ],
+)
+def test_what_cannot_be_converted_is_a_usage_error(flag: str, value: str, message: str, clipseg: Program) -> None:
+    """Values that are neither text nor a choice go through typer, which refuses them."""
+    shown = clipseg(f"clipseg segment a.jpg -p a {flag} {value}", expect=2).stderr
+    assert message in shown and flag in shown

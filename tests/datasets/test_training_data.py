@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-from clipseg_cli.datasets import training_data
+from clipseg_cli.datasets import paper_datasets, training_data
 from clipseg_cli.errors import UsageError
-from labelled import BAR, DISC, PROMPTS, run_lengths, training_set
+from labelled import BAR, DISC, PROMPTS, phrasecut, run_lengths, training_set
 from pictures import Program, picture, save
 
 
@@ -152,3 +152,19 @@ def test_a_mask_without_an_image_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "masks/cat/b_mask.png").write_bytes(b"")
     with pytest.raises(UsageError, match="b_mask"):
         training_data.read(tmp_path)
+
+
+def test_phrasecut_gives_its_training_phrases(tmp_path: Path) -> None:
+    """Each phrase of refer_train.json is a prompt for its image, with the mask that `clipseg protocol` would score.
+
+    Those of the test split are not among them.
+    """
+    tasks = phrasecut(tmp_path)
+    (tmp_path / "refer_train.json").write_text(json.dumps(tasks[:3]))
+    examples = training_data.read(tmp_path)
+    assert [each.prompt for each in examples] == [task["phrase"] for task in tasks[:3]]
+    assert [each.image.name for each in examples] == [f"{task['image_id']}.jpg" for task in tasks[:3]]
+    samples = paper_datasets.phrasecut(tmp_path, "test")
+    for example, sample in zip(examples, samples, strict=False):
+        mask = example.mask(training_data.pixels(example.image).shape[:2])
+        assert mask.any() and np.array_equal(mask, sample.true_mask() == 1)

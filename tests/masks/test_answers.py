@@ -94,6 +94,14 @@ def test_a_bad_answer_is_refused(answer: NDArray[np.uint8], reason: str) -> None
     assert reason in held_back and (mask == soft_maps.cut_soft(levels, 0.3)).all()
 
 
+def test_a_speck_does_not_grow_into_an_object() -> None:
+    """Where the soft map exceeds the threshold in a few cells and is unsure around them, SAM's object stays out."""
+    other = disc(radius=80)
+    levels = np.maximum(other // 4, blurred(disc(radius=8), sigma=2))  # 63 of 255: under the threshold of 0.3
+    mask, held_back = refined(levels, Answering(lambda question: [(other, 0.9)]))
+    assert held_back == "SAM disagrees" and (mask == soft_maps.cut_soft(levels, 0.3)).all()
+
+
 def test_agreement_counts_as_much_as_the_predicted_iou() -> None:
     """The surest candidate is another object; the one that agrees is taken. Of two that agree, the surer one is."""
     truth, other = disc(), disc(300, 80)

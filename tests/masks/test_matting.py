@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from clipseg_cli.masks import matting
+from clipseg_cli.outputs import drawing
 from pictures import Program, picture, save
+from shapes import fringes
 
 COLOUR = np.array((214, 40, 40), np.float32)
 
@@ -100,3 +102,32 @@ def test_without_the_extra_the_error_says_what_to_install(clipseg: Program, monk
     monkeypatch.setitem(sys.modules, "pymatting", None)
     error = clipseg("clipseg segment nowhere -p x --refine matting", expect=2).stderr
     assert "pip install 'clipseg-cli[matting]'" in error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("edge", fringes.EDGES)
+def test_decontaminated_edges_have_the_colours_of_the_object(edge: str) -> None:
+    """Of hard masks too, also where the camera has blurred or sharpened the edge: hardly any old background is left."""
+    scenes = [fringes.scene(seed, *fringes.EDGES[edge]) for seed in (0, 1)]
+    hard, known = ([of(each) for each in scenes] for of in (fringes.by_mask, fringes.by_opacity))
+    for found, share in ((hard, 0.65), (known, 0.65 if edge == "sharpened" else 0.3)):
+        wrong, left = (np.mean([each[name] for each in found]) for name in ("photo", "decontaminate"))
+        assert left < share * wrong
+    if "blurred" in edge:
+        assert np.mean([each["decontaminate"] for each in hard]) < np.mean([each["default"] for each in hard])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_decontaminated_cutouts_have_colours_beyond_their_edge(depth: type) -> None:
+    """So that programs that scale them blend no black in; further away they are black. Any mask will do: a thin line,
+    a single pixel, the whole image, nothing. 16 bits stay 16."""
+    photo = picture(60, 40).astype(depth) * (257 if depth is np.uint16 else 1)
+    nothing, point, line, whole = (0, 0), (1, 1), (1, 60), (40, 60)
+    for height, width in (nothing, point, line, whole):
+        mask = np.zeros((40, 60), np.uint8)
+        mask[40 - height :, 60 - width :] = 255
+        rgba = drawing.cutout(photo, mask, mask, estimated=True)
+        assert rgba.dtype == depth and np.array_equal(rgba[..., 3] > 0, mask > 0)
+        near = cv2.dilate(mask, np.ones((17, 17))) > 0
+        assert not rgba[~near].any() and rgba[near][:, :3].any() == mask.any()

@@ -235,7 +235,8 @@ def test_damaged_checkpoints_are_refused(path: Path, tmp_path: Path) -> None:
     (damaged("config") / "config.json").write_text("[1]")
     for name, told in {
         "truncated": "is truncated", "sizes": "transformers cannot read", "deeper": "tensors are missing",
-        "settings": "needs 128 x 128 pixels", "none": "has no model.safetensors", "config": "None model",
+        "settings": "needs 128 x 128 pixels", "none": "has no model.safetensors",
+        "config": "config.json cannot be read",
     }.items():  # fmt: skip
         with pytest.raises(ModelError, match=told):
             Sam.load(str(tmp_path / name))

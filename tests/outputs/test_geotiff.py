@@ -10,9 +10,11 @@ import rasterio
 import tifffile
 from rasterio.transform import Affine
 
+from clipseg_cli.inputs.colour import profiles
 from clipseg_cli.inputs.georeference import NOWHERE
 from clipseg_cli.inputs.orientation import VALUES, stored
 from clipseg_cli.outputs.writers import geotiff, raster
+from clipseg_cli.outputs.writers.carried import NOTHING, Carried
 from geotiffs import PLACE, by_gdal, opened
 from image_files import read
 
@@ -31,7 +33,7 @@ def test_the_pixels_are_those_that_readers_see(shape: tuple[int, ...], dtype: st
     """At the edges of tiles too. The file is tiled and compressed."""
     array = pattern(shape, dtype)
     place = read(by_gdal(np.zeros((1, 4, 4), np.uint8))).georeference
-    data = geotiff.encoded(array, place, 1, srgb=True)
+    data = geotiff.encoded(array, place, 1, Carried(profiles.srgb()) if array.ndim == 3 else NOTHING)
     with rasterio.MemoryFile(data) as file, file.open() as image:
         found = image.read()
         assert image.block_shapes[0] == (256, 256) and image.compression.name == "deflate"

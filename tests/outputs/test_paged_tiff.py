@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 import tifffile
 
-from clipseg_cli.outputs.writers import paged_tiff
+from clipseg_cli.outputs.writers import directories, paged_tiff
 from clipseg_cli.outputs.writers.paged_tiff import Page
 
 
@@ -22,7 +22,7 @@ def test_pages_of_any_size_come_back(dtype: str, big: bool, monkeypatch: pytest.
     sizes = [(1, 1), (700, 401), (3, 300_000), (90, 130)]
     arrays = [random.integers(0, 255, size, "uint8").astype(dtype) * 7 for size in sizes]
     names = ["a", "b" * 5, "größe", "x\0y"]
-    pages = [Page(array, (paged_tiff.text(285, name),)) for array, name in zip(arrays, names, strict=True)]
+    pages = [Page(array, (directories.text(285, name),)) for array, name in zip(arrays, names, strict=True)]
     data = b"".join(paged_tiff.pieces(pages, len(pages), 1000))
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         assert file.is_bigtiff == big and len(file.pages) == len(arrays)

@@ -1,5 +1,6 @@
 """The live page's state: refinements that are installed, and SAM on the images of the page."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,16 +9,18 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from checkpoints import write_sam
 from clipseg_cli.errors import UsageError
 from clipseg_cli.masks import answers
 from clipseg_cli.model.sam import Sam
+from clipseg_cli.model.segmenter import Segmenter
 from clipseg_cli.pages.mask_request import MaskRequest, PagePrompt
 from clipseg_cli.pages.session import Session, Stale
 from clipseg_cli.run.refiner import Refiner
 from clipseg_cli.settings.masks import CleanUp
-from clipseg_cli.settings.model import ModelOptions
+from clipseg_cli.settings.model import EncodeOptions, ModelOptions
 from pictures import Program, picture, save
 
 PROMPTS = (PagePrompt("a red circle", None, "a red circle"),)
@@ -29,7 +32,14 @@ def session(tmp_path: Path) -> Iterator[Session]:
     for index in range(2):
         save(tmp_path / f"i/{index}.png", picture(150, 120, index))
     save(tmp_path / "i/2.png", np.full((100, 120, 3), 90, np.uint8))
-    session = Session(str(tmp_path / "i"), ModelOptions("shapes"), str(tmp_path / "out"))
+    with encoded(tmp_path, EncodeOptions(features="none")) as session:
+        yield session
+
+
+@contextlib.contextmanager
+def encoded(folder: Path, encode: EncodeOptions) -> Iterator[Session]:
+    """A session that has encoded the three images in `folder`/i."""
+    session = Session(str(folder / "i"), ModelOptions("shapes"), str(folder / "out"), encode)
     session.start()
     end = time.monotonic() + 120
     while session.status()["encoded"] < 3:
@@ -91,6 +101,32 @@ def test_a_newer_prompt_cancels_a_refinement(session: Session, refiner: Refiner)
     with pytest.raises(Stale):
         session.masks([0, 1], MaskRequest(PROMPTS, CleanUp("sam")), 1)
     assert [*session.seen] == [0]
+
+
+def test_pages_and_runs_share_what_they_have_encoded(session: Session, clipseg: Program, tmp_path: Path) -> None:
+    """A page keeps features, finds those of an earlier page, bit for bit, and leaves them to the run that it starts."""
+    kept = tmp_path / "kept"
+    with encoded(tmp_path, EncodeOptions(features=str(kept))) as first:
+        assert f"--features {kept}" in " ".join(first.command(MaskRequest(PROMPTS)))
+    entries = {path: path.stat().st_ino for path in kept.rglob("*.features")}
+    assert len(entries) == 3
+    with encoded(tmp_path, EncodeOptions(features=str(kept))) as second:
+        for index, features in session.features.items():
+            assert torch.equal(second.features[index].tensor, features.tensor)
+    clipseg(f"clipseg segment i -p 'a red circle' -f mask -o run --features {kept}")
+    assert {path: path.stat().st_ino for path in kept.rglob("*.features")} == entries
+
+
+def test_what_a_page_has_kept_takes_the_place_of_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the features of an earlier page, the encoder has nothing to do."""
+    for index in range(3):
+        save(tmp_path / f"i/{index}.png", picture(150, 120, index))
+    options = EncodeOptions(features=str(tmp_path / "kept"))
+    with encoded(tmp_path, options):
+        pass
+    monkeypatch.setattr(Segmenter, "encode", None)
+    with encoded(tmp_path, options) as session:
+        assert not session.failed
 
 
 def test_images_appear_while_sam_is_at_work(

@@ -221,5 +221,7 @@ def test_an_image_that_changes_after_it_was_decoded_fails(tmp_path: Path) -> Non
     blank, maps = Record("a.jpg", 150, 100, "JPEG"), [Scored(StoredMap(np.zeros((100, 150), np.uint8)), 0.0, 0.0, 0.0)]
     for form in ("yolo", "webdataset"):
         plan = MaskPlan((Prompt("cat", "a cat"),), (0.5,), MaskOptions(), (form,))  # type: ignore[arg-type]
-        record = finish(blank, "a", lambda: SCENE, maps, plan, write, lambda: photos.original(source, seen))
+        record = finish(
+            blank, "a", lambda: SCENE, maps, plan, write, photos.Reread(lambda: photos.original(source, seen))
+        )
         assert record.error is not None and record.error.kind == "changed"

@@ -28,7 +28,7 @@ DECISIVE = {
     "min_presence", "mode", "background", "empty",
     "tile", "flip", "size", "similarity", "dtype", "backend",
     "instances", "touching", "polygons", "palette", "backdrop", "orientation", "name", "polarity",
-    "images", "flat", "split",
+    "images", "flat", "split", "decontaminate", "metadata",
     "frames", "raw", "bands", "stretch", "max_pixels", "checksum", "smooth", "codec",
 }  # fmt: skip
 

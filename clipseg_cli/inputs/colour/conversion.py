@@ -7,7 +7,8 @@ CMYK            through its ICC profile if that is sound, otherwise by the plain
 LAB             to sRGB
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -47,6 +48,37 @@ def rgb(image: PIL.Image.Image, notes: list[str]) -> np.ndarray:
     if image.mode not in PLAIN_MODES:
         raise ImageError("unsupported", "load", f"pixel mode {image.mode} is not supported; save it as 8-bit RGB")
     return profiles.to_srgb(np.array(_plain(image)), image.info.get("icc_profile"), notes)
+
+
+def native(image: PIL.Image.Image, wide: np.ndarray | None = None) -> tuple[np.ndarray, bytes, bool]:
+    """Returns uint8 or uint16 (H, W, 3) of a loaded image in its own colours, their ICC profile, and if it is of grey.
+
+    Only what an RGB or grey profile describes has colours of its own: all else is sRGB, as `rgb` returns it. 16 bits
+    are those of `wide`, (H, W, 3 or 4), if Pillow holds fewer. The image is not to be used afterwards.
+    """
+    profile, notes = image.info.get("icc_profile"), list[str]()
+    deep = is_deep(image)
+    grey = image.mode in GREY_MODES or deep
+    mode = "" if image.mode in ("CMYK", "LAB") else profiles.space(profile)
+    if mode != "RGB" and (mode, grey) != ("L", True):
+        if not deep and wide is None:
+            pixels = rgb(image, notes)
+            return pixels, profiles.srgb() if profiles.is_converted(notes) else b"", False
+        profile = b""
+    image.info["icc_profile"] = None  # so that colours stay as they are
+    if wide is not None:
+        return composited(wide), profile or b"", False
+    return _deep_grey(image) if deep else rgb(image, notes), profile or b"", mode == "L"
+
+
+def composited(pixels: np.ndarray, premultiplied: bool = False) -> np.ndarray:
+    """Returns RGB, uint8 or uint16 (H, W, 3), of RGB or RGBA pixels: transparency is composited on white."""
+    if pixels.shape[2] == 3:
+        return pixels
+    most = np.iinfo(pixels.dtype).max
+    share = pixels[..., 3:].astype(np.float32) / most
+    colours = pixels[..., :3] if premultiplied else pixels[..., :3] * share
+    return np.rint(colours + most * (1 - share)).clip(0, most).astype(pixels.dtype)
 
 
 def is_uncommon(notes: Sequence[str]) -> bool:
@@ -90,16 +122,49 @@ def _from_cmyk(image: PIL.Image.Image, notes: list[str]) -> np.ndarray:
 def _from_grey(image: PIL.Image.Image, notes: list[str]) -> np.ndarray:
     """Returns uint8 (H, W, 3) of grey values that are floats, or integers wider than 8 bits."""
     values = np.asarray(image)
-    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
-    if image.mode.startswith("I;16") or (isinstance(image, PpmImagePlugin.PpmImageFile) and image.mode == "I"):
-        white = 4095 if tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,) else 65535
-        grey, profile = levels.scaled(values, white, "grey", notes), image.info.get("icc_profile")
+    if is_deep(image):
+        grey, profile = levels.scaled(values, _white(image), "grey", notes), image.info.get("icc_profile")
     else:
         grey, profile = levels.stretched(values, notes), None  # measurements, whatever their profile says
-    if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:  # 0 is white; Pillow inverts only 8-bit images
+    if _inverted(image):
         grey = 255 - grey
     pixels = profiles.to_srgb(grey, profile, notes)
     if isinstance(clear := image.info.get("transparency"), int) and (values == clear).any():
         pixels[values == clear] = BACKGROUND
         notes.append("transparency composited on white")
     return pixels
+
+
+def _deep_grey(image: PIL.Image.Image) -> np.ndarray:
+    """Returns uint16 (H, W, 3) of grey values of up to 16 bits: the highest value becomes 65535."""
+    values = np.asarray(image)
+    grey = sixteen_bits(values, _white(image))
+    grey = 65535 - grey if _inverted(image) else grey
+    if isinstance(clear := image.info.get("transparency"), int):
+        grey[values == clear] = 65535
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def sixteen_bits(values: np.ndarray, white: int) -> np.ndarray:
+    """Returns uint16 of the same shape, a copy: of unsigned integers to 16 bits, `white` and more becomes 65535."""
+    if white == 65535:
+        return values.astype(np.uint16)
+    return np.asarray(((values.astype(np.uint32) * 65535 + white // 2) // white).clip(0, 65535), np.uint16)
+
+
+def is_deep(image: PIL.Image.Image) -> bool:
+    """Returns whether an image has grey values of more than 8 bits, up to 16."""
+    return image.mode.startswith("I;16") or (isinstance(image, PpmImagePlugin.PpmImageFile) and image.mode == "I")
+
+
+def _white(image: PIL.Image.Image) -> int:
+    return 4095 if _tags(image).get(TiffImagePlugin.BITSPERSAMPLE) == (12,) else 65535
+
+
+def _inverted(image: PIL.Image.Image) -> bool:
+    """Returns whether 0 is white: Pillow inverts only 8-bit images."""
+    return bool(_tags(image).get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0)
+
+
+def _tags(image: PIL.Image.Image) -> Mapping[int, Any]:
+    return image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}

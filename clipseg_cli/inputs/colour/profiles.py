@@ -68,6 +68,24 @@ def to_srgb(pixels: np.ndarray, profile: bytes | None, notes: list[str]) -> np.n
     return np.take(_applied(found, PROBES["L"])[0], pixels, axis=0)
 
 
+def space(profile: object) -> str:
+    """Returns Pillow's mode of the pixels that an ICC profile describes: L, RGB, CMYK; "" if it cannot be used."""
+    if not isinstance(profile, bytes) or not 0 < len(profile) <= LARGEST:
+        return ""
+    try:
+        return _conversion(profile).mode
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
+        return ""
+
+
+def from_srgb(colours: np.ndarray, profile: bytes) -> np.ndarray:
+    """Returns uint8 (N, 3): colours in sRGB, uint8 (N, 3), as pixels of an RGB profile that `space` accepts."""
+    target = ImageCms.ImageCmsProfile(io.BytesIO(_bounded(profile)))
+    transform = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), target, "RGB", "RGB", INTENT, FLAGS)
+    converted: np.ndarray = np.array(transform.apply(PIL.Image.fromarray(colours[None])))[0]
+    return converted
+
+
 def is_converted(notes: Iterable[str]) -> bool:
     """Returns whether an image with these notes was converted to sRGB by an ICC profile."""
     return any(note == CMYK_CONVERTED or note.startswith(CONVERTED) for note in notes)

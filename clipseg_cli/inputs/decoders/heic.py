@@ -33,7 +33,7 @@ def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
         width, height = images.size
         check_size(width, height, options.max_pixels)
         image = images.to_pillow()
-    image.info.pop("exif", None)
+    image.info[pillow.TURNED] = image.info.pop("exif", None)
     if codes := image.info.get("nclx_profile"):
         profile = primaries.by_code(codes["color_primaries"], codes["transfer_characteristics"])
         image.info.setdefault("icc_profile", profile)

@@ -46,7 +46,7 @@ def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
     if animated:
         return pillow.finished(_first_frame(data), notes=("first frame of an animation",))
     try:
-        is_jpeg, info, pixels, profile, _ = pillow_jxl.Decoder(num_threads=ONE_THREAD)(data)
+        is_jpeg, info, pixels, profile, boxes = pillow_jxl.Decoder(num_threads=ONE_THREAD)(data)
     except RuntimeError as error:
         raise damaged("libjxl cannot decode it") from error
     if is_jpeg:
@@ -56,6 +56,9 @@ def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
         image = PIL.Image.frombytes(mode, (info.width, info.height), pixels)
     if profile:
         image.info["icc_profile"] = bytes(profile)
+    contents = {bytes(box.box_type): bytes(box.data) for box in boxes}
+    image.info[pillow.TURNED] = contents.get(b"Exif", b"")[4:]  # after the position of the block in the box
+    image.info["xmp"] = contents.get(b"xml ")
     return pillow.finished(image)
 
 

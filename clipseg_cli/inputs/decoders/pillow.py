@@ -13,8 +13,10 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import BinaryIO
 
+import numpy as np
 import PIL.Image
 from PIL import (
     AvifImagePlugin,
@@ -35,10 +37,10 @@ from PIL import (
 from PIL.ImageFile import ImageFile
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.inputs import orientation
+from clipseg_cli.inputs import metadata, orientation
 from clipseg_cli.inputs.colour import conversion, primaries
 from clipseg_cli.inputs.decoders import libtiff
-from clipseg_cli.inputs.decoders.result import Decoded, Sequence, check_size, damaged, too_large
+from clipseg_cli.inputs.decoders.result import Decoded, Native, Sequence, check_size, damaged, too_large
 from clipseg_cli.settings.inputs import DecodeOptions
 
 # Called directly and not through PIL.Image.open: no other plug-in can run, and errors keep their reason.
@@ -63,6 +65,7 @@ READ_WHOLE = 1 << 26
 HEADERS = 1 << 16  # bytes of an AVIF that hold its boxes, before its pixels
 LARGEST_PIXEL = 8  # bytes in a file: four channels of 16 bits that could not be compressed
 # Pillow's messages for a sound file whose kind of pixels it cannot read.
+TURNED = "turned exif"  # in `image.info`: an EXIF block whose orientation the pixels have already
 UNREAD = "unknown pixel mode|unknown raw mode|samples per pixel|cannot handle|not supported|Unsupported BMP (?!Palette)"
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # otherwise its complaints about a file go to stderr
@@ -148,17 +151,36 @@ def opened(kind: str, file: BinaryIO, max_pixels: int, unread: str = UNREAD) -> 
     return image
 
 
-def finished(image: PIL.Image.Image, frames: int = 0, notes: Iterable[str] = ()) -> Decoded:
+def finished(
+    image: PIL.Image.Image,
+    frames: int = 0,
+    notes: Iterable[str] = (),
+    wide: Callable[[], np.ndarray] | None = None,
+) -> Decoded:
     """Decodes the pixels, converts them to RGB and applies the EXIF orientation. `frames` 0: as Pillow counts them.
 
-    `image.info` may hold an ICC profile, and as "transfer" H.273's code of the curve. `notes` are added to.
+    `image.info` may hold an ICC profile, and as "transfer" H.273's code of the curve. `notes` are added to. `wide`
+    returns the stored pixels, uint16 (H, W, 3 or 4), if they have 16 bits and the image only 8 of them.
     """
     notes = [*notes, *primaries.notes(image.info.get("transfer", 0))]
     with reasons():
         image.load()
         pixels = conversion.rgb(image, notes)
     turn = orientation.noted_orientation(image.info.get("exif"), notes)
-    return Decoded(orientation.upright(pixels, turn), frames or _frames(image), notes, turn)
+    own = partial(native, image, turn, wide)
+    return Decoded(orientation.upright(pixels, turn), frames or _frames(image), notes, turn, native=own)
+
+
+def native(image: PIL.Image.Image, turn: int = 1, wide: Callable[[], np.ndarray] | None = None) -> Native:
+    """Returns a loaded image in its own colours, upright by the EXIF orientation `turn`. `wide` as in `finished`.
+
+    The image is not to be used afterwards.
+    """
+    info = image.info
+    with reasons():
+        pixels, profile, grey = conversion.native(image, None if wide is None else wide())
+    about = metadata.of_block(info.get("exif") or info.get(TURNED), info.get("xmp"))
+    return Native(orientation.upright(pixels, turn), profile, grey, about)
 
 
 def _frames(image: PIL.Image.Image) -> int:

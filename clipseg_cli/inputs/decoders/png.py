@@ -4,9 +4,11 @@ import io
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import BinaryIO
 
 import numpy as np
+import PIL.Image
 
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs.colour import primaries
@@ -36,6 +38,7 @@ def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
     if data[12:16] == b"CgBI":
         raise ImageError("unsupported", "load", "Apple's CgBI variant is not supported; save it as standard PNG")
     transfer = int.from_bytes(_colour_chunks(data).get(b"cICP", b"")[1:2], "big")
+    xmp = _xmp(data)
     data, frames = _without_metadata(data)
     image = pillow.opened(kind, io.BytesIO(data), options.max_pixels)
     if damage := _damage(data):
@@ -46,8 +49,21 @@ def decode(kind: str, file: BinaryIO, options: DecodeOptions) -> Decoded:
         doubtful = data[28] or not np.asarray(image.crop((0, image.height - 1, image.width, image.height))).any()
         if doubtful and _lacks_rows(data[16:29], _contents(data, b"IDAT")):
             raise ImageError("corrupt", "load", "truncated: fewer pixels than its header says; copy or export it again")
-    image.info["transfer"] = transfer
-    return pillow.finished(image, frames)
+    image.info |= {"transfer": transfer, "xmp": xmp}
+    deep = data[24] == 16 and data[25] in (2, 6) and "transparency" not in image.info  # RGB and RGBA
+    wide = partial(_sixteen_bits, data, image, options.max_pixels) if deep else None
+    return pillow.finished(image, frames, wide=wide)
+
+
+def _sixteen_bits(data: bytes, high: PIL.Image.Image, max_pixels: int) -> np.ndarray:
+    """Returns uint16 (H, W, 3 or 4) of a PNG of 16-bit colours, of which Pillow has decoded the high bytes.
+
+    It takes the high byte of each sample in the byte order that it is told, so in the other order it takes the low one.
+    """
+    low = pillow.opened("PNG", io.BytesIO(data), max_pixels)
+    low.tile = [tile._replace(args=str(tile.args).replace("16B", "16L")) for tile in low.tile]
+    low.load()
+    return np.asarray(np.asarray(high).astype(np.uint16) << 8 | np.asarray(low), np.uint16)
 
 
 def sequence(kind: str, file: BinaryIO, options: DecodeOptions) -> Sequence:
@@ -140,6 +156,16 @@ def _profile(chunks: dict[bytes, bytes]) -> bytes:
     if b"sRGB" in chunks or not {b"gAMA", b"cHRM"} & chunks.keys():
         return b""
     return primaries.by_gamma(chunks.get(b"gAMA", b""), chunks.get(b"cHRM", b""))
+
+
+def _xmp(data: bytes) -> bytes:
+    """Returns the XMP of a PNG; b"" if it has none, or if it is damaged or compressed."""
+    start = b"XML:com.adobe.xmp\0\0\0"  # the keyword of its text, which is not compressed
+    for name, at, end in _chunks(data):
+        if name == b"iTXt" and data[at + 8 : at + 8 + len(start)] == start and _sound(data, at, end):
+            _, _, packet = data[at + 8 + len(start) : end - 4].split(b"\0", 2)  # after the language and its keyword
+            return packet
+    return b""
 
 
 def _damage(data: bytes) -> str:

@@ -1,14 +1,31 @@
 """What every decoder returns, and the errors that they share."""
 
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from clipseg_cli.errors import ImageError
+from clipseg_cli.inputs.colour import profiles
 from clipseg_cli.inputs.georeference import NOWHERE, Georeference
+from clipseg_cli.inputs.metadata import NOTHING, Metadata
 from clipseg_cli.settings.inputs import DecodeOptions
 
 MOST_FRAMES = 1000  # frames that are counted if each costs a seek in the file
+
+
+class Native(NamedTuple):
+    """One frame in its file's own colours and depth, for outputs that keep them."""
+
+    pixels: np.ndarray  # uint8 or uint16 (H, W, 3), upright
+    profile: bytes = b""  # the ICC profile of these pixels; b"" if they have none
+    grey: bool = False  # it describes grey pixels: the three channels are equal
+    metadata: Metadata = NOTHING
+
+
+def as_shown(pixels: np.ndarray, notes: Iterable[str]) -> Native:
+    """Returns a decoded frame with these notes as it is: its colours are sRGB, and say so if they were others."""
+    return Native(pixels, profiles.srgb() if profiles.is_converted(notes) else b"")
 
 
 class Decoded(NamedTuple):
@@ -21,6 +38,8 @@ class Decoded(NamedTuple):
     clear: np.ndarray | None = None  # bool (H, W): pixels without data, which masks never have; None if all have some
     georeference: Georeference = NOWHERE
     kind: str = ""  # if the file turned out to be of another kind than its first bytes say
+    # Returns the frame in its own colours; called before the file is closed, if at all. None: `pixels` are what it has.
+    native: Callable[[], Native] | None = None
 
 
 def damaged(why: str) -> ImageError:

@@ -6,17 +6,27 @@ Camera raw files that are TIFFs go to `raw`.
 
 import struct
 from contextlib import suppress
+from functools import partial
 from typing import BinaryIO, cast
 
 import numpy as np
 from PIL import TiffImagePlugin
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.inputs import georeference, orientation
+from clipseg_cli.inputs import georeference, metadata, orientation
 from clipseg_cli.inputs.colour import conversion
 from clipseg_cli.inputs.decoders import jpeg, libtiff, no_data, pillow, tiff_bands, tiff_codecs
 from clipseg_cli.inputs.decoders import tiff_arrays as arrays
-from clipseg_cli.inputs.decoders.result import MOST_FRAMES, Decoded, check_bands, damaged, too_large, unsupported
+from clipseg_cli.inputs.decoders.result import (
+    MOST_FRAMES,
+    Decoded,
+    Native,
+    as_shown,
+    check_bands,
+    damaged,
+    too_large,
+    unsupported,
+)
 from clipseg_cli.inputs.frames import tiff_pages
 from clipseg_cli.inputs.frames.tiff_pages import Directory, Page
 from clipseg_cli.inputs.kinds import KINDS, pip_line
@@ -49,10 +59,10 @@ class Pages:
             check_bands("RAW", self.options)
             return _from_camera(self.file, self.options)
         page, notes = self.pages[index], list[str]()
-        pixels, clear = None, None
+        pixels, clear, image = None, None, None
         bands = self.options.bands is not None or self.options.stretch is not None or _measured(page.directory)
         if page.plane == 0 and not bands and not _misread(page.directory):
-            pixels, clear = self._by_pillow(page, notes)
+            pixels, clear, image = self._by_pillow(page, notes)
         if pixels is None:
             pixels, clear = tiff_bands.decode(page, self.options, notes)
             if not bands or page.directory.number(tiff_pages.SAMPLES, 1) > 4:
@@ -67,12 +77,33 @@ class Pages:
         turn = turn if turn in orientation.VALUES else 1
         notes += [] if clear is None else no_data.noted(int(clear.sum()), clear.size)
         place = georeference.of_tiff(page.directory)
-        return Decoded(pixels, min(len(self.pages), MOST_FRAMES), notes, turn, clear=clear, georeference=place)
+        native = partial(self._native, page, pixels, tuple(notes), clear, image)
+        count = min(len(self.pages), MOST_FRAMES)
+        return Decoded(pixels, count, notes, turn, clear=clear, georeference=place, native=native)
 
-    def _by_pillow(self, page: Page, notes: list[str]) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Returns a page that Pillow decodes, and its pixels without data; None if it does not know the layout.
+    def _native(
+        self,
+        page: Page,
+        pixels: np.ndarray,
+        notes: tuple[str, ...],
+        clear: np.ndarray | None,
+        image: TiffImagePlugin.TiffImageFile | None,
+    ) -> Native:
+        """Returns a page in its own colours. `image`: Pillow has decoded it; otherwise `pixels` are in sRGB."""
+        found = as_shown(pixels, notes) if image is None else pillow.native(image)
+        with suppress(ImageError):  # Pillow knows more compressions
+            found = Native(*(tiff_bands.native(page, self.options) or found))
+        if clear is not None:
+            found = found._replace(pixels=np.array(found.pixels))
+            found.pixels[clear] = np.iinfo(found.pixels.dtype).max
+        return found._replace(metadata=metadata.of_tiff(page.directory))
 
-        Adds notes. Raises ImageError.
+    def _by_pillow(
+        self, page: Page, notes: list[str]
+    ) -> tuple[np.ndarray | None, np.ndarray | None, TiffImagePlugin.TiffImageFile | None]:
+        """Returns a page that Pillow decodes, its pixels without data, and Pillow's image.
+
+        Nothing if Pillow does not know the layout. Adds notes. Raises ImageError.
         """
         file = self.file if page is self.pages[0] else cast(BinaryIO, _From(self.file, page.directory))
         self.file.seek(0)
@@ -84,13 +115,13 @@ class Pages:
             if error.kind != "unsupported":
                 raise
             notes.clear()
-            return None, None
+            return None, None, None
         _check_jpegs(page.directory)
         value = georeference.no_data(page.directory)
         if value is None or not (clear := no_data.found(pixels, value)).any():
-            return pixels, None
+            return pixels, None, image
         pixels[clear] = conversion.BACKGROUND
-        return pixels, clear
+        return pixels, clear, image
 
 
 class _From:

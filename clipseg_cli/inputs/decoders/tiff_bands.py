@@ -14,7 +14,7 @@ import PIL.Image
 
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs import georeference, orientation
-from clipseg_cli.inputs.colour import conversion, levels
+from clipseg_cli.inputs.colour import conversion, levels, profiles
 from clipseg_cli.inputs.decoders import no_data
 from clipseg_cli.inputs.decoders import tiff_arrays as arrays
 from clipseg_cli.inputs.decoders.result import damaged, unsupported
@@ -75,6 +75,39 @@ def decode(page: Page, options: DecodeOptions, notes: list[str]) -> tuple[np.nda
         notes.append(orientation.OUT_OF_RANGE)
         turn = 1
     return orientation.upright(pixels, turn), orientation.upright(clear, turn) if clear.any() else None
+
+
+def native(page: Page, options: DecodeOptions) -> tuple[np.ndarray, bytes, bool] | None:
+    """Returns uint16 (H, W, 3) of a page of more than 8 bits, upright, its ICC profile, and whether that is of grey.
+
+    None if `decode` stretches its samples, or converts them otherwise than by their profile. Raises ImageError.
+    """
+    try:
+        shown = chosen(page, options, [])
+        form, profile = shown.form, shown.form.directory.content(arrays.ICC_PROFILE, LARGEST_PROFILE)
+        if not 8 < form.bits <= 16 or _is_stretched(form, shown.stretch):
+            return None
+        if form.photometric in (*SPACES, arrays.YCBCR):
+            return None
+        samples = arrays.samples(form, page, shown.kept)
+        shown = surveyed(shown, lambda: [(0, samples)], [])
+        turn = page.directory.number(orientation.TAG, 1)
+    except ValueError as error:
+        raise damaged(str(error)) from error
+    (own, clear), white = _parts(shown, samples), (1 << form.bits) - 1
+    wide = conversion.sixteen_bits(own, white)
+    if form.photometric == arrays.WHITE_IS_ZERO:
+        wide = 65535 - wide
+    if grey := own.shape[2] == 1:
+        wide = np.repeat(wide, 3, axis=2)
+    if shown.transparent and shown.soft:
+        opacity = conversion.sixteen_bits(samples[:, :, -1:], int(shown.highest) if shown.geo else white)
+        wide = conversion.composited(np.dstack([wide, opacity]), arrays.PREMULTIPLIED in form.extra)
+    wide[clear] = 65535
+    space = profiles.space(profile)
+    used = space == "RGB" or (space == "L" and grey)
+    upright = orientation.upright(wide, turn if turn in orientation.VALUES else 1)
+    return upright, profile if used else b"", used and space == "L"
 
 
 def is_geotiff(directory: Directory) -> bool:

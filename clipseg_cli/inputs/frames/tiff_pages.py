@@ -20,7 +20,7 @@ MOST_PER_DIRECTORY = 4096  # tags
 MOST_VALUES = 1 << 22  # of one tag: strips or tiles of an image
 NUMBERS = {1: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}  # by type
 TEXT = 2  # a type
-FRACTIONS = (5, 10)  # types of two numbers each
+FRACTIONS = (5, 10)  # types of two numbers of 4 bytes each
 SIZES = {kind: struct.calcsize(code) for kind, code in NUMBERS.items()} | {TEXT: 1, 5: 8, 10: 8, 11: 4, 12: 8}
 
 SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 255, 256, 257, 258, 259, 262
@@ -101,10 +101,10 @@ class Directory:
         starts = self.numbers(TILES) or self.numbers(STRIPS)
         yield from zip(starts, self.numbers(TILE_BYTES) or self.numbers(STRIP_BYTES), strict=False)
 
-    def subdirectories(self) -> Iterator["Directory"]:
-        """Yields the sound directories that this one points to, the first 32 of them."""
+    def subdirectories(self, tag: int = SUBDIRECTORIES) -> Iterator["Directory"]:
+        """Yields the sound directories that a tag of this one points to, the first 32 of them."""
         try:
-            places = self.numbers(SUBDIRECTORIES)[:32]
+            places = self.numbers(tag)[:32]
         except ValueError:
             return
         for at in places:

@@ -24,6 +24,7 @@ from clipseg_cli.outputs.writers import (
     webdataset,
     world,
 )
+from clipseg_cli.outputs.writers.carried import converted
 from clipseg_cli.outputs.writers.result import File, Result
 from clipseg_cli.settings.masks import MaskOptions
 from clipseg_cli.settings.outputs import Format
@@ -54,7 +55,8 @@ def _npz(stem: str, result: Result) -> Iterator[File]:
 
 
 def _overlay(stem: str, result: Result) -> Iterator[File]:
-    yield usual("overlay", stem), None, raster.jpeg(pixels.overlay(result), srgb=result.converted)
+    for _, data in one_file.encoded("overlay", ".jpg", stem, result):
+        yield usual("overlay", stem), None, data
 
 
 def _labels(stem: str, result: Result) -> Iterator[File]:
@@ -71,14 +73,12 @@ def _joined(stem: str, result: Result) -> Iterator[File]:
 
 
 def _alpha(stem: str, result: Result) -> Iterator[File]:
-    yield usual("alpha", stem), None, raster.colour_png(pixels.alpha(result), result.converted)
+    yield usual("alpha", stem), None, raster.colour_png(pixels.alpha(result), converted(result))
 
 
 def _cutout(stem: str, result: Result) -> Iterator[File]:
-    for index, slug in enumerate(result.slugs):
-        if not result.skip[index]:
-            cutout = pixels.cutout(result, index)
-            yield usual("cutout", stem, slug), index, raster.colour_png(cutout, result.converted)
+    for index, data in one_file.encoded("cutout", ".png", stem, result):
+        yield usual("cutout", stem, result.slugs[index or 0]), index, data
 
 
 def _exr(stem: str, result: Result) -> Iterator[File]:

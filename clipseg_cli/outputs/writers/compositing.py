@@ -16,7 +16,7 @@ from clipseg_cli.inputs import orientation
 from clipseg_cli.inputs.colour import profiles
 from clipseg_cli.inputs.georeference import NOWHERE, for_masks
 from clipseg_cli.outputs.record import readable_text
-from clipseg_cli.outputs.writers import paged_tiff, pixels
+from clipseg_cli.outputs.writers import directories, paged_tiff, pixels
 from clipseg_cli.outputs.writers.paged_tiff import Page
 from clipseg_cli.outputs.writers.result import Result
 
@@ -67,9 +67,9 @@ def _pages(result: Result) -> Iterator[Page]:
     place, turn = (result.georeference, result.turn) if result.georeference.is_geotiff else (NOWHERE, 1)
     for index, label in enumerate(result.labels):
         fields = (
-            paged_tiff.numbers(paged_tiff.ORIENTATION, paged_tiff.SHORT, [turn]),
-            paged_tiff.text(paged_tiff.PAGE_NAME, label),
-            paged_tiff.numbers(paged_tiff.PAGE_NUMBER, paged_tiff.SHORT, [index, len(result.labels)]),
+            directories.numbers(paged_tiff.ORIENTATION, directories.SHORT, [turn]),
+            directories.text(paged_tiff.PAGE_NAME, label),
+            directories.numbers(paged_tiff.PAGE_NUMBER, directories.SHORT, [index, len(result.labels)]),
             *for_masks(place, LEVELS),
         )
         yield Page(orientation.stored(pixels.matte(result, index), turn), fields)

@@ -6,35 +6,34 @@ Tiles of 256 x 256 pixels, compressed by Deflate with differences between neighb
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.inputs import orientation
-from clipseg_cli.inputs.colour import profiles
-from clipseg_cli.inputs.frames.tiff_pages import Field
 from clipseg_cli.inputs.georeference import Georeference, for_masks
+from clipseg_cli.outputs.writers.carried import NOTHING, Carried
+from clipseg_cli.outputs.writers.directories import LONG, LONG8, SHORT, directory, numbers, placed
 
 TILE = 256  # pixels: the side of a tile
-SHORT, LONG, BYTES, DOUBLE, LONG8 = 3, 4, 7, 12, 16  # types of tags
-CODES = {SHORT: "H", LONG: "I", LONG8: "Q"}
 CLASSIC = 0xF000_0000  # bytes of tiles: with the directory, more do not fit into the 4 GiB of a TIFF that is no BigTIFF
 GREY, RGB, DEFLATE, DIFFERENCES, STRAIGHT = 1, 2, 8, 2, 2  # values of tags
 
 
-def encoded(array: NDArray[Any], place: Georeference, turn: int, srgb: bool = False) -> bytes:
-    """Returns a GeoTIFF of a grey, RGB or RGBA image, uint8 or uint16 (H, W), or uint8 (H, W, 3 or 4).
+def encoded(array: NDArray[Any], place: Georeference, turn: int, carried: Carried = NOTHING) -> bytes:
+    """Returns a GeoTIFF of an image, uint8 or uint16: grey (H, W), with transparency (H, W, 2), RGB or RGBA.
 
     The georeference is of the file's own pixels. If the array is turned from them by an EXIF orientation, it is stored
-    in that frame too, with this orientation: GDAL goes by the pixels, and viewers turn them. `srgb` as in `raster`.
+    in that frame too, with this orientation: GDAL goes by the pixels, and viewers turn them.
     """
     stored = np.ascontiguousarray(orientation.stored(array, turn))
     tiles = [*tiled(stored)]
     form = Form(stored.shape[0], stored.shape[1], stored.shape[2] if stored.ndim == 3 else 1, stored.dtype)
-    before, after = around([len(tile) for tile in tiles], form, place, turn, srgb)
-    return b"".join((before, *tiles, after))
+    before, after = around([len(tile) for tile in tiles], form, place, turn, carried)
+    further = carried.directories(form.height, form.width).items()
+    return placed(b"".join((before, *tiles, after)), {tag: fields for tag, fields in further if tag})
 
 
 class Form(NamedTuple):
@@ -55,7 +54,7 @@ def tiled(rows: NDArray[Any]) -> Iterator[bytes]:
 
 
 def around(
-    sizes: Sequence[int], form: Form, place: Georeference, turn: int = 1, srgb: bool = False
+    sizes: Sequence[int], form: Form, place: Georeference, turn: int = 1, carried: Carried = NOTHING
 ) -> tuple[bytes, bytes]:
     """Returns what stands before and behind the tiles of a GeoTIFF, given the number of bytes of each. See `encoded`.
 
@@ -68,25 +67,26 @@ def around(
         header = struct.pack("<2sHI", b"II", 42, 8 + total + total % 2)
     starts = [len(header), *(len(header) + np.cumsum(sizes[:-1])).tolist()]
     fields = [
-        _numbers(256, LONG, [form.width]),
-        _numbers(257, LONG, [form.height]),
-        _numbers(258, SHORT, [8 * form.dtype.itemsize] * form.bands),
-        _numbers(259, SHORT, [DEFLATE]),
-        _numbers(262, SHORT, [GREY if form.bands == 1 else RGB]),
-        _numbers(274, SHORT, [turn]),
-        _numbers(277, SHORT, [form.bands]),
-        _numbers(284, SHORT, [1]),  # the bands of a pixel together
-        _numbers(317, SHORT, [DIFFERENCES]),
-        _numbers(322, SHORT, [TILE]),
-        _numbers(323, SHORT, [TILE]),
-        _numbers(324, LONG8 if big else LONG, starts),
-        _numbers(325, LONG, sizes),
-        *([_numbers(338, SHORT, [STRAIGHT])] if form.bands == 4 else []),
-        *([Field(34675, BYTES, len(profiles.srgb()), profiles.srgb())] if srgb and form.bands > 1 else []),
+        numbers(256, LONG, [form.width]),
+        numbers(257, LONG, [form.height]),
+        numbers(258, SHORT, [8 * form.dtype.itemsize] * form.bands),
+        numbers(259, SHORT, [DEFLATE]),
+        numbers(262, SHORT, [GREY if form.bands < 3 else RGB]),
+        numbers(277, SHORT, [form.bands]),
+        numbers(284, SHORT, [1]),  # the bands of a pixel together
+        numbers(317, SHORT, [DIFFERENCES]),
+        numbers(322, SHORT, [TILE]),
+        numbers(323, SHORT, [TILE]),
+        numbers(324, LONG8 if big else LONG, starts),
+        numbers(325, LONG, sizes),
+        *([numbers(338, SHORT, [STRAIGHT])] if form.bands in (2, 4) else []),
         *for_masks(place, np.iinfo(form.dtype).max),
     ]
+    own = carried.fields(form.height, form.width)
+    turned = [] if any(each.tag == orientation.TAG for each in own) else [numbers(orientation.TAG, SHORT, [turn])]
+    fields += [*turned, *own]
     even = bytes(total % 2)  # directories begin on even bytes
-    return header, even + _directory(fields, len(header) + total + len(even), big)
+    return header, even + directory(fields, len(header) + total + len(even), big=big)
 
 
 def _tiles(pixels: NDArray[Any]) -> Iterator[NDArray[Any]]:
@@ -103,26 +103,3 @@ def _tiles(pixels: NDArray[Any]) -> Iterator[NDArray[Any]]:
 def _packed(tile: NDArray[Any]) -> bytes:
     tile[:, 1:] -= tile[:, :-1].copy()
     return zlib.compress(tile.tobytes(), 6)
-
-
-def _numbers(tag: int, kind: int, values: Sequence[int]) -> Field:
-    return Field(tag, kind, len(values), struct.pack(f"<{len(values)}{CODES[kind]}", *values))
-
-
-def doubles(tag: int, values: list[float]) -> Field:
-    """Returns a tag of float64 numbers."""
-    return Field(tag, DOUBLE, len(values), struct.pack(f"<{len(values)}d", *values))
-
-
-def _directory(fields: Iterable[Field], at: int, big: bool) -> bytes:
-    """Returns the directory of a file that stands at this position, with the values that do not fit into it."""
-    ordered, (number, row, room) = sorted(fields), ("<Q", "<HHQ", 8) if big else ("<H", "<HHI", 4)
-    rows, values = [], []
-    after = at + struct.calcsize(number) + (struct.calcsize(row) + room) * len(ordered) + room
-    for tag, kind, length, content in ordered:
-        inside = content.ljust(room, b"\0") if len(content) <= room else after.to_bytes(room, "little")
-        rows.append(struct.pack(row, tag, kind, length) + inside)
-        if len(content) > room:
-            values.append(content + bytes(len(content) % 2))
-            after += len(values[-1])
-    return b"".join((struct.pack(number, len(ordered)), *rows, bytes(room), *values))

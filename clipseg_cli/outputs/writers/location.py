@@ -18,7 +18,7 @@ from clipseg_cli.inputs import georeference, orientation
 from clipseg_cli.inputs.frames.tiff_pages import TEXT
 from clipseg_cli.inputs.georeference import Georeference
 from clipseg_cli.masks import outline
-from clipseg_cli.outputs.writers import geotiff
+from clipseg_cli.outputs.writers import directories, geotiff
 from clipseg_cli.outputs.writers.result import Result
 
 Ring = NDArray[np.float64]
@@ -72,8 +72,8 @@ def of(result: Result) -> Location:
 
 # A transformation for the tags of a file whose own one is in a world file: GDAL reads the reference system alone.
 _SOME = (
-    geotiff.doubles(georeference.PIXEL_SCALE, [2, 2, 0]),
-    geotiff.doubles(georeference.TIE_POINTS, [0, 0, 0, 0, 0, 0]),
+    directories.doubles(georeference.PIXEL_SCALE, [2, 2, 0]),
+    directories.doubles(georeference.TIE_POINTS, [0, 0, 0, 0, 0, 0]),
 )
 
 

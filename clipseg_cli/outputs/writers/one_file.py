@@ -11,6 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from clipseg_cli.errors import ImageError, UsageError
+from clipseg_cli.inputs.georeference import NOWHERE
 from clipseg_cli.inputs.kinds import EXTENSIONS
 from clipseg_cli.outputs.image_root import ImageRoot
 from clipseg_cli.outputs.writers import (
@@ -24,6 +25,7 @@ from clipseg_cli.outputs.writers import (
     pixels,
     raster,
 )
+from clipseg_cli.outputs.writers.carried import Carried, carried
 from clipseg_cli.outputs.writers.result import File, Result
 from clipseg_cli.settings.outputs import ExportOptions, Format
 from clipseg_cli.storage.originals import Original
@@ -154,22 +156,30 @@ def encoded(form: Format, suffix: str, stem: str, result: Result) -> Iterator[tu
     if (form, suffix) == ("labels", ".png"):
         yield None, pixels.labels_png(result)
         return
+    if form in SKIPPED and all(result.skip):
+        return
+    shown, about = carried(form, suffix, result)
     for index in range(len(result.slugs)) if form in ONE_LABEL else (None,):
-        if form in SKIPPED and all(result.skip if index is None else (result.skip[index],)):
+        if form in SKIPPED and index is not None and result.skip[index]:
             continue
-        array = PIXELS[form](result, index or 0)
+        array = PIXELS[form](shown, index or 0)
+        array = array[..., [0, 3]] if about.grey else array
         if suffix == ".webp" and max(array.shape[:2]) > WEBP_SIDE:
             raise ImageError("too_large", "write", f"WebP holds at most {WEBP_SIDE} pixels a side: use .png or .tif")
         if suffix == ".tif" and result.georeference.is_geotiff:
-            yield index, geotiff.encoded(array, result.georeference, result.turn, result.converted)
+            yield index, geotiff.encoded(array, result.georeference, result.turn, about)
         else:
-            yield index, ENCODERS[suffix](array, form, result.converted)
+            yield index, ENCODERS[suffix](array, form, about)
 
 
-def _png(array: NDArray[Any], form: Format, srgb: bool) -> bytes:
+def _tiff(array: NDArray[Any], form: Format, about: Carried) -> bytes:
+    return geotiff.encoded(array, NOWHERE, 1, about) if array.ndim == 3 else raster.tiff(array)
+
+
+def _png(array: NDArray[Any], form: Format, about: Carried) -> bytes:
     if form in ("mask", "joined"):
         return raster.mask_png(array)
-    return raster.colour_png(array, srgb) if array.ndim == 3 else raster.png(array)
+    return raster.colour_png(array, about) if array.ndim == 3 else raster.png(array)
 
 
 def _coco(stem: str, result: Result) -> bytes:
@@ -207,15 +217,15 @@ PIXELS: dict[Format, Callable[[Result, int], NDArray[Any]]] = {
     "joined": lambda result, index: pixels.joined(result),
     "alpha": lambda result, index: pixels.alpha(result),
 }
-ENCODERS: dict[str, Callable[[NDArray[Any], Format, bool], bytes]] = {
+ENCODERS: dict[str, Callable[[NDArray[Any], Format, Carried], bytes]] = {
     ".png": _png,
-    ".jpg": lambda array, form, srgb: raster.jpeg(array, srgb=srgb),
-    ".webp": lambda array, form, srgb: raster.webp(array, form != "overlay", srgb and array.ndim == 3),
-    ".tif": lambda array, form, srgb: raster.tiff(array, srgb and array.ndim == 3),
-    ".npy": lambda array, form, srgb: raster.npy(array),
-    ".pgm": lambda array, form, srgb: raster.pnm(array),
-    ".ppm": lambda array, form, srgb: raster.pnm(array),
-    ".pfm": lambda array, form, srgb: raster.pfm(array),
+    ".jpg": lambda array, form, about: raster.jpeg(array, carried=about),
+    ".webp": lambda array, form, about: raster.webp(array, form != "overlay", about),
+    ".tif": _tiff,
+    ".npy": lambda array, form, about: raster.npy(array),
+    ".pgm": lambda array, form, about: raster.pnm(array),
+    ".ppm": lambda array, form, about: raster.pnm(array),
+    ".pfm": lambda array, form, about: raster.pfm(array),
 }
 DOCUMENTS: dict[Format, Callable[[str, Result], bytes]] = {
     "npz": lambda stem, result: pixels.npz(result),

@@ -7,7 +7,7 @@ which count in 64 bits.
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.inputs.frames.tiff_pages import Field
+from clipseg_cli.outputs.writers import directories
+from clipseg_cli.outputs.writers.directories import LONG, LONG8, SHORT, numbers
 
 STRIP = 1 << 18  # bytes of a strip before compression, at least one row
 LARGEST = 4_200_000_000  # bytes of pixels: with headers, and what Deflate adds at worst, less than the 4 GB of TIFF
-TEXT, SHORT, LONG, LONG8 = 2, 3, 4, 16  # types of tags
-CODES = {SHORT: "H", LONG: "I", LONG8: "Q"}
 GREY, DEFLATE = 1, 8  # values of tags
 DESCRIPTION, ORIENTATION, PAGE_NAME, PAGE_NUMBER = 270, 274, 285, 297  # tags
 
@@ -44,17 +44,6 @@ def pieces(pages: Iterable[Page], count: int, size: int) -> Iterator[bytes]:
             at += len(piece)
 
 
-def numbers(tag: int, kind: int, values: Sequence[int]) -> Field:
-    """Returns a tag of integers of the type SHORT, LONG or LONG8."""
-    return Field(tag, kind, len(values), struct.pack(f"<{len(values)}{CODES[kind]}", *values))
-
-
-def text(tag: int, value: str) -> Field:
-    """Returns a tag of text, in UTF-8."""
-    content = value.encode("utf-8", "backslashreplace").replace(b"\0", b"") + b"\0"
-    return Field(tag, TEXT, len(content), content)
-
-
 def _page(page: Page, at: int, big: bool, last: bool) -> Iterator[bytes]:
     """Yields the directory of a page, for this position in the file, and its pixels."""
     array = page.array.astype(page.array.dtype.newbyteorder("<"), copy=False)
@@ -76,7 +65,7 @@ def _page(page: Page, at: int, big: bool, last: bool) -> Iterator[bytes]:
 
     def directory(start: int, following: int) -> bytes:
         places = numbers(273, LONG8 if big else LONG, np.cumsum([start, *sizes[:-1]]).tolist())
-        return _directory((*fixed, places), at, following, big)
+        return directories.directory((*fixed, places), at, following, big)
 
     start = at + len(directory(0, 0))
     end = start + sum(sizes)
@@ -84,19 +73,3 @@ def _page(page: Page, at: int, big: bool, last: bool) -> Iterator[bytes]:
     yield directory(start, 0 if last else end + gap)
     yield from strips
     yield bytes(gap)
-
-
-def _directory(fields: Iterable[Field], at: int, following: int, big: bool) -> bytes:
-    """Returns the directory that stands at this position, with the values that do not fit into it."""
-    ordered = sorted(fields)
-    number, row, room = ("<Q", "<HHQ", 8) if big else ("<H", "<HHI", 4)
-    place = "<Q" if big else "<I"
-    rows, values = [], []
-    after = at + struct.calcsize(number) + len(ordered) * (struct.calcsize(row) + room) + room
-    for tag, kind, length, content in ordered:
-        inside = content.ljust(room, b"\0") if len(content) <= room else struct.pack(place, after)
-        rows.append(struct.pack(row, tag, kind, length) + inside)
-        if len(content) > room:
-            values.append(content + bytes(len(content) % 2))
-            after += len(values[-1])
-    return b"".join((struct.pack(number, len(ordered)), *rows, struct.pack(place, following), *values))

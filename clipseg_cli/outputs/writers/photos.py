@@ -7,14 +7,17 @@ Its colours are sRGB then, and it says so if the original had an ICC profile.
 """
 
 import os
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 from clipseg_cli.inputs import decode, names
+from clipseg_cli.inputs.decoders.result import Native
 from clipseg_cli.inputs.source import Source, identify
 from clipseg_cli.outputs.record import Identity
 from clipseg_cli.outputs.writers import raster
+from clipseg_cli.outputs.writers.carried import converted
 from clipseg_cli.outputs.writers.result import File, Result
+from clipseg_cli.settings.inputs import DecodeOptions
 from clipseg_cli.settings.outputs import Format
 from clipseg_cli.storage import store
 from clipseg_cli.storage.buckets import EXTRAS
@@ -59,7 +62,32 @@ KEPT: dict[Format, dict[str, tuple[str, ...]]] = {
 # Readers that apply the EXIF orientation, so that masks in the pixel frame of the file would not fit.
 TURNING = ("labelme", "labelstudio", "ultralytics", "semantic", "imagefolder")
 LOSSLESS = ("PNG", "BMP", "TIFF", "GIF", "PPM", "EXR", "HDR", "PFM", "PSD", "TGA", "QOI", "ICO")
+PAGED = ("TIFF",)  # kinds of which each frame has its own colours; those of animations are only composed again
 JOINT = "__"  # in place of "/", with --flat
+
+
+@dataclass(frozen=True, slots=True)
+class Reread:
+    """What can be read of an image's file again. Both raise ImageError, also if it is another one now."""
+
+    content: Callable[[], store.Content] | None = None  # the file itself; None for a frame, which has none
+    native: Callable[[], Native] | None = None  # the image in its file's own colours; None: as it is shown
+
+
+NOTHING = Reread()
+
+
+def reread(
+    source: Source, kind: str, seen: Callable[[], Identity | None], decoding: DecodeOptions, checksum: bool = False
+) -> Reread:
+    """Returns what can be read again of an image whose file is of this kind. `seen` is called at first.
+
+    It returns the identity of the file when it was decoded, from `identify(source, checksum)`.
+    """
+    return Reread(
+        None if source.frame is not None else lambda: original(source, seen(), checksum),
+        None if source.frame is not None and kind not in PAGED else lambda: _native(source, seen(), decoding, checksum),
+    )
 
 
 def original(source: Source, seen: Identity | None, checksum: bool = False) -> store.Content:
@@ -74,15 +102,27 @@ def original(source: Source, seen: Identity | None, checksum: bool = False) -> s
         return Original(source.path, seen or (), checksum)
     with decode.opened(source) as file:
         data = file.read()
+    _check(source, seen, checksum)
+    return data
+
+
+def _native(source: Source, seen: Identity | None, decoding: DecodeOptions, checksum: bool) -> Native:
+    found = decode.native(source, decoding)
+    if source.data is None:
+        _check(source, seen, checksum)
+    return found
+
+
+def _check(source: Source, seen: Identity | None, checksum: bool) -> None:
+    """Raises ImageError if a file is not the one that was `seen`."""
     try:
         now = identify(replace(source, tag=None), checksum)
     except (OSError, ValueError) as error:
         raise fault(error, "write") from error
     # elsewhere than in buckets, a folder's listing may spell the time of a file in another way
-    exact = checksum or source.path.partition("://")[0] in EXTRAS
+    exact = checksum or not is_url(source.path) or source.path.partition("://")[0] in EXTRAS
     if seen is not None and (now if exact else now[:1]) != (seen if exact else seen[:1]):
         raise changed()
-    return data
 
 
 def untouched(form: Format, result: Result) -> bool:
@@ -118,8 +158,8 @@ def content(form: Format, result: Result) -> store.Content:
         return replace(found, apart=apart) if isinstance(found, Original) else found
     pixels = result.photo()
     if _encoding(form, result) == ".png":
-        return raster.colour_png(pixels, result.converted)
-    return raster.jpeg(pixels, raster.DATASET_QUALITY, result.converted)
+        return raster.colour_png(pixels, converted(result))
+    return raster.jpeg(pixels, raster.DATASET_QUALITY, converted(result))
 
 
 def _encoding(form: Format, result: Result) -> str:

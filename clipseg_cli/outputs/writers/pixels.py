@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.errors import ImageError
-from clipseg_cli.masks import cleanup, matting
+from clipseg_cli.masks import cleanup
 from clipseg_cli.outputs import colours, drawing
 from clipseg_cli.outputs.writers import raster
 from clipseg_cli.outputs.writers.result import Result
@@ -37,13 +37,15 @@ def alpha(result: Result) -> NDArray[np.uint8]:
     return np.dstack([result.photo(), joined(result)])
 
 
-def cutout(result: Result, index: int) -> NDArray[np.uint8]:
-    """Returns the object of a label alone: RGBA, uint8 (H, W, 4), or RGB (H, W, 3) on the backdrop if there is one."""
-    if result.alphas:
-        alpha = result.alphas[index]
-        rgba = np.dstack([matting.foreground(result.photo(), alpha) * (alpha[..., None] > 0), alpha])
-    else:
-        rgba = drawing.cutout(result.photo(), result.masks[index], mask(result, index))
+def cutout(result: Result, index: int) -> NDArray[Any]:
+    """Returns the object of a label alone: RGBA (H, W, 4), or RGB (H, W, 3) on the backdrop if there is one.
+
+    It has the depth of the photo, uint8 or uint16.
+    """
+    opacity = result.alphas[index] if result.alphas else None
+    alpha = mask(result, index) if opacity is None else opacity
+    shaped, estimated = result.masks[index], result.export.decontaminate
+    rgba = drawing.cutout(result.photo(), shaped, alpha, opacity is not None, estimated)
     backdrop = result.export.backdrop
     return rgba if backdrop is None else drawing.flattened(rgba, backdrop)
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.inputs import orientation
+from clipseg_cli.inputs.decoders.result import Native
 from clipseg_cli.inputs.georeference import NOWHERE, Georeference
 from clipseg_cli.masks.instances import Instance
 from clipseg_cli.outputs import colours
@@ -38,6 +39,7 @@ class Result:
     converted: bool = False  # the photo was converted to sRGB by an ICC profile: colour files say that they are sRGB
     kind: str = ""  # of the file, a key of KINDS
     original: Callable[[], Content] | None = None  # returns the file itself; None for a frame, which has none
+    native: Callable[[], Native] | None = None  # returns the photo in its file's own colours, upright; None: as shown
     orientation: int = 1  # the EXIF orientation of the file
     uncommon: bool = False  # the file is of a kind of pixels that many readers mistake: see `conversion.is_uncommon`
     frame: int | None = None  # the number of the frame in its file

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import tarfile
 from collections.abc import Iterator
 
 from clipseg_cli.outputs.record import readable_text
@@ -19,6 +18,8 @@ def webdataset(stem: str, result: Result) -> Iterator[File]:
     WebDataset ends a sample's key at the first dot of the file name. Dots in the stem therefore become underscores,
     and `~` and a hash are added, so that `a.b` and `a_b` remain two samples. Raises ImageError.
     """
+    import tarfile
+
     folder, slash, name = stem.rpartition("/")
     digits = hashlib.sha256(name.encode()).hexdigest()[:8]
     key = folder + slash + (f"{name.replace('.', '_')}~{digits}" if "." in name else name)

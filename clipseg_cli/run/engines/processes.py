@@ -19,6 +19,7 @@ from typing import BinaryIO, NoReturn
 
 from clipseg_cli.errors import ClipsegError
 from clipseg_cli.inputs.source import Source
+from clipseg_cli.model import torch_library
 from clipseg_cli.outputs.record import Record
 from clipseg_cli.run.engines import workers
 from clipseg_cli.run.engines.crew import cores
@@ -117,6 +118,7 @@ class _Process(Worker):
 
 def serve() -> NoReturn:
     """Runs a worker process from its start to its end."""
+    torch_library.load_ahead()
     orphaned, finishing = threading.Event(), threading.Event()
     _leave_signals_to_the_parent(orphaned, finishing)
     inbox, outbox = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")

@@ -1,0 +1,119 @@
+"""Drawn data in PhraseCut's layout, and the bundled model's towers as a plain CLIP.
+
+OUT/VGPhraseCut_v0/   refer_train.json, refer_test.json, image_data_split.json, images/<id>.jpg
+OUT/clip/             vision and text tower in transformers' layout for CLIP, without a decoder
+
+Phrases are worded as in PhraseCut, without articles: "large striped star on the left". Each is true of its image and
+not ambiguous. The pairs of shape and colour that the bundled model never saw in training are neither drawn nor named.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from transformers import CLIPConfig, CLIPModel
+
+from clipseg_cli.masks import outline
+from shapes import queries
+from shapes.evaluate import MODEL
+from shapes.scenes import Scene, draw_scene
+from shapes.vocabulary import GENERAL_WORDS
+
+SEEDS = {"train": 9_000_011, "test": 9_500_021}
+QUALITY = 95  # of the JPEG files
+MIN_PIXELS = 30  # of what a phrase means
+
+
+def write_phrasecut(folder: Path, images: dict[str, int]) -> Path:
+    """Draws so many images for each split, with the phrases that are true of them. Returns `folder`."""
+    (folder / "images").mkdir(parents=True)
+    infos: list[dict[str, Any]] = []
+    for split, count in images.items():
+        rng = np.random.default_rng(SEEDS[split])
+        tasks: list[dict[str, Any]] = []
+        for _ in range(count):
+            scene = draw_scene(rng)
+            height, width = scene.instances.shape
+            number = len(infos)
+            infos.append({"image_id": number, "height": height, "width": width, "split": split})
+            pixels = np.ascontiguousarray(scene.image[..., ::-1])
+            cv2.imwrite(str(folder / f"images/{number}.jpg"), pixels, (cv2.IMWRITE_JPEG_QUALITY, QUALITY))
+            for phrase, indices in phrases(scene, rng):
+                tasks.append(_task(f"{number}__{len(tasks)}", number, phrase, scene, indices))
+        (folder / f"refer_{split}.json").write_text(json.dumps(tasks), "utf-8")
+    (folder / "image_data_split.json").write_text(json.dumps(infos), "utf-8")
+    return folder
+
+
+def phrases(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[str, list[int]]]:
+    """Yields phrases about a scene, and the indices of the objects that each means: two about every object.
+
+    The first names shape and colour, the second is any of the bundled model's queries.
+    """
+    seen: set[str] = set()
+    for target in scene.objects:
+        pair = queries.Query(shape=target.shape, colour=target.colour)
+        for query in (pair, queries.query_about(target, rng)):
+            text, indices = wording(query), queries.matching(query, scene)
+            if not indices or text in seen or queries.is_held_out(query):
+                continue
+            if queries.ground_truth(indices, scene.instances).sum() >= MIN_PIXELS:
+                seen.add(text)
+                yield text, indices
+
+
+def wording(query: queries.Query) -> str:
+    """Returns the usual words of a query, without an article: "small red circle at the top", "dotted shape"."""
+    words = [query.size, query.pattern, query.colour, query.shape or GENERAL_WORDS[0]]
+    place = f"{'on' if query.place in ('left', 'right') else 'at'} the {query.place}" if query.place else None
+    return " ".join(word for word in (*words, place) if word)
+
+
+def _task(name: str, image: int, phrase: str, scene: Scene, indices: list[int]) -> dict[str, Any]:
+    """Returns a row of refer_*.json. Each object is an instance with a polygon per visible component."""
+    masks = [queries.ground_truth([index], scene.instances).view(np.uint8) * np.uint8(255) for index in indices]
+    return {
+        "task_id": name,
+        "image_id": image,
+        "phrase": phrase,
+        "instance_boxes": [list(cv2.boundingRect(mask)) for mask in masks],
+        "Polygons": [[ring.tolist() for ring in _rings(mask)] for mask in masks],
+    }
+
+
+def _rings(mask: NDArray[np.uint8]) -> Iterator[NDArray[np.int32]]:
+    """Yields one polygon per component of a mask of 0 and 255.
+
+    PhraseCut has no holes. So a polygon with a hole goes to the hole, around it, and back along the same line.
+    """
+    for component in outline.centres(mask):
+        parts = [component.outer]
+        for hole in component.holes:
+            parts += [component.outer[:1], hole, hole[:1]]
+        yield np.concatenate(parts)
+
+
+def write_clip(folder: Path) -> Path:
+    """Writes the bundled model's two towers as transformers saves a CLIP. Returns `folder`."""
+    config = json.loads((MODEL / "config.json").read_text("utf-8"))
+    parts = {name: config[name] for name in ("text_config", "vision_config", "projection_dim")}
+    for name in ("text_config", "vision_config"):
+        parts[name].pop("model_type")
+    clip = CLIPModel(CLIPConfig(**parts))
+    prefix = "clip."
+    tensors = load_file(MODEL / "model.safetensors")
+    towers = {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
+    clip.load_state_dict(towers)
+    clip.save_pretrained(folder)
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copyfile(MODEL / name, folder / name)
+    images = json.loads((MODEL / "preprocessor_config.json").read_text("utf-8"))
+    images["image_processor_type"] = "CLIPImageProcessor"
+    (folder / "preprocessor_config.json").write_text(json.dumps(images), "utf-8")
+    return folder
