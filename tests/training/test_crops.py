@@ -164,7 +164,7 @@ def test_no_held_out_image_is_learned_from(start: Start) -> None:
 
 
 def test_the_recipe_trains_and_tells_the_time_left(start: Start, tmp_path: Path, clipseg: Program) -> None:
-    """From a plain CLIP and PhraseCut's files to a model, with one command. What needs kept features is refused at once."""
+    """From a plain CLIP and PhraseCut's files to a model. What needs kept features is refused at once."""
     line = f"clipseg train {start[1]} --from-clip {start[0]} --recipe paper --size 32 --device cpu --hold 0.2"
     (tmp_path / "old.txt").write_text("a cat\n")
     assert "keeps none" in clipseg(f"{line} -o out --replay old.txt", expect=2).stderr
