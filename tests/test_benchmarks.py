@@ -110,7 +110,7 @@ def test_a_gpus_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
     contenders = ("baseline", "optimised", "clipseg", "clipseg -j 1", "clipseg -b 64")
     assert {*rates} == {*(("1", name) for name in contenders), ("8", "optimised"), ("8", "clipseg")}
     stages = {row[0]: float(row[2]) for row in rows if row[1] in ("core", "device")}
-    assert len(stages) == 11 and all(value > 0 for value in (*rates.values(), *stages.values()))
+    assert len(stages) == 11 and min(rates.values()) > 0 <= min(stages.values())  # taking back may round to nothing
     iou = re.search(r"IoU of 16 masks with those of the CPU in fp32: ([0-9.]+)\.", printed)
     assert iou is not None and float(iou[1]) > 0.95
     assert not [*tmp_path.glob("tmp*")]
