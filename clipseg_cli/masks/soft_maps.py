@@ -100,7 +100,9 @@ def strips(
     rows, first, top, bottom = part or Part(len(logits), 0, 0, height)
     if logits.shape[1] != width:
         interpolation = cv2.INTER_AREA if width < logits.shape[1] else cv2.INTER_LINEAR
-        logits = cv2.resize(logits, (width, len(logits)), interpolation=interpolation)
+        # OpenCV rounds a single row differently
+        several = logits if len(logits) > 1 else np.repeat(logits, 2, 0)
+        logits = cv2.resize(several, (width, len(several)), interpolation=interpolation)[: len(logits)]
     if height <= rows:
         small = logits if height == rows else cv2.resize(logits, (width, height), interpolation=cv2.INTER_AREA)
         yield slice(0, bottom - top), small[top - first : bottom - first]

@@ -196,6 +196,7 @@ class Loaded:
 
     source: Source
     image: decode.Image | KnownImage | None = None
+    size: tuple[int, int] = (0, 0)  # height and width of the image, also where its pixels are no longer held
     views: tuple[tiles.View, ...] = ()  # the views of the image that the network sees
     inputs: "tuple[Input, ...]" = ()  # one per view
     mark: Mark | None = None  # see `known_images.mark`
@@ -240,7 +241,7 @@ def _load(item: Read, job: Job, network: Network, progress: Progress) -> Loaded:
             return failed(image)
         if job.sam is None and (found := network.find(mark, source)) is not None:  # SAM needs the pixels
             known, features = found
-            return Loaded(source, known, _views(known.size, job), features, None, identity)
+            return Loaded(source, known, known.size, _views(known.size, job), features, None, identity)
         if image is None:
             image = decode.load(source, job.decoding)
         progress(source, "encode")
@@ -248,7 +249,7 @@ def _load(item: Read, job: Job, network: Network, progress: Progress) -> Loaded:
         if job.encode.window:
             views = tiles.seen(views, image.clear)
         resized = tuple(segmenter.resize(view.of(image.pixels)) for view in views)
-        return Loaded(source, image, views, resized, mark, identity)
+        return Loaded(source, image, image.size, views, resized, mark, identity)
     except ImageError as error:
         if error.kind == "too_large" and job.encode.window and source.frame is None:
             progress(source, "encode")
@@ -269,8 +270,7 @@ def _joined(loaded: Loaded, seen: "list[Seen | ImageError]") -> "Seen | ImageErr
         return failed
     good = [each for each in seen if isinstance(each, Seen)]
     entries = tuple(name for each in good for name in each.entries)
-    assert loaded.image is not None
-    logits = tiles.joined(loaded.views, [each.logits for each in good], *loaded.image.size)
+    logits = tiles.joined(loaded.views, [each.logits for each in good], *loaded.size)
     return Seen(logits, good[0].similarity, entries)
 
 

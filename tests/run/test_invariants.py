@@ -76,7 +76,7 @@ class History(RuleBasedStateMachine):
             run=RunOptions(resume=resume),
         )
         sources = discover(inputs, None, str(out))
-        for _ in segment.segment(request, sources, lambda line: None, io.BytesIO(), Summary()):
+        for _ in segment.segment(request, sources, lambda line, passing=False: None, io.BytesIO(), Summary()):
             pass
 
     def outputs(self) -> list[Path]:

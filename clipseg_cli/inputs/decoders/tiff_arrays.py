@@ -114,7 +114,7 @@ def check(form: Layout, kept: int, max_pixels: int) -> None:
     """Raises ImageError for a page that is too large or of a layout that cannot be read."""
     pixels, tile = form.width * form.height, form.across * form.down
     check_size(form.width, form.height, max_pixels)
-    if form.form not in WIDTHS:  # its samples have no size
+    if form.bits not in WIDTHS.get(form.form, ()):  # its samples have no size in memory
         check_kind(form)
     if pixels * kept * form.dtype.itemsize > LARGEST_PIXEL * max_pixels:
         raise too_large(f"{form.width} x {form.height} pixels of {kept} x {form.bits} bits")
