@@ -195,6 +195,8 @@ class Session:
         try:
             rows, end, before = list[dict[str, Any]](), time.monotonic() + WAIT, {*self.seen}
             for index in indices:
+                if generation < self.generation and not full_size:
+                    raise Stale
                 late = not full_size and time.monotonic() > end and not before.issuperset(self.seen)
                 if late and request.clean.refine == "sam" and index not in self.seen:
                     rows.append({"id": index, "pending": True})
@@ -207,8 +209,6 @@ class Session:
                 self.state.notify_all()
 
     def _image_masks(self, index: int, request: MaskRequest, generation: int, full_size: bool) -> dict[str, Any]:
-        if generation < self.generation and not full_size:
-            raise Stale
         if index in self.failed:
             return {"id": index, "failed": self.failed[index]}
         features = self.features.get(index)
