@@ -198,7 +198,10 @@ main()
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads the peak memory in /proc")
 def test_a_stream_takes_the_same_memory_at_any_length(quick_shell: Shell, tmp_path: Path) -> None:
-    """500 frames take at most 10 megabytes more than 100, though 270 MB of pixels more pass through."""
+    """500 frames take at most 40 megabytes more than 100, though 270 MB of pixels more pass through.
+
+    Any two runs differ by up to 15 megabytes: what threads allocate depends on how they take turns.
+    """
     noise = np.random.default_rng(0).integers(0, 255, (360, 640, 3), dtype=np.uint8)
     (tmp_path / "frame.jpg").write_bytes(saved(noise, "JPEG"))
     (tmp_path / "peak.py").write_text(PEAK)
@@ -209,4 +212,4 @@ def test_a_stream_takes_the_same_memory_at_any_length(quick_shell: Shell, tmp_pa
         done = quick_shell(f"({frames}) | {program} -f overlay -o - > out")
         assert len(opened((tmp_path / "out").read_bytes())) == count
         peaks.append(int(done.stderr.splitlines()[-1]))
-    assert peaks[1] - peaks[0] < 10_000, peaks  # kilobytes
+    assert peaks[1] - peaks[0] < 40_000, peaks  # kilobytes
