@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from clipseg_cli.run.network import Input
 
 REMOTE_THREADS = 16  # threads that read, and as many that write, if each mostly waits for a remote server
+KNOWN = 4  # images whose features are kept that take the place of one in a batch
+FEW_PROMPTS = 8  # with more of them, soft maps take more memory than pixels
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -75,7 +77,7 @@ def run(
         return record
 
     def decoded(loaded: Iterable[Loaded | None]) -> Iterator[tuple[Loaded, Outcome] | None]:
-        batches = (batch or None for batch in _batches(loaded, job.batch_size))
+        batches = (batch or None for batch in _batches(loaded, job))
         for batch_seen in ahead(seers, partial(_see, job=job, network=network), batches, job.in_flight - 1):
             if batch_seen is None:
                 yield None
@@ -111,7 +113,7 @@ def _see(batch: "list[Loaded]", job: Job, network: Network) -> "tuple[list[Loade
 
 def _seen(batch: "Sequence[Loaded]", job: Job, network: "Network") -> "list[Seen | ImageError | None]":
     """Returns the network's result for each image of a batch; None if it was not loaded."""
-    inputs: Iterator[list[Input]] = _batches([each for item in batch for each in item.inputs], job.batch_size)
+    inputs: Iterator[list[Input]] = _batches([each for item in batch for each in item.inputs], job)
     seen = itertools.chain.from_iterable(map(network.see, inputs))
     return [_joined(item, list(itertools.islice(seen, len(item.inputs)))) for item in batch]
 
@@ -317,19 +319,31 @@ def _finish(loaded: Loaded, seen: "Outcome", job: Job, write: Write, progress: P
     return finish(blank, source.output, lambda: image.pixels, maps(), job.plan, noted, file, seen.sam)
 
 
-def _batches(items: Iterable[T | None], size: int) -> Iterator[list[T]]:
-    """Yields the items in lists of `size`. None ends a list early, and an empty list follows."""
+def _batches(items: Iterable[T | None], job: Job) -> Iterator[list[T]]:
+    """Yields the items in lists of the job's batch size. None ends a list early, and an empty list follows.
+
+    Items whose features are kept hold no pixels, so KNOWN times as many of them make a batch: the threads that decode a
+    batch wait for each other less often. Not with many prompts, whose soft maps take more memory than pixels.
+    """
+    share = 1 / KNOWN if len(job.texts) <= FEW_PROMPTS else 1
     batch: list[T] = []
+    size = 0.0
     for item in items:
         if item is not None:
             batch.append(item)
-        if batch and (item is None or len(batch) == size):
+            size += share if _is_known(item) else 1
+        if batch and (item is None or size >= job.batch_size):
             yield batch
-            batch = []
+            batch, size = [], 0.0
         if item is None:
             yield []
     if batch:
         yield batch
+
+
+def _is_known(item: object) -> bool:
+    """Returns whether an image or a view stands for features that are kept."""
+    return isinstance(item.image, KnownImage) if isinstance(item, Loaded) else not isinstance(item, np.ndarray)
 
 
 def ahead(pool: Executor, function: Callable[[T], R], items: Iterable[T | None], depth: int) -> Iterator[R | None]:
