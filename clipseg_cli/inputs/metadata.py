@@ -7,7 +7,7 @@ thumbnail and the camera maker's own notes: they hold other views of the whole p
 import io
 from typing import NamedTuple
 
-from clipseg_cli.inputs.frames.tiff_pages import Directory, Field, directories
+from clipseg_cli.inputs.frames.tiff_pages import DESCRIPTION, Directory, Field, directories
 
 EXIF, GPS, XMP = 34665, 34853, 700  # tags of a main directory that point to the others, or hold XMP
 # Of the main directory: description, make, model, resolution (3 tags), software, date, artist, computer, rating
@@ -51,7 +51,7 @@ def of_tiff(directory: Directory) -> Metadata:
         packet = directory.content(XMP, LARGEST_XMP + 1)
     except ValueError:
         packet = b""
-    main = tuple(field for field in found.main if field.tag != 270 or not field.content.startswith(LAYOUTS))
+    main = tuple(field for field in found.main if field.tag != DESCRIPTION or not field.content.startswith(LAYOUTS))
     return found._replace(main=main, xmp=packet if len(packet) <= LARGEST_XMP else b"")
 
 

@@ -106,15 +106,6 @@ def _extended(pixels: Pixels, mask: NDArray[np.uint8], alpha: Pixels) -> Pixels:
     return out
 
 
-def flattened(rgba: Pixels, backdrop: RGB) -> Pixels:
-    """Returns an RGBA image on an opaque RGB backdrop of 8 bits, (H, W, 3), uint8 or uint16 like the image."""
-    most = np.iinfo(rgba.dtype).max
-    share = rgba[..., 3:].astype(np.float32) / most
-    flat = np.array(backdrop, np.float32) * (most // 255)
-    flattened: Pixels = np.rint(rgba[..., :3] * share + flat * (1 - share)).astype(rgba.dtype)
-    return flattened
-
-
 def fitted(array: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     """Returns an image, uint8 (H, W) or (H, W, C), shrunk so that its longer side is at most `side` pixels."""
     height, width = array.shape[:2]

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.errors import ClipsegError, ImageError, OutputError
+from clipseg_cli.inputs.colour import conversion
 from clipseg_cli.inputs.frames.reader import FrameReader
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.masks import cleanup
@@ -221,7 +222,7 @@ def _cutout(
 ) -> NDArray[np.uint8]:
     edge = cleanup.feather(mask, plan.feather) if alpha is None else alpha
     rgba = drawing.cutout(picture, mask, edge, alpha is not None, plan.export.decontaminate)
-    return rgba if plan.export.backdrop is None else drawing.flattened(rgba, plan.export.backdrop)
+    return rgba if plan.export.backdrop is None else conversion.composited(rgba, ground=plan.export.backdrop)
 
 
 def _pictures(plan: Plan, film: Film) -> Iterator[NDArray[np.uint8]]:

@@ -16,13 +16,13 @@ import numpy as np
 
 from clipseg_cli.errors import ImageError
 from clipseg_cli.inputs import decode
-from clipseg_cli.inputs.frames import stacks
+from clipseg_cli.inputs.frames import stacks, tiff_pages
 from clipseg_cli.inputs.frames.stacks import Stack
 from clipseg_cli.inputs.frames.tiff_pages import Field
 from clipseg_cli.inputs.source import Source
 from clipseg_cli.outputs import manifest
 from clipseg_cli.outputs.record import PER_LABEL, image_name, readable_name
-from clipseg_cli.outputs.writers import directories, paged_tiff, raster
+from clipseg_cli.outputs.writers import paged_tiff, raster
 from clipseg_cli.outputs.writers.paged_tiff import Page
 from clipseg_cli.settings.outputs import Format
 from clipseg_cli.storage import paths, store
@@ -123,7 +123,7 @@ def _write(plan: Plan, path: str, stack: Stack, part: Part, size: tuple[int, int
     blank = np.zeros(size, np.uint16 if itemsize == 2 else np.uint8)
     contents = store.contents(plan.out, [each for each in part.paths if each])
     header = stack.header(part.name, itemsize)
-    first = (Field(paged_tiff.DESCRIPTION, directories.TEXT, len(header) + 1, header + b"\0"), *stack.resolution)
+    first = (Field(tiff_pages.DESCRIPTION, tiff_pages.TEXT, len(header) + 1, header + b"\0"), *stack.resolution)
 
     def pages() -> Iterator[Page]:
         for number, each in enumerate(part.paths):

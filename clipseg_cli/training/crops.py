@@ -5,7 +5,6 @@ rules are those of the authors' loader for PhraseCut+ (timojl/clipseg at 77c4e2d
 `training.py` for the blend).
 """
 
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +23,7 @@ from clipseg_cli.datasets.training_data import Example
 from clipseg_cli.errors import UsageError
 from clipseg_cli.model import preprocess
 from clipseg_cli.prompts import highlight
+from clipseg_cli.run.engines.crew import cores
 from clipseg_cli.settings.training import Recipe
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Crops:
             self.showing[example.prompt].append(example)
         self.prompts = list(self.showing)
         self.levels = torch.from_numpy(self.preprocessing.levels)
-        self.loaders = ThreadPoolExecutor(os.cpu_count() or 1)
+        self.loaders = ThreadPoolExecutor(cores())
         self.ahead: tuple[int, list[Future[Row]]] = (-1, [])
 
     def batch(self, number: int) -> tuple[Tensor, Tensor, Tensor]:

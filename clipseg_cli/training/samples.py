@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from clipseg_cli.datasets import training_data
 from clipseg_cli.datasets.training_data import Example
 from clipseg_cli.outputs import drawing
+from clipseg_cli.outputs.writers import raster
 from clipseg_cli.storage import store
 
 if TYPE_CHECKING:
@@ -53,9 +54,7 @@ class Samples:
             pairs.append(np.hstack([_cell(photo, mask, text) for mask, text in zip(masks, (prompt, iou), strict=True)]))
         pairs += [np.zeros_like(pairs[0])] * (-len(pairs) % COLUMNS)
         sheet = np.vstack([np.hstack(pairs[at : at + COLUMNS]) for at in range(0, len(pairs), COLUMNS)])
-        ok, data = cv2.imencode(".jpg", np.ascontiguousarray(sheet[..., ::-1]))
-        assert ok
-        store.write(path, data.tobytes())
+        store.write(path, raster.jpeg(sheet, raster.DATASET_QUALITY))
 
 
 def due(check: int) -> bool:

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from clipseg_cli.inputs.colour import conversion
 from clipseg_cli.masks import cleanup
 from clipseg_cli.outputs import drawing
 from pictures import picture
@@ -26,7 +27,7 @@ def test_a_cutout_carries_no_fringe(feather: float) -> None:
     rgba = drawing.cutout(photo, mask, cleanup.feather(mask, feather))
     assert rgba.shape == (100, 100, 4) and np.array_equal(rgba[50, 50], [*photo[50, 50], 255])
     assert (rgba[rgba[..., 3] > 0][:, 1] < 60).all()
-    white = drawing.flattened(rgba, (255, 255, 255)).astype(int)
+    white = conversion.composited(rgba, ground=(255, 255, 255)).astype(int)
     assert (white[..., 0] >= white[..., 1] - 1).all() and (white[0, 0] == 255).all()
     half = cv2.resize(rgba, (55, 55), interpolation=cv2.INTER_LINEAR)
     assert (half[half[..., 3] > 127][:, 1] < 60).all()

@@ -71,14 +71,17 @@ def native(image: PIL.Image.Image, wide: np.ndarray | None = None) -> tuple[np.n
     return _deep_grey(image) if deep else rgb(image, notes), profile or b"", mode == "L"
 
 
-def composited(pixels: np.ndarray, premultiplied: bool = False) -> np.ndarray:
-    """Returns RGB, uint8 or uint16 (H, W, 3), of RGB or RGBA pixels: transparency is composited on white."""
+def composited(
+    pixels: np.ndarray, premultiplied: bool = False, ground: tuple[int, int, int] = (255, 255, 255)
+) -> np.ndarray:
+    """Returns RGB, uint8 or uint16 (H, W, 3), of RGB or RGBA pixels: transparency is composited on an 8-bit colour."""
     if pixels.shape[2] == 3:
         return pixels
     most = np.iinfo(pixels.dtype).max
     share = pixels[..., 3:].astype(np.float32) / most
     colours = pixels[..., :3] if premultiplied else pixels[..., :3] * share
-    return np.rint(colours + most * (1 - share)).clip(0, most).astype(pixels.dtype)
+    flat = np.array(ground, np.float32) * (most // 255)
+    return np.rint(colours + flat * (1 - share)).clip(0, most).astype(pixels.dtype)
 
 
 def is_uncommon(notes: Sequence[str]) -> bool:

@@ -5,7 +5,6 @@ All other files are made of the photo in sRGB.
 """
 
 import re
-import struct
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,7 +24,7 @@ DEEP = (".png", ".tif")  # files that hold 16 bits, and grey with transparency
 COLOURED: tuple[Format, ...] = ("overlay", "cutout", "alpha")  # formats made of the photo
 KEEPING: tuple[Format, ...] = ("cutout",)  # formats that keep EXIF and XMP unless --metadata says otherwise
 PROFILE, WIDTH, HEIGHT = 34675, 40962, 40963  # tags; the last two are of the EXIF directory
-HEADER = 8  # bytes of an EXIF block before its directories
+HEADER = len(directories.header(0))  # bytes of an EXIF block before its directories
 # In XMP: the orientation; small views of the whole photo; where the rest of a long packet is, which is not kept.
 TURN = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|>)\s*)[1-8]")
 THUMBNAILS = re.compile(rb"<(xmp|xap):Thumbnails>.*?</\1:Thumbnails>", re.DOTALL)
@@ -69,7 +68,7 @@ class Carried:
                 pointers.append(directories.numbers(tag, LONG, [HEADER + len(data)]))
                 data += directories.directory(fields, HEADER + len(data))
         start = HEADER + len(data)
-        return struct.pack("<2sHI", b"II", 42, start) + data + directories.directory([*found[0], *pointers], start)
+        return directories.header(start) + data + directories.directory([*found[0], *pointers], start)
 
     def packet(self) -> bytes:
         """Returns the XMP, with the orientation of the pixels; b"" if there is none."""

@@ -67,7 +67,7 @@ def _pages(result: Result) -> Iterator[Page]:
     place, turn = (result.georeference, result.turn) if result.georeference.is_geotiff else (NOWHERE, 1)
     for index, label in enumerate(result.labels):
         fields = (
-            directories.numbers(paged_tiff.ORIENTATION, directories.SHORT, [turn]),
+            directories.numbers(orientation.TAG, directories.SHORT, [turn]),
             directories.text(paged_tiff.PAGE_NAME, label),
             directories.numbers(paged_tiff.PAGE_NUMBER, directories.SHORT, [index, len(result.labels)]),
             *for_masks(place, LEVELS),

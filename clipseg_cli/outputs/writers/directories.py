@@ -5,9 +5,9 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 
 from clipseg_cli.inputs.frames import tiff_pages
-from clipseg_cli.inputs.frames.tiff_pages import Field
+from clipseg_cli.inputs.frames.tiff_pages import TEXT, Field
 
-BYTE, TEXT, SHORT, LONG, BYTES, DOUBLE, LONG8 = 1, 2, 3, 4, 7, 12, 16  # types of tags
+BYTE, SHORT, LONG, BYTES, DOUBLE, LONG8 = 1, 3, 4, 7, 12, 16  # types of tags
 CODES = {SHORT: "H", LONG: "I", LONG8: "Q"}
 
 
@@ -25,6 +25,11 @@ def text(tag: int, value: str) -> Field:
 def doubles(tag: int, values: list[float]) -> Field:
     """Returns a tag of float64 numbers."""
     return Field(tag, DOUBLE, len(values), struct.pack(f"<{len(values)}d", *values))
+
+
+def header(at: int, big: bool = False) -> bytes:
+    """Returns the start of a TIFF, `big` or not, or of an EXIF block, whose first directory is at this position."""
+    return struct.pack("<2sHHHQ", b"II", 43, 8, 0, at) if big else struct.pack("<2sHI", b"II", 42, at)
 
 
 def directory(fields: Iterable[Field], at: int, following: int = 0, big: bool = False) -> bytes:

@@ -4,7 +4,6 @@ Tiles of 256 x 256 pixels, compressed by Deflate with differences between neighb
 -co COMPRESS=DEFLATE -co PREDICTOR=2` writes them. The layout is that of TIFF 6.0 (Adobe, 1992).
 """
 
-import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from clipseg_cli.inputs import orientation
 from clipseg_cli.inputs.georeference import Georeference, for_masks
 from clipseg_cli.outputs.writers.carried import NOTHING, Carried
-from clipseg_cli.outputs.writers.directories import LONG, LONG8, SHORT, directory, numbers, placed
+from clipseg_cli.outputs.writers.directories import LONG, LONG8, SHORT, directory, header, numbers, placed
 
 TILE = 256  # pixels: the side of a tile
 CLASSIC = 0xF000_0000  # bytes of tiles: with the directory, more do not fit into the 4 GiB of a TIFF that is no BigTIFF
@@ -62,10 +61,10 @@ def around(
     """
     total = sum(sizes)
     big = total > CLASSIC
-    header = struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16 + total + total % 2)
-    if not big:
-        header = struct.pack("<2sHI", b"II", 42, 8 + total + total % 2)
-    starts = [len(header), *(len(header) + np.cumsum(sizes[:-1])).tolist()]
+    even = bytes(total % 2)  # directories begin on even bytes
+    first = len(header(0, big))
+    at = first + total + len(even)
+    starts = [first, *(first + np.cumsum(sizes[:-1])).tolist()]
     fields = [
         numbers(256, LONG, [form.width]),
         numbers(257, LONG, [form.height]),
@@ -85,8 +84,7 @@ def around(
     own = carried.fields(form.height, form.width)
     turned = [] if any(each.tag == orientation.TAG for each in own) else [numbers(orientation.TAG, SHORT, [turn])]
     fields += [*turned, *own]
-    even = bytes(total % 2)  # directories begin on even bytes
-    return header, even + directory(fields, len(header) + total + len(even), big=big)
+    return header(at, big), even + directory(fields, at, big=big)
 
 
 def _tiles(pixels: NDArray[Any]) -> Iterator[NDArray[Any]]:

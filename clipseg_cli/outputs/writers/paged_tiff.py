@@ -5,7 +5,6 @@ after the one before it, so a file of many pages is never in memory as a whole. 
 which count in 64 bits.
 """
 
-import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from clipseg_cli.outputs.writers.directories import LONG, LONG8, SHORT, numbers
 STRIP = 1 << 18  # bytes of a strip before compression, at least one row
 LARGEST = 4_200_000_000  # bytes of pixels: with headers, and what Deflate adds at worst, less than the 4 GB of TIFF
 GREY, DEFLATE = 1, 8  # values of tags
-DESCRIPTION, ORIENTATION, PAGE_NAME, PAGE_NUMBER = 270, 274, 285, 297  # tags
+PAGE_NAME, PAGE_NUMBER = 285, 297  # tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +34,8 @@ class Page:
 def pieces(pages: Iterable[Page], count: int, size: int) -> Iterator[bytes]:
     """Yields the pieces of a file of `count` pages, whose pixels take about `size` bytes together."""
     big = size > LARGEST
-    head = struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16) if big else struct.pack("<2sHI", b"II", 42, 8)
-    yield head
-    at = len(head)
+    at = len(directories.header(0, big))
+    yield directories.header(at, big)
     for number, page in enumerate(pages, 1):
         for piece in _page(page, at, big, last=number == count):
             yield piece

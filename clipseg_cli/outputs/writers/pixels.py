@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipseg_cli.errors import ImageError
+from clipseg_cli.inputs.colour import conversion
 from clipseg_cli.masks import cleanup
 from clipseg_cli.outputs import colours, drawing
 from clipseg_cli.outputs.writers import raster
@@ -47,7 +48,7 @@ def cutout(result: Result, index: int) -> NDArray[Any]:
     shaped, estimated = result.masks[index], result.export.decontaminate
     rgba = drawing.cutout(result.photo(), shaped, alpha, opacity is not None, estimated)
     backdrop = result.export.backdrop
-    return rgba if backdrop is None else drawing.flattened(rgba, backdrop)
+    return rgba if backdrop is None else conversion.composited(rgba, ground=backdrop)
 
 
 def overlay(result: Result) -> NDArray[np.uint8]:

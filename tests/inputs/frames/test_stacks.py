@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from clipseg_cli.inputs.frames import stacks
-from clipseg_cli.outputs.writers import directories, paged_tiff
+from clipseg_cli.inputs.frames import stacks, tiff_pages
+from clipseg_cli.outputs.writers import paged_tiff
 from clipseg_cli.outputs.writers.paged_tiff import Page
 
 SIZES = {"PhysicalSizeX": 0.25, "PhysicalSizeXUnit": "µm", "PhysicalSizeZ": 1.5, "PhysicalSizeZUnit": "µm"}
@@ -27,7 +27,7 @@ def with_masks(data: bytes, planes: np.ndarray) -> tifffile.TiffFile:
     stack = stacks.read(io.BytesIO(data))
     assert stack is not None and stack.planes == len(planes)
     header = stack.header("a cell", planes.itemsize)
-    described = stacks.Field(paged_tiff.DESCRIPTION, directories.TEXT, len(header) + 1, header + b"\0")
+    described = stacks.Field(tiff_pages.DESCRIPTION, tiff_pages.TEXT, len(header) + 1, header + b"\0")
     pages = [Page(plane, (described, *stack.resolution) if not index else ()) for index, plane in enumerate(planes)]
     return tifffile.TiffFile(io.BytesIO(b"".join(paged_tiff.pieces(pages, len(planes), planes.nbytes))))
 
