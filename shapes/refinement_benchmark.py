@@ -8,7 +8,7 @@ Prints three tables: the methods, what each part of a question gives to `--refin
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +64,12 @@ class Case:
             self.known[tile, flip] = soft_maps.LogitMap(logits)
         return self.known[tile, flip]
 
-    def cut(self, refinement: Refine = "none", tile: int = 1, flip: bool = False) -> Mask:
-        """Returns the mask of `clipseg segment --refine --tile --flip`."""
+    def cut(self, refinement: Refine = "none", tile: int = 1, flip: bool = False, closer: bool = False) -> Mask:
+        """Returns the mask of `clipseg segment --refine --tile --flip --refine-closer`."""
         sam = self.seen() if refinement == "sam" else None
         soft_map, wanted = self.soft_map(tile, flip), self.segmenter.threshold
-        return threshold.cut(soft_map, lambda: self.scene.image, wanted, CleanUp(refinement), sam=sam).mask
+        clean = CleanUp(refinement, refine_closer=closer)
+        return threshold.cut(soft_map, lambda: self.scene.image, wanted, clean, sam=sam).mask
 
     def seen(self) -> Encoded:
         """Returns the image as SAM sees it."""
@@ -99,9 +100,9 @@ def full_size_logits(
     return soft_maps.upsample(tiles.joined(views, logits, height, width)[0], height, width)
 
 
-def method(refinement: Refine = "none", tile: int = 1, flip: bool = False) -> Method:
+def method(refinement: Refine = "none", tile: int = 1, flip: bool = False, closer: bool = False) -> Method:
     """Returns a function from a case to the mask of these options."""
-    return lambda case: case.cut(refinement, tile, flip)
+    return lambda case: case.cut(refinement, tile, flip, closer)
 
 
 def sam_and_matting(case: Case) -> Mask:
@@ -125,12 +126,14 @@ METHODS: dict[str, Method] = {
     "`--refine grabcut`": method("grabcut"),
     "`--refine matting`": method("matting"),
     "`--refine sam`": method("sam"),
+    "`--refine sam --refine-closer`": method("sam", closer=True),
     "`--refine sam`, then matting": sam_and_matting,
     "`--flip`": method(flip=True),
     "`--tile 2`": method(tile=2),
     "`--tile 3`": method(tile=3),
     "`--tile 2 --refine guided`": method("guided", 2),
     "`--tile 2 --refine sam`": method("sam", 2),
+    "`--tile 2 --refine sam --refine-closer`": method("sam", 2, closer=True),
     "true edges of what plain finds": perfect,
 }
 
@@ -151,6 +154,10 @@ class Told:
     def grid(self) -> int:
         """Cells per side of the mask prompts and the answers."""
         return self.encoded.grid
+
+    def look(self, photo: NDArray[np.uint8]) -> "Told":
+        """See `masks.answers.Sam`."""
+        return replace(self, encoded=self.encoded.look(photo))
 
     def answer(self, asked: Sequence[questions.Question]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """See `masks.answers.Sam`."""

@@ -13,16 +13,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clipseg_cli.masks import questions, soft_maps
+from clipseg_cli.masks import answers, questions, soft_maps
 from clipseg_cli.model import preprocess
 from clipseg_cli.model.segmenter import Embeddings, Segmenter
 from shapes import queries
 from shapes.scenes import Scene, SceneOptions, draw_scene
 
 FULL = 512  # pixels: side of the images at which objects have their ordinary size
+SOFT_SIDE = 224  # of the soft maps of the bundled CLIPSeg
 CELL = 4  # pixels of the warped image per cell of masks
 FULL_HEIGHT = (500, 900)  # pixels: short sides of scenes at full size; a part of them has LARGE_HEIGHT
 LARGE_HEIGHT, LARGE_SHARE = 1200, 0.2
+CLOSER_SHARE = 0.4  # of images that show an object closer, as the second look of `--refine-closer` does
 POINTS = questions.POSITIVES + questions.NEGATIVES
 PADDING = -10  # transformers' label of a point that only fills up
 ASKED, OTHER = 0.25, 0.5  # a part is about objects of the query that it covers to this share; about others: to OTHER
@@ -74,7 +76,7 @@ class SamBatchOptions:
     side: int = FULL
     images: int = 2
     parts: int = 2
-    single: int = 1
+    single: int = 3
     seed: int = 0
 
     @property
@@ -110,8 +112,9 @@ def batches(options: SamBatchOptions, segmenter: Segmenter, first_step: int = 0)
         rows: tuple[list[dict[str, NDArray]], list[dict[str, NDArray]]] = ([], [])
         images: list[NDArray[np.float32]] = []
         while len(images) < options.images:
-            scene = training_scene(rng, options.side)
-            parts = part_rows(scene, options, segmenter, rng)
+            near = rng.random() < CLOSER_SHARE
+            scene = training_scene(rng, options.side, near)
+            parts = part_rows(scene, options, None if near else segmenter, rng)
             if not parts:
                 continue
             single = [single_row(scene, options.grid, rng) for _ in range(options.single)]
@@ -142,19 +145,40 @@ def stacked(rows: list[dict[str, NDArray]]) -> Questions:
     return Questions(**{name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]})
 
 
-def training_scene(rng: np.random.Generator, side: int) -> Scene:
-    """Returns a scene for images of this side, in which objects keep the pixel size that they have in full images."""
+def training_scene(rng: np.random.Generator, side: int, near: bool = False) -> Scene:
+    """Returns a scene for images of this side, in which objects keep the pixel size that they have in full images.
+
+    near: a part of a large scene, around one of its objects.
+    """
     scale = side / FULL
-    height = LARGE_HEIGHT if rng.random() < LARGE_SHARE else int(rng.integers(*FULL_HEIGHT))
+    height = LARGE_HEIGHT if near or rng.random() < LARGE_SHARE else int(rng.integers(*FULL_HEIGHT))
     options = SceneOptions(short_side=round(height * scale), scale=scale, max_objects=7 if scale == 1 else 4)
     scene = draw_scene(rng, options)
-    return scene if scene.objects else training_scene(rng, side)
+    if not scene.objects:
+        return training_scene(rng, side, near)
+    return closer(scene, side, rng) if near else scene
+
+
+def closer(scene: Scene, side: int, rng: np.random.Generator) -> Scene:
+    """Returns the part of a scene around one of its objects. Objects outside of it stay in the list."""
+    number = int(rng.integers(len(scene.objects))) + 1
+    height, width = scene.instances.shape
+    x, y, w, h = cv2.boundingRect((scene.instances == number).view(np.uint8))
+    length = max(rng.uniform(0.8, 1.2) * answers.VIEW * max(w, h), answers.LEAST_VIEW * side / CELL)
+    wide, high = min(width, int(length)), min(height, int(length))
+    left = int(np.clip(x + w / 2 - wide * rng.uniform(0.4, 0.6), 0, width - wide))
+    top = int(np.clip(y + h / 2 - high * rng.uniform(0.4, 0.6), 0, height - high))
+    image, instances = (each[top : top + high, left : left + wide] for each in (scene.image, scene.instances))
+    return Scene(np.ascontiguousarray(image), np.ascontiguousarray(instances), scene.objects)
 
 
 def part_rows(
-    scene: Scene, options: SamBatchOptions, segmenter: Segmenter, rng: np.random.Generator
+    scene: Scene, options: SamBatchOptions, segmenter: Segmenter | None, rng: np.random.Generator
 ) -> list[dict[str, NDArray]]:
-    """Returns up to `options.parts` questions as `--refine sam` asks them, with their answers."""
+    """Returns up to `options.parts` questions as `--refine sam` asks them, with their answers.
+
+    Without a segmenter, all soft maps are blurred ground truth.
+    """
     features, found = None, []
     numbers = on_grid(scene.instances, options.grid)
     for _ in range(2 * options.parts):
@@ -162,18 +186,20 @@ def part_rows(
         asked = queries.matching(query, scene)
         if not asked or queries.is_held_out(query):
             continue
-        if rng.random() < DRAWN_SHARE:
-            levels = blurred(queries.ground_truth(asked, scene.instances), segmenter.side, rng)
+        if segmenter is None or rng.random() < DRAWN_SHARE:
+            levels = blurred(queries.ground_truth(asked, scene.instances), SOFT_SIDE, rng)
         else:
             features = segmenter.encode([scene.image]) if features is None else features
             embedding: Embeddings = segmenter.embed([queries.as_prompt(query, rng)])
             levels = soft_maps.soft(segmenter.logits(features, embedding)[0, 0])
-        threshold = segmenter.threshold if rng.random() < 0.8 else float(rng.uniform(0.3, 0.7))
+        threshold = (
+            0.5 if segmenter is None else segmenter.threshold if rng.random() < 0.8 else float(rng.uniform(0.3, 0.7))
+        )
         asked_about = list(questions.ask(levels, threshold, 8, options.grid))
         for question in [asked_about[i] for i in rng.permutation(len(asked_about))][: max(1, options.parts - 1)]:
             answer = meant(question.part, numbers, [index + 1 for index in asked])
             if answer:
-                scale = np.float32(options.side / segmenter.side)
+                scale = np.float32(options.side / SOFT_SIDE)
                 points = ((question.points + 0.5) * scale - 0.5, question.positive.astype(np.int64))
                 box = (question.box + 0.5) * scale - 0.5
                 found.append(row(scene, answer, box, points, question.soft))

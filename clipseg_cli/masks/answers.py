@@ -17,12 +17,16 @@ from numpy.typing import NDArray
 from clipseg_cli.masks import peaks, soft_maps
 from clipseg_cli.masks.guided import guided
 from clipseg_cli.masks.instances import Division, divide
-from clipseg_cli.masks.questions import Cells, Grid, Question, ask
+from clipseg_cli.masks.questions import LIMIT, Cells, Grid, Question, ask
 
 AGREEMENT = 0.5  # weight of a candidate's agreement with the soft map against the IoU that SAM predicts for it
 LEAST_IOU = 0.5  # an answer whose IoU with the soft map's part is lower is refused
 SAME = 0.5  # two answers are of one object if a larger share of the smaller one is in the other
 CELLS = 2  # of SAM's grid, along the side of a window of the guided filter
+VIEW = 2.0  # side of an enlarged view, in sides of the part
+LEAST_VIEW = 3  # its least side in pixels, in cells of SAM's grid: three quarters of what the network sees
+MOST_VIEW = 0.75  # share of the image's longer side: a larger view would not be worth the time
+VIEW_PARTS = 8  # parts of an answer that a view is asked about, at most
 MOST_EMPTY = 0.1  # an answer is refused if a larger share of it is where the soft map is sure of no object
 
 Photo = Callable[[], NDArray[np.uint8]]  # loads the image, uint8 (H, W, 3) RGB; raises ImageError
@@ -40,6 +44,9 @@ class Sam(Protocol):
 
         Raises ImageError if memory runs out.
         """
+
+    def look(self, photo: NDArray[np.uint8]) -> "Sam":
+        """Returns the network that has seen another image, uint8 (h, w, 3). Raises ImageError if memory runs out."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,13 +66,15 @@ def refine(
     most: int,
     sam: Sam,
     apart: bool = False,
+    closer: bool = False,
 ) -> tuple[NDArray[np.uint8], str, Division | None]:
     """Returns the mask with the edges that SAM sees, why it was held back ("" if it was not), and its objects.
 
     levels: the soft map, uint8 (H, W). mask: CLIPSeg's own mask, uint8 (H, W), 0 and 255; it stays where SAM is not
     asked, and where its answer is refused. photo: called only if an answer is taken. threshold: a probability. most:
     parts that SAM is asked about. The objects are divided only if they are to be told `apart`: then each peak of the
-    soft map is a part of its own, unless SAM's answers show that it is of the same object as another.
+    soft map is a part of its own, unless SAM's answers show that it is of the same object as another. closer: SAM also
+    looks at an enlarged view of each part.
     """
     found = peaks.find(levels, threshold) if apart else None
     answers = answered(ask(levels, threshold, most, sam.grid, found), sam)
@@ -79,7 +88,10 @@ def refine(
     if found is not None:
         shape = mask.shape[0], mask.shape[1]
         division = divide(found, shape, [(peak_of(each, found.numbers), each.logits) for each in taken])
-    return joined(mask, taken, photo), told(answers), division
+    refined = joined(mask, taken, photo)
+    if closer:
+        look_closer(refined, taken, photo, sam)
+    return refined, told(answers), division
 
 
 def peak_of(answer: Answer, numbers: NDArray[np.int32]) -> int:
@@ -126,6 +138,50 @@ def joined(mask: NDArray[np.uint8], taken: Sequence[Answer], photo: Photo | None
         return np.asarray(answer.cut(0.5) | mask * kept, np.uint8)
     sharp = guided(photo(), answer.soft(), len(logits) / CELLS)
     return np.where(sharp > 0.5, np.uint8(255), mask * kept)
+
+
+def look_closer(mask: NDArray[np.uint8], taken: Sequence[Answer], photo: Photo, sam: Sam) -> None:
+    """Draws each part into the mask as SAM sees it in an enlarged view, with its first answer as the soft map.
+
+    mask: uint8 (H, W), changed in place. A part stays if it has no `view`, or if the second answer is refused.
+    """
+    for answer in taken:
+        if (place := view(answer, sam.grid, *mask.shape)) is not None:
+            logits = np.where(answer.question.reach, answer.logits, np.float32(-LIMIT))
+            levels = soft_maps.LogitMap(logits, mask.shape).soft()
+            levels, own, pixels = (np.ascontiguousarray(each[place]) for each in (levels, mask, photo()))
+            mask[place] = _second(levels, own, pixels, sam)
+
+
+def _second(
+    levels: NDArray[np.uint8], own: NDArray[np.uint8], pixels: NDArray[np.uint8], sam: Sam
+) -> NDArray[np.uint8]:
+    """Returns the mask in a view, uint8 (h, w, 3), of which `levels` is the soft map and `own` the mask so far."""
+    found = answered(ask(levels, 0.5, VIEW_PARTS, sam.grid), sam.look(pixels))
+    return joined(own, [each for each in found if not each.refusal], lambda: pixels)
+
+
+def view(answer: Answer, grid: int, height: int, width: int) -> tuple[slice, slice] | None:
+    """Returns the rows and columns of an enlarged view of a part, in pixels of an image of height x width.
+
+    It is a square around the answer, or as much of one as fits. None if it would not be much smaller than the image.
+    """
+    cells = (answer.logits > 0) & answer.question.reach | answer.question.part
+    spans = []
+    for axis, length in ((1, height), (0, width)):
+        found = np.flatnonzero(cells.any(axis))
+        spans.append((found[0] * length / grid, (found[-1] + 1) * length / grid))
+    side = max(VIEW * max(last - first for first, last in spans), LEAST_VIEW * grid)
+    if side > MOST_VIEW * max(height, width):
+        return None
+    return _around(*spans[0], side, height), _around(*spans[1], side, width)
+
+
+def _around(first: float, last: float, side: float, length: int) -> slice:
+    """Returns `side` pixels of `length`, with the middle of `first` and `last` in their middle if they reach so far."""
+    side = min(round(side), length)
+    start = round(min(max((first + last - side) / 2, 0), length - side))
+    return slice(start, start + side)
 
 
 def told(answers: Sequence[Answer]) -> str:

@@ -54,8 +54,8 @@ def cut(
     if clean.refine == "sam":
         worked = sam is not None and bool(mask.any())
         if sam is not None and worked:
-            levels, most = soft_map.soft(), clean.refine_parts
-            mask, held_back, division = answers.refine(levels, mask, photo, threshold, most, sam, apart)
+            levels, most, closer = soft_map.soft(), clean.refine_parts, clean.refine_closer
+            mask, held_back, division = answers.refine(levels, mask, photo, threshold, most, sam, apart, closer)
     elif apart and (found := peaks.find(soft_map.soft(), threshold)):
         division = divide(found, (mask.shape[0], mask.shape[1]))
     if clean.peak is not None:

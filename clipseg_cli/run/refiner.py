@@ -53,6 +53,29 @@ def in_halves(work: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T]) ->
     return in_halves(work, items[:half]) + in_halves(work, items[half:]) if half else [None]
 
 
+def encoded(sam: "Sam", photos: Sequence[Pixels], each: "type[map[Any]] | Map" = map) -> "list[Encoded | ImageError]":
+    """Returns each image, uint8 (H, W, 3), in encoded form, or an error if memory runs out for it alone.
+
+    `each` resizes the images; the `map` of a pool does so in its threads.
+    """
+    sizes = [photo.shape[:2] for photo in photos]
+    embeddings = in_halves(sam.encode, [*each(sam.resize, photos)])
+    return [
+        ImageError("out_of_memory", "encode", "not enough memory for the SAM network; choose a smaller one")
+        if embedding is None
+        else Encoded(sam, embedding, *size)
+        for size, embedding in zip(sizes, embeddings, strict=True)
+    ]
+
+
+def one_encoded(sam: "Sam", photo: Pixels) -> "Encoded":
+    """Returns an image, uint8 (H, W, 3), in encoded form. Raises ImageError if memory runs out."""
+    seen = encoded(sam, [photo])[0]
+    if isinstance(seen, ImageError):
+        raise seen
+    return seen
+
+
 @dataclass(slots=True)
 class Refiner:
     """The SAM of a run, loaded by the first image that needs it. Several threads may use it."""
@@ -71,19 +94,8 @@ class Refiner:
     def see(
         self, photos: Sequence[NDArray[np.uint8]], each: "type[map[Any]] | Map" = map
     ) -> "list[Encoded | ImageError]":
-        """Returns each image, uint8 (H, W, 3), in encoded form, or an error if memory runs out for it alone.
-
-        `each` resizes the images; the `map` of a pool does so in its threads.
-        """
-        sam = self.get()
-        sizes = [photo.shape[:2] for photo in photos]
-        embeddings = in_halves(sam.encode, [*each(sam.resize, photos)])
-        return [
-            ImageError("out_of_memory", "encode", "not enough memory for the SAM network; choose a smaller one")
-            if embedding is None
-            else Encoded(sam, embedding, *size)
-            for size, embedding in zip(sizes, embeddings, strict=True)
-        ]
+        """See `encoded`."""
+        return encoded(self.get(), photos, each)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,6 +125,10 @@ class Encoded:
         logits, predicted = zip(*good, strict=True)
         return np.stack(logits), np.stack(predicted)
 
+    def look(self, photo: Pixels) -> "Encoded":
+        """See `masks.answers.Sam`."""
+        return one_encoded(self.sam, photo)
+
 
 @dataclass(slots=True)
 class Once:
@@ -130,8 +146,9 @@ class Once:
     def answer(self, questions: Sequence[Question]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """See `masks.answers.Sam`."""
         if self.seen is None:
-            seen = self.refiner.see([self.photo()])[0]
-            if isinstance(seen, ImageError):
-                raise seen
-            self.seen = seen
+            self.seen = self.look(self.photo())
         return self.seen.answer(questions)
+
+    def look(self, photo: Pixels) -> Encoded:
+        """See `masks.answers.Sam`."""
+        return one_encoded(self.refiner.get(), photo)

@@ -58,6 +58,13 @@ class CleanUp:
     refine_parts: Annotated[
         int, Flag("With --refine sam: refine the N largest parts of each mask.", metavar="N", low=1)
     ] = 16
+    refine_closer: Annotated[
+        bool,
+        Flag(
+            "With --refine sam: ask again about each part in an enlarged view. Finer edges of small objects; each view "
+            "takes as long as an image."
+        ),
+    ] = False
     peak: Annotated[
         float | None,
         Flag("Keep only components that reach this probability, 0 to 1.", metavar="P", low=0.0, high=1.0),

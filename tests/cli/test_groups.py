@@ -60,6 +60,7 @@ VALUES: dict[type, dict[str, Any]] = {
     },
     MaskOptions: {
         "threshold": ("0.4", "cat=otsu"), "refine": "grabcut", "refine_model": "sam2.1-small", "refine_parts": 3,
+        "refine_closer": True,
         "peak": 0.6, "open": 1, "close": 2, "fill_holes": "all",
         "min_area": 0.005, "keep_largest": 3, "grow": -4, "invert": True, "feather": 2.5, "min_presence": 0.1,
         "mode": "labels", "background": 0.3, "instances": True, "touching": "divided", "empty": "skip",
@@ -84,7 +85,8 @@ VALUES: dict[type, dict[str, Any]] = {
         "patience": 2, "replay_weight": 0.5, "seed": 6,
     },
     NewDecoder: {
-        "from_clip": "openai/clip", "reduce_dim": 16, "extract_layers": (3, 7, 9), "refined": True, "side": 224,
+        "from_clip": "openai/clip", "reduce_dim": 16, "feedforward": 512,
+        "extract_layers": (3, 7, 9), "refined": True, "side": 224,
     },
     ProtocolOptions: {
         "protocol": "coco-20i", "data": Path("coco"), "folds": (2, 3), "split": "val", "seed": 1, "limit": 8,

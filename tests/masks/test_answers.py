@@ -24,6 +24,12 @@ class Answering:
     draw: Callable[[Question], Sequence[tuple[NDArray[np.uint8], float]]]
     grid: int = 64
     asked: list[Question] = field(default_factory=list)
+    looks: list[NDArray[np.uint8]] = field(default_factory=list)  # the views that it was shown
+
+    def look(self, photo: NDArray[np.uint8]) -> "Answering":
+        """Returns a network that answers with the bright pixels of the view."""
+        self.looks.append(photo)
+        return Answering(lambda question: [(np.where(photo[..., 0] > 102, np.uint8(255), np.uint8(0)), 0.9)], self.grid)
 
     def answer(self, questions: Sequence[Question]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Returns logits of 10 inside of each mask and of -10 outside."""
@@ -242,3 +248,54 @@ def test_one_object_is_asked_about_as_without_instances() -> None:
     apart(levels, networks[1])
     for one, two in zip(networks[0].asked, networks[1].asked, strict=True):
         assert np.array_equal(one.box, two.box) and np.array_equal(one.points, two.points)
+
+
+def bright(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Returns a photo in which an object is a little brighter: too little for the guided filter."""
+    return np.where(mask[..., None] > 0, np.uint8(104), np.uint8(100)).repeat(3, 2)
+
+
+def looked(
+    truth: NDArray[np.uint8], first: NDArray[np.uint8], photo: NDArray[np.uint8], closer: bool = True
+) -> tuple[NDArray[np.uint8], list[NDArray[np.uint8]]]:
+    """Returns the mask of an object, and the views that SAM looked at. It answers `first`, then what is bright."""
+    levels, network = blurred(truth, sigma=5), Answering(lambda question: [(first, 0.9)], grid=32)
+    own = soft_maps.cut_soft(levels, 0.3)
+    mask, _, _ = answers.refine(levels, own, lambda: photo, 0.3, 8, network, closer=closer)
+    return mask, network.looks
+
+
+def test_a_closer_look_takes_the_place_of_the_first() -> None:
+    """The view is a square around the first answer, twice as large, and what SAM sees in it is in the mask."""
+    truth, shifted = disc(radius=30), disc(x=123, y=147, radius=30)
+    mask, views = looked(truth, shifted, bright(truth))
+    assert [view.shape for view in views] in ([(side, side, 3)] for side in range(120, 160))
+    assert iou(mask, truth) > 0.98 > 0.96 > iou(looked(truth, shifted, bright(truth), closer=False)[0], truth)
+
+
+def test_a_second_answer_that_is_refused_changes_nothing() -> None:
+    """SAM sees another object in the view: the first answer stays."""
+    truth, photo = disc(radius=30), bright(disc(x=150, radius=8))
+    mask, views = looked(truth, truth, photo)
+    assert views and (mask == looked(truth, truth, photo, closer=False)[0]).all()
+
+
+def test_a_large_part_is_not_looked_at_again() -> None:
+    """An enlarged view of it would show little more than the image."""
+    truth = disc(radius=100)
+    assert not looked(truth, truth, bright(truth))[1]
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "rows", "columns"),
+    [(120, 150, (90, 210), (60, 180)), (20, 20, (0, 120), (0, 120)), (380, 290, (180, 300), (280, 400))],
+)
+def test_a_view_lies_in_the_image(x: int, y: int, rows: tuple[int, int], columns: tuple[int, int]) -> None:
+    """In the middle of the part or, at a border, as near to it as fits."""
+    levels = cv2.rectangle(empty(), (x - 15, y - 15), (x + 14, y + 14), 255, -1)
+    network = Answering(lambda question: [(levels, 0.9)], grid=40)  # LEAST_VIEW: 120 pixels
+    (answer,) = answers.answered(answers.ask(levels, 0.5, 8, 40), network)
+    tall, wide = answers.view(answer, 40, HEIGHT, WIDTH) or pytest.fail("no view")
+    found = [tall.start, tall.stop, wide.start, wide.stop]
+    assert np.abs(np.subtract(found, [*rows, *columns])).max() <= 10
+    assert (tall.stop - tall.start, wide.stop - wide.start) == (120, 120)

@@ -61,10 +61,11 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-def folder(path: Path, found: int, empty: int = 0) -> None:
-    """Writes images that show a red disc, and images that show nothing, in turn."""
+def folder(path: Path, found: int, empty: int = 0, beside: int = 0) -> None:
+    """Writes images that show a red disc, and images that show nothing, in turn. beside: pixels more than usual."""
     for index in range(found):
-        save(path / f"{index}-disc.png", picture(150, 110 + 10 * index, index))
+        pixels = picture(150, 110 + 10 * index, index)
+        save(path / f"{index}-disc.png", np.pad(pixels, ((0, beside), (0, beside), (0, 0)), "edge"))
     for index in range(empty):
         save(path / f"{index}-empty.png", np.full((100, 120, 3), 90 + index, np.uint8))
 
@@ -147,22 +148,30 @@ def test_neighbours_batches_and_order_do_not_change_a_mask(
 
 
 @pytest.mark.usefixtures("credulous")
+@pytest.mark.parametrize("closer", ["", "--refine-closer"])
 def test_post_asks_sam_alone(
-    clipseg: Program, refine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: list[int]
+    clipseg: Program, refine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: list[int], closer: str
 ) -> None:
-    """It writes what `segment` writes, byte for byte, without CLIPSeg, and encodes only images that show a label."""
-    folder(tmp_path / "imgs", 2, 1)
+    """It writes what `segment` writes, byte for byte, without CLIPSeg, and encodes only images that show a label.
+
+    A closer look encodes a view of each part besides, and changes the masks.
+    """
+    folder(tmp_path / "imgs", 2, 1, 150)
+    refine = f"{refine} {closer}"
     clipseg("clipseg segment imgs -p 'a red circle' -p red -f soft -o run")
     clipseg(f"clipseg segment imgs -p 'a red circle' -p red {refine} -f mask,overlay -o one")
     seen.clear()
     monkeypatch.delattr(Segmenter, "load")
     clipseg(f"clipseg post run {refine} -f mask,overlay -o two")
-    assert seen == [1, 1]
+    assert seen == ([1] * 6 if closer else [1, 1])
     one, two = (tree(tmp_path / name) for name in ("one", "two"))
     assert one.keys() == two.keys()
     assert [name for name in one if one[name] != two[name] and "lock" not in name] == []
     settings = [json.loads((tmp_path / name / "run.json").read_text())["settings"] for name in ("one", "two")]
     assert settings[0]["refine_model"] == settings[1]["refine_model"]
+    if closer:
+        clipseg(f"clipseg post run {refine.removesuffix(closer)} -f mask -o plain")
+        assert masks(tmp_path / "plain") != masks(tmp_path / "two")
 
 
 @pytest.mark.usefixtures("credulous")
@@ -225,6 +234,7 @@ def test_the_network_is_a_setting_of_the_run(clipseg: Program, refine: str, tmp_
     line = "clipseg segment imgs -p 'a red circle' -f mask -o out"
     clipseg(f"{line} {refine}")
     assert "refine_parts: null there, 3 now" in clipseg(f"{line} {refine} --refine-parts 3", expect=1).stderr
+    assert "refine_closer: null there, true now" in clipseg(f"{line} {refine} --refine-closer", expect=1).stderr
     other = write_sam(tmp_path / "other", seed=2)
     assert "refine_model: " in clipseg(f"{line} --refine sam --refine-model {other}", expect=1).stderr
 

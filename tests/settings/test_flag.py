@@ -23,7 +23,7 @@ GROUPS = (
 )  # fmt: skip
 # every option on which the content of the outputs depends; prompts, thresholds and formats are recorded by themselves
 DECISIVE = {
-    "refine", "refine_model", "refine_parts",
+    "refine", "refine_model", "refine_parts", "refine_closer",
     "peak", "open", "close", "fill_holes", "min_area", "keep_largest", "grow", "invert", "feather",
     "min_presence", "mode", "background", "empty",
     "tile", "flip", "size", "similarity", "dtype", "backend",
