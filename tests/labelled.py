@@ -74,7 +74,8 @@ def encoded_data(examples: int = 40) -> EncodedData:
     image = np.arange(examples) // 2
     texts = np.arange(6, dtype=np.float32)[:, None, None] * 100 + np.zeros((6, 2, 5), np.float32)
     features = np.broadcast_to(image[::2].astype(np.float16)[:, None, None, None], (examples // 2, 1, 1, 1))
-    return EncodedData(np.array(features), targets, exemplars, image, prompt, texts, np.zeros((0, 5), np.float32), 8)
+    prompts, replay = tuple("abcdef"), np.zeros((0, 5), np.float32)
+    return EncodedData(np.array(features), targets, exemplars, image, prompt, prompts, texts, replay, 8)
 
 
 def scene(width: int, height: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,12 +1,13 @@
 """How a decoder is trained on the user's data."""
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from clipseg_cli.errors import UsageError
 from clipseg_cli.settings.flag import Flag
 
-Named = Literal["short", "paper"]
+Named = Literal["short", "new", "paper"]
 Augment = Literal["auto", "on", "off"]
 
 
@@ -20,15 +21,16 @@ def layers(text: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a decoder is trained. The defaults are for small data sets; `PAPER` is the paper's recipe for PhraseCut."""
+    """How a decoder is trained. The defaults go on from a trained decoder; `RECIPES` has those of the other recipes."""
 
     PANEL: ClassVar[str] = "Training"
 
     recipe: Annotated[
         Named,
         Flag(
-            "short: features are computed once, for small data sets. paper: random crops, for large data such as "
-            "PhraseCut; best on a GPU."
+            "short: a trained decoder goes on; features are computed once. new: the same for random weights, which "
+            "learn faster so. paper: random crops, for large data such as PhraseCut; best on a GPU.",
+            default="short; with --from-clip, new",
         ),
     ] = "short"
     steps: Annotated[
@@ -37,7 +39,7 @@ class Recipe:
             "Largest number of steps; training stops earlier if nothing improves.",
             metavar="N",
             low=1,
-            default="2000; paper: 20000",
+            default="2000; new: 5000; paper: 20000",
         ),
     ] = 2000
     batch: Annotated[int, Flag("Examples per step.", ("--batch-size", "-b"), "N", low=1, default="32; paper: 64")] = 32
@@ -46,7 +48,12 @@ class Recipe:
     )
     absent: Annotated[
         float,
-        Flag("Share of examples with a prompt for an absent object and an empty mask, 0 to 1.", low=0, high=1),
+        Flag(
+            "Share of examples with a prompt for an absent object and an empty mask, 0 to 1.",
+            low=0,
+            high=1,
+            default="0.2; new: 0.4",
+        ),
     ] = 0.2
     blend: Annotated[
         float,
@@ -67,11 +74,15 @@ class Recipe:
     hold: Annotated[float, Flag("Share of the images held out for the checks, 0 to 0.9.", low=0, high=0.9)] = 0.1
     check: Annotated[
         int,
-        Flag("Steps between two checks on the held-out images.", metavar="N", low=1, default="100; paper: 500"),
+        Flag(
+            "Steps between two checks on the held-out images.", metavar="N", low=1, default="100; new: 250; paper: 500"
+        ),
     ] = 100
     patience: Annotated[
         int,
-        Flag("Stop after this many checks without a better score.", metavar="N", low=1, default="10; paper: 40"),
+        Flag(
+            "Stop after this many checks without a better score.", metavar="N", low=1, default="10; new: 20; paper: 40"
+        ),
     ] = 10
     replay_weight: Annotated[
         float, Flag("Weight of the loss on replayed prompts; new prompts have weight 1.", low=0)
@@ -81,16 +92,28 @@ class Recipe:
     @classmethod
     def preset(cls, given: dict[str, Any]) -> dict[str, Any]:
         """Returns the values that the named recipe sets, by field name. Options that are given go before them."""
-        return dict(PAPER) if given.get("recipe") == "paper" else {}
+        named = given.get("recipe") or ("new" if given.get("from_clip") else "short")
+        return {"recipe": named} | RECIPES[named]
 
     @property
-    def last_rate(self) -> float:
-        """The learning rate of the last step: a tenth of the first, as in the paper's training."""
-        return self.rate / 10
+    def is_new(self) -> bool:
+        """Whether the decoder has random weights, and the recipe is made for them."""
+        return self.recipe == "new"
+
+    def rate_of(self, step: int) -> float:
+        """Returns the learning rate of a step, counted from 0: that of the last is a tenth, as in the paper's training.
+
+        With random weights it rises over the first steps.
+        """
+        cosine = (1 + math.cos(math.pi * step / self.steps)) / 2
+        return self.rate * (0.1 + 0.9 * cosine) * (min(1.0, (step + 1) / RISE) if self.is_new else 1.0)
 
 
 # rd64-uni of the authors' experiments/phrasecut.yaml (timojl/clipseg at 77c4e2d). They made no checks during training.
 PAPER: dict[str, Any] = {"steps": 20_000, "batch": 64, "blend": 1.0, "check": 500, "patience": 40}
+NEW: dict[str, Any] = {"steps": 5000, "absent": 0.4, "check": 250, "patience": 20}
+RECIPES: dict[str, dict[str, Any]] = {"short": {}, "new": NEW, "paper": PAPER}
+RISE = 100  # steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +136,9 @@ class NewDecoder:
             default="at 1/4, 2/4 and 3/4 of the depth",
         ),
     ] = ()
+    feedforward: Annotated[
+        int, Flag("Channels between the two layers of each MLP in the new decoder.", metavar="N", low=1)
+    ] = 2048
     refined: Annotated[bool, Flag("Give the new decoder finer upsampling. Needs a patch of 16 pixels.")] = False
     side: Annotated[
         int | None,

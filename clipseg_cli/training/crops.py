@@ -25,12 +25,13 @@ from clipseg_cli.model import preprocess
 from clipseg_cli.prompts import highlight
 from clipseg_cli.run.engines.crew import cores
 from clipseg_cli.settings.training import Recipe
+from clipseg_cli.training.absent import Absent
 
 if TYPE_CHECKING:
     from clipseg_cli.model.segmenter import Segmenter
 
 SHARE = 0.05  # of the image's area: what a crop should show of the object
-TRIES = 50  # crops that are drawn for it, and prompts that are drawn for an absent object
+TRIES = 50  # crops that are drawn for it
 HELD_OUT = 250  # images at most for the checks, which decode all their prompts
 TEXT = 0.5  # largest weight of the text in a blend with an exemplar
 
@@ -61,12 +62,14 @@ class Crops:
         self.dtype, self.side = dtype, segmenter.side
         # transformers' processor takes several times longer, and loaders that run Python code wait for each other
         self.preprocessing = replace(preprocess.read_preprocessing(segmenter.checkpoint.path), side=segmenter.side)
-        self.present: dict[Path, set[str]] = defaultdict(set)
         self.showing: dict[str, list[Example]] = defaultdict(list)
         for example in examples:
-            self.present[example.image].add(example.prompt)
             self.showing[example.prompt].append(example)
-        self.prompts = list(self.showing)
+        self.absent = Absent([*self.showing])
+        self.number = {prompt: index for index, prompt in enumerate(self.showing)}
+        self.present: dict[Path, set[int]] = defaultdict(set)
+        for example in examples:
+            self.present[example.image].add(self.number[example.prompt])
         self.levels = torch.from_numpy(self.preprocessing.levels)
         self.loaders = ThreadPoolExecutor(cores())
         self.ahead: tuple[int, list[Future[Row]]] = (-1, [])
@@ -101,8 +104,10 @@ class Crops:
         example = self.examples[int(rng.integers(len(self.examples)))]
         image, target = self.crop(example, rng)
         prompt = example.prompt
-        if rng.random() < self.recipe.absent and (other := self._absent(example, rng)) is not None:
-            prompt, target = other, np.zeros_like(target)
+        if rng.random() < self.recipe.absent:
+            other = self.absent.draw(self.number[prompt], self.present[example.image], rng)
+            if other is not None:
+                prompt, target = self.absent.prompts[other], np.zeros_like(target)
         text = self.templates[int(rng.integers(len(self.templates)))].replace("{}", prompt)
         exemplar, weight = None, 1.0
         similar = self.showing[prompt]
@@ -112,15 +117,6 @@ class Crops:
                 visual = highlight.crop_blur_dim(support, mask, self.side)
                 exemplar, weight = np.ascontiguousarray(visual.transpose(2, 0, 1)), rng.uniform(0, TEXT)
         return Row(image, text, exemplar, weight, target)
-
-    def _absent(self, example: Example, rng: np.random.Generator) -> str | None:
-        """Returns a random prompt that the data does not list for the example's image; None if there is none."""
-        present = self.present[example.image]
-        for _ in range(TRIES):
-            prompt = self.prompts[int(rng.integers(len(self.prompts)))]
-            if prompt not in present:
-                return prompt
-        return None
 
     def crop(self, example: Example, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Returns a random square of an example's image, uint8 (S, S, 3), and of its mask, bool (S, S)."""

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from clipseg_cli.model.segmenter import Segmenter
 
 BATCH = 8  # images encoded at once
+EXEMPLARS_OF_A_PROMPT = 32  # at most: each takes as long as an image
 ZEROS = 1 << 22  # bytes written at once
 FEATURES, TARGETS, EXEMPLARS, DONE = "features.npy", "targets.npy", "exemplars.npy", "encoded"  # in .train
 
@@ -40,6 +42,7 @@ class EncodedData:
     exemplars: NDArray[np.float32]  # (E, dim): embedding of the masked object as a visual prompt; NaN if there is none
     image: NDArray[np.int64]  # (E,): index into `features`
     prompt: NDArray[np.int64]  # (E,): index into `texts`
+    prompts: tuple[str, ...]  # P of them
     texts: NDArray[np.float32]  # (P, K, dim): embeddings of each prompt in K templates
     replay: NDArray[np.float32]  # (R, dim): embeddings of prompts whose masks should stay unchanged
     side: int  # pixels, S
@@ -72,8 +75,13 @@ def encode_images(
     exemplars = open_array(work / EXEMPLARS, np.float32, (len(examples) * views, segmenter.dim))
     done = int((work / DONE).read_text()) if (work / DONE).exists() else 0
     examples_of: dict[Path, list[int]] = {photo: [] for photo in photos}
+    shown: Counter[str] = Counter()
+    visual: set[int] = set()  # the examples that are exemplars
     for index, example in enumerate(examples):
         examples_of[example.image].append(index)
+        shown[example.prompt] += 1
+        if recipe.blend and shown[example.prompt] <= EXEMPLARS_OF_A_PROMPT:
+            visual.add(index)
     step = max(BATCH // views, 1)  # photos
     for start in range(done, len(photos), step):
         images = []
@@ -89,9 +97,9 @@ def encode_images(
                     row = index * views + view
                     small = cv2.resize(mask.view(np.uint8), (side, side), interpolation=cv2.INTER_NEAREST)
                     targets[row], exemplars[row] = np.packbits(small), np.nan
-                    if recipe.blend and not view and mask.any():
-                        visual = highlight.highlight(photo, mask, "crop-blur-dim", side).transpose(2, 0, 1)
-                        exemplars[row] = segmenter.embed_images(np.ascontiguousarray(visual)[None]).values[0]
+                    if index in visual and not view and mask.any():
+                        lit = highlight.highlight(photo, mask, "crop-blur-dim", side).transpose(2, 0, 1)
+                        exemplars[row] = segmenter.embed_images(np.ascontiguousarray(lit)[None]).values[0]
         features[start * views :][: len(images)] = segmenter.encode(images).tensor.cpu().numpy()
         for array in (features, targets, exemplars):
             array.flush()
@@ -116,6 +124,7 @@ def load_encoded(
         np.load(work / EXEMPLARS),
         np.add.outer(np.multiply(photo, views), np.arange(views)).ravel(),
         np.repeat(prompt, views),
+        tuple(prompt_numbers),
         texts.reshape(len(prompt_numbers), len(templates), -1),
         segmenter.embed(list(replay)).values if replay else np.zeros((0, segmenter.dim), np.float32),
         segmenter.side,

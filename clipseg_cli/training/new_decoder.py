@@ -43,6 +43,7 @@ def plan(clip: Checkpoint, options: NewDecoder) -> Plan:
         whole = WHOLE | {
             "projection_dim": config.get("projection_dim", WHOLE["projection_dim"]),
             "reduce_dim": options.reduce_dim,
+            "decoder_intermediate_size": options.feedforward,
             "extract_layers": list(options.extract_layers or default),
             "use_complex_transposed_convolution": options.refined,
         }

@@ -233,7 +233,7 @@ def _run_steps(sheets: samples.Samples, work: Path, out: Path) -> Generator[Prog
             best["seen"] = step
             line = {"step": step, "loss": float(np.mean(losses)) if losses else None, "miou": round(score, 5)}
             line |= {"threshold": round(threshold, 2), "best": round(best["score"], 5)}
-            line |= {"rate": fit.optimizer.param_groups[0]["lr"], "seconds": round(time.monotonic() - began, 2)}
+            line |= {"rate": recipe.rate_of(max(step - 1, 0)), "seconds": round(time.monotonic() - began, 2)}
             with store.failing(out / LOG), (out / LOG).open("a", encoding="utf-8") as log:
                 log.write(json.dumps(line) + "\n")
             charts.write(out / LOG, recipe.steps)

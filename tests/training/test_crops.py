@@ -64,7 +64,7 @@ def test_the_recipe_sets_what_is_not_given() -> None:
     The sentences are the paper's nine, without the bare prompt.
     """
     assert (paper().steps, paper().batch, paper().blend, paper().absent) == (20_000, 64, 1.0, 0.2)
-    assert (paper().rate, paper().last_rate) == (1e-3, 1e-4)
+    assert (paper().rate_of(0), paper().rate_of(20_000)) == (1e-3, pytest.approx(1e-4))
     assert (paper(steps=2000).steps, paper(batch=3).batch, paper(steps=2000).batch) == (2000, 3, 64)
     assert (Recipe().steps, fill(Recipe, {}).steps, fill(Recipe, {"recipe": "short"}).batch) == (2000, 2000, 32)
     assert len(PAPERS) == 9 and {"{}", *PAPERS} == set(TEMPLATES)
@@ -104,7 +104,7 @@ def test_a_row_follows_the_papers_recipe(start: Start, segmenter: Segmenter) -> 
         row = crops.row(number, 0)
         again = crops.row(number, 0)
         assert again.text == row.text and np.array_equal(again.image, row.image)
-        prompt = next(p for p in crops.prompts if any(row.text == sentence.replace("{}", p) for sentence in PAPERS))
+        prompt = next(p for p in crops.showing if any(row.text == sentence.replace("{}", p) for sentence in PAPERS))
         assert row.image.shape == (64, 64, 3) and row.target.shape == (64, 64)
         absent += not row.target.any()
         if row.target.any():

@@ -11,9 +11,10 @@ import torch
 from transformers import CLIPSegForImageSegmentation
 
 from checkpoints import write_checkpoint
+from clipseg_cli.settings.flag import fill
 from clipseg_cli.settings.training import Recipe
 from clipseg_cli.training.encoded_data import split
-from clipseg_cli.training.fit import Fit, trainable
+from clipseg_cli.training.fit import DICE, ENTROPY, PRESENCE, Fit, create_optimizers, new_loss, trainable
 from labelled import encoded_data
 
 
@@ -81,6 +82,42 @@ def test_the_threshold_moves_no_further_than_needed(before: float, after: float)
     fit = Fit(FunctionDecoder(correct), data, Recipe(batch=4, hold=0.2), "cpu", torch.float32, before)
     score, threshold = fit.check()
     assert score > 0.9 and threshold == pytest.approx(after, abs=0.021)
+
+
+def test_the_loss_of_a_new_decoder_is_its_three_terms() -> None:
+    """By hand, for an object of one pixel and for an absent one."""
+    logits, targets = torch.zeros(2, 2, 2), torch.zeros(2, 2, 2)
+    logits[0, 0, 0], targets[0, 0, 0], logits[1, 1, 1] = 3.0, 1.0, 2.0
+
+    def softplus(value: float) -> float:
+        return float(np.log1p(np.exp(value)))
+
+    entropy = (softplus(-3) + softplus(2) + 6 * softplus(0)) / 8
+    inside = 1 / (1 + np.exp(-3))
+    dice = (1 - (2 * inside + 1) / (inside + 1.5 + 1 + 1)) / 2  # the absent object has none
+    presence = (softplus(-3) + softplus(2)) / 2
+    assert new_loss(logits, targets).item() == pytest.approx(ENTROPY * entropy + DICE * dice + PRESENCE * presence)
+
+
+def test_a_new_decoder_has_two_optimizers_and_a_rate_that_rises_first() -> None:
+    """Every tensor is learned by exactly one of them. Other recipes have AdamW and its rate as in the paper."""
+    decoder = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
+    new = fill(Recipe, {"from_clip": "some CLIP"})
+    learned = [each for optimizer, _ in create_optimizers(decoder, new) for each in optimizer.param_groups[0]["params"]]
+    assert sorted(map(id, learned)) == sorted(map(id, decoder.parameters()))
+    assert [type(each).__name__ for each, _ in create_optimizers(decoder, new)] == ["Muon", "AdamW"]
+    assert [type(each).__name__ for each, _ in create_optimizers(decoder, Recipe())] == ["AdamW"]
+    assert new.rate_of(0) == new.rate / 100 and new.rate_of(50) < new.rate_of(99) > new.rate_of(2500)
+    assert new.rate_of(new.steps) == pytest.approx(new.rate / 10) and Recipe().rate_of(0) == Recipe().rate
+
+
+def test_a_new_decoder_gets_the_recipe_for_new_ones() -> None:
+    """Unless another one is given; options that are given go before the recipe's."""
+    given = {"from_clip": "some CLIP"}
+    assert fill(Recipe, given).recipe == "new" and fill(Recipe, given).absent == 0.4
+    assert fill(Recipe, given | {"recipe": "short"}) == Recipe() == fill(Recipe, {})
+    assert fill(Recipe, given | {"recipe": "paper"}).steps == 20_000
+    assert fill(Recipe, {"recipe": "new", "steps": 7}).steps == 7
 
 
 def test_only_the_decoder_has_gradients(tmp_path: Path) -> None:

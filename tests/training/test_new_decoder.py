@@ -69,7 +69,7 @@ def test_a_new_decoder_learns_and_transformers_reads_the_result(start: Start, tm
 @pytest.mark.slow
 def test_a_stopped_training_resumes_to_the_same_weights(start: Start, tmp_path: Path) -> None:
     """Also if it was stopped while the first features were made. Another decoder in the same folder is refused."""
-    recipe = Recipe(steps=8, batch=4, check=4, hold=0.25, patience=99)
+    recipe = Recipe("new", steps=8, batch=4, check=4, hold=0.25, patience=99)
     run(start, tmp_path / "whole", recipe)
     new = NewDecoder(from_clip=str(start[0]), side=96)
     for stage, at in (("features", 8), ("step", 6)):
