@@ -106,14 +106,15 @@ class Recipe:
         With random weights it rises over the first steps.
         """
         cosine = (1 + math.cos(math.pi * step / self.steps)) / 2
-        return self.rate * (0.1 + 0.9 * cosine) * (min(1.0, (step + 1) / RISE) if self.is_new else 1.0)
+        rise = max(1, min(RISE, self.steps // 10)) if self.is_new else 1
+        return self.rate * (0.1 + 0.9 * cosine) * min(1.0, (step + 1) / rise)
 
 
 # rd64-uni of the authors' experiments/phrasecut.yaml (timojl/clipseg at 77c4e2d). They made no checks during training.
 PAPER: dict[str, Any] = {"steps": 20_000, "batch": 64, "blend": 1.0, "check": 500, "patience": 40}
 NEW: dict[str, Any] = {"steps": 5000, "absent": 0.4, "check": 250, "patience": 20}
 RECIPES: dict[str, dict[str, Any]] = {"short": {}, "new": NEW, "paper": PAPER}
-RISE = 100  # steps
+RISE = 100  # steps at most, in which the rate of a new decoder rises
 
 
 @dataclass(frozen=True, slots=True)
