@@ -62,25 +62,6 @@ def patch_loss(predicted: tuple[Tensor, ...], patches: Tensor, classes: Tensor, 
     return torch.as_tensor(loss)
 
 
-def mask_loss(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the cross entropy per pixel, the Dice loss of prompts with a target, and the presence loss.
-
-    logits: float32 (P, n). target: bool (P, n). The presence loss raises the highest logit within the target. Without a
-    target it lowers the highest logit of all, so that the mask of an absent object is empty.
-    """
-    labels = target.float()
-    entropy = functional.binary_cross_entropy_with_logits(logits, labels)
-    present = target.any(1)
-    probability = logits[present].sigmoid()
-    expected = labels[present]
-    overlap = 2 * (probability * expected).sum(1) + 1
-    dice = (1 - overlap / (probability.sum(1) + expected.sum(1) + 1)).sum() / max(1, len(logits))
-    inside = torch.where(present[:, None] & ~target, torch.full_like(logits, -30.0), logits)
-    peak = inside.amax(1)
-    presence = functional.softplus(torch.where(present, -peak, peak)).mean()
-    return entropy, dice, presence
-
-
 def contrastive_loss(exemplars: Tensor, texts: Tensor, kinds: Tensor, scale: Tensor) -> Tensor:
     """Returns the loss of matching exemplars to the texts of their kinds, and those texts to exemplars.
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
 
+from clipseg_cli.training.fit import loss_terms
 from shapes import architecture, losses
 from shapes.batches import Batch
 
@@ -53,7 +54,7 @@ class TrainingModel(nn.Module):
             instances = architecture.patch_order(batch.instances)
             patch = self.patch_loss([state[:count] for state in states[depth:]], instances, batch)
         target = torch.gather(batch.targets, 1, instances[batch.image_of].flatten(1).long())
-        entropy, dice, presence = losses.mask_loss(logits.flatten(1), target)
+        entropy, dice, presence = loss_terms(logits.flatten(1), target)
         scale = self.model.clip.logit_scale
         contrast = losses.contrastive_loss(visual[count:], kind_texts, batch.kinds, scale)
         return {

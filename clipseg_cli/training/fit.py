@@ -187,18 +187,24 @@ def create_optimizers(decoder: nn.Module, recipe: Recipe) -> list[tuple[torch.op
 
 
 def new_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Returns the loss of a new decoder: cross entropy, Dice of the objects, and the presence of prompts.
+    """Returns the loss of a new decoder, from `loss_terms`. logits, targets: float32 (B, S, S)."""
+    entropy, dice, presence = loss_terms(logits.flatten(1), targets.flatten(1) > 0)
+    return ENTROPY * entropy + DICE * dice + PRESENCE * presence
 
-    logits, targets: float32 (B, S, S). Dice weighs small objects like large ones. The last term lifts the highest logit
-    on the object or, without one, lowers the highest logit of all, so that the mask of an absent object is empty.
+
+def loss_terms(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the cross entropy per pixel, the Dice loss of prompts with a target, and the presence loss.
+
+    logits: float32 (B, n). targets: bool (B, n). Dice weighs small objects like large ones. The presence loss raises
+    the highest logit within the target. Without a target it lowers the highest logit of all, so that the mask of an
+    absent object is empty.
     """
-    entropy = F.binary_cross_entropy_with_logits(logits, targets)
-    flat, wanted = logits.flatten(1), targets.flatten(1)
-    present, soft = wanted.any(1), flat.sigmoid()
-    overlap = (2 * (soft * wanted).sum(1) + 1) / (soft.sum(1) + wanted.sum(1) + 1)
-    peak = torch.where(present[:, None] & (wanted == 0), -math.inf, flat).amax(1)
-    presence = F.softplus(torch.where(present, -peak, peak))
-    return ENTROPY * entropy + DICE * ((1 - overlap) * present).mean() + PRESENCE * presence.mean()
+    labels, present, soft = targets.float(), targets.any(1), logits.sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(logits, labels)
+    overlap = (2 * (soft * labels).sum(1) + 1) / (soft.sum(1) + labels.sum(1) + 1)
+    peak = torch.where(present[:, None] & ~targets, -math.inf, logits).amax(1)
+    presence = F.softplus(torch.where(present, -peak, peak)).mean()
+    return entropy, ((1 - overlap) * present).mean(), presence
 
 
 def trainable(model: Any) -> nn.Module:
