@@ -89,8 +89,8 @@ def refine(
         shape = mask.shape[0], mask.shape[1]
         division = divide(found, shape, [(peak_of(each, found.numbers), each.logits) for each in taken])
     refined = joined(mask, taken, photo)
-    if closer:
-        look_closer(refined, taken, photo, sam)
+    if closer and taken:
+        look_closer(refined, taken, photo(), sam)
     return refined, told(answers), division
 
 
@@ -140,16 +140,17 @@ def joined(mask: NDArray[np.uint8], taken: Sequence[Answer], photo: Photo | None
     return np.where(sharp > 0.5, np.uint8(255), mask * kept)
 
 
-def look_closer(mask: NDArray[np.uint8], taken: Sequence[Answer], photo: Photo, sam: Sam) -> None:
+def look_closer(mask: NDArray[np.uint8], taken: Sequence[Answer], photo: NDArray[np.uint8], sam: Sam) -> None:
     """Draws each part into the mask as SAM sees it in an enlarged view, with its first answer as the soft map.
 
-    mask: uint8 (H, W), changed in place. A part stays if it has no `view`, or if the second answer is refused.
+    mask: uint8 (H, W), changed in place. photo: uint8 (H, W, 3). A part stays if it has no `view`, or if the second
+    answer is refused.
     """
     for answer in taken:
         if (place := view(answer, sam.grid, *mask.shape)) is not None:
             logits = np.where(answer.question.reach, answer.logits, np.float32(-LIMIT))
             levels = soft_maps.LogitMap(logits, mask.shape).soft()
-            levels, own, pixels = (np.ascontiguousarray(each[place]) for each in (levels, mask, photo()))
+            levels, own, pixels = (np.ascontiguousarray(each[place]) for each in (levels, mask, photo))
             mask[place] = _second(levels, own, pixels, sam)
 
 
