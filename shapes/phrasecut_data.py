@@ -52,16 +52,15 @@ def write_phrasecut(folder: Path, images: dict[str, int]) -> Path:
 
 
 def phrases(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[str, list[int]]]:
-    """Yields phrases about a scene, and the indices of the objects that each means: up to four about every object.
+    """Yields phrases about a scene, and the indices of the objects that each means.
 
-    They name its shape and colour, its shape, its colour, and whatever one of the bundled model's queries does. So
-    nearly every phrase that is not listed for an image is false there.
+    They name an object's shape and colour, each of its attributes alone, and whatever one of the bundled model's
+    queries does. So nearly every phrase that is not listed for an image is false there.
     """
     seen: set[str] = set()
     for target in scene.objects:
         pair = queries.Query(shape=target.shape, colour=target.colour)
-        alone = queries.Query(shape=target.shape), queries.Query(colour=target.colour)
-        for query in (pair, *alone, queries.query_about(target, rng)):
+        for query in (pair, *queries.single(target), queries.query_about(target, rng)):
             text, indices = wording(query), queries.matching(query, scene)
             if not indices or text in seen or queries.is_held_out(query):
                 continue

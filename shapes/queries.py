@@ -132,6 +132,24 @@ def noun_phrase(noun: str, adjectives: list[str], unknown: bool, rng: np.random.
     return " ".join(word for word in (article, *adjectives, noun) if word)
 
 
+def size_of(target: SceneObject) -> str | None:
+    """Returns the word for the object's size; None for medium."""
+    return "large" if target.extent >= LARGE else "small" if target.extent <= SMALL else None
+
+
+def places_of(target: SceneObject) -> list[str]:
+    """Returns the sides of the image on which the object is."""
+    distances = {"left": target.x, "right": 1 - target.x, "top": target.y, "bottom": 1 - target.y}
+    return [place for place, distance in distances.items() if distance <= LOW]
+
+
+def single(target: SceneObject) -> list[Query]:
+    """Returns the queries that name one attribute of `target`. They may be ambiguous in the scene."""
+    size = size_of(target)
+    named = [Query(shape=target.shape), Query(colour=target.colour), Query(pattern=target.pattern)]
+    return [*named, *([Query(size=size)] if size else []), *(Query(place=place) for place in places_of(target))]
+
+
 def query_about(target: SceneObject, rng: np.random.Generator) -> Query:
     """Returns a query that means `target`, with a random number of attributes. It may be ambiguous in the scene."""
     draw = rng.random()
@@ -142,9 +160,7 @@ def query_about(target: SceneObject, rng: np.random.Generator) -> Query:
         attributes.pop("shape")
     elif draw < 0.42:
         attributes = {}
-    size = "large" if target.extent >= LARGE else "small" if target.extent <= SMALL else None
-    distances = {"left": target.x, "right": 1 - target.x, "top": target.y, "bottom": 1 - target.y}
-    places = [place for place, distance in distances.items() if distance <= LOW]
+    size, places = size_of(target), places_of(target)
     extra = rng.random(3)
     return Query(
         **attributes,

@@ -32,7 +32,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "training.md"
 MARKS = ("<!-- recipe -->", "<!-- end of recipe -->")
 SIDE, LAYERS = 224, (1, 4, 7)  # those of the bundled model
 FEEDFORWARD = 256  # channels, as in the bundled decoder
-RECIPE: dict[str, Any] = {"recipe": "new", "steps": 9000, "hold": 0.01}  # an hour of one processor core
+RECIPE: dict[str, Any] = {"recipe": "new", "steps": 6000, "hold": 0.01}
 ROWS = {
     "text prompts, mean IoU": "text",
     "one exemplar, mean IoU": "one-shot",
@@ -89,7 +89,7 @@ def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(prog="python -m shapes.recipe_benchmark", description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--images", type=int, default=5000, help="for training (default: 5000)")
+    parser.add_argument("--images", type=int, default=4000, help="for training (default: 4000)")
     parser.add_argument("--steps", type=int, default=RECIPE["steps"], help=f"(default: {RECIPE['steps']})")
     parser.add_argument("--scenes", type=int, default=400, help="for the scores (default: 400)")
     parser.add_argument("--plain", action="store_true", help="also train a decoder with plain upsampling")

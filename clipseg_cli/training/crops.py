@@ -65,8 +65,9 @@ class Crops:
         self.showing: dict[str, list[Example]] = defaultdict(list)
         for example in examples:
             self.showing[example.prompt].append(example)
-        self.absent = Absent([*self.showing])
-        self.number = {prompt: index for index, prompt in enumerate(self.showing)}
+        self.prompts = list(self.showing)
+        self.absent = Absent(self.prompts, range(len(self.prompts)))  # each prompt alike, as in the authors' loader
+        self.number = {prompt: index for index, prompt in enumerate(self.prompts)}
         self.present: dict[Path, set[int]] = defaultdict(set)
         for example in examples:
             self.present[example.image].add(self.number[example.prompt])
@@ -107,7 +108,7 @@ class Crops:
         if rng.random() < self.recipe.absent:
             other = self.absent.draw(self.number[prompt], self.present[example.image], rng)
             if other is not None:
-                prompt, target = self.absent.prompts[other], np.zeros_like(target)
+                prompt, target = self.prompts[other], np.zeros_like(target)
         text = self.templates[int(rng.integers(len(self.templates)))].replace("{}", prompt)
         exemplar, weight = None, 1.0
         similar = self.showing[prompt]

@@ -22,7 +22,7 @@ from clipseg_cli.training.crops import Crops
 from clipseg_cli.training.encoded_data import EncodedData, split
 
 CANDIDATES = 4  # replayed prompts that are decoded for each one that is learned
-ENTROPY, DICE, PRESENCE = 2.0, 0.25, 0.1  # weights of the terms of a new decoder's loss
+ENTROPY, DICE, PRESENCE = 2.0, 0.5, 0.3  # weights of the terms of a new decoder's loss
 MUON = 2.0  # learning rate of Muon, as a multiple of AdamW's
 SLACK = 0.01  # of mean IoU: thresholds within this of the best count as equally good
 
@@ -52,7 +52,7 @@ class Fit:
         self.crops = crops
         everything = np.arange(len(data.image))
         self.held_out, self.training = split(data, recipe) if crops is None else (everything, everything[:0])
-        self.absent = Absent(data.prompts, near=True)
+        self.absent = Absent(data.prompts, data.prompt[self.training].tolist(), near=True)
         self.present: dict[int, set[int]] = defaultdict(set)  # image: prompts of objects in it
         self.exemplars: dict[int, list[int]] = defaultdict(list)  # prompt: examples with an exemplar
         nonempty = data.nonempty()
