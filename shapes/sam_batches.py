@@ -1,6 +1,6 @@
 """Builds training batches for a SAM: drawn scenes, questions about their objects, and the masks that are the answers.
 
-Half of the questions are those of `--refine sam`, made from soft maps of the bundled CLIPSeg, whose errors are part of
+Two of five questions are those of `--refine sam`, made from soft maps of the bundled CLIPSeg, whose errors are part of
 the lesson. The others point at a single object, preferably at one that touches another.
 """
 
