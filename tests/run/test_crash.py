@@ -130,7 +130,7 @@ def test_a_signal_ends_the_run_and_its_workers(
         command, cwd=tmp_path, env=quick_environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as run:
         assert run.stdout is not None
-        run.stdout.readline()
+        first = run.stdout.readline()
         workers = children(run.pid)
         began = time.monotonic()
         run.send_signal(number)
@@ -139,7 +139,8 @@ def test_a_signal_ends_the_run_and_its_workers(
     assert "to resume" in told and "Traceback" not in told
     assert len(workers) == 2 and not any(Path(f"/proc/{pid}").exists() for pid in workers)
     assert_whole(tmp_path / "out")
-    assert 1 + len(printed.splitlines()) <= len(records(tmp_path / "out/manifest.jsonl")) < 1500
+    lines = {first.strip(), *printed.splitlines()}  # a line that the signal interrupts may be written twice
+    assert len(lines) <= len(records(tmp_path / "out/manifest.jsonl")) < 1500
 
 
 @pytest.mark.slow
