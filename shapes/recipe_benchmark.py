@@ -32,7 +32,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "training.md"
 MARKS = ("<!-- recipe -->", "<!-- end of recipe -->")
 SIDE, LAYERS = 224, (1, 4, 7)  # those of the bundled model
 FEEDFORWARD = 256  # channels, as in the bundled decoder
-RECIPE: dict[str, Any] = {"recipe": "new", "steps": 6000, "hold": 0.01}
+RECIPE: dict[str, Any] = {"recipe": "new", "steps": 5500, "hold": 0.01}
 ROWS = {
     "text prompts, mean IoU": "text",
     "one exemplar, mean IoU": "one-shot",

@@ -184,7 +184,7 @@ class Told:
             multimask_output=self.choice != "one",
             **{name: torch.from_numpy(value)[None, None] for name, value in prompts.items()},
         )
-        return output.pred_masks[:, 0].numpy(), output.iou_scores[:, 0].numpy()
+        return output.pred_masks[:, 0].numpy() - sam.edge, output.iou_scores[:, 0].numpy()
 
 
 def told(given: str, choice: str = "both", guard: bool = True, filtered: bool = True) -> Method:

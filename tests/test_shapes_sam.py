@@ -61,7 +61,8 @@ def test_the_bundled_sam_is_small_and_complete() -> None:
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
     codes = model.shared_image_embedding, model.prompt_encoder.shared_embedding
     assert torch.equal(*(each.positional_embedding for each in codes))
-    assert Sam.load("shapes-sam", device="cpu").grid == sam_model.FULL // CELL
+    sam = Sam.load("shapes-sam", device="cpu")
+    assert (sam.grid, sam.edge) == (sam_model.FULL // CELL, -1)
 
 
 def test_the_bundled_sam_sharpens_a_blurred_mask() -> None:

@@ -5,6 +5,7 @@ embedding = sam.encode([sam.resize(image)])[0]  # once per image
 logits, scores = sam.decode(embedding, prompts, height, width)  # once per label
 """
 
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from clipseg_cli.errors import ModelError
 from clipseg_cli.model import preprocess
-from clipseg_cli.model.checkpoint_files import SAM
+from clipseg_cli.model.checkpoint_files import SAM, read_config
 from clipseg_cli.model.devices import DTYPES, pick_device, pick_dtype
 from clipseg_cli.model.registry import Checkpoint, locate
 from clipseg_cli.settings.model import Dtype
@@ -63,6 +64,7 @@ class Sam:
     dtype: str  # of the image encoder; the decoder, which is small, always runs in fp32
     side: int  # pixels: images are warped to side x side
     grid: int  # cells per side of mask prompts and answers
+    edge: float  # the network's logit at the edge of an object; answers have it subtracted, so that theirs is 0
     model: Any = field(repr=False)
     preprocessing: preprocess.Preprocessing = field(repr=False)
     alone: threading.Lock = field(default_factory=threading.Lock, repr=False)  # bounds the memory
@@ -81,7 +83,8 @@ class Sam:
         network = _load_network(checkpoint)
         side, grid = network.prompt_encoder.input_image_size, network.prompt_encoder.mask_input_size[0]
         preprocessing = read_preprocessing(checkpoint.path, side)
-        return cls(checkpoint, device, precision, side, grid, network.to(device), preprocessing)
+        edge = read_edge(checkpoint.path)
+        return cls(checkpoint, device, precision, side, grid, edge, network.to(device), preprocessing)
 
     def resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resizes uint8 (H, W, 3) to uint8 (side, side, 3), the resolution that the network sees."""
@@ -133,7 +136,7 @@ class Sam:
             input_boxes=stacked([prompt.box * np.tile(scale, 2) for prompt in prompts]),
             input_masks=stacked([prompt.soft for prompt in prompts]),
         )
-        return output.pred_masks[:, 0], output.iou_scores[:, 0]
+        return output.pred_masks[:, 0] - self.edge, output.iou_scores[:, 0]
 
 
 def groups(prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:
@@ -149,6 +152,14 @@ def groups(prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:
             end += 1
         yield prompts[start:end]
         start = end
+
+
+def read_edge(path: Path) -> float:
+    """Returns the logit at the edge of an object: 0, unless config.json says otherwise. Raises ModelError."""
+    value = read_config(path).get("clipseg_mask_threshold", 0.0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ModelError(f"{path}/config.json: clipseg_mask_threshold is {value!r}, and should be a number like -1.0")
+    return float(value)
 
 
 def read_preprocessing(path: Path, side: int) -> preprocess.Preprocessing:
@@ -183,7 +194,6 @@ def _load_network(checkpoint: Checkpoint) -> Any:
     """
     from transformers import EdgeTamConfig, EdgeTamModel, Sam2Config, Sam2Model
 
-    from clipseg_cli.model.checkpoint_files import read_config
     from clipseg_cli.model.reference import quiet
 
     edge = str(read_config(checkpoint.path)["model_type"]).startswith("edgetam")

@@ -120,6 +120,21 @@ def test_masks_are_those_of_transformers_at_full_size(tmp_path: Path) -> None:
         assert all(equal(*pair) for pair in zip(mask, expected, strict=True))
 
 
+def test_the_edge_of_an_answer_may_be_at_another_logit(path: Path, tmp_path: Path, sam: Sam) -> None:
+    """config.json names it; answers have it subtracted. What is no number is refused."""
+    shutil.copytree(path, tmp_path / "other")
+    edit(tmp_path / "other/config.json", clipseg_mask_threshold=-1.5)
+    other, (photo, levels) = Sam.load(str(tmp_path / "other"), device="cpu", dtype="fp32"), scene()
+    asked = ask(levels, 0.5, 1, sam.grid)
+    (one, scores), (two, same) = (
+        each.decode(each.encode([each.resize(photo)])[0], asked, *levels.shape) for each in (sam, other)
+    )
+    assert np.array_equal(one + np.float32(1.5), two) and np.array_equal(scores, same) and sam.edge == 0
+    edit(tmp_path / "other/config.json", clipseg_mask_threshold="low")
+    with pytest.raises(ModelError, match="should be a number"):
+        Sam.load(str(tmp_path / "other"), device="cpu")
+
+
 def test_an_image_has_the_same_bits_in_every_batch(sam: Sam) -> None:
     """Whatever its neighbours are and wherever it stands."""
     small = [sam.resize(picture(90, 70, seed)) for seed in range(3)]
