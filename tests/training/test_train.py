@@ -183,7 +183,7 @@ def test_replay_keeps_the_masks_of_old_prompts(start: Start, tmp_path: Path) -> 
         segmenter = Segmenter.load(str(folder), device="cpu", dtype="fp32")
         return segmenter.decode(segmenter.encode(images), [old])
 
-    recipe = Recipe(steps=80, batch=8, check=80, hold=0.25)
+    recipe = Recipe(steps=120, batch=8, check=120, hold=0.25, rate=2e-3)
     run(start, tmp_path / "without", recipe)
     run(start, tmp_path / "with", recipe, (old,))
     before = maps(start[0])
