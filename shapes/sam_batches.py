@@ -43,8 +43,7 @@ class Questions:
 
     image_of: int64 (Q,), the image of each. boxes: float32 (Q, 4), x0, y0, x1, y1. points: float32 (Q, POINTS, 2).
     labels: int64 (Q, POINTS), 1 on the object, 0 not on it, or PADDING. soft: float32 (Q, G, G), mask prompts.
-    targets: float32 (Q, S, S), the share of each pixel of the warped image that the object covers. weights: float32
-    (Q, G, G), of the cells.
+    targets: float32 (Q, G, G), the share of each cell that the object covers. weights: float32 (Q, G, G), of the cells.
     """
 
     image_of: Tensor
@@ -193,9 +192,9 @@ def part_rows(
             features = segmenter.encode([scene.image]) if features is None else features
             embedding: Embeddings = segmenter.embed([queries.as_prompt(query, rng)])
             levels = soft_maps.soft(segmenter.logits(features, embedding)[0, 0])
-        threshold = (
-            0.5 if segmenter is None else segmenter.threshold if rng.random() < 0.8 else float(rng.uniform(0.3, 0.7))
-        )
+        threshold = 0.5  # of an answer, which is the soft map of a closer look
+        if segmenter is not None:
+            threshold = segmenter.threshold if rng.random() < 0.8 else float(rng.uniform(0.3, 0.7))
         asked_about = list(questions.ask(levels, threshold, 8, options.grid))
         for question in [asked_about[i] for i in rng.permutation(len(asked_about))][: max(1, options.parts - 1)]:
             answer = meant(question.part, numbers, [index + 1 for index in asked])
@@ -304,10 +303,7 @@ def row(
     """Returns a row of Questions, without its image. answer: the instances that are its answer."""
     grid = len(soft)
     mask = queries.ground_truth([number - 1 for number in answer], scene.instances)
-    targets, target = (
-        cv2.resize(mask.view(np.uint8) * 255, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-        for side in (grid * CELL, grid)
-    )
+    target = cv2.resize(mask.view(np.uint8) * 255, (grid, grid), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     some, whole = (target > 0.02).view(np.uint8), (target > 0.98).view(np.uint8)
     near = cv2.dilate(some, np.ones((2 * NEAR + 1,) * 2, np.uint8)) | (soft > 0).view(np.uint8)
     edge = cv2.dilate(some, np.ones((3, 3), np.uint8)) - cv2.erode(whole, np.ones((3, 3), np.uint8))
@@ -317,6 +313,6 @@ def row(
         "points": np.pad(points[0].astype(np.float32), ((0, missing), (0, 0))),
         "labels": np.pad(points[1], (0, missing), constant_values=PADDING),
         "soft": soft.astype(np.float32),
-        "targets": targets,
+        "targets": target,
         "weights": np.where(near, 1, FAR_WEIGHT).astype(np.float32) + np.float32(EDGE_WEIGHT) * edge,
     }

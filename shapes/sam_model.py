@@ -146,13 +146,9 @@ def answers(
 def losses(logits: Tensor, predicted: Tensor, present: Tensor, asked: Questions) -> dict[str, Tensor]:
     """Returns the loss terms of answers: cross entropy and Dice of the masks, and errors of the scores.
 
-    The masks' terms are those of the best candidate of each question and, in part, the mean over all candidates. Logits
-    are enlarged first, as for a mask: on the grid alone, objects would come out smaller, since logits outside of them
-    are larger than inside and pull the edge inwards between two cells.
+    The masks' terms are those of the best candidate of each question and, in part, the mean over all candidates.
     """
-    logits = functional.interpolate(logits, scale_factor=CELL, mode="bilinear")
-    targets = asked.targets[:, None].expand_as(logits)
-    weights = functional.interpolate(asked.weights[:, None], scale_factor=CELL)
+    targets, weights = asked.targets[:, None].expand_as(logits), asked.weights[:, None]
     edges = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     edges = (edges * weights).sum((2, 3)) / weights.sum((2, 3))
     probability = logits.sigmoid()

@@ -178,13 +178,13 @@ def test_points_about_one_object_lie_on_it_or_beside_it() -> None:
     scenes = [draw_scene(rng, SceneOptions(short_side=SIDE)) for _ in range(12)]
     for scene in (each for each in scenes if each.objects):
         row = sam_batches.single_row(scene, SIDE // CELL, rng)
-        x, y = row["points"].round().astype(int).T
+        x, y = ((row["points"] - (CELL - 1) / 2) / CELL).round().astype(int).T
         on_target = row["targets"][y, x] > 0.3
         assert on_target[row["labels"] == 1].all() and (row["labels"] == 1).any()
         assert (row["targets"][y, x] < 0.7)[row["labels"] == 0].all()
         rows, columns = np.nonzero(row["targets"] > 0.5)
-        x0, y0, x1, y1 = row["boxes"]
-        slack = 0.15 * max(np.ptp(columns), np.ptp(rows)) + 2 * CELL
+        x0, y0, x1, y1 = row["boxes"] / CELL
+        slack = 0.15 * max(np.ptp(columns), np.ptp(rows)) + 2
         assert x0 < columns.min() + slack and columns.max() < x1 + slack
         assert y0 < rows.min() + slack and rows.max() < y1 + slack
 
@@ -192,7 +192,11 @@ def test_points_about_one_object_lie_on_it_or_beside_it() -> None:
 def test_most_points_of_the_questions_about_parts_are_right(batch: SamBatch) -> None:
     """Most positive points of the soft maps' parts lie on the target, negative ones beside it; padding fills up."""
     asked = batch.parts
-    inside = [float(asked.targets[q, int(y), int(x)]) for q in range(len(asked.labels)) for x, y in asked.points[q]]
+    inside = [
+        float(asked.targets[q, int(y) // CELL, int(x) // CELL])
+        for q in range(len(asked.labels))
+        for x, y in asked.points[q]
+    ]
     right = torch.tensor(inside).view_as(asked.labels) > 0.5
     assert right[asked.labels == 1].float().mean() > 0.8 and right[asked.labels == 0].float().mean() < 0.1
     assert set(asked.labels.unique().tolist()) <= {sam_batches.PADDING, 0, 1}
@@ -224,16 +228,16 @@ def test_a_part_means_the_objects_of_the_query(
 def test_a_perfect_answer_costs_nothing(batch: SamBatch) -> None:
     """Sure and right logits have hardly any loss; the best of three candidates counts more than the others."""
     asked = batch.parts
-    right = 400 * (torch.nn.functional.avg_pool2d(asked.targets[:, None], CELL) - 0.5).sign()
-    large = torch.nn.functional.interpolate(right, scale_factor=CELL, mode="bilinear")[:, 0]
-    asked = replace(asked, targets=(large > 0).float())
-    present = torch.full((len(right), 1), 20.0)
-    best = sam_model.losses(right, torch.ones(len(right), 1), present, asked)
+    whole = (asked.targets > 0.5).float()
+    asked = replace(asked, targets=whole)
+    right = (20 * (2 * whole - 1))[:, None]
+    present = torch.full((len(whole), 1), 20.0)
+    best = sam_model.losses(right, torch.ones(len(whole), 1), present, asked)
     assert all(float(term) < 0.01 for term in best.values())
     mixed = sam_model.losses(
-        torch.cat([right, -right], 1), torch.tensor([[1.0, 0.0]]).expand(len(right), 2), present, asked
+        torch.cat([right, -right], 1), torch.tensor([[1.0, 0.0]]).expand(len(whole), 2), present, asked
     )
-    worst = sam_model.losses(-right, torch.zeros(len(right), 1), present, asked)
+    worst = sam_model.losses(-right, torch.zeros(len(whole), 1), present, asked)
     assert 0.2 < float(mixed["dice"] / worst["dice"]) < 0.3  # half of the mean of 0 and 1
 
 
