@@ -170,7 +170,7 @@ def _grid(height: int, width: int, side: float) -> list[View]:
 def _spans(length: int, side: float) -> list[tuple[int, int]]:
     """Returns (start, length) of the tiles along one side, evenly spaced, with an overlap of OVERLAP or more."""
     count = max(1, int(np.ceil((length - side * OVERLAP) / (side * (1 - OVERLAP)) - 1e-6)))
-    wide = min(length, round(side))
+    wide = min(length, max(round(side), -(-length // count)))  # in an image of a few pixels, rounding could leave gaps
     starts = [0] if count == 1 else [round(index * (length - wide) / (count - 1)) for index in range(count)]
     return [(start, wide if count > 1 else length) for start in starts]
 
