@@ -85,6 +85,7 @@ def _write(checkpoint: Checkpoint, work: Path, int8: bool) -> tuple[Deviation, D
     end = tokenizer.encode("a").ids[-1]
     tokenizer.enable_padding(pad_id=end, pad_token=tokenizer.id_to_token(end))  # text.onnx ignores a second end token
     store.write(work / TOKENIZER, tokenizer.to_str(pretty=True).encode())
+    tokenizer.no_padding()  # others may use it too
     files: dict[str, Any] = {}
     for name, model in onnx_graphs.build(segmenter.network, segmenter.side):
         files[f"{name}.onnx"] = {

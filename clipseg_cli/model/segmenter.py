@@ -7,7 +7,6 @@ logits = segmenter.logits(features, embeddings)  # float32 (1, 2, S, S)
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
 
@@ -308,14 +307,12 @@ class FastProcessor:
 def load_fast(
     checkpoint: Checkpoint, shape: Architecture, preprocessing: Preprocessing, device: str, dtype: torch.dtype
 ) -> tuple[Network, Processor]:
-    """Loads the network and the processor of this package, side by side."""
+    """Loads the network and the processor of this package."""
     from clipseg_cli.model.fast_weights import load_network
 
     levels = torch.from_numpy(preprocessing.levels).to(device)
-    with ThreadPoolExecutor(1) as pool:
-        tokenizer = pool.submit(read_tokenizer, checkpoint.path)
-        network = load_network(checkpoint.weights, shape, side=preprocessing.side, device=device, dtype=dtype)
-        return network, FastProcessor(tokenizer.result(), preprocessing, levels)
+    processor = FastProcessor(read_tokenizer(checkpoint.path), preprocessing, levels)
+    return load_network(checkpoint.weights, shape, side=preprocessing.side, device=device, dtype=dtype), processor
 
 
 def load_transformers(

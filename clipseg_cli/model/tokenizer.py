@@ -7,6 +7,7 @@ split by CLIP's pattern, byte-level BPE whose words end in `</w>`, a start and a
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from clipseg_cli.errors import ModelError, UsageError
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+FILES = ("tokenizer.json", "vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json")
 ROLES = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
 
 
@@ -34,8 +36,16 @@ class ClipTokenizer:
 def read_tokenizer(path: Path) -> ClipTokenizer:
     """Reads the tokenizer of a checkpoint directory: tokenizer.json, or the released vocab.json and merges.txt.
 
-    Raises ModelError if the files are missing or damaged or do not hold a byte-level BPE.
+    The last one is kept until its files change. Raises ModelError if the files are missing or damaged or do not hold a
+    byte-level BPE.
     """
+    files = [path / name for name in FILES]
+    found = [file.stat() if file.is_file() else None for file in files]
+    return _read(path, tuple(each and (each.st_mtime_ns, each.st_size) for each in found))
+
+
+@lru_cache(1)
+def _read(path: Path, identity: tuple[tuple[int, int] | None, ...]) -> ClipTokenizer:
     try:
         whole = read_json(path / "tokenizer.json")
         vocabulary, merges = read_vocabulary(path, whole)

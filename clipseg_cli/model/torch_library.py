@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 NAME = "libtorch_cpu.so"  # of Linux; the others depend on it
+SOON = ("cv2", "_csv", "_elementtree", "_socket", "tokenizers")  # libraries that a run needs before torch
 RTLD_LAZY = 1  # in dlfcn.h
 
 
@@ -22,9 +23,9 @@ def load_ahead() -> None:
     """
     if sys.platform != "linux" or "torch" in sys.modules:
         return
-    import cv2  # noqa: F401  # the system loads one library at a time, so those that are needed soon come first
-
     with contextlib.suppress(Exception):
+        for name in SOON:  # the system loads one library at a time: later, Python would wait here for torch's
+            importlib.import_module(name)
         found = importlib.util.find_spec("torch")
         if found is not None and found.origin is not None:
             library = str(Path(found.origin).parent / "lib" / NAME).encode()

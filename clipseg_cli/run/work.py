@@ -185,6 +185,10 @@ def load_model(
     options = request.model
     gc.disable()  # loading makes half a million objects that all stay; scanning them takes a tenth of the time
     try:
+        from clipseg_cli.model.tokenizer import read_tokenizer
+
+        if options.backend == "fast":
+            read_tokenizer(checkpoint.path)  # kept for the network; now, while torch's library is still being loaded
         from clipseg_cli.model.segmenter import Segmenter
 
         encode = request.encode

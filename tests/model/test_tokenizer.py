@@ -1,5 +1,6 @@
 """Text becomes the token ids of transformers' own tokenizer."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +46,13 @@ def test_a_damaged_tokenizer_is_a_model_error(tmp_path: Path, content: str) -> N
     with pytest.raises(ModelError, match="cannot read the tokenizer") as error:
         read_tokenizer(tmp_path)
     assert str(tmp_path) in str(error.value)
+
+
+def test_a_tokenizer_is_kept_until_its_files_change(layout: Path, tmp_path: Path) -> None:
+    """A run reads it before torch is loaded, and the network asks for it again."""
+    copy = Path(shutil.copytree(layout, tmp_path / "copy"))
+    kept = read_tokenizer(copy)
+    assert read_tokenizer(copy) is kept
+    settings_file = copy / "tokenizer_config.json"
+    settings_file.write_text(settings_file.read_text() + " ")
+    assert read_tokenizer(copy) is not kept

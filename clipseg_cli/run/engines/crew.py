@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 SIDE_BY_SIDE = 8  # images that one process works on at once: with more, its threads wait for Python's one lock
+SMALL = 100_000_000  # bytes of weights: with fewer, one image is enough to make the threads wait for the lock
 BASE = 600_000_000  # bytes of a worker process without a model
 COPIES = 2  # of the weights file that a process holds at most: its own, and that in float32 while it loads
 SHARE = 0.5  # of the free memory that the models may take: the rest is for images
@@ -55,14 +56,15 @@ def choose(machine: Machine, model: int, devices: Sequence[str], jobs: int | Non
     """Returns the processes for a model of `model` bytes on `devices`. `jobs`: what the user wants; None: choose.
 
     On a CPU, one process works on as many images at once as it has threads. Several processes hold the model several
-    times; they are for many cores. `gpus`: bytes of memory of each GPU; without them, a GPU gets one process.
+    times; they are for small models and many cores. `gpus`: bytes of memory of each GPU; without them, a GPU gets one
+    process.
     """
     if jobs is not None:
         processes, why = max(jobs, len(devices)), f"-j {jobs}"
     else:
         each, why = 1, f"{machine.cores} cores"
         if tuple(devices) == ("cpu",):
-            each = -(-machine.cores // SIDE_BY_SIDE)
+            each = machine.cores if model < SMALL else -(-machine.cores // SIDE_BY_SIDE)
         elif all(device.startswith("cuda") for device in devices):
             each = max(1, min(machine.cores // (GPU_CORES * len(devices)), min(gpus, default=0) // GPU_MEMORY))
         if tuple(devices) != ("cpu",):
