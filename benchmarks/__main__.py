@@ -19,11 +19,11 @@ from benchmarks.measurements import HERE, Benchmark, Workload, replace_sections
 
 SECTIONS = ("throughput", "startup", "network", "features", "workers", "precisions", "memory", "page")
 FULL = (
-    Workload(640, 480, 1, (8, 12, 32)),
-    Workload(640, 480, 8, (3, 8, 16)),
-    Workload(1920, 1080, 1, (6, 8, 24)),
-    Workload(4000, 3000, 1, (4, 8, 24)),
-    Workload(4000, 3000, 8, (2, 4, 16)),
+    Workload(640, 480, 1, (8, 12, 64)),
+    Workload(640, 480, 8, (3, 8, 48)),
+    Workload(1920, 1080, 1, (6, 8, 48)),
+    Workload(4000, 3000, 1, (4, 8, 48)),
+    Workload(4000, 3000, 8, (2, 4, 32)),
 )
 SHORT = (
     Workload(480, 360, 2, (2, 2, 3)),

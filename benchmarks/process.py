@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-BATCH = 4  # lines that may come at once, since clipseg encodes as many images together
+WARM = 16  # lines during which programs start and warm up: clipseg prints four at once, two processes twice as many
 COMPILED = {"PYTHONDONTWRITEBYTECODE": ""}  # as pip leaves an installed program
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
 
@@ -24,8 +24,12 @@ class Timing:
 
     @property
     def rate(self) -> float:
-        """Lines per second after the first batch, which warms up."""
-        first = BATCH - 1 if len(self.stamps) >= 2 * BATCH else 0
+        """Lines per second after the first WARM lines, or after half of them if there are fewer than twice as many.
+
+        Two processes finish their first batches together, so the line that ends the first of them is no beginning: the
+        others' images would seem to take no time.
+        """
+        first = max(0, min(WARM, len(self.stamps) // 2) - 1)
         return (len(self.stamps) - 1 - first) / (self.stamps[-1] - self.stamps[first])
 
 

@@ -40,9 +40,9 @@ class Work:
         return f"{self.width}x{self.height}, {self.prompts} prompt{'s' * (self.prompts > 1)}"
 
 
-LONG = (Work(640, 480, 1, (300, 32)), Work(640, 480, 8, (150, 24)), Work(4000, 3000, 1, (48, 24)))
-LONG += (Work(4000, 3000, 8, (24, 16)),)
-SHORT = (Work(640, 480, 1, (150, 16)),)
+LONG = (Work(640, 480, 1, (320, 64)), Work(640, 480, 8, (160, 48)), Work(4000, 3000, 1, (80, 48)))
+LONG += (Work(4000, 3000, 8, (48, 32)),)
+SHORT = (Work(640, 480, 1, (160, 48)),)
 TINY = (Work(160, 120, 2, (6, 6)),)
 
 

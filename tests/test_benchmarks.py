@@ -136,8 +136,9 @@ def test_a_process_is_timed_by_its_lines() -> None:
 
 
 def test_a_rate_leaves_out_the_first_batch() -> None:
-    """Of eight lines or more, the first four warm up."""
-    few, many = (0.0, 1.0, 2.0), (9.0, 9.0, 9.0, 9.0, 10.0, 11.0, 12.0, 13.0)
+    """Of 32 lines or more, the first 16 warm up: here those of two processes, four at once, then half as many."""
+    few = (0.0, 1.0, 2.0)
+    many = (*[9.0] * 16, *[17.0] * 8, *[25.0] * 8)
     assert [Timing(("",) * len(each), each, 0, 0).rate for each in (few, many)] == [1.0, 1.0]
 
 
