@@ -3,8 +3,9 @@
 OUT/VGPhraseCut_v0/   refer_train.json, refer_test.json, image_data_split.json, images/<id>.jpg
 OUT/clip/             vision and text tower in transformers' layout for CLIP, without a decoder
 
-Phrases are worded as in PhraseCut, without articles: "large striped star on the left". Each is true of its image and
-not ambiguous. The pairs of shape and colour that the bundled model never saw in training are neither drawn nor named.
+Phrases are worded as in PhraseCut, without articles and by many people: "large striped star on the left", "big discs".
+Each is true of its image and not ambiguous. The pairs of shape and colour that the bundled model never saw in training
+are neither drawn nor named.
 """
 
 import json
@@ -21,9 +22,9 @@ from transformers import CLIPConfig, CLIPModel
 
 from clipseg_cli.masks import outline
 from shapes import queries
+from shapes import vocabulary as voc
 from shapes.evaluate import MODEL
 from shapes.scenes import Scene, draw_scene
-from shapes.vocabulary import GENERAL_WORDS
 
 SEEDS = {"train": 9_000_011, "test": 9_500_021}
 QUALITY = 95  # of the JPEG files
@@ -54,26 +55,45 @@ def write_phrasecut(folder: Path, images: dict[str, int]) -> Path:
 def phrases(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[str, list[int]]]:
     """Yields phrases about a scene, and the indices of the objects that each means.
 
-    They name an object's shape and colour, each of its attributes alone, and whatever one of the bundled model's
-    queries does. So nearly every phrase that is not listed for an image is false there.
+    They mean everything, or name an object's shape and colour, each of its attributes alone, or whatever one of the
+    bundled model's queries does, in the usual words and in others. So nearly every phrase that is not listed for an
+    image is false there.
     """
     seen: set[str] = set()
     for target in scene.objects:
         pair = queries.Query(shape=target.shape, colour=target.colour)
-        for query in (pair, *queries.single(target), queries.query_about(target, rng)):
-            text, indices = wording(query), queries.matching(query, scene)
-            if not indices or text in seen or queries.is_held_out(query):
+        for query in (queries.Query(), pair, *queries.single(target), queries.query_about(target, rng)):
+            indices = queries.matching(query, scene)
+            if not indices or queries.is_held_out(query):
                 continue
             if queries.ground_truth(indices, scene.instances).sum() >= MIN_PIXELS:
-                seen.add(text)
-                yield text, indices
+                texts = {usual(query): None, varied(query, len(indices) > 1, rng): None}  # in this order
+                yield from ((text, indices) for text in texts if text not in seen)
+                seen.update(texts)
 
 
-def wording(query: queries.Query) -> str:
+def usual(query: queries.Query) -> str:
     """Returns the usual words of a query, without an article: "small red circle at the top", "dotted shape"."""
-    words = [query.size, query.pattern, query.colour, query.shape or GENERAL_WORDS[0]]
+    if query == queries.Query():
+        return "everything"
+    words = [query.size, query.pattern, query.colour, query.shape or voc.GENERAL_WORDS[0]]
     place = f"{'on' if query.place in ('left', 'right') else 'at'} the {query.place}" if query.place else None
     return " ".join(word for word in (*words, place) if word)
+
+
+def varied(query: queries.Query, several: bool, rng: np.random.Generator) -> str:
+    """Returns random words of a query, without an article: "tiny red disc in the top", "spotted things".
+
+    several: it means several objects, whose noun may be in the plural.
+    """
+    tables = ((voc.SIZE_WORDS, query.size), (voc.PATTERN_WORDS, query.pattern), (voc.COLOUR_WORDS, query.colour))
+    adjectives = [str(rng.choice(table[value])) for table, value in tables if value]
+    noun = str(rng.choice(voc.SHAPE_WORDS[query.shape] if query.shape else voc.GENERAL_WORDS))
+    if query == queries.Query():
+        return f"all {voc.plural(noun)}"
+    noun = voc.plural(noun) if several and rng.random() < 0.5 else noun
+    place = queries.place_phrase(query.place, rng) if query.place else ""
+    return " ".join((*adjectives, noun, place)).rstrip()
 
 
 def _task(name: str, image: int, phrase: str, scene: Scene, indices: list[int]) -> dict[str, Any]:

@@ -32,7 +32,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "training.md"
 MARKS = ("<!-- recipe -->", "<!-- end of recipe -->")
 SIDE, LAYERS = 224, (1, 4, 7)  # those of the bundled model
 FEEDFORWARD = 256  # channels, as in the bundled decoder
-RECIPE: dict[str, Any] = {"recipe": "new", "steps": 5500, "hold": 0.01}
+RECIPE: dict[str, Any] = {"recipe": "new", "steps": 18_500, "hold": 0.01}
+TEMPLATES = ("{}", "a {}", "the {}", "a photo of a {}", "a picture of the {}")
 ROWS = {
     "text prompts, mean IoU": "text",
     "one exemplar, mean IoU": "one-shot",
@@ -49,7 +50,7 @@ def fit(out: Path, name: str, recipe: Recipe) -> None:
     refined = name == "refined"
     new = NewDecoder(str(out / "clip"), extract_layers=LAYERS, feedforward=FEEDFORWARD, refined=refined, side=SIDE)
     began = time.process_time()
-    for now in train(out / "VGPhraseCut_v0", out / name, ModelOptions(dtype="fp32"), recipe, (), new=new):
+    for now in train(out / "VGPhraseCut_v0", out / name, ModelOptions(dtype="fp32"), recipe, (), TEMPLATES, new):
         if now.stage == "check":
             minutes = (time.process_time() - began) / 60
             sys.stderr.write(f"{name}, step {now.at}: mIoU {now.miou:.3f}, {minutes:.1f} minutes of processor time\n")
@@ -99,7 +100,7 @@ def main() -> None:
     if not data.exists():
         write_phrasecut(data, {"train": given.images, "test": max(2, given.images // 20)})
         write_clip(given.out / "clip")
-    recipe = fill(Recipe, RECIPE | {"steps": given.steps, "check": max(1, given.steps // 20)})
+    recipe = fill(Recipe, RECIPE | {"steps": given.steps, "check": max(1, given.steps // 10)})
     columns = {"bundled decoder": score(MODEL, data, given.scenes)}
     for name in ("refined", "plain") if given.plain else ("refined",):
         fit(given.out, name, recipe)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from clipseg_cli.model.segmenter import Segmenter
 
 BATCH = 8  # images encoded at once
-EXEMPLARS_OF_A_PROMPT = 32  # at most: each takes as long as an image
+FEWEST, MOST = 4, 32  # exemplars of a prompt; each takes as long as an image
+PER_PHOTO = 2  # as many are encoded in all, if that does not mean fewer than FEWEST of a prompt
 ZEROS = 1 << 22  # bytes written at once
 FEATURES, TARGETS, EXEMPLARS, DONE = "features.npy", "targets.npy", "exemplars.npy", "encoded"  # in .train
 
@@ -76,11 +77,12 @@ def encode_images(
     done = int((work / DONE).read_text()) if (work / DONE).exists() else 0
     examples_of: dict[Path, list[int]] = {photo: [] for photo in photos}
     shown: Counter[str] = Counter()
+    most = max(FEWEST, min(MOST, PER_PHOTO * len(photos) // len({each.prompt for each in examples})))
     visual: set[int] = set()  # the examples that are exemplars
     for index, example in enumerate(examples):
         examples_of[example.image].append(index)
         shown[example.prompt] += 1
-        if recipe.blend and shown[example.prompt] <= EXEMPLARS_OF_A_PROMPT:
+        if recipe.blend and shown[example.prompt] <= most:
             visual.add(index)
     step = max(BATCH // views, 1)  # photos
     for start in range(done, len(photos), step):

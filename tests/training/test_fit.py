@@ -107,8 +107,9 @@ def test_a_new_decoder_has_two_optimizers_and_a_rate_that_rises_first() -> None:
     assert sorted(map(id, learned)) == sorted(map(id, decoder.parameters()))
     assert [type(each).__name__ for each, _ in create_optimizers(decoder, new)] == ["Muon", "AdamW"]
     assert [type(each).__name__ for each, _ in create_optimizers(decoder, Recipe())] == ["AdamW"]
-    assert new.rate_of(0) == new.rate / 100 and new.rate_of(50) < new.rate_of(99) > new.rate_of(2500)
-    assert new.rate_of(new.steps) == pytest.approx(new.rate / 10) and Recipe().rate_of(0) == Recipe().rate
+    assert new.rate_of(0) == pytest.approx(new.rate / 100) and new.rate_of(50) < new.rate_of(99) > new.rate_of(2500)
+    assert new.rate_of(new.steps) == 0 < new.rate_of(new.steps - 1) < new.rate / 1000
+    assert Recipe().rate_of(0) == Recipe().rate and Recipe().rate_of(2000) == pytest.approx(Recipe().rate / 10)
 
 
 def test_a_new_decoder_gets_the_recipe_for_new_ones() -> None:
