@@ -20,10 +20,11 @@ from clipseg_cli.masks.instances import Division, divide
 from clipseg_cli.masks.questions import LIMIT, Cells, Grid, Question, ask
 
 AGREEMENT = 0.5  # weight of a candidate's agreement with the soft map against the IoU that SAM predicts for it
-LEAST_IOU = 0.5  # an answer whose IoU with the soft map's part is lower is refused
+LEAST_IOU = 1 / 3  # an answer whose IoU with the soft map's part is lower is refused,
+LEAST_SHARE = 0.6  # and one for which this IoU is lower if a cell outside the part counts as far as the map allows it
 SAME = 0.5  # two answers are of one object if a larger share of the smaller one is in the other
 CELLS = 2  # of SAM's grid, along the side of a window of the guided filter
-VIEW = 2.0  # side of an enlarged view, in sides of the part
+VIEW = 1.5  # side of an enlarged view, in sides of the part
 LEAST_VIEW = 3  # its least side in pixels, in cells of SAM's grid: three quarters of what the network sees
 MOST_VIEW = 0.75  # share of the image's longer side: a larger view would not be worth the time
 VIEW_PARTS = 8  # parts of an answer that a view is asked about, at most
@@ -57,6 +58,11 @@ class Answer:
     logits: Grid  # above 0 on the object
     refusal: str  # why it is not taken; "" if it is
 
+    @property
+    def reach(self) -> Cells:
+        """The cells that it decides about: those of the box, and those that it takes in beyond."""
+        return self.question.boxed | self.question.near & (self.logits > 0)
+
 
 def refine(
     levels: NDArray[np.uint8],
@@ -83,12 +89,14 @@ def refine(
         answers = answered(ask(levels, threshold, most, sam.grid, found), sam)
     if not answers:
         return mask, "too small for SAM", None
-    taken = [each for each in answers if not each.refusal]
+    first = taken = [each for each in answers if not each.refusal]
     division = None
     if found is not None:
         shape = mask.shape[0], mask.shape[1]
         division = divide(found, shape, [(peak_of(each, found.numbers), each.logits) for each in taken])
-    refined = joined(mask, taken, photo)
+    else:
+        taken = asked_again(first, mask.shape, most, sam)
+    refined = joined(mask, taken, photo, first)
     if closer and taken:
         look_closer(refined, taken, photo(), sam)
     return refined, told(answers), division
@@ -122,22 +130,42 @@ def answered(questions: Sequence[Question], sam: Sam) -> list[Answer]:
     return [_best(*each) for each in zip(questions, logits, predicted, strict=True)]
 
 
-def joined(mask: NDArray[np.uint8], taken: Sequence[Answer], photo: Photo | None) -> NDArray[np.uint8]:
+def joined(
+    mask: NDArray[np.uint8], taken: Sequence[Answer], photo: Photo | None, first: Sequence[Answer] = ()
+) -> NDArray[np.uint8]:
     """Returns a mask, uint8 (H, W), in which the answers stand in place of the cells that they are about.
 
-    Without a photo, the edges of the answers are not taken from it.
+    first: answers to the questions before, which are about cells too. Without a photo, the edges of the answers are
+    not taken from it.
     """
     if not taken:
         return mask
     height, width = mask.shape
     logits = np.max([each.logits for each in taken], 0)
-    about = np.any([each.question.reach for each in taken], 0)
+    about = np.any([each.reach for each in (*first, *taken)], 0)
     kept = cv2.resize((~about).view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
     answer = soft_maps.LogitMap(logits, (height, width))
     if photo is None:
         return np.asarray(answer.cut(0.5) | mask * kept, np.uint8)
     sharp = guided(photo(), answer.soft(), len(logits) / CELLS)
     return np.where(sharp > 0.5, np.uint8(255), mask * kept)
+
+
+def asked_again(taken: list[Answer], shape: tuple[int, ...], most: int, sam: Sam) -> list[Answer]:
+    """Returns SAM's answers to the questions that its first answers raise, as the soft map of an image of that shape.
+
+    Where all of them are refused, these are the first ones.
+    """
+    if not taken:
+        return taken
+    again = answered(ask(_levels(taken, shape), 0.5, most, sam.grid), sam)
+    return [each for each in again if not each.refusal] or taken
+
+
+def _levels(taken: Sequence[Answer], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Returns answers as a soft map, uint8 (H, W)."""
+    logits = np.max([np.where(each.reach, each.logits, np.float32(-LIMIT)) for each in taken], 0)
+    return soft_maps.LogitMap(logits, (shape[0], shape[1])).soft()
 
 
 def look_closer(mask: NDArray[np.uint8], taken: Sequence[Answer], photo: NDArray[np.uint8], sam: Sam) -> None:
@@ -148,18 +176,17 @@ def look_closer(mask: NDArray[np.uint8], taken: Sequence[Answer], photo: NDArray
     """
     for answer in taken:
         if (place := view(answer, sam.grid, *mask.shape)) is not None:
-            logits = np.where(answer.question.reach, answer.logits, np.float32(-LIMIT))
-            levels = soft_maps.LogitMap(logits, mask.shape).soft()
+            levels = _levels([answer], mask.shape)
             levels, own, pixels = (np.ascontiguousarray(each[place]) for each in (levels, mask, photo))
-            mask[place] = _second(levels, own, pixels, sam)
+            mask[place] = _second(levels, own, pixels, sam.look(pixels))
 
 
 def _second(
     levels: NDArray[np.uint8], own: NDArray[np.uint8], pixels: NDArray[np.uint8], sam: Sam
 ) -> NDArray[np.uint8]:
-    """Returns the mask in a view, uint8 (h, w, 3), of which `levels` is the soft map and `own` the mask so far."""
-    found = answered(ask(levels, 0.5, VIEW_PARTS, sam.grid), sam.look(pixels))
-    return joined(own, [each for each in found if not each.refusal], lambda: pixels)
+    """Returns the mask in a view, uint8 (h, w), of which `levels` is the soft map and `own` the mask so far."""
+    first = [each for each in answered(ask(levels, 0.5, VIEW_PARTS, sam.grid), sam) if not each.refusal]
+    return joined(own, asked_again(first, own.shape, VIEW_PARTS, sam), lambda: pixels, first)
 
 
 def view(answer: Answer, grid: int, height: int, width: int) -> tuple[slice, slice] | None:
@@ -167,7 +194,7 @@ def view(answer: Answer, grid: int, height: int, width: int) -> tuple[slice, sli
 
     It is a square around the answer, or as much of one as fits. None if it would not be much smaller than the image.
     """
-    cells = (answer.logits > 0) & answer.question.reach | answer.question.part
+    cells = (answer.logits > 0) & answer.reach | answer.question.part
     spans = []
     for axis, length in ((1, height), (0, width)):
         found = np.flatnonzero(cells.any(axis))
@@ -205,9 +232,9 @@ def _soft_iou(a: Grid, b: Grid) -> float:
 
 
 def _refusal(answer: Cells, question: Question) -> str:
-    """Returns why an answer is refused, "" if it is not: see LEAST_IOU and MOST_EMPTY."""
-    cells = np.count_nonzero(answer)
-    iou = np.count_nonzero(answer & question.part) / np.count_nonzero(answer | question.part)
-    if np.count_nonzero(answer & question.empty) > MOST_EMPTY * cells:
+    """Returns why an answer is refused, "" if it is not: see LEAST_IOU, LEAST_SHARE and MOST_EMPTY."""
+    if np.count_nonzero(answer & question.empty) > MOST_EMPTY * np.count_nonzero(answer):
         return "SAM takes in what is not the object"
-    return "SAM disagrees" if iou < LEAST_IOU else ""
+    union = np.count_nonzero(answer | question.part)
+    sure, shares = np.count_nonzero(answer & question.part), question.share[answer].sum()
+    return "" if sure >= LEAST_IOU * union and shares >= LEAST_SHARE * union else "SAM disagrees"

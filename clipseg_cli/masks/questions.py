@@ -38,8 +38,10 @@ class Question:
     positive: NDArray[np.bool_]  # (N,): whether a point is on the object
     soft: Grid  # logits, 0 at the threshold: the mask prompt
     part: Cells  # where the soft map is above the threshold
-    reach: Cells  # the cells in the box that are nearer to this part than to any other: SAM decides there
+    near: Cells  # the cells that are nearer to this part than to any other
+    boxed: Cells  # those of them in the box
     empty: Cells  # where the soft map is sure that the object is not
+    share: Grid  # the soft map's share of the threshold, at most 1; 0 in cells that are nearer to another part
 
 
 def ask(
@@ -58,10 +60,10 @@ def ask(
         return ()
     logits = SCALE * (soft_maps.logit(soft / np.float32(255)) - soft_maps.logit(np.array([threshold], np.float32)))
     logits = np.clip(logits, -LIMIT, LIMIT, dtype=np.float32)
-    empty = soft < 255 * threshold * EMPTY
+    share = soft / np.float32(max(255 * threshold, 0.5))  # a threshold may be 0
     nearest = peaks.nearest(labels)
     scale = np.array([levels.shape[1] / side, levels.shape[0] / side])
-    return tuple(_question(labels == part, nearest == part, soft, logits, empty, scale) for part in order[:most])
+    return tuple(_question(labels == part, nearest == part, share, logits, scale) for part in order[:most])
 
 
 def _parts(inside: Cells, apart: peaks.Peaks | None) -> tuple[NDArray[np.int32], list[int]]:
@@ -82,14 +84,15 @@ def _parts(inside: Cells, apart: peaks.Peaks | None) -> tuple[NDArray[np.int32],
     return labels, [int(index) + 1 for index in np.argsort(-areas, kind="stable") if areas[index]]
 
 
-def _question(part: Cells, near: Cells, soft: Grid, logits: Grid, empty: Cells, scale: NDArray[np.float64]) -> Question:
-    """Returns the question about one part. `scale` is the size of a cell in pixels, x and y."""
+def _question(part: Cells, near: Cells, share: Grid, logits: Grid, scale: NDArray[np.float64]) -> Question:
+    """Returns the question about one part. `share` has all cells; `scale` is the size of a cell in pixels, x and y."""
+    empty = share < EMPTY
     columns, rows = np.flatnonzero(part.any(0)), np.flatnonzero(part.any(1))
     corners = np.array([[columns[0], rows[0]], [columns[-1] + 1, rows[-1] + 1]])
     sides = corners[1] - corners[0]
-    box, around = (_grown(corners, 1 + share * sides, len(part)) for share in (MARGIN, ROUND))
+    box, around = (_grown(corners, 1 + wider * sides, len(part)) for wider in (MARGIN, ROUND))
     safe = np.minimum(_from_edge(empty), max(1, SAFE * sides.max()))
-    positive = [*_spread(soft * _from_edge(part), POSITIVES)]
+    positive = [*_spread(share * _from_edge(part), POSITIVES)]
     negative = [*_spread(np.where(_window(around, part), safe, 0), NEGATIVES)]
     points = np.array([*positive, *negative]) + 0.5
     return Question(
@@ -98,8 +101,10 @@ def _question(part: Cells, near: Cells, soft: Grid, logits: Grid, empty: Cells, 
         positive=np.arange(len(points)) < len(positive),
         soft=np.where(near, logits, -LIMIT).astype(np.float32),
         part=part,
-        reach=near & _window(box, part),
+        near=near,
+        boxed=near & _window(box, part),
         empty=empty,
+        share=np.where(near, share.clip(0, 1), 0).astype(np.float32),
     )
 
 

@@ -69,6 +69,15 @@ def refined(levels: NDArray[np.uint8], network: Answering, most: int = 8) -> tup
     return answers.refine(levels, soft_maps.cut_soft(levels, 0.3), flat, 0.3, most, network)[:2]
 
 
+def test_the_first_answer_is_the_soft_map_of_a_second_question() -> None:
+    """The second answer is taken, unless it is refused. Cells that only the first one was about are SAM's too."""
+    truth, first, levels = disc(), disc(radius=58), blurred(disc())
+    for second, expected in ((truth, truth), (disc(300, 80), first)):
+        given = iter([(first, 0.9), (second, 0.9)])
+        mask, held_back = refined(levels, Answering(lambda question, given=given: [next(given)]))  # type: ignore[misc]
+        assert held_back == "" and iou(mask, expected) > 0.98 and not mask[levels < 60].any()
+
+
 def test_a_good_answer_takes_the_place_of_the_mask() -> None:
     """With the edge that the network sees, not the blurred one."""
     levels, truth = blurred(disc()), disc()
@@ -106,6 +115,15 @@ def test_a_speck_does_not_grow_into_an_object() -> None:
     levels = np.maximum(other // 4, blurred(disc(radius=8), sigma=2))  # 63 of 255: under the threshold of 0.3
     mask, held_back = refined(levels, Answering(lambda question: [(other, 0.9)]))
     assert held_back == "SAM disagrees" and (mask == soft_maps.cut_soft(levels, 0.3)).all()
+
+
+@pytest.mark.parametrize(("level", "taken"), [(70, True), (26, False)])
+def test_where_the_soft_map_nearly_reaches_the_threshold_sam_decides(level: int, taken: bool) -> None:
+    """A part of the object exceeds the threshold of 0.3, 76 levels. SAM's answer is the whole of it."""
+    truth = disc()
+    levels = np.where(np.arange(WIDTH) < 108, truth, truth // 255 * np.uint8(level)).astype(np.uint8)
+    mask, held_back = refined(levels, Answering(lambda question: [(truth, 0.9)]))
+    assert (held_back == "") == taken and (iou(mask, truth) > 0.95) == taken
 
 
 def test_agreement_counts_as_much_as_the_predicted_iou() -> None:
@@ -146,7 +164,7 @@ def test_parts_beyond_the_limit_keep_their_mask() -> None:
 
     network = Answering(draw, grid=128)
     mask, held_back = refined(levels, network, most=5)
-    assert len(network.asked) == 5 and held_back == ""
+    assert len(network.asked) == 2 * 5 and held_back == ""  # each is asked about again
     numbers, _ = cv2.connectedComponents(mask)
     assert numbers - 1 == len(centres)
     changed = [
@@ -266,10 +284,10 @@ def looked(
 
 
 def test_a_closer_look_takes_the_place_of_the_first() -> None:
-    """The view is a square around the first answer, twice as large, and what SAM sees in it is in the mask."""
+    """The view is a square around the first answer, half as large again, and what SAM sees in it is in the mask."""
     truth, shifted = disc(radius=30), disc(x=123, y=147, radius=30)
     mask, views = looked(truth, shifted, bright(truth))
-    assert [view.shape for view in views] in ([(side, side, 3)] for side in range(120, 160))
+    assert [view.shape for view in views] in ([(side, side, 3)] for side in range(90, 120))
     assert iou(mask, truth) > 0.98 > 0.96 > iou(looked(truth, shifted, bright(truth), closer=False)[0], truth)
 
 

@@ -69,7 +69,7 @@ def test_the_mask_prompt_is_zero_at_the_threshold_and_knows_only_its_part() -> N
             others = np.any([each.part for each in asked if each is not question], 0)
             assert ((question.soft > 0) == question.part).all()
             assert (question.soft[others] == -questions.LIMIT).all() and np.abs(question.soft).max() <= questions.LIMIT
-            assert question.reach[question.part].all() and not question.reach[others].any()
+            assert question.boxed[question.part].all() and not question.boxed[others].any()
 
 
 def test_near_components_are_one_part() -> None:
