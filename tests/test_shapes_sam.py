@@ -62,7 +62,7 @@ def test_the_bundled_sam_is_small_and_complete() -> None:
     codes = model.shared_image_embedding, model.prompt_encoder.shared_embedding
     assert torch.equal(*(each.positional_embedding for each in codes))
     sam = Sam.load("shapes-sam", device="cpu")
-    assert (sam.grid, sam.edge) == (sam_model.FULL // CELL, -1)
+    assert (sam.grid, sam.edge) == (sam_model.FULL // CELL, -0.5)
 
 
 def test_the_bundled_sam_sharpens_a_blurred_mask() -> None:

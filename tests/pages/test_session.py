@@ -71,6 +71,7 @@ def test_the_page_has_the_masks_of_a_run_with_sam(
 ) -> None:
     """In full size, pixel for pixel. An image that shows nothing is not encoded for SAM, any other only once."""
     monkeypatch.setattr(answers, "LEAST_IOU", 0.0)  # a random network: take every answer
+    monkeypatch.setattr(answers, "LEAST_SHARE", 0.0)
     monkeypatch.setattr(answers, "MOST_EMPTY", 1.0)
     session.refiner = refiner
     request = MaskRequest(PROMPTS, CleanUp("sam"))

@@ -45,6 +45,7 @@ def refine(network: Path) -> str:
 def credulous(monkeypatch: pytest.MonkeyPatch) -> None:
     """Takes every answer."""
     monkeypatch.setattr(answers, "LEAST_IOU", 0.0)
+    monkeypatch.setattr(answers, "LEAST_SHARE", 0.0)
     monkeypatch.setattr(answers, "MOST_EMPTY", 1.0)
 
 
@@ -158,12 +159,13 @@ def test_post_asks_sam_alone(
     """
     folder(tmp_path / "imgs", 2, 1, 150)
     refine = f"{refine} {closer}"
+    monkeypatch.setattr(answers, "MOST_VIEW", 9.0)  # a random network's answers fill the image
     clipseg("clipseg segment imgs -p 'a red circle' -p red -f soft -o run")
     clipseg(f"clipseg segment imgs -p 'a red circle' -p red {refine} -f mask,overlay -o one")
     seen.clear()
     monkeypatch.delattr(Segmenter, "load")
     clipseg(f"clipseg post run {refine} -f mask,overlay -o two")
-    assert seen == ([1] * 6 if closer else [1, 1])
+    assert set(seen) == {1} and (len(seen) > 2 if closer else len(seen) == 2)
     one, two = (tree(tmp_path / name) for name in ("one", "two"))
     assert one.keys() == two.keys()
     assert [name for name in one if one[name] != two[name] and "lock" not in name] == []
