@@ -1,4 +1,4 @@
-"""Keeps the features of images on disk, so that a later run with other prompts runs only the decoder.
+"""Keeps the features of images on disk, so that a later run with other prompts runs only the decoder; SAM's too.
 
 An entry's name is a digest of everything that its content depends on: the resized image, the model's files, the size,
 dtype, device and backend, the code that computes them and the CPU's instruction set.
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,11 @@ from clipseg_cli.storage import paths
 from clipseg_cli.storage.cache import Cache, Place, code_digest, entry_name, user_folder
 
 if TYPE_CHECKING:
+    from clipseg_cli.model.registry import Checkpoint
+    from clipseg_cli.model.sam import Embedding, Sam
     from clipseg_cli.model.segmenter import Features, Segmenter
 
-KIND = "features"  # extension of the entries
+KIND, SAM_KIND = "features", "sam"  # extensions of the entries
 LIMIT = 2_000_000_000  # bytes that the user's cache may take of the disk, unless told otherwise
 
 
@@ -41,22 +43,11 @@ class FeatureStore:
     @classmethod
     def of(cls, cache: Cache, segmenter: "Segmenter") -> "FeatureStore":
         """Opens the store of a segmenter. The weights are not read: their revision, or path, size and times, count."""
-        import torch
-
         from clipseg_cli.model import int8
 
-        checkpoint, device = segmenter.checkpoint, segmenter.device.split(":")[0]
-        cpu = torch.backends.cpu.get_cpu_capability()
-        processor = torch.cuda.get_device_name(segmenter.device) if device == "cuda" else cpu
         levels = int8.levels() if segmenter.dtype == "int8" else None
-        options = [segmenter.side, segmenter.dtype, device, segmenter.backend, segmenter.batch, processor, levels]
-        libraries = [torch.__version__, version("transformers")]
-        weights = checkpoint.revision or paths.fingerprint(str(checkpoint.weights))
-        digest = hashlib.sha256(json.dumps([options, libraries, weights, checkpoint.repo]).encode())
-        for file in sorted(checkpoint.path.glob("*config.json")):
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
-        digest.update(code_digest(Path(__file__).parent))
-        return cls(cache, digest.digest())
+        options = [segmenter.side, segmenter.dtype, segmenter.backend, segmenter.batch, levels]
+        return cls(cache, _setup(segmenter.checkpoint, segmenter.device, options))
 
     def encode(
         self, segmenter: "Segmenter", views: "Sequence[NDArray[np.uint8] | Features]", *, pooled: bool = False
@@ -86,9 +77,7 @@ class FeatureStore:
 
     def name(self, image: NDArray[np.uint8], pooled: bool) -> str:
         """Returns the name of an image's entry."""
-        digest = hashlib.sha256(self.setup + bytes([pooled]))
-        digest.update(np.ascontiguousarray(image).data)
-        return entry_name(digest, KIND)
+        return _name(self.setup + bytes([pooled]), image, KIND)
 
     def read(self, name: str) -> "Features | None":
         """Returns the features of an entry, or None if there is none."""
@@ -112,3 +101,54 @@ class FeatureStore:
         if features.pooled is not None:
             tensors["pooled"] = torch.from_numpy(features.pooled)
         self.cache.write(name, save(tensors))
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingStore:
+    """The stored embeddings of one SAM with one set of options."""
+
+    cache: Cache
+    setup: bytes  # see `FeatureStore`
+
+    @classmethod
+    def of(cls, cache: Cache, sam: "Sam") -> "EmbeddingStore":
+        """Opens the store of a SAM. Its weights are not read."""
+        return cls(cache, _setup(sam.checkpoint, sam.device, [sam.side, sam.dtype]))
+
+    def encode(self, sam: "Sam", images: Sequence[NDArray[np.uint8]]) -> "list[Embedding]":
+        """Returns what `sam.encode` does, bit for bit. Reads stored embeddings; computes and stores missing ones."""
+        from safetensors.torch import load, save
+
+        names = [_name(self.setup, image, SAM_KIND) for image in images]
+        stored = [self.cache.read(name) for name in names]
+        missing = [index for index, content in enumerate(stored) if content is None]
+        found = dict(zip(missing, sam.encode([images[index] for index in missing]) if missing else (), strict=True))
+        for index, embedding in found.items():
+            maps = {str(number): each.cpu().contiguous() for number, each in enumerate(embedding)}
+            self.cache.write(names[index], save(maps))
+        for index, content in enumerate(stored):
+            if content is not None:
+                maps = load(content)
+                found[index] = tuple(maps[str(number)] for number in range(len(maps)))
+        return [found[index] for index in range(len(images))]
+
+
+def _setup(checkpoint: "Checkpoint", device: str, options: list[Any]) -> bytes:
+    """Returns a digest of everything except the image that an encoded image depends on."""
+    import torch
+
+    kind = device.split(":")[0]
+    processor = torch.cuda.get_device_name(device) if kind == "cuda" else torch.backends.cpu.get_cpu_capability()
+    weights = checkpoint.revision or paths.fingerprint(str(checkpoint.weights))
+    facts = [*options, kind, processor, torch.__version__, version("transformers"), weights, checkpoint.repo]
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    for file in sorted(checkpoint.path.glob("*config.json")):
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    digest.update(code_digest(Path(__file__).parent))
+    return digest.digest()
+
+
+def _name(setup: bytes, image: NDArray[np.uint8], kind: str) -> str:
+    digest = hashlib.sha256(setup)
+    digest.update(np.ascontiguousarray(image).data)
+    return entry_name(digest, kind)

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -12,7 +13,9 @@ from clipseg_cli.errors import ImageError, lacks_memory
 from clipseg_cli.masks.questions import Question
 from clipseg_cli.model import registry
 from clipseg_cli.model.checkpoint_files import SAM
+from clipseg_cli.model.feature_store import EmbeddingStore
 from clipseg_cli.settings.masks import CleanUp
+from clipseg_cli.storage.cache import Cache
 
 if TYPE_CHECKING:
     from clipseg_cli.model.sam import Embedding, Sam
@@ -53,13 +56,19 @@ def in_halves(work: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T]) ->
     return in_halves(work, items[:half]) + in_halves(work, items[half:]) if half else [None]
 
 
-def encoded(sam: "Sam", photos: Sequence[Pixels], each: "type[map[Any]] | Map" = map) -> "list[Encoded | ImageError]":
+def encoded(
+    sam: "Sam",
+    photos: Sequence[Pixels],
+    each: "type[map[Any]] | Map" = map,
+    store: EmbeddingStore | None = None,
+) -> "list[Encoded | ImageError]":
     """Returns each image, uint8 (H, W, 3), in encoded form, or an error if memory runs out for it alone.
 
-    `each` resizes the images; the `map` of a pool does so in its threads.
+    `each` resizes the images; the `map` of a pool does so in its threads. `store`: where encoded images are kept.
     """
     sizes = [photo.shape[:2] for photo in photos]
-    embeddings = in_halves(sam.encode, [*each(sam.resize, photos)])
+    encode = sam.encode if store is None else partial(store.encode, sam)
+    embeddings = in_halves(encode, [*each(sam.resize, photos)])
     return [
         ImageError("out_of_memory", "encode", "not enough memory for the SAM network; choose a smaller one")
         if embedding is None
@@ -78,24 +87,30 @@ def one_encoded(sam: "Sam", photo: Pixels) -> "Encoded":
 
 @dataclass(slots=True)
 class Refiner:
-    """The SAM of a run, loaded by the first image that needs it. Several threads may use it."""
+    """The SAM of a run, loaded by the first image that needs it. Several threads may use it.
+
+    `cache`: where encoded images are kept; views of them are not.
+    """
 
     load: Callable[[], "Sam"]
+    cache: Cache | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
     sam: "Sam | None" = None
+    store: EmbeddingStore | None = None
 
     def get(self) -> "Sam":
         """Returns the network."""
         with self.lock:
             if self.sam is None:
                 self.sam = self.load()
+                self.store = None if self.cache is None else EmbeddingStore.of(self.cache, self.sam)
             return self.sam
 
     def see(
         self, photos: Sequence[NDArray[np.uint8]], each: "type[map[Any]] | Map" = map
     ) -> "list[Encoded | ImageError]":
         """See `encoded`."""
-        return encoded(self.get(), photos, each)
+        return encoded(self.get(), photos, each, self.store)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -133,6 +133,11 @@ class EncodeOptions:
     ] = None
 
     @property
+    def own_folder(self) -> bool:
+        """Whether encoded images are kept in a folder that the user has named."""
+        return self.features not in ("auto", "none")
+
+    @property
     def tiles(self) -> int:
         """The number of tiles along the longer side; 1: the whole image only."""
         return self.tile if isinstance(self.tile, int) else 1

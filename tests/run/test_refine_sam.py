@@ -177,15 +177,23 @@ def test_post_asks_sam_alone(
 
 
 @pytest.mark.usefixtures("credulous")
-def test_kept_features_give_the_same_masks(clipseg: Program, refine: str, tmp_path: Path, seen: list[int]) -> None:
-    """Then the photo is decoded for SAM alone."""
+@pytest.mark.parametrize(("features", "encoded"), [("kept", 2), ("auto", 4)])
+def test_kept_features_give_the_same_masks(
+    clipseg: Program, refine: str, tmp_path: Path, seen: list[int], features: str, encoded: int
+) -> None:
+    """In a folder of one's own, what SAM has encoded is kept too. A damaged entry is encoded again."""
     folder(tmp_path / "imgs", 2, 1)
     for file in (tmp_path / "imgs").iterdir():
         os.utime(file, (1e9, 1e9))
-    line = f"clipseg segment imgs -p 'a red circle' {refine} --features kept -f mask"
+    line = f"clipseg segment imgs -p 'a red circle' {refine} --features {features} -f mask"
     clipseg(f"{line} -o first")
     clipseg(f"{line} -o second")
-    assert masks(tmp_path / "first") == masks(tmp_path / "second") and seen == [1, 1, 1, 1]
+    assert masks(tmp_path / "first") == masks(tmp_path / "second") and seen == [1] * encoded
+    for entry in (tmp_path / "kept").rglob("*.sam"):
+        entry.write_bytes(entry.read_bytes()[:-1])
+        clipseg(f"{line} -o third")
+        assert masks(tmp_path / "first") == masks(tmp_path / "third") and len(seen) == encoded + 1
+        break
 
 
 @pytest.mark.usefixtures("credulous")
