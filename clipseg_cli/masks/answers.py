@@ -89,16 +89,16 @@ def refine(
         answers = answered(ask(levels, threshold, most, sam.grid, found), sam)
     if not answers:
         return mask, "too small for SAM", None
-    first = taken = [each for each in answers if not each.refusal]
+    taken, again = [each for each in answers if not each.refusal], list[Answer]()
     division = None
     if found is not None:
         shape = mask.shape[0], mask.shape[1]
         division = divide(found, shape, [(peak_of(each, found.numbers), each.logits) for each in taken])
     else:
-        taken = asked_again(first, mask.shape, most, sam)
-    refined = joined(mask, taken, photo, first)
+        again = asked_again(taken, mask.shape, most, sam)
+    refined = joined(mask, taken, photo, again)
     if closer and taken:
-        look_closer(refined, taken, photo(), sam)
+        look_closer(refined, again or taken, photo(), sam)
     return refined, told(answers), division
 
 
@@ -131,18 +131,19 @@ def answered(questions: Sequence[Question], sam: Sam) -> list[Answer]:
 
 
 def joined(
-    mask: NDArray[np.uint8], taken: Sequence[Answer], photo: Photo | None, first: Sequence[Answer] = ()
+    mask: NDArray[np.uint8], taken: Sequence[Answer], photo: Photo | None, again: Sequence[Answer] = ()
 ) -> NDArray[np.uint8]:
     """Returns a mask, uint8 (H, W), in which the answers stand in place of the cells that they are about.
 
-    first: answers to the questions before, which are about cells too. Without a photo, the edges of the answers are
-    not taken from it.
+    again: later answers, which go before the others. Without a photo, the edges of the answers are not taken from it.
     """
     if not taken:
         return mask
     height, width = mask.shape
-    logits = np.max([each.logits for each in taken], 0)
-    about = np.any([each.reach for each in (*first, *taken)], 0)
+    logits, about = _together(taken)
+    if again:
+        later, there = _together(again)
+        logits, about = np.where(there, later, logits), about | there
     kept = cv2.resize((~about).view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
     answer = soft_maps.LogitMap(logits, (height, width))
     if photo is None:
@@ -151,21 +152,22 @@ def joined(
     return np.where(sharp > 0.5, np.uint8(255), mask * kept)
 
 
-def asked_again(taken: list[Answer], shape: tuple[int, ...], most: int, sam: Sam) -> list[Answer]:
-    """Returns SAM's answers to the questions that its first answers raise, as the soft map of an image of that shape.
+def asked_again(taken: Sequence[Answer], shape: tuple[int, ...], most: int, sam: Sam) -> list[Answer]:
+    """Returns the good ones among SAM's answers to the questions that its answers raise, as the soft map of an image of
+    that shape."""
+    again = answered(ask(_levels(taken, shape), 0.5, most, sam.grid), sam) if taken else ()
+    return [each for each in again if not each.refusal]
 
-    Where all of them are refused, these are the first ones.
-    """
-    if not taken:
-        return taken
-    again = answered(ask(_levels(taken, shape), 0.5, most, sam.grid), sam)
-    return [each for each in again if not each.refusal] or taken
+
+def _together(taken: Sequence[Answer]) -> tuple[Grid, Cells]:
+    """Returns the logits of answers, and the cells that they are about."""
+    return np.max([each.logits for each in taken], 0), np.any([each.reach for each in taken], 0)
 
 
 def _levels(taken: Sequence[Answer], shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """Returns answers as a soft map, uint8 (H, W)."""
-    logits = np.max([np.where(each.reach, each.logits, np.float32(-LIMIT)) for each in taken], 0)
-    return soft_maps.LogitMap(logits, (shape[0], shape[1])).soft()
+    logits, about = _together(taken)
+    return soft_maps.LogitMap(np.where(about, logits, np.float32(-LIMIT)), (shape[0], shape[1])).soft()
 
 
 def look_closer(mask: NDArray[np.uint8], taken: Sequence[Answer], photo: NDArray[np.uint8], sam: Sam) -> None:
@@ -185,8 +187,8 @@ def _second(
     levels: NDArray[np.uint8], own: NDArray[np.uint8], pixels: NDArray[np.uint8], sam: Sam
 ) -> NDArray[np.uint8]:
     """Returns the mask in a view, uint8 (h, w), of which `levels` is the soft map and `own` the mask so far."""
-    first = [each for each in answered(ask(levels, 0.5, VIEW_PARTS, sam.grid), sam) if not each.refusal]
-    return joined(own, asked_again(first, own.shape, VIEW_PARTS, sam), lambda: pixels, first)
+    taken = [each for each in answered(ask(levels, 0.5, VIEW_PARTS, sam.grid), sam) if not each.refusal]
+    return joined(own, taken, lambda: pixels, asked_again(taken, own.shape, VIEW_PARTS, sam))
 
 
 def view(answer: Answer, grid: int, height: int, width: int) -> tuple[slice, slice] | None:

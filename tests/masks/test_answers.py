@@ -78,6 +78,22 @@ def test_the_first_answer_is_the_soft_map_of_a_second_question() -> None:
         assert held_back == "" and iou(mask, expected) > 0.98 and not mask[levels < 60].any()
 
 
+def test_a_second_answer_that_is_refused_leaves_its_part() -> None:
+    """Beside another part whose second answer is taken: no object is lost."""
+    left, right = disc(100, 150, 50), disc(300, 150, 50)
+    better, given = disc(300, 150, 51), dict[bool, int]()
+
+    def draw(question: Question) -> list[tuple[NDArray[np.uint8], float]]:
+        on_left = bool(question.box[0] < 150)
+        given[on_left] = given.get(on_left, 0) + 1
+        second = empty() if on_left else better
+        return [((left if on_left else right) if given[on_left] == 1 else second, 0.9)]
+
+    mask, held_back = refined(blurred(left, right), Answering(draw, grid=128))
+    assert given == {True: 2, False: 2} and held_back == ""
+    assert iou(mask, left | better) > 0.98
+
+
 def test_a_good_answer_takes_the_place_of_the_mask() -> None:
     """With the edge that the network sees, not the blurred one."""
     levels, truth = blurred(disc()), disc()
