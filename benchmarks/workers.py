@@ -10,7 +10,7 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,17 +68,22 @@ def contest(
     return timings
 
 
-def rates(timings: Mapping[str, Sequence[Timing]]) -> dict[str, float]:
-    """Returns the median images per second of each contender, after the first batches."""
-    return {name: statistics.median(each.rate for each in rows) for name, rows in timings.items()}
+def rates(timings: Mapping[str, Sequence[Timing]], rate: Callable[[Timing], float]) -> dict[str, float]:
+    """Returns the median images per second of each contender."""
+    return {name: statistics.median(map(rate, rows)) for name, rows in timings.items()}
 
 
-def whole_rates(timings: Mapping[str, Sequence[Timing]]) -> dict[str, float]:
-    """Returns the median images per second of each contender's whole runs, from their start to their end.
+def after_first_batches(timing: Timing) -> float:
+    """Returns the images per second of a run once it has warmed up."""
+    return timing.rate
+
+
+def whole_run(timing: Timing) -> float:
+    """Returns the images per second of a run from its start to its end.
 
     Lines come in the order of the images, so processes that are ahead of others seem to take no time for theirs.
     """
-    return {name: statistics.median(len(each.lines) / each.total for each in rows) for name, rows in timings.items()}
+    return len(timing.lines) / timing.total
 
 
 def jobs_section(works: Sequence[Work], models: Mapping[str, str], work: Path, rounds: int, before: str | None) -> str:
@@ -92,7 +97,7 @@ def jobs_section(works: Sequence[Work], models: Mapping[str, str], work: Path, r
             images = inputs.photographs(work, each.width, each.height, each.images[model != "shapes"])
             with tempfile.TemporaryDirectory(dir=work) as out:
                 timings = contest(contenders, model, images, each.prompts, rounds, Path(out))
-            rate, auto = whole_rates(timings), "-j auto"
+            rate, auto = rates(timings, whole_run), "-j auto"
             fixed = max(value for key, value in rate.items() if key not in (auto, "before"))
             memory = [max(one.memory for one in timings[key]) / 1e9 for key in contenders]
             compared = f"**{rate[auto] / rate['before']:.2f}**" if before is not None else "-"
@@ -129,7 +134,7 @@ def int8_section(count: int, models: Mapping[str, str], work: Path, rounds: int)
     for name, model in models.items():
         images = inputs.photographs(work, 640, 480, count if model != "shapes" else 8 * count)
         with tempfile.TemporaryDirectory(dir=work) as out:
-            rate = rates(contest(contenders, model, images, 1, rounds, Path(out)))
+            rate = rates(contest(contenders, model, images, 1, rounds, Path(out)), after_first_batches)
             for key in contenders:
                 base = "fp32" + key[4:]
                 iou = total_iou(Path(out, base, "masks"), Path(out, key, "masks"))

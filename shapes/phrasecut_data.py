@@ -67,7 +67,7 @@ def phrases(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[str, list[
             if not indices or queries.is_held_out(query):
                 continue
             if queries.ground_truth(indices, scene.instances).sum() >= MIN_PIXELS:
-                texts = {usual(query): None, varied(query, len(indices) > 1, rng): None}  # in this order
+                texts = dict.fromkeys((usual(query), varied(query, len(indices) > 1, rng)))
                 yield from ((text, indices) for text in texts if text not in seen)
                 seen.update(texts)
 

@@ -155,8 +155,12 @@ def joined(
 def asked_again(taken: Sequence[Answer], shape: tuple[int, ...], most: int, sam: Sam) -> list[Answer]:
     """Returns the good ones among SAM's answers to the questions that its answers raise, as the soft map of an image of
     that shape."""
-    again = answered(ask(_levels(taken, shape), 0.5, most, sam.grid), sam) if taken else ()
-    return [each for each in again if not each.refusal]
+    return _good(_levels(taken, shape), most, sam) if taken else []
+
+
+def _good(levels: NDArray[np.uint8], most: int, sam: Sam) -> list[Answer]:
+    """Returns the answers that are not refused, about a soft map with the threshold 0.5."""
+    return [each for each in answered(ask(levels, 0.5, most, sam.grid), sam) if not each.refusal]
 
 
 def _together(taken: Sequence[Answer]) -> tuple[Grid, Cells]:
@@ -187,7 +191,7 @@ def _second(
     levels: NDArray[np.uint8], own: NDArray[np.uint8], pixels: NDArray[np.uint8], sam: Sam
 ) -> NDArray[np.uint8]:
     """Returns the mask in a view, uint8 (h, w), of which `levels` is the soft map and `own` the mask so far."""
-    taken = [each for each in answered(ask(levels, 0.5, VIEW_PARTS, sam.grid), sam) if not each.refusal]
+    taken = _good(levels, VIEW_PARTS, sam)
     return joined(own, taken, lambda: pixels, asked_again(taken, own.shape, VIEW_PARTS, sam))
 
 

@@ -128,7 +128,7 @@ class Session:
             assert checkpoint is not None
             return Sam.load(checkpoint, device=options.device, dtype=options.dtype)
 
-        return Refiner(load, Cache(self.kept) if self.kept and self.encode.own_folder else None)
+        return Refiner(load, refiner.own_cache(self.kept, self.encode))
 
     def refinements(self) -> list[str]:
         """Returns the values of `--refine` for which everything is installed."""

@@ -25,10 +25,9 @@ from clipseg_cli.run.finish import Write, finish
 from clipseg_cli.run.job import Job
 from clipseg_cli.run.known_images import KnownImage, KnownImages, Mark
 from clipseg_cli.run.network import Network, Seen
-from clipseg_cli.run.refiner import Refiner
+from clipseg_cli.run.refiner import Refiner, own_cache
 from clipseg_cli.run.steady import Frame, Steady
 from clipseg_cli.storage import paths, store
-from clipseg_cli.storage.cache import Cache
 
 if TYPE_CHECKING:
     from clipseg_cli.model.sam import Sam
@@ -64,8 +63,7 @@ def run(
     threads = REMOTE_THREADS if job.remote else pool_size()
     found = partial(KnownImages.of, job.kept, job.encode, job.decoding, job.checksum) if job.kept else None
     network = Network(load_model, job.encode.similarity, found)
-    sams = Cache(job.kept) if job.kept and job.encode.own_folder else None  # too large for the user's cache
-    refiner = None if load_sam is None else Refiner(load_sam, sams)
+    refiner = None if load_sam is None else Refiner(load_sam, own_cache(job.kept, job.encode))
     load = partial(_load, job=job, network=network, progress=progress)
     windowed = partial(windows.segment, job=job, network=network, write=write, tell=tell)
 

@@ -15,7 +15,8 @@ from clipseg_cli.model import registry
 from clipseg_cli.model.checkpoint_files import SAM
 from clipseg_cli.model.feature_store import EmbeddingStore
 from clipseg_cli.settings.masks import CleanUp
-from clipseg_cli.storage.cache import Cache
+from clipseg_cli.settings.model import EncodeOptions
+from clipseg_cli.storage.cache import Cache, Place
 
 if TYPE_CHECKING:
     from clipseg_cli.model.sam import Embedding, Sam
@@ -37,6 +38,11 @@ def located(clean: CleanUp, model: str, offline: bool) -> registry.Checkpoint | 
         return None
     name = clean.refine_model or (BUNDLED if model == "shapes" else DEFAULT)
     return registry.locate(name, offline=offline, progress=True, kinds=(SAM,))
+
+
+def own_cache(place: Place | None, encode: EncodeOptions) -> Cache | None:
+    """Returns where encoded images are kept: a folder that the user has named. The user's cache is too small."""
+    return Cache(place) if place is not None and encode.own_folder else None
 
 
 def in_halves(work: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T]) -> list[R | None]:
